@@ -1,0 +1,23 @@
+"""What every refiner promises: class maps and the picture in, a mask out."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import nn
+
+from wsss_ray.config import Config
+from wsss_ray.refine.maps import ClassMaps
+
+
+class RefinerConfig(Config):
+    """Settings of one refiner; ``name`` picks it."""
+
+    name: str
+    trainable: ClassVar[bool] = False
+    """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB and the maps of its present classes -> (H, W) uint8 mask: 0, class + 1, or 255."""
+        raise TypeError(f"refiner {self.name!r} has no refine()")
