@@ -1,0 +1,4 @@
+"""placeholder"""
+def main():
+    from wsss_ray.studies import __doc__ as d
+    print(d)

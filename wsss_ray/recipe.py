@@ -1,0 +1,270 @@
+"""A run, typed: which pictures, which method on which network, and every step after it.
+
+A recipe is complete (no value is decided later), validated before Ray starts, and saved with its run; running the saved file
+repeats it. ``override`` is what ``--set train.epochs=2`` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from wsss_ray.config import Config, UserError
+from wsss_ray.contracts import FusionRule
+from wsss_ray.data.augment import Augment, Normalize
+from wsss_ray.data.toy import ToyConfig
+from wsss_ray.methods import METHODS
+from wsss_ray.nets.deeplab import SEGMENTERS
+from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
+from wsss_ray.refine import REFINERS
+from wsss_ray.refine.crf import CrfConfig
+from wsss_ray.refine.gate import GateConfig
+
+Scale = Literal["toy", "small", "paper"]
+Method = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
+Refiner = Annotated[Union[tuple(REFINERS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
+Segmenter = Annotated[Union[tuple(SEGMENTERS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
+Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+class DataConfig(Config):
+    """Which pictures: shards made by ``wsss data prepare``, or the generated toy set."""
+
+    uri: str | None = None
+    """Folder or URI of prepared shards; None generates ``toy``."""
+    toy: ToyConfig = ToyConfig()
+    train_split: str | None = None
+    """Pictures to train on and make pseudo masks of; None takes ``train_aug`` where the data has it, else ``train``."""
+    val_split: str = "val"
+    score_split: str | None = None
+    """Part of the training pictures whose seeds and pseudo masks are scored; None takes ``train``."""
+
+
+class NetConfig(Config):
+    """A backbone and what it starts from."""
+
+    backbone: str = "toy"
+    output_stride: PositiveInt | None = None
+    weights: str | None = None
+    """A name of ``wsss weights list`` or a file; None starts from random weights."""
+    normalize: Normalize = Normalize()
+    options: dict[str, bool | int | float | str] = {}
+    """Further arguments of the backbone (``wsss_ray.nets``)."""
+
+
+class TrainConfig(Config):
+    """One training run; batch size is global, whatever the number of workers."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 16
+    batch_milestones: dict[NonNegativeInt, PositiveInt] = {}
+    """Global batch size from this epoch on (KTSE: 8 while warming up, 16 afterwards)."""
+    accumulate: PositiveInt = 1
+    """Forward and backward passes per optimiser step."""
+    drop_last: bool = True
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: Augment = Augment()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    clip_gradient: PositiveFloat | None = None
+    max_steps: PositiveInt | None = None
+    """Stops early after so many optimiser steps; the schedule still sees the whole length."""
+    validate_pictures: NonNegativeInt = 256
+    """Pictures of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
+
+    def batch_size_at(self, epoch: int) -> int:
+        """The global batch size of an epoch."""
+        reached = [start for start in self.batch_milestones if start <= epoch]
+        return self.batch_milestones[max(reached)] if reached else self.batch_size
+
+
+class LocalizeConfig(Config):
+    """Class maps of every picture of the training split, over scales and flips."""
+
+    scales: Scales = (0.5, 1.0, 1.5, 2.0)
+    flip: bool = True
+    stride: PositiveInt = 4
+    """Maps are fused and stored on the picture's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
+    fusion: FusionRule | None = None
+    """None takes the rule of the method's paper."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class Localization(Config):
+    """A localizer from weights to class maps, and the one it starts from."""
+
+    method: Method
+    net: NetConfig = NetConfig()
+    train: TrainConfig = TrainConfig()
+    localize: LocalizeConfig = LocalizeConfig()
+    base: Localization | None = None
+    """The localizer trained before this one, for methods that start from another (SMAF, ESOL's later phases)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Localization:
+        if self.method.wants_base and self.base is None:
+            raise ValueError(f"method {self.method.name!r} starts from another localizer: give 'base' (its method, net and train)")
+        if "maps" in self.method.needs and self.base is None:
+            raise ValueError(f"method {self.method.name!r} learns from another localizer's maps: give 'base'")
+        if self.localize.fusion is None:
+            object.__setattr__(self, "localize", self.localize.model_copy(update={"fusion": self.method.fusion()}))
+        return self
+
+
+class AffinityConfig(Config):
+    """How a refiner that has a network (PSA, IRN) trains it."""
+
+    net: NetConfig
+    train: TrainConfig
+
+
+class SegmentConfig(Config):
+    """The segmentation network trained on the pseudo masks."""
+
+    network: Segmenter
+    net: NetConfig
+    train: TrainConfig
+
+
+class PredictConfig(Config):
+    """Masks of the validation split, at a single scale, at all scales, and with the CRF: three separate scores."""
+
+    scales: Scales = (0.5, 0.75, 1.0, 1.25, 1.5)
+    flip: bool = True
+    crf: CrfConfig | None = None
+    """None predicts without a CRF."""
+    gate: GateConfig = GateConfig()
+    """Which classes may answer, and how background competes (single-stage methods)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class ScoreConfig(Config):
+    """What is reported beside the matrix itself."""
+
+    background: float | None = Field(default=None, ge=0, le=1)
+    """Fixed background threshold of the seeds; None takes the one of the method's paper."""
+    thresholds: PositiveInt = 100
+    """Points of the threshold curve, evenly spaced in [0, 1)."""
+    absent: Literal["skip", "zero"] = "skip"
+    """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
+
+
+class Resources(Config):
+    """What a run may use; changes no result and is in no digest."""
+
+    train_workers: PositiveInt = 1
+    inference_workers: PositiveInt | None = None
+    """None uses every core (or GPU) there is."""
+    gpus: bool | None = None
+    """None uses GPUs where the cluster has some."""
+    batch_size: PositiveInt = 8
+    """Pictures of one size in one forward pass of the inference stages."""
+    loader_threads: PositiveInt = 2
+
+
+class Recipe(Localization):
+    """One run from pictures to scores."""
+
+    version: Literal[1] = 1
+    name: str = "run"
+    scale: Scale = "toy"
+    seed: NonNegativeInt = 0
+    data: DataConfig = DataConfig()
+    refine: Refiner
+    affinity: AffinityConfig | None = None
+    """Network and training of a refiner that has them."""
+    segment: SegmentConfig | None = None
+    """None ends at the pseudo masks, or predicts with the localizer itself where that is a single-stage method."""
+    predict: PredictConfig = PredictConfig()
+    score: ScoreConfig = ScoreConfig()
+    resources: Resources = Resources()
+    tags: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        if self.refine.trainable and self.affinity is None:
+            raise ValueError(f"refiner {self.refine.name!r} trains a network: give 'affinity' (net and train)")
+        return self
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that ``load`` accepts, every value resolved."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load(path: str | Path) -> Recipe:
+    """A recipe file; UserError names the file, the key and what is wrong with it."""
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a recipe is a mapping of keys; 'wsss show cam' prints one")
+    return validate(value, str(path))
+
+
+def validate(value: dict[str, Any], where: str) -> Recipe:
+    """A checked recipe from plain values; ``where`` is named in the error."""
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        raise UserError(explain(error, where)) from None
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """The recipe with ``key.path=value`` settings applied (values in YAML), checked as a whole.
+
+    Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so profiles are
+    chosen with ``--profile`` before overrides. Raises UserError for an unknown key, naming it and those there are.
+    """
+    value = recipe.model_dump(mode="json")
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting}: write key=value, for example --set train.epochs=2")
+        try:
+            parsed = yaml.safe_load(text)
+        except yaml.YAMLError:
+            parsed = text
+        _assign(value, key.strip(), parsed)
+    return validate(value, "--set")
+
+
+def _assign(value: dict[str, Any], key: str, new: Any) -> None:
+    here: Any = value
+    *parents, last = key.split(".")
+    for depth, name in enumerate(parents):
+        if not isinstance(here, dict) or name not in here:
+            raise UserError(f"--set {key}: no key {'.'.join(parents[: depth + 1])!r}{_known(here)}")
+        if here[name] is None:
+            here[name] = {}
+        here = here[name]
+    if not isinstance(here, dict):
+        raise UserError(f"--set {key}: {'.'.join(parents)!r} has no keys below it")
+    here[last] = new
+
+
+def _known(here: Any) -> str:
+    return f"; known here: {', '.join(sorted(here))}" if isinstance(here, dict) and here else ""
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """The first problems of a validation as one line: key, what is wrong, and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"] if str(part) not in {*METHODS, *REFINERS, *SEGMENTERS}) or "recipe"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "unknown key; 'wsss show RECIPE' lists the known ones"
+    elif first["type"] == "union_tag_invalid":
+        message = f"unknown name {first['ctx']['tag']!r}; known: {first['ctx']['expected_tags']}"
+    elif "input" in first and not isinstance(first["input"], (dict, list)):
+        message += f" (got {first['input']!r})"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{where}: {key}: {message}{more}"

@@ -1,0 +1,89 @@
+"""Joining a Ray cluster, or starting one on this machine's loopback address, and what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+from ray.exceptions import RayError
+
+from wsss_ray.config import UserError
+from wsss_ray.recipe import Resources
+
+
+@dataclass(frozen=True)
+class Machines:
+    """How work is laid out on the cluster that was joined."""
+
+    cpus: int
+    gpus: int
+    train_workers: int
+    train_cpus: int
+    """Threads of each training worker."""
+    inference_workers: int
+    """Processes of the inference stages; each uses one thread, so that their number changes no bit of a result."""
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether networks run on GPUs."""
+        return self.gpus > 0
+
+
+@contextlib.contextmanager
+def cluster(address: str | None = None) -> Iterator[None]:
+    """A connection to Ray: ``address`` or RAY_ADDRESS where given, otherwise a local cluster that ends with the run.
+
+    Raises UserError where the address does not answer or asks for a token.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
+    # Ray's own hint: the same folder must be importable by the workers, which they get from the driver's installation.
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        else:
+            ray.init(
+                include_dashboard=False, _node_ip_address="127.0.0.1", logging_level=logging.WARNING, log_to_driver=False
+            )
+    except (ConnectionError, RayError, RuntimeError) as error:
+        hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
+        raise UserError(f"cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}; {hint}") from error
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def machines(resources: Resources) -> Machines:
+    """The layout of a run on the joined cluster; UserError where it asks for more than there is."""
+    have = ray.cluster_resources()
+    cpus, gpus = max(1, int(have.get("CPU", 1))), int(have.get("GPU", 0))
+    if resources.gpus is False:
+        gpus = 0
+    if resources.gpus and not gpus:
+        raise UserError("resources.gpus: the cluster has no GPU; leave it out to use CPUs")
+    limit = gpus or cpus
+    if resources.train_workers > limit:
+        kind = "GPUs" if gpus else "CPUs"
+        raise UserError(f"resources.train_workers: {resources.train_workers} workers, but the cluster has {limit} {kind}; lower it")
+    workers = min(resources.inference_workers or limit, limit)
+    return Machines(cpus, gpus, resources.train_workers, max(1, cpus // resources.train_workers), workers)

@@ -1,0 +1,57 @@
+"""One bar per stage on a terminal, plain lines elsewhere; the same for every stage."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+QUIET_SECONDS = 10.0
+
+
+class Bar:
+    """Progress of one stage: ``with Bar("localize", 1132) as bar: bar.advance(32)``."""
+
+    def __init__(self, title: str, total: int, unit: str = "pictures") -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0
+        self._text = ""
+        self._last_line = self._start = time.monotonic()
+        self._rich: Progress | None = None
+
+    def __enter__(self) -> Bar:
+        if console.is_terminal:
+            columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self._rich = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+            self._task = self._rich.add_task(self.title, total=self.total, note="")
+            self._rich.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._rich is not None:
+            self._rich.stop()
+        elif kind is None:
+            self._line()
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        """So many more are done; ``note`` is shown beside the bar."""
+        self.at(self.done + amount, note)
+
+    def at(self, done: int, note: str | None = None) -> None:
+        """So many are done in all."""
+        self.done = done
+        self._text = self._text if note is None else note
+        if self._rich is not None:
+            self._rich.update(self._task, completed=done, note=self._text)
+        elif time.monotonic() - self._last_line >= QUIET_SECONDS:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        seconds = self._last_line - self._start
+        rate = f"{self.done / seconds:.1f}/s" if seconds > 0 else ""
+        print(f"{self.title}: {self.done}/{self.total} {self.unit} {rate} {self._text}".rstrip(), flush=True, file=sys.stdout)

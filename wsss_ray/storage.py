@@ -1,0 +1,92 @@
+"""Files at any URI that pyarrow opens, written so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from wsss_ray.config import UserError
+
+
+def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a URI or local path, and the path inside it."""
+    if "://" not in uri:
+        return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(uri)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{uri}: cannot open this location ({error}); use a local path or an s3://, gs://, hdfs:// URI") from error
+    return filesystem, path
+
+
+def absolute(uri: str) -> str:
+    """A URI unchanged; a local path made absolute, so that workers with another working folder find it."""
+    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+
+
+def join(uri: str, *names: str) -> str:
+    """A location below another one."""
+    return "/".join([uri.rstrip("/"), *names])
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder is there."""
+    filesystem, path = open_fs(uri)
+    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def list_names(uri: str) -> list[str]:
+    """Sorted names of the files directly in a folder, without temporary ones; empty where there is no folder."""
+    filesystem, path = open_fs(uri)
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in infos if info.is_file and not info.base_name.startswith(".tmp-"))
+
+
+def read_bytes(uri: str) -> bytes:
+    """A whole file."""
+    filesystem, path = open_fs(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it: it is there whole or not at all.
+
+    Raises UserError where the place is full or read-only, naming it.
+    """
+    filesystem, path = open_fs(uri)
+    folder, _, name = path.rpartition("/")
+    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}"
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        filesystem.move(temporary, path)
+    except OSError as error:
+        if isinstance(filesystem, pafs.LocalFileSystem) and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
+
+
+def read_json(uri: str) -> Any:
+    """A JSON file; UserError names the file when it is not JSON."""
+    try:
+        return json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise UserError(f"{uri}: not valid JSON ({error}); delete it or restore it") from error
+
+
+def write_json(uri: str, value: Any) -> None:
+    """A JSON file with sorted keys, written atomically."""
+    write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a local location, None for a remote one."""
+    filesystem, path = open_fs(uri)
+    return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
