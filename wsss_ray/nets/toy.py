@@ -1,0 +1,59 @@
+"""A small convolutional net that learns from scratch in a minute on two CPU cores, for trials and tests."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.nets.backbone import Backbone
+
+ALLOWED_STRIDES = (8, 16)
+
+
+class Toy(Backbone):
+    """Four stages of two 3x3 convolutions with GroupNorm (so that no batch statistic makes runs differ).
+
+    Taps ``low`` (64 channels, stride 4), ``conv4``, ``conv5`` and ``out`` (non-negative); ``width`` scales all channels.
+    """
+
+    def __init__(self, output_stride: int = 8, width: int = 64):
+        super().__init__()
+        if output_stride not in ALLOWED_STRIDES:
+            raise UserError(
+                f"toy has no output stride {output_stride}; allowed: {', '.join(map(str, ALLOWED_STRIDES))}"
+            )
+        if width < 8 or width % 8:
+            raise UserError(f"toy needs a width that is a positive multiple of 8, not {width}")
+        step = output_stride // 8
+        self.stem = stage(3, width // 2, 2, 1, num_convs=1)
+        self.stage1 = stage(width // 2, width, 2, 1, num_convs=1)
+        self.stage2 = stage(width, 2 * width, 2, 1)
+        self.stage3 = stage(2 * width, 2 * width, step, 2 // step)
+        self.stage4 = stage(2 * width, 4 * width, 1, 2 // step, num_convs=1)
+        self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 4 * width}
+        self.strides = {"low": 4, "conv4": 8, "conv5": output_stride, "out": output_stride}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> the four taps; every stride halves with rounding up."""
+        low = self.stage1(self.stem(images))
+        conv4 = self.stage2(low)
+        conv5 = self.stage3(conv4)
+        return {"low": low, "conv4": conv4, "conv5": conv5, "out": self.stage4(conv5)}
+
+
+def stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2) -> nn.Sequential:
+    """``num_convs`` times conv 3x3, GroupNorm, ReLU; the first conv carries the stride."""
+    layers: list[nn.Module] = []
+    for k in range(num_convs):
+        conv = nn.Conv2d(
+            num_in if k == 0 else num_out,
+            num_out,
+            3,
+            stride if k == 0 else 1,
+            padding=dilation,
+            dilation=dilation,
+            bias=False,
+        )
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        layers += [conv, nn.GroupNorm(8 if num_out >= 64 else 4, num_out), nn.ReLU()]
+    return nn.Sequential(*layers)
