@@ -1,0 +1,107 @@
+"""CAM: a bias-free 1x1 classifier on a backbone, read as class maps (Zhou 2016; PSA, IRN; L2G Table 1 rows 1-2)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wsss_ray.contracts import Batch, ParamGroup, Progress
+from wsss_ray.methods.base import MethodConfig
+from wsss_ray.methods.views import slide
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.groups import PSA_MULTIPLIERS, standard_groups
+
+IRN_MULTIPLIERS = (1.0, 1.0, 10.0, 10.0)
+"""IRN's CAM network: no special rate and no freedom from decay for biases (IRN step/train_cam)."""
+
+
+class CAMConfig(MethodConfig):
+    """The baseline every method starts from; ``style`` sets the defaults of the two code bases the field uses."""
+
+    name: Literal["cam"] = "cam"
+    style: Literal["psa", "irn"] = "psa"
+    """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: no dropout, torch's own init, rates 1/1/10/10, 0.15."""
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
+    window: int | None = Field(None, ge=1)
+    """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole picture at once."""
+    window_stride: int = Field(64, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _style_defaults(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("style") == "irn":
+            return {"dropout": 0.0, **data}
+        return data
+
+    def background(self) -> float:
+        """0.2 (PSA) or 0.15 (IRN's cam_eval_thres)."""
+        return 0.15 if self.style == "irn" else 0.2
+
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+        """A ``CAM`` on ``backbone``; ``base`` is not used."""
+        return CAM(self, backbone, num_classes)
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Multi-label soft margin: the mean over pictures and classes of the binary cross-entropy of (B, C) logits."""
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def spatial_mean(scores: Tensor) -> Tensor:
+    """Global average pooling: (B, K, h, w) -> (B, K)."""
+    return scores.mean(dim=(2, 3))
+
+
+def class_head(in_channels: int, out_channels: int, xavier: bool = True) -> nn.Conv2d:
+    """Bias-free 1x1 convolution, Xavier uniform as in PSA, SEAM, EPS and L2G, or with torch's own init as in IRN."""
+    head = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    if xavier:
+        nn.init.xavier_uniform_(head.weight)
+    return head
+
+
+class CAM(nn.Module):
+    """Backbone and a C-channel head: z = W mean(dropout(X)), maps = ReLU(W X)."""
+
+    def __init__(self, config: CAMConfig, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.head = class_head(backbone.channels["out"], num_classes, xavier=config.style == "psa")
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w) signed scores W X, without dropout."""
+        return self.head(self.backbone(images)["out"])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C); pooling before the linear classifier gives the same numbers as after it."""
+        pooled = self.backbone(images)["out"].mean(dim=(2, 3), keepdim=True)
+        return self.head(self.dropout(pooled)).flatten(1)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w), non-negative; with ``window``, the mean over all windows that hold a cell."""
+        if self.config.window is None:
+            return torch.relu(self.evidence(images))
+        return slide(
+            lambda part: torch.relu(self.evidence(part)),
+            images,
+            self.config.window,
+            self.config.window_stride,
+            self.backbone.strides["out"],
+        )
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The classification loss alone."""
+        return {"cls": classification_loss(self.logits(batch.image), batch.labels)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """PSA's four groups, or IRN's two rates."""
+        if self.config.style == "irn":
+            return standard_groups(self, IRN_MULTIPLIERS, bias_decay=None)
+        return standard_groups(self, PSA_MULTIPLIERS)
