@@ -109,8 +109,8 @@ def check_localizer(
 ) -> None:
     """Everything ``contracts.Localizer`` promises, at several class counts and picture sizes.
 
-    ``every_parameter``: each parameter in a group gets a gradient; otherwise some of each group must. ``progress`` is where
-    training stands, for methods whose losses change with it.
+    ``every_parameter``: each parameter in a group gets a gradient; otherwise some of each group must. ``progress`` is
+    where training stands, for methods whose losses change with it.
     """
     assert type(config).model_validate(config.model_dump()) == config
     assert config.wants_base == needs_base

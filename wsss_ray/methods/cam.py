@@ -24,7 +24,7 @@ class CAMConfig(MethodConfig):
 
     name: Literal["cam"] = "cam"
     style: Literal["psa", "irn"] = "psa"
-    """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: no dropout, torch's own init, rates 1/1/10/10, 0.15."""
+    """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: none, torch's own init, 1/1/10/10, 0.15."""
     dropout: float = Field(0.5, ge=0, lt=1)
     """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
     window: int | None = Field(None, ge=1)

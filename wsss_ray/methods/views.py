@@ -29,10 +29,11 @@ def random_starts(num: int, length: int, size: int) -> Tensor:
 def sample_boxes(
     sampling: Sampling, num_pictures: int, num_views: int, size: int, view: tuple[int, int], stride: int = 64
 ) -> Tensor:
-    """(B, N, 4) int64 boxes (x0, y0, x1, y1) of ``size`` x ``size`` inside a (H, W) view, from torch's global generator.
+    """(B, N, 4) int64 boxes (x0, y0, x1, y1), ``size`` pixels a side, in a (H, W) view, by torch's global generator.
 
-    ``random``: N boxes per picture (L2G Sec. 4.1). ``corners``: the four corners, then N - 4 random ones (released L2G).
-    ``uniform``: a window slid with ``stride``, whose number sets N (L2G Sec. 4.2). Raises UserError where it does not fit.
+    ``random``: N boxes per picture (L2G Sec. 4.1). ``corners``: the four corners, then N - 4 random ones (released
+    L2G). ``uniform``: a window slid with ``stride``, whose number sets N (L2G Sec. 4.2). Raises UserError where the
+    size does not fit the view.
     """
     height, width = view
     if size > min(view):
@@ -76,9 +77,9 @@ def sample_cells(
 ) -> Tensor:
     """Values of a (B, K, H, W) map under (B, N, 4) pixel boxes -> (B * N, K, h, w), bilinear, differentiable.
 
-    ``crop`` reads cell i of a box at box / stride + i: a plain crop where the box lies on the stride, the identity for a box
-    that is the whole view. ``roi`` is RoIAlign without ``aligned``, one sample per bin: half a cell further, which is what
-    released L2G does. Two small matrices instead of a gather keep the gradient deterministic on every device.
+    ``crop`` reads cell i of a box at box / stride + i: a plain crop where the box lies on the stride, the identity for
+    a box that is the whole view. ``roi`` is RoIAlign without ``aligned``, one sample per bin: half a cell further,
+    which is what released L2G does. Two small matrices, no gather: the gradient is deterministic on every device.
     """
     height, width = features.shape[2:]
     edges = boxes.to(features) / stride
@@ -99,8 +100,8 @@ def sample_cells(
 def slide(network: Callable[[Tensor], Tensor], images: Tensor, window: int, step: int, stride: int) -> Tensor:
     """Mean of ``network``'s maps over a window slid over (B, 3, H, W) -> (B, K, ceil(H / stride), ceil(W / stride)).
 
-    The step is rounded to whole feature cells; the picture is padded with the mean colour so that the last window ends with
-    it; a window longer than a side is cut to that side. The windows of one row go through the network together.
+    The step is rounded to whole feature cells; the picture is padded with the mean colour so that the last window ends
+    with it; a window longer than a side is cut to that side. The windows of one row go through the network together.
     """
     height, width = images.shape[2:]
     size = (min(window, height), min(window, width))
