@@ -10,7 +10,7 @@ from wsss_ray.contracts import ParamGroup
 from wsss_ray.nets.backbone import Backbone
 
 PSA_MULTIPLIERS = (1.0, 2.0, 10.0, 20.0)
-"""Learning-rate multipliers of pretrained weights, pretrained biases, new weights, new biases (PSA, SEAM, EPS, SSSS)."""
+"""Multipliers of pretrained weights, pretrained biases, new weights, new biases (PSA, SEAM, EPS, SSSS)."""
 
 
 def standard_groups(
@@ -22,8 +22,8 @@ def standard_groups(
     """Every trainable parameter of ``module`` in one of four groups; empty groups are left out.
 
     ``pretrained`` are the modules that started from weights (default: every ``Backbone`` inside). Parameters without
-    ``requires_grad`` and those a backbone calls frozen are in no group, so that they are not decayed either. A one-dimensional
-    parameter named ``bias`` (also BatchNorm's beta) counts as a bias. ``bias_decay`` None means the recipe's weight decay.
+    ``requires_grad`` and those a backbone calls frozen are in no group, so that they are not decayed either. A
+    parameter named ``bias`` (also BatchNorm's beta) counts as a bias. ``bias_decay`` None means the recipe's.
     """
     started = list(pretrained) if pretrained is not None else [m for m in module.modules() if isinstance(m, Backbone)]
     old = {id(p) for part in started for p in part.parameters()}

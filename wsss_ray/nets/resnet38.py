@@ -60,7 +60,8 @@ class ResNet38(Backbone):
     """Output stride 8, 4096 non-negative channels; module names are those of the PSA family's checkpoints.
 
     Taps: ``low`` raw output of b3 (signed; SSSS), ``conv4`` / ``conv5`` the activated maps entering b5 / b6 (PSA,
-    L2G), ``out`` = conv6. ``dropout`` is the channel dropout of b6 and b7: (0.3, 0.5) everywhere but in KTSE, which has (0.2, 0.2).
+    L2G), ``out`` = conv6. ``dropout`` is the channel dropout of b6 and b7: (0.3, 0.5) everywhere but in KTSE, which
+    has (0.2, 0.2).
     BatchNorm is frozen altogether, and so are conv1a and b2 unless ``freeze_early`` is off.
     """
 
@@ -104,7 +105,7 @@ class ResNet38(Backbone):
         low = x
         for block in self.level("b4"):
             x, _ = block(x)
-        x, conv4 = self.b5(x)
+        x, conv4 = self.get_submodule("b5")(x)
         for block in self.level("b5")[1:]:
             x, _ = block(x)
         x, conv5 = self.b6(x)

@@ -13,7 +13,7 @@ ALLOWED_STRIDES = (8, 16)
 class Toy(Backbone):
     """Four stages of two 3x3 convolutions with GroupNorm (so that no batch statistic makes runs differ).
 
-    Taps ``low`` (64 channels, stride 4), ``conv4``, ``conv5`` and ``out`` (non-negative); ``width`` scales all channels.
+    Taps ``low`` (stride 4), ``conv4``, ``conv5`` and ``out``, all non-negative; ``width`` is the channels of ``low``.
     """
 
     def __init__(self, output_stride: int = 8, width: int = 64):
