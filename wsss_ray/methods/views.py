@@ -81,6 +81,8 @@ def sample_cells(
     a box that is the whole view. ``roi`` is RoIAlign without ``aligned``, one sample per bin: half a cell further,
     which is what released L2G does. Two small matrices, no gather: the gradient is deterministic on every device.
     """
+    # Half precision cannot hold a pixel coordinate.
+    features = features.to(torch.promote_types(features.dtype, torch.float32))
     height, width = features.shape[2:]
     edges = boxes.to(features) / stride
 
