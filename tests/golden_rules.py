@@ -21,8 +21,8 @@ def _seed(text: str) -> int:
 def set_a(key: str, shape: Shape, salt: str = "", kind: str | None = None, gain: float = 1.0) -> np.ndarray:
     """Set A (files 01-10): one tensor, float32.
 
-    ``key`` is the name the rule is seeded by; ``kind`` says what the tensor is (``weight``, ``gamma``, ``beta``, ``mean``,
-    ``var``) and is read off the key where it is None.
+    ``key`` is the name the rule is seeded by; ``kind`` says what the tensor is (``weight``, ``gamma``, ``beta``,
+    ``mean``, ``var``) and is read off the key where it is None.
     """
     noise = np.random.default_rng(_seed(salt + key)).standard_normal(tuple(shape), dtype=np.float32).astype(np.float64)
     kind = kind or _kind(key)

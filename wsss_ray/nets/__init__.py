@@ -9,6 +9,13 @@ from wsss_ray.nets.backbone import Backbone
 
 BACKBONES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "resnet38": ("resnet38", "ResNet38", {}),
+    "resnet18": ("resnet", "ResNet", {"depth": 18}),
+    "resnet50": ("resnet", "ResNet", {"depth": 50}),
+    "resnet101": ("resnet", "ResNet", {"depth": 101}),
+    "resnet50_caffe": ("resnet_caffe", "ResNetCaffe", {"depth": 50}),
+    "resnet101_caffe": ("resnet_caffe", "ResNetCaffe", {"depth": 101}),
+    "vgg16": ("vgg", "VGG16", {}),
+    "squeezenet": ("squeezenet", "SqueezeNet", {}),
     "toy": ("toy", "Toy", {}),
 }
 """Name -> (module of this package, class, preset options)."""
