@@ -1,0 +1,196 @@
+"""DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, with the multi-scale-input container of deeplab-pytorch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from wsss_ray.config import Config, UserError
+from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.groups import standard_groups
+
+Rate = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(gt=0)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Segmenter(Config):
+    """What all DeepLabs share; ``name`` picks the head. Defaults are deeplab-pytorch's (C.1 of its family's settings)."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    name: str
+    multi_scale_input: bool = True
+    """Train on, and answer with, the pixel-wise maximum of the picture's own and the ``input_scales`` logits."""
+    input_scales: tuple[Scale, ...] = (0.5, 0.75)
+    input_resize: Literal["scale_factor", "size_ratio"] = "scale_factor"
+    """Coordinate step of the scaled inputs: 1/scale (torch >= 1.6) or the ratio of sizes (torch <= 1.5)."""
+    lr_multipliers: tuple[float, float, float, float] = (1.0, 1.0, 10.0, 20.0)
+    """Backbone weights, backbone biases, head weights, head biases."""
+    decay_backbone_biases: bool = True
+    """Off in Caffe's VGG, which gives them multiplier 2 and no decay. Head biases are never decayed."""
+    align_corners: bool = False
+    """How ``scores`` brings logits to the picture's size (True in SEAM's retraining)."""
+
+    def head(self, num_in: int, num_classes: int) -> nn.Module:
+        """(B, num_in, h, w) features -> (B, K, h, w) logits."""
+        raise TypeError(f"segmenter {self.name!r} has no head()")
+
+    def build(self, backbone: Backbone, num_classes: int) -> DeepLab:
+        """The segmenter for ``num_classes`` = K classes, background included."""
+        return DeepLab(backbone, self.head(backbone.channels["out"], num_classes), self)
+
+
+class DeepLabV1(Segmenter):
+    """LargeFOV: one dilated 3x3, then 1x1 (Chen et al. 2015; L2G's released VGG and ResNet-101 heads)."""
+
+    name: Literal["deeplab_v1"] = "deeplab_v1"
+    kind: Literal["largefov", "linear", "seam"] = "largefov"
+    """``linear`` is deeplab-pytorch's single 1x1; ``seam`` has BatchNorm after both and one dropout (512 wide there)."""
+    rate: Rate = 12
+    hidden: Annotated[int, Field(ge=1)] = 1024
+    dropout: Dropout = 0.5
+    channel_dropout: bool = True
+
+    def head(self, num_in: int, num_classes: int) -> nn.Module:
+        """See ``kind``."""
+        if self.kind == "linear":
+            return start_small(nn.Conv2d(num_in, num_classes, 1))
+        if self.kind == "largefov":
+            return branch(num_in, num_classes, self.rate, self.hidden, self.dropout, self.channel_dropout)
+        layers: list[nn.Module] = [
+            nn.Conv2d(num_in, self.hidden, 3, padding=self.rate, dilation=self.rate),
+            nn.BatchNorm2d(self.hidden, momentum=3e-4, affine=False),
+            nn.ReLU(),
+            nn.Conv2d(self.hidden, self.hidden, 1),
+            nn.BatchNorm2d(self.hidden, momentum=3e-4, affine=False),
+            nn.ReLU(),
+            nn.Dropout(self.dropout),
+            nn.Conv2d(self.hidden, num_classes, 1),
+        ]
+        return start_small(nn.Sequential(*layers))
+
+
+class DeepLabV2(Segmenter):
+    """ASPP: the sum of one branch per atrous rate (Chen et al. 2018)."""
+
+    name: Literal["deeplab_v2"] = "deeplab_v2"
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (6, 12, 18, 24)
+    hidden: Annotated[int, Field(ge=1)] | None = None
+    """None: a branch is one 3x3 (ResNet-101). 1024: 3x3, 1x1, 1x1 with dropout between (VGG-16, "ASPP-L")."""
+    dropout: Dropout = 0.5
+    """Only where there are hidden layers."""
+    channel_dropout: bool = False
+
+    def head(self, num_in: int, num_classes: int) -> nn.Module:
+        """One branch per rate, summed."""
+        return ASPP(
+            branch(num_in, num_classes, rate, self.hidden, self.dropout, self.channel_dropout) for rate in self.rates
+        )
+
+
+SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab_v1": DeepLabV1, "deeplab_v2": DeepLabV2}
+AnySegmenter = Annotated[DeepLabV1 | DeepLabV2, Field(discriminator="name")]
+"""For a recipe's field: the ``name`` in the file picks the class."""
+
+
+class ASPP(nn.ModuleList):
+    """Branches on the same features, summed."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, K, h, w)."""
+        return torch.stack([part(features) for part in self]).sum(0)
+
+
+def branch(
+    num_in: int, num_classes: int, rate: int, hidden: int | None, dropout: float, channel_dropout: bool
+) -> nn.Module:
+    """A dilated 3x3 to the classes, or 3x3, 1x1, 1x1 through ``hidden`` channels; weights N(0, 0.01), biases 0."""
+    conv = nn.Conv2d(num_in, hidden or num_classes, 3, padding=rate, dilation=rate)
+    if hidden is None:
+        return start_small(conv)
+    drop = nn.Dropout2d if channel_dropout else nn.Dropout
+    rest = [nn.ReLU(), drop(dropout), nn.Conv2d(hidden, hidden, 1), nn.ReLU(), drop(dropout)]
+    return start_small(nn.Sequential(conv, *rest, nn.Conv2d(hidden, num_classes, 1)))
+
+
+def start_small(module: nn.Module) -> nn.Module:
+    """Set every convolution to N(0, 0.01) and its bias to 0."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.normal_(parameter, std=0.01)
+    return module
+
+
+class DeepLab(nn.Module):
+    """A backbone, a head and the multi-scale-input container (deeplab-pytorch, msc.py)."""
+
+    def __init__(self, backbone: Backbone, head: nn.Module, config: Segmenter):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.config = config
+
+    def plain(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, h, w) logits of the picture as it is."""
+        logits: Tensor = self.head(self.backbone(images)["out"])
+        return logits
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> logits.
+
+        In training those of scale 1, of every input scale (own sizes) and their maximum; else only the maximum.
+        """
+        first = self.plain(images)
+        if not self.config.multi_scale_input:
+            return [first]
+        ratio = self.config.input_resize == "size_ratio"
+        others = [
+            self.plain(F.interpolate(images, scale_factor=scale, mode="bilinear", recompute_scale_factor=ratio or None))
+            for scale in self.config.input_scales
+        ]
+        grown = [F.interpolate(other, first.shape[2:], mode="bilinear") for other in others]
+        fused = torch.stack([first, *grown]).max(0).values
+        return [first, *others, fused] if self.training else [fused]
+
+    def scores(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K, H, W) probabilities: logits up-sampled to the picture, then softmax."""
+        logits = self(images)[-1]
+        corners = self.config.align_corners
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=corners).softmax(1)
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """One cross-entropy per logit map (mean over labelled pixels); their sum is the loss."""
+        if batch.mask is None:
+            raise UserError("a segmenter trains on masks, but the batch has none: run the refine stage first")
+        outputs = self(batch.image)
+        names = ["seg/1"]
+        if len(outputs) > 1:
+            names += [f"seg/{scale:g}" for scale in self.config.input_scales] + ["seg/max"]
+        elif self.config.multi_scale_input:
+            names = ["seg/max"]
+        return {name: pixel_loss(logits, batch.mask) for name, logits in zip(names, outputs, strict=True)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Backbone and head, weights and biases, with the settings' multipliers; all head tensors are in."""
+        groups = standard_groups(self, self.config.lr_multipliers)
+        if self.config.decay_backbone_biases:
+            groups = [replace(g, weight_decay=None) if g.name == "pretrained biases" else g for g in groups]
+        return groups
+
+
+def pixel_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of (B, K, h, w) logits against a (B, H, W) mask shrunk to their size; 0 where nothing is labelled.
+
+    Shrinking takes the label at each cell's centre (PIL's NEAREST, torch's ``nearest-exact``), as deeplab-pytorch does.
+    """
+    small = F.interpolate(mask[:, None].float(), logits.shape[2:], mode="nearest-exact")[:, 0].long()
+    total = F.cross_entropy(logits, small, ignore_index=IGNORE, reduction="sum")
+    return total / (small != IGNORE).sum().clamp(min=1)
