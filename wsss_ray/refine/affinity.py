@@ -1,26 +1,30 @@
-"""Pairs of nearby grid cells: which exist, the path between them, and the loss that teaches their affinity (PSA, IRN)."""
+"""Pairs of nearby grid cells: which exist, the path between them, and the loss that teaches their affinity."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
+from wsss_ray.refine.base import RefinerConfig
 
 Offset = tuple[int, int]
 """(dy, dx) from a pair's source to its destination, in grid cells; dy >= 0."""
 EPSILON = 1e-5
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @lru_cache
 def search_offsets(radius: int) -> tuple[Offset, ...]:
-    """Half of the disc of ``radius`` (34 pairs at 5, 152 at 10), row by row: PSA's order (its ``get_indices_of_pairs``)."""
+    """Half of the disc of ``radius`` (34 pairs at 5, 152 at 10), row by row: the order of released PSA."""
     right = [(0, dx) for dx in range(1, radius)]
     rows = [(dy, dx) for dy in range(1, radius) for dx in range(1 - radius, radius) if dx * dx + dy * dy < radius**2]
     return (*right, *rows)
@@ -28,7 +32,10 @@ def search_offsets(radius: int) -> tuple[Offset, ...]:
 
 @lru_cache
 def path_cells(offset: Offset) -> tuple[Offset, ...]:
-    """Cells within one cell of the line from (0, 0) to ``offset``, inside their bounding box, both ends included, far end first."""
+    """Cells nearer than one cell to the line from (0, 0) to ``offset``, inside their bounding box.
+
+    Both ends are included, the far one first (released IRN, ``PathIndex``).
+    """
     dy, dx = offset
     rows, columns = range(min(0, dy), max(0, dy) + 1), range(min(0, dx), max(0, dx) + 1)
     cells = [(y, x) for y in rows for x in columns if (dy * x - dx * y) ** 2 < dy * dy + dx * dx]
@@ -37,17 +44,20 @@ def path_cells(offset: Offset) -> tuple[Offset, ...]:
 
 @lru_cache
 def path_offsets(radius: int) -> tuple[Offset, ...]:
-    """The same pairs, ordered by ascending path length: IRN's order (its ``PathIndex``)."""
+    """The same pairs, by ascending path length: the order of released IRN."""
     return tuple(sorted(search_offsets(radius), key=lambda offset: len(path_cells(offset))))
 
 
 def source_grid(grid: tuple[int, int], radius: int) -> tuple[int, int]:
-    """How many (rows, columns) of sources have every destination on the grid: rows 0..h-radius, columns radius-1..w-radius."""
+    """(rows, columns) of the sources with every destination on the grid: rows 0..h-r, columns r-1..w-r at radius r."""
     return max(grid[0] - radius + 1, 0), max(grid[1] - 2 * (radius - 1), 0)
 
 
 def windows(values: Tensor, radius: int) -> Tensor:
-    """(..., h, w) -> (..., radius, 2 radius - 1, h', w') view: [dy, dx + radius - 1] are the values at that offset from every source."""
+    """(..., h, w) -> (..., radius, 2 radius - 1, h', w') view: [dy, dx + radius - 1] lies at that offset from the sources.
+
+    Raises UserError where the grid is too small to have sources.
+    """
     rows, columns = source_grid((values.shape[-2], values.shape[-1]), radius)
     if rows * columns == 0:
         raise UserError(
@@ -69,8 +79,8 @@ def at_offsets(values: Tensor, radius: int, offsets: Sequence[Offset]) -> tuple[
 def path_maximum(edge: Tensor, radius: int) -> Tensor:
     """(B, h, w) -> (B, pairs, h', w'): the largest edge on the path of every pair, pairs in ``path_offsets`` order.
 
-    The gradient goes to the first cell that attains it (IRN section 3.3). Paths are taken together by length; what is kept for the
-    backward pass is one index per pair and source, not the paths.
+    Paths are taken together by length. The gradient goes to the first cell that attains the maximum: the backward pass
+    keeps one index per pair and source, not the paths.
     """
     batch, height, width = edge.shape
     views = windows(edge.detach(), radius)
@@ -101,7 +111,7 @@ class PairLabels(NamedTuple):
 
 
 def pair_labels(mask: Tensor, radius: int, offsets: Sequence[Offset]) -> PairLabels:
-    """(B, h, w) integer mask on the grid (0 background, class + 1, 255 unknown) -> which pairs attract and which repel."""
+    """(B, h, w) mask on the grid (0 background, class + 1, 255 unknown) -> which pairs attract and which repel."""
     source, target = at_offsets(mask, radius, offsets)
     known = (source != IGNORE) & (target != IGNORE)
     same = known & (source == target)
@@ -114,7 +124,7 @@ def masked_mean(values: Tensor, where: Tensor) -> Tensor:
 
 
 def affinity_losses(affinity: Tensor, labels: PairLabels) -> dict[str, Tensor]:
-    """(B, pairs, h', w') affinities in [0, 1] -> bg / 4, fg / 4, neg / 2 of their cross-entropy (PSA eq. 6-9; IRN eq. 9)."""
+    """(B, pairs, h', w') affinities in [0, 1] -> a quarter, a quarter and half of their mean losses (PSA, IRN)."""
     attract = -torch.log(affinity + EPSILON)
     repel = -torch.log(1 + EPSILON - affinity)
     return {
@@ -122,3 +132,30 @@ def affinity_losses(affinity: Tensor, labels: PairLabels) -> dict[str, Tensor]:
         "affinity_foreground": masked_mean(attract, labels.foreground) / 4,
         "affinity_different": masked_mean(repel, labels.different) / 2,
     }
+
+
+def network_input(picture: np.ndarray, network: nn.Module) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) on the network's device, normalised by its ``mean`` and ``std``."""
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1)[None].float() / 255
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (network.mean, network.std))
+    return (pixels - mean) / std
+
+
+def default_labels() -> RefinerConfig:
+    """The labels of released IRN: foreground above 0.30, background below 0.05, each after a CRF, the rest unknown."""
+    from wsss_ray.refine.seeds import ConfidentSeeds
+
+    return ConfidentSeeds()
+
+
+def read_labels(value: object) -> object:
+    """A mapping with the ``name`` of any registered refiner -> its settings; anything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    from wsss_ray.refine import REFINERS
+
+    name = value.get("name")
+    if name not in REFINERS:
+        raise ValueError(f"no refiner {name!r} for 'labels'; known: {', '.join(REFINERS)}")
+    return REFINERS[name].model_validate(dict(value))

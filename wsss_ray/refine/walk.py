@@ -1,4 +1,4 @@
-"""The random walk that spreads class scores over cells of high affinity (PSA section 3.3, IRN section 4), as a stencil."""
+"""The random walk that spreads class scores over cells of high affinity (PSA, IRN), as a stencil."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CUT = 1e-10
 
 
 def propagate(scores: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8) -> Tensor:
-    """(P, h, w) scores >= 0 and (h, w) edge probabilities -> (P, h, w): scores off the edges, after 2^exp_times steps (IRN section 4.1)."""
+    """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after 2^exp_times steps (IRN)."""
     return walk(scores * (1 - edge), edge_links(edge, radius), path_offsets(radius), beta, exp_times)
 
 
 def edge_links(edge: Tensor, radius: int) -> Tensor:
-    """(h, w) edges in [0, 1] -> (pairs, h, w) affinity of every cell and the one at each of ``path_offsets``; 0 beyond the border."""
+    """(h, w) edges -> (pairs, h, w) affinity in [0, 1] of each cell and those at ``path_offsets``; 0 beyond the border."""
     margin = radius - 1
     closed = F.pad(edge, (margin, margin, 0, margin), value=1.0)
     return 1 - path_maximum(closed[None], radius)[0]
@@ -30,20 +30,21 @@ def edge_links(edge: Tensor, radius: int) -> Tensor:
 def walk(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, exp_times: int) -> Tensor:
     """Scores times the column-normalised transition matrix to the power 2^exp_times, without ever making that matrix.
 
-    ``scores`` (P, h, w) and ``links`` (pairs, h, w): affinity in [0, 1] of the cell at (y, x) and the one at (y, x) + offset, 0 where
-    that lies outside. The matrix is diag 1 + links + their transposes, each to the power ``beta``, columns divided by their sums:
-    2 pairs + 1 bands. As it is similar to a symmetric matrix, its n-th power is a sum of Chebyshev polynomials whose
-    coefficients are binomial, and n = 256 needs 102 products with the bands, exact to 1e-10 (Sachdeva and Vishnoi 2014, theorem 3.3).
+    ``scores`` (P, h, w) >= 0; ``links`` (pairs, h, w): affinity in [0, 1] of the cells at (y, x) and (y, x) + offset, 0
+    where that lies outside. The matrix is the identity plus the links both ways, each to the power ``beta``, columns
+    divided by their sums: 2 pairs + 1 bands. It is similar to a symmetric matrix, so its n-th power is a sum of
+    Chebyshev polynomials with binomial coefficients: n = 256 takes 102 products with the bands, exact to 1e-10
+    (Sachdeva and Vishnoi 2014, "Faster algorithms via approximation theory").
 
-    Memory (2 pairs + 6 P + 4) h (w + radius) float32: at radius 5 on the 160 x 160 grid of a 640 x 640 picture about 10 MB for 3
-    scores and 60 MB for 81 (the dense matrix: 2.6 GB). Time is linear in P h w. Columns sum to 1 and the result is non-negative.
+    Memory: about (4 pairs + 8 P) h (w + radius) float32, at radius 5 on the 160 x 160 grid of a 640 x 640 picture 17 MB
+    for 3 scores and 83 MB for 81; the dense matrix takes 2.6 GB. Time is linear in P h w. Every result is a mean of scores.
     """
     bands = _Bands(links, offsets, beta)
     return bands.crop(_power(bands, bands.pad(scores), 2**exp_times))
 
 
 class _Bands:
-    """The transition matrix as one weight per cell and offset, on rows widened by a margin so that every shift is flat."""
+    """The transition matrix as one weight per cell and offset, on rows with a margin so that every shift is flat."""
 
     def __init__(self, links: Tensor, offsets: Sequence[Offset], beta: float) -> None:
         _, self.height, self.width = links.shape

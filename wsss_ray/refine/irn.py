@@ -1,0 +1,299 @@
+"""IRNet: class boundaries learnt from pairs of confident pixels, and the walk they stop (IRN, Ahn et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch, Need, ParamGroup, Progress
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.refine import affinity
+from wsss_ray.refine.affinity import (
+    PairLabels,
+    affinity_losses,
+    at_offsets,
+    pair_labels,
+    path_maximum,
+    path_offsets,
+)
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.walk import propagate
+
+STRIDE = 4
+"""Boundaries, labels and scores live on the picture's grid divided by this."""
+
+
+class EdgeBranch(nn.Module):
+    """Every tap to 32 channels on the stride-4 grid, then one 1x1 convolution over all of them (released IRN)."""
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = list(strides)
+        self.reduce = nn.ModuleList(_reduce(num, 32, 4) for num in channels)
+        self.fuse = nn.Conv2d(32 * len(self.strides), 1, 1)
+
+    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Taps (B, c, ., .) -> (B, 1, h, w) boundary logits."""
+        parts = [
+            to_grid(reduce(tap), stride / STRIDE, grid).relu()
+            for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True)
+        ]
+        fused: Tensor = self.fuse(torch.cat(parts, dim=1))
+        return fused
+
+
+class DisplacementBranch(nn.Module):
+    """The vector from each cell to the centroid of its instance (released IRN).
+
+    Taps coarser than stride 4 meet at stride 8 with 256 channels each; the finer ones keep 64 (the first) or 128.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.strides = list(strides)
+        widths = [256 if stride > STRIDE else 128 if k else 64 for k, stride in enumerate(strides)]
+        self.reduce = nn.ModuleList(
+            _reduce(num, width, 8 if width == 64 else 16) for num, width in zip(channels, widths, strict=True)
+        )
+        num_coarse = widths.count(256)
+        self.coarse = _reduce(256 * num_coarse, 256, 16) if num_coarse else None
+        num_fused = sum(width for width in widths if width != 256) + (256 if num_coarse else 0)
+        self.fuse = nn.Sequential(*_reduce(num_fused, 256, 16), nn.ReLU(), nn.Conv2d(256, 2, 1, bias=False))
+        self.register_buffer("mean", torch.zeros(2))
+        self.mean: Tensor
+
+    def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Taps -> (B, 2, h, w) displacement (y, x) in cells, before the mean is taken off."""
+        half = (-(-grid[0] // 2), -(-grid[1] // 2))
+        fine, coarse = [], []
+        for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True):
+            if stride > STRIDE:
+                coarse.append(to_grid(reduce(tap), stride / (2 * STRIDE), half).relu())
+            else:
+                fine.append(to_grid(reduce(tap), stride / STRIDE, grid).relu())
+        if self.coarse is not None:
+            fine.append(to_grid(self.coarse(torch.cat(coarse, dim=1)), 2, grid).relu())
+        fused: Tensor = self.fuse(torch.cat(fine, dim=1))
+        return fused
+
+
+def _reduce(num_in: int, num_out: int, num_groups: int) -> nn.Sequential:
+    """1x1 convolution without bias and GroupNorm; resizing and ReLU come after."""
+    return nn.Sequential(nn.Conv2d(num_in, num_out, 1, bias=False), nn.GroupNorm(num_groups, num_out))
+
+
+def to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
+    """(B, c, ., .) times ``scale`` (bilinear) and cropped to the grid; stretched to it where that comes out smaller."""
+    scaled = values
+    if scale != 1:
+        scaled = F.interpolate(values, scale_factor=float(scale), mode="bilinear", align_corners=False)
+    if scaled.shape[2] < grid[0] or scaled.shape[3] < grid[1]:
+        return F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
+    return scaled[:, :, : grid[0], : grid[1]]
+
+
+def grid_of(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """(H, W) divided by ``stride``, rounded up."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+class IRNet(nn.Module):
+    """Boundary branch, and on request a displacement branch, on the detached taps of a frozen backbone in eval mode.
+
+    ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test pictures with the mean colour, right
+    and below, to at least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        radius: int = 10,
+        displacement: bool = False,
+        canvas: int | None = None,
+        taps: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.num_classes, self.radius, self.canvas = num_classes, radius, canvas
+        self.taps = list(taps if taps is not None else backbone.channels)
+        unknown = [name for name in self.taps if name not in backbone.channels]
+        if unknown:
+            raise UserError(f"no tap {unknown[0]!r} on this backbone; known: {', '.join(backbone.channels)}")
+        channels = [backbone.channels[name] for name in self.taps]
+        strides = [backbone.strides[name] for name in self.taps]
+        # The boundary branch first: the same seed then gives it the same weights with and without displacement.
+        self.edge = EdgeBranch(channels, strides)
+        self.displacement = DisplacementBranch(channels, strides) if displacement else None
+        self.mean, self.std = affinity.IMAGENET_MEAN, affinity.IMAGENET_STD
+        self.train()
+
+    def train(self, mode: bool = True) -> IRNet:
+        """Train mode for the branches only: the backbone stays in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def features(self, images: Tensor) -> tuple[list[Tensor], tuple[int, int]]:
+        """(B, 3, H, W) -> the detached taps, and the stride-4 grid (rounded up)."""
+        with torch.no_grad():
+            taps = self.backbone(images)
+        return [taps[name].detach() for name in self.taps], grid_of(images.shape[2:], STRIDE)
+
+    def edge_logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, h, w) boundary logits."""
+        return self.edge(*self.features(images))[:, 0]
+
+    def displacements(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 2, h, w) displacement (y, x) in cells, less the mean in eval mode."""
+        if self.displacement is None:
+            raise UserError("this IRNet has no displacement branch: build it with displacement=True")
+        raw: Tensor = self.displacement(*self.features(images))
+        return raw if self.training else raw - self.displacement.mean[:, None, None]
+
+    @torch.no_grad()
+    def set_mean_displacement(self, pictures: Iterable[Tensor]) -> None:
+        """Take the mean displacement over (B, 3, H, W) training pictures, each batch counted once, as the zero."""
+        if self.displacement is None:
+            raise UserError("this IRNet has no displacement branch: build it with displacement=True")
+        means = [self.displacement(*self.features(images)).mean(dim=(0, 2, 3)) for images in pictures]
+        self.displacement.mean.copy_(torch.stack(means).mean(dim=0))
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """(L_pos + L_neg) / 2 in three parts, and with the displacement branch (L_dfg + L_dbg) / 2 in two (IRN)."""
+        if batch.mask is None:
+            raise UserError("IRNet trains on pseudo masks: give its batches a mask")
+        taps, grid = self.features(batch.image)
+        labels = pair_labels(sample_mask(batch.mask, STRIDE), self.radius, path_offsets(self.radius))
+        edge = self.edge(taps, grid)[:, 0].float().sigmoid()
+        parts = affinity_losses(1 - path_maximum(edge, self.radius), labels)
+        if self.displacement is not None:
+            parts |= displacement_losses(self.displacement(taps, grid).float(), labels, self.radius)
+        return parts
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Boundary branch at the recipe's rate, displacement branch at ten times that (released IRN)."""
+        groups = [ParamGroup("edge", list(self.edge.parameters()))]
+        if self.displacement is not None:
+            groups.append(ParamGroup("displacement", list(self.displacement.parameters()), lr_multiplier=10.0))
+        return groups
+
+    @torch.no_grad()
+    def edges(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of picture and flip, then the sigmoid."""
+        height, width = images.shape[2:]
+        rows, columns = grid_of((height, width), STRIDE)
+        side = self.canvas or 0
+        both = torch.cat([images, images.flip(3)])
+        padded = F.pad(both, (0, max(side - width, 0), 0, max(side - height, 0)))
+        straight, flipped = self.edge_logits(padded)[:, :rows, :columns].float().chunk(2)
+        return ((straight + flipped.flip(2)) / 2).sigmoid()
+
+
+def sample_mask(mask: Tensor, stride: int) -> Tensor:
+    """(B, H, W) -> (B, ceil(H / stride), ceil(W / stride)): the pixel just past each cell's centre, PIL's nearest."""
+    rows, columns = (
+        (torch.arange(num, device=mask.device) * stride + stride // 2).clamp(max=size - 1)
+        for num, size in zip(grid_of(mask.shape[1:], stride), mask.shape[1:], strict=True)
+    )
+    return mask[:, rows[:, None], columns]
+
+
+def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -> dict[str, Tensor]:
+    """(B, 2, h, w) -> half of L_dfg (pairs should differ by their offset) and half of L_dbg (by nothing) (IRN)."""
+    offsets = path_offsets(radius)
+    source, target = at_offsets(displacement, radius, offsets)
+    difference = source - target
+    wanted = torch.tensor(offsets, device=displacement.device).T[None, :, :, None, None]
+
+    def mean(error: Tensor, where: Tensor) -> Tensor:
+        return (error.abs() * where[:, None]).sum() / (2 * where.sum() + affinity.EPSILON) / 2
+
+    return {
+        "displacement_foreground": mean(difference - wanted, labels.foreground),
+        "displacement_background": mean(difference, labels.background),
+    }
+
+
+class Irn(RefinerConfig):
+    """IRN: maps walk over the picture, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
+
+    name: Literal["irn"] = "irn"
+    trainable: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=affinity.default_labels)
+    """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
+    train_radius: PositiveInt = 10
+    """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
+    displacement: bool = False
+    """Train the displacement branch too; it changes no semantic mask (the branches share only the frozen backbone)."""
+    canvas: PositiveInt | None = None
+    """Pad test pictures to at least this side: 512 is released IRN on VOC; None takes the picture as it is."""
+    radius: PositiveInt = 5
+    beta: PositiveFloat = 10.0
+    exp_times: NonNegativeInt = 8
+    """The walk takes 2^exp_times steps."""
+    background: PositiveFloat = 0.25
+    """Background score, beside the walked maps divided by their largest value of all classes."""
+    keep: float = Field(default=1.0, gt=0, le=1)
+    """Share of each predicted class's pixels that stay, widest lead first; the others become 255 (KTSE: 0.5)."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _read_labels(cls, value: object) -> object:
+        return affinity.read_labels(value)
+
+    def build(self, backbone: Backbone, num_classes: int) -> IRNet:
+        """The network to train."""
+        return IRNet(backbone, num_classes, self.train_radius, self.displacement, self.canvas)
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained IRNet is."""
+        if not isinstance(network, IRNet):
+            raise UserError("refiner 'irn' needs its trained IRNet: run the stage that trains it first")
+        if len(maps.classes) == 0:
+            return np.zeros(picture.shape[:2], np.uint8)
+        planes = self.scores(picture, maps, network)
+        names = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
+        mask = names[planes.argmax(dim=0).cpu().numpy()]
+        if self.keep < 1:
+            mask[~confident(planes, self.keep).cpu().numpy()] = 255
+        return mask
+
+    @torch.inference_mode()
+    def scores(self, picture: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
+        """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
+        height, width = picture.shape[:2]
+        edge = network.edges(affinity.network_input(picture, network))[0]
+        evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
+        if evidence.shape[1:] != edge.shape:
+            evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]
+        walked = propagate(evidence, edge, self.radius, self.beta, self.exp_times)
+        large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        large = large[0, :, :height, :width]
+        return F.pad(large / large.max().clamp(min=1e-30), (0, 0, 0, 0, 1, 0), value=self.background)
+
+
+def confident(planes: Tensor, share: float) -> Tensor:
+    """(K', H, W) scores -> (H, W) bool: of each predicted plane's n pixels the floor(share n) with the widest lead.
+
+    KTSE's confidence mask for BECO (released ``gen_mask``): its loss weights; equal leads go by position.
+    """
+    best, names = planes.topk(2, dim=0)
+    lead, winner = (best[0] - best[1]).flatten(), names[0].flatten()
+    keep = torch.zeros_like(winner, dtype=torch.bool)
+    for plane in range(len(planes)):
+        where = (winner == plane).nonzero()[:, 0]
+        order = lead[where].sort(descending=True, stable=True).indices
+        keep[where[order[: int(share * len(where))]]] = True
+    return keep.view(planes.shape[1:])
