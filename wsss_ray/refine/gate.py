@@ -1,0 +1,90 @@
+"""Which classes may answer and how background competes when single-stage masks are read (SSSS and WS-FCN inference_tools)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from wsss_ray.config import Config, UserError
+
+
+class BackgroundRule(Config):
+    """How the background plane is made from the averaged probabilities p (background first)."""
+
+    kind: Literal["own", "power", "constant", "rest"] = "own"
+    """own: p_0. power: p_0 ^ value. constant: value. rest: (1 - max over foreground) ^ value."""
+    value: Annotated[float, Field(ge=0)] = 1.0
+
+
+class GateConfig(Config):
+    """The released rules: SSSS ``scores`` and ``power`` 3; WS-FCN ``scores``, ``constant`` .25, under the CRF ``rest`` 5."""
+
+    classes: Literal["all", "scores", "labels"] = "all"
+    """all: no gate. scores: classes whose image score passes in some view. labels: the picture's labels (uses them at test time)."""
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """A class may answer where the highest sigmoid of its score over all views is above this."""
+    background: BackgroundRule = BackgroundRule()
+    crf_background: BackgroundRule | None = None
+    """The rule for what the CRF is given; None takes ``background``."""
+
+
+SSSS_GATE = GateConfig(classes="scores", background=BackgroundRule(kind="power", value=3))
+"""SSSS utils/inference_tools."""
+WSFCN_GATE = GateConfig(
+    classes="scores",
+    background=BackgroundRule(kind="constant", value=0.25),
+    crf_background=BackgroundRule(kind="rest", value=5),
+)
+"""WS-FCN utils/inference_tools and utils/dcrf; constants chosen on the validation set."""
+
+
+def gate_classes(config: GateConfig, scores: np.ndarray | None = None, labels: np.ndarray | None = None) -> np.ndarray | None:
+    """(N, C) image scores of the N views of a picture, or its (C,) labels -> (C,) bool of classes that may answer; None: all.
+
+    Raises UserError where the rule needs what is not given.
+    """
+    if config.classes == "all":
+        return None
+    if config.classes == "labels":
+        if labels is None:
+            raise UserError("predict.gate.classes=labels needs image labels: predict a split that has them, or use scores")
+        return np.asarray(labels) > 0
+    if scores is None:
+        raise UserError("predict.gate.classes=scores needs image scores, which this network has none of: set it to all or labels")
+    best = np.max(np.asarray(scores, dtype=np.float64), axis=0)
+    return 1 / (1 + np.exp(-best)) > config.threshold
+
+
+def close_gate(probabilities: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    """(K, H, W) averaged probabilities, background first -> the same with classes that may not answer set to 0."""
+    if allowed is None:
+        return probabilities
+    kept = probabilities.copy()
+    kept[1:][~np.asarray(allowed, dtype=bool)] = 0
+    return kept
+
+
+def weigh_background(probabilities: np.ndarray, rule: BackgroundRule) -> np.ndarray:
+    """(K, H, W) gated probabilities -> (K, H, W) with the background plane of ``rule``; planes do not sum to 1 any more."""
+    if rule.kind == "own":
+        return probabilities
+    weighed = probabilities.copy()
+    if rule.kind == "power":
+        weighed[0] = probabilities[0] ** rule.value
+    elif rule.kind == "constant":
+        weighed[0] = rule.value
+    else:
+        weighed[0] = (1 - probabilities[1:].max(axis=0)) ** rule.value
+    return weighed
+
+
+def read_scores(
+    probabilities: np.ndarray, config: GateConfig, allowed: np.ndarray | None, for_crf: bool = False
+) -> np.ndarray:
+    """(K, H, W) averaged probabilities -> (K, H, W) scores to take the argmax of, or to give to the CRF."""
+    rule = config.background
+    if for_crf and config.crf_background is not None:
+        rule = config.crf_background
+    return weigh_background(close_gate(probabilities, allowed), rule)
