@@ -1,4 +1,4 @@
-"""Gated pyramid pooling: an image score from class maps of four window sizes (Yoon et al., ECCV 2022; used by KTSE 3.1)."""
+"""Gated pyramid pooling: an image score from class maps of four window sizes (AEFT, ECCV 2022; KTSE section 3.1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def score(features: Tensor, pooled: Tensor) -> Tensor:
 
 
 class Gate(nn.Module):
-    """Mixes a coarse and a fine map, positive and negative evidence apart, by weights all classes share at a position."""
+    """Mixes a coarse and a fine map, positive and negative evidence apart, by weights that all classes share."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

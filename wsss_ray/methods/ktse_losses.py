@@ -1,0 +1,117 @@
+"""The terms of KTSE's objective, one function per equation of section 3; features are signed and foreground only."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss_ray.contracts import IGNORE
+
+EPSILON = 1e-5
+
+
+def resize(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """(B, K, h, w) -> (B, K, *size), bilinear, align_corners False; untouched where the size fits."""
+    if planes.shape[-2:] == torch.Size(size):
+        return planes
+    return F.interpolate(planes, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def normalized(features: Tensor, rule: Literal["minmax", "max"] = "minmax") -> Tensor:
+    """(B, C, H, W) -> [0, 1] per picture and class: by minimum and maximum (released), or ReLU over maximum (Eq 1)."""
+    positive = features.relu()
+    top = positive.amax(dim=(2, 3), keepdim=True)
+    if rule == "max":
+        return positive / (top + EPSILON)
+    bottom = positive.amin(dim=(2, 3), keepdim=True)
+    return (positive - bottom - EPSILON).relu() / (top - bottom + EPSILON)
+
+
+def activation(
+    features: Tensor,
+    labels: Tensor,
+    size: tuple[int, int] | torch.Size | None = None,
+    rule: Literal["minmax", "max"] = "minmax",
+) -> Tensor:
+    """Strongest map of the present classes, without gradient: (B, C, h, w), (B, C) -> (B, 1, h or H, w or W).
+
+    With ``size``, features are rectified, up-sampled and only then normalised, as the released code does.
+    """
+    with torch.no_grad():
+        maps = features.relu() if size is None else resize(features.relu(), size)
+        present = normalized(maps, rule) * labels[:, :, None, None]
+        return present.amax(dim=1, keepdim=True)
+
+
+def erase(images: Tensor, active: Tensor, threshold: float, mode: Literal["hard", "soft"] = "hard") -> Tensor:
+    """(B, 3, H, W) with 0, the mean colour, where ``active`` (B, 1, H, W) >= threshold (section 3.4).
+
+    ``soft`` also multiplies what is kept by its activation (AEFT).
+    """
+    kept = (active < threshold).to(images.dtype)
+    return images * kept if mode == "hard" else images * kept * active.to(images.dtype)
+
+
+def local_alignment(
+    masked: Tensor, anchor: Tensor, labels: Tensor, region: Tensor | None = None, margin: float = 0.0
+) -> Tensor:
+    """L_local: what the erased picture shows and the anchor does not, mean over all (B, C, h, w) cells (Eq 9).
+
+    ``region`` (B, 1, h, w) in {0, 1} limits it (released: outside the discriminative part); gradient reaches both.
+    """
+    surplus = (masked - anchor - margin).relu() * labels[:, :, None, None]
+    return (surplus if region is None else surplus * region).mean()
+
+
+def global_alignment(anchor: Tensor, masked: Tensor, labels: Tensor) -> Tensor:
+    """L_global: mean over (B, C) of the gap between rectified means of present classes (Eq 8); gradient to both."""
+    confidence = [features.relu().mean(dim=(2, 3)) * labels for features in (anchor, masked)]
+    return (confidence[0] - confidence[1]).abs().mean()
+
+
+def knowledge_transfer(single: Tensor, joined: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
+    """L_kt: what pictures show alone and lose when joined, mean over all cells of (n, C, h, w) features (Eq 3)."""
+    return ((single - joined - margin).relu() * labels[:, :, None, None]).mean()
+
+
+def label_losses(
+    planes: Tensor,
+    target: Tensor,
+    foreground_of: Tensor | None = None,
+    rectify: bool = True,
+    mean: Literal["separate", "joint"] = "separate",
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of background and of foreground pixels, unweighted (Eq 5): (B, K, h, w), (B, H, W) -> two scalars.
+
+    Planes (background first) are rectified before (released) and up-sampled to the target. ``foreground_of`` (B,) picks
+    the pictures whose foreground counts. ``separate`` divides each by its own pixels, ``joint`` both by all that count.
+    A kind without pixels is 0, not NaN.
+    """
+    scores = resize(planes.relu() if rectify else planes, target.shape[-2:])
+    pixel = F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="none")
+    background = (target == 0).to(pixel.dtype)
+    foreground = ((target > 0) & (target != IGNORE)).to(pixel.dtype)
+    if foreground_of is not None:
+        foreground = foreground * foreground_of.to(pixel.dtype)[:, None, None]
+    counts = [background.sum(), foreground.sum()]
+    if mean == "joint":
+        counts = [counts[0] + counts[1]] * 2
+    return (pixel * background).sum() / counts[0].clamp(min=1), (pixel * foreground).sum() / counts[1].clamp(min=1)
+
+
+def inter_class(scores: Tensor, active: Tensor, labels: Tensor, threshold: float, detach_top: bool = True) -> Tensor:
+    """L_inter: second minus largest class score, mean over active pixels of pictures of two or more classes (Eq 6, 7).
+
+    (B, C, H, W) foreground scores, ``active`` (B, 1, H, W). All classes that tie with the largest go before the
+    second is sought. ``detach_top`` (released) only lowers the second; without it the first is raised as well.
+    """
+    top = scores.amax(dim=1, keepdim=True)
+    second = scores.masked_fill(scores == top, float("-inf")).amax(dim=1, keepdim=True)
+    second = torch.where(second == float("-inf"), top, second)
+    gap = second - (top.detach() if detach_top else top)
+    complex_pictures = (labels.sum(dim=1) >= 2).to(scores.dtype)[:, None, None, None]
+    counted = (active > threshold).to(scores.dtype) * complex_pictures
+    return (gap * counted).sum() / (counted.sum() + EPSILON)
