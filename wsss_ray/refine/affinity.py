@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib import import_module
 from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
@@ -18,8 +18,6 @@ from wsss_ray.refine.base import RefinerConfig
 Offset = tuple[int, int]
 """(dy, dx) from a pair's source to its destination, in grid cells; dy >= 0."""
 EPSILON = 1e-5
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @lru_cache
@@ -54,7 +52,7 @@ def source_grid(grid: tuple[int, int], radius: int) -> tuple[int, int]:
 
 
 def windows(values: Tensor, radius: int) -> Tensor:
-    """(..., h, w) -> (..., radius, 2 radius - 1, h', w') view: [dy, dx + radius - 1] lies at that offset from the sources.
+    """(..., h, w) -> (..., radius, 2 radius - 1, h', w') view: [dy, dx + radius - 1] is that far from the sources.
 
     Raises UserError where the grid is too small to have sources.
     """
@@ -134,28 +132,18 @@ def affinity_losses(affinity: Tensor, labels: PairLabels) -> dict[str, Tensor]:
     }
 
 
-def network_input(picture: np.ndarray, network: nn.Module) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W) on the network's device, normalised by its ``mean`` and ``std``."""
-    device = next(network.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (network.mean, network.std))
-    return (pixels - mean) / std
-
-
 def default_labels() -> RefinerConfig:
     """The labels of released IRN: foreground above 0.30, background below 0.05, each after a CRF, the rest unknown."""
-    from wsss_ray.refine.seeds import ConfidentSeeds
-
-    return ConfidentSeeds()
+    settings: RefinerConfig = import_module("wsss_ray.refine.seeds").ConfidentSeeds()
+    return settings
 
 
 def read_labels(value: object) -> object:
     """A mapping with the ``name`` of any registered refiner -> its settings; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
-    from wsss_ray.refine import REFINERS
-
+    registry: dict[str, type[RefinerConfig]] = import_module("wsss_ray.refine").REFINERS
     name = value.get("name")
-    if name not in REFINERS:
-        raise ValueError(f"no refiner {name!r} for 'labels'; known: {', '.join(REFINERS)}")
-    return REFINERS[name].model_validate(dict(value))
+    if name not in registry:
+        raise ValueError(f"no refiner {name!r} for 'labels'; known: {', '.join(registry)}")
+    return registry[name].model_validate(dict(value))

@@ -14,16 +14,19 @@ from torch import Tensor, nn
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.refine import affinity
 from wsss_ray.refine.affinity import (
+    EPSILON,
     PairLabels,
     affinity_losses,
     at_offsets,
+    default_labels,
     pair_labels,
     path_maximum,
     path_offsets,
+    read_labels,
 )
 from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.grid import IMAGENET_MEAN, IMAGENET_STD, grid_of, network_input, sample_mask, taps_of, to_grid
 from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.walk import propagate
 
@@ -90,21 +93,6 @@ def _reduce(num_in: int, num_out: int, num_groups: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(num_in, num_out, 1, bias=False), nn.GroupNorm(num_groups, num_out))
 
 
-def to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
-    """(B, c, ., .) times ``scale`` (bilinear) and cropped to the grid; stretched to it where that comes out smaller."""
-    scaled = values
-    if scale != 1:
-        scaled = F.interpolate(values, scale_factor=float(scale), mode="bilinear", align_corners=False)
-    if scaled.shape[2] < grid[0] or scaled.shape[3] < grid[1]:
-        return F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
-    return scaled[:, :, : grid[0], : grid[1]]
-
-
-def grid_of(size: Sequence[int], stride: int) -> tuple[int, int]:
-    """(H, W) divided by ``stride``, rounded up."""
-    return -(-size[0] // stride), -(-size[1] // stride)
-
-
 class IRNet(nn.Module):
     """Boundary branch, and on request a displacement branch, on the detached taps of a frozen backbone in eval mode.
 
@@ -127,15 +115,11 @@ class IRNet(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         self.num_classes, self.radius, self.canvas = num_classes, radius, canvas
         self.taps = list(taps if taps is not None else backbone.channels)
-        unknown = [name for name in self.taps if name not in backbone.channels]
-        if unknown:
-            raise UserError(f"no tap {unknown[0]!r} on this backbone; known: {', '.join(backbone.channels)}")
-        channels = [backbone.channels[name] for name in self.taps]
-        strides = [backbone.strides[name] for name in self.taps]
+        channels, strides = taps_of(backbone, self.taps)
         # The boundary branch first: the same seed then gives it the same weights with and without displacement.
         self.edge = EdgeBranch(channels, strides)
         self.displacement = DisplacementBranch(channels, strides) if displacement else None
-        self.mean, self.std = affinity.IMAGENET_MEAN, affinity.IMAGENET_STD
+        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
         self.train()
 
     def train(self, mode: bool = True) -> IRNet:
@@ -200,15 +184,6 @@ class IRNet(nn.Module):
         return ((straight + flipped.flip(2)) / 2).sigmoid()
 
 
-def sample_mask(mask: Tensor, stride: int) -> Tensor:
-    """(B, H, W) -> (B, ceil(H / stride), ceil(W / stride)): the pixel just past each cell's centre, PIL's nearest."""
-    rows, columns = (
-        (torch.arange(num, device=mask.device) * stride + stride // 2).clamp(max=size - 1)
-        for num, size in zip(grid_of(mask.shape[1:], stride), mask.shape[1:], strict=True)
-    )
-    return mask[:, rows[:, None], columns]
-
-
 def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -> dict[str, Tensor]:
     """(B, 2, h, w) -> half of L_dfg (pairs should differ by their offset) and half of L_dbg (by nothing) (IRN)."""
     offsets = path_offsets(radius)
@@ -217,7 +192,7 @@ def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -
     wanted = torch.tensor(offsets, device=displacement.device).T[None, :, :, None, None]
 
     def mean(error: Tensor, where: Tensor) -> Tensor:
-        return (error.abs() * where[:, None]).sum() / (2 * where.sum() + affinity.EPSILON) / 2
+        return (error.abs() * where[:, None]).sum() / (2 * where.sum() + EPSILON) / 2
 
     return {
         "displacement_foreground": mean(difference - wanted, labels.foreground),
@@ -231,7 +206,7 @@ class Irn(RefinerConfig):
     name: Literal["irn"] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=affinity.default_labels)
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=default_labels)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
     train_radius: PositiveInt = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
@@ -251,7 +226,7 @@ class Irn(RefinerConfig):
     @field_validator("labels", mode="before")
     @classmethod
     def _read_labels(cls, value: object) -> object:
-        return affinity.read_labels(value)
+        return read_labels(value)
 
     def build(self, backbone: Backbone, num_classes: int) -> IRNet:
         """The network to train."""
@@ -274,7 +249,7 @@ class Irn(RefinerConfig):
     def scores(self, picture: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
         """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
         height, width = picture.shape[:2]
-        edge = network.edges(affinity.network_input(picture, network))[0]
+        edge = network.edges(network_input(picture, network))[0]
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]

@@ -16,12 +16,12 @@ CUT = 1e-10
 
 
 def propagate(scores: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8) -> Tensor:
-    """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after 2^exp_times steps (IRN)."""
+    """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after the walk (IRN)."""
     return walk(scores * (1 - edge), edge_links(edge, radius), path_offsets(radius), beta, exp_times)
 
 
 def edge_links(edge: Tensor, radius: int) -> Tensor:
-    """(h, w) edges -> (pairs, h, w) affinity in [0, 1] of each cell and those at ``path_offsets``; 0 beyond the border."""
+    """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``path_offsets``; 0 beyond the border."""
     margin = radius - 1
     closed = F.pad(edge, (margin, margin, 0, margin), value=1.0)
     return 1 - path_maximum(closed[None], radius)[0]
@@ -37,7 +37,7 @@ def walk(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, 
     (Sachdeva and Vishnoi 2014, "Faster algorithms via approximation theory").
 
     Memory: about (4 pairs + 8 P) h (w + radius) float32, at radius 5 on the 160 x 160 grid of a 640 x 640 picture 17 MB
-    for 3 scores and 83 MB for 81; the dense matrix takes 2.6 GB. Time is linear in P h w. Every result is a mean of scores.
+    for 3 scores and 83 MB for 81; the dense matrix takes 2.6 GB. Time is linear in P h w.
     """
     bands = _Bands(links, offsets, beta)
     return bands.crop(_power(bands, bands.pad(scores), 2**exp_times))

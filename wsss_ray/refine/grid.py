@@ -1,0 +1,76 @@
+"""Between a picture and the coarser grid on which affinities live: sizes, features, labels, the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import IGNORE
+from wsss_ray.nets.backbone import Backbone
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def grid_of(size: Sequence[int], stride: int) -> tuple[int, int]:
+    """(H, W) divided by ``stride``, rounded up."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
+    """(B, c, ., .) times ``scale`` (bilinear) and cropped to the grid; stretched to it where that comes out smaller."""
+    scaled = values
+    if scale != 1:
+        scaled = F.interpolate(values, scale_factor=float(scale), mode="bilinear", align_corners=False)
+    if scaled.shape[2] < grid[0] or scaled.shape[3] < grid[1]:
+        return F.interpolate(values, size=grid, mode="bilinear", align_corners=False)
+    return scaled[:, :, : grid[0], : grid[1]]
+
+
+def taps_of(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Channels and strides of the named taps; UserError where the backbone lacks one."""
+    for name in names:
+        if name not in backbone.channels:
+            raise UserError(f"no tap {name!r} on this backbone; known: {', '.join(backbone.channels)}")
+    return [backbone.channels[name] for name in names], [backbone.strides[name] for name in names]
+
+
+def network_input(picture: np.ndarray, network: nn.Module) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) on the network's device, normalised by its ``mean`` and ``std``."""
+    device = next(network.parameters()).device
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1)[None].float() / 255
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (network.mean, network.std))
+    return (pixels - mean) / std
+
+
+def sample_mask(mask: Tensor, stride: int) -> Tensor:
+    """(B, H, W) -> (B, ceil(H / stride), ceil(W / stride)): the pixel just past each cell's centre, PIL's nearest."""
+    rows, columns = (
+        (torch.arange(num, device=mask.device) * stride + stride // 2).clamp(max=size - 1)
+        for num, size in zip(grid_of(mask.shape[1:], stride), mask.shape[1:], strict=True)
+    )
+    return mask[:, rows[:, None], columns]
+
+
+def vote_mask(mask: Tensor, inside: Tensor, stride: int) -> Tensor:
+    """(B, H, W) labels and (B, 1, H, W) picture area -> (B, h, w): the commonest label of each cell's pixels.
+
+    Unknown pixels vote as unknown, pixels off the picture not at all; equal votes go to the smaller label, and a cell
+    without votes is unknown (255).
+    """
+    height, width = mask.shape[1:]
+    rows, columns = grid_of((height, width), stride)
+    pad = (0, columns * stride - width, 0, rows * stride - height)
+    labels, counts = (
+        F.pad(part, pad).unflatten(2, (columns, stride)).unflatten(1, (rows, stride)).transpose(2, 3).flatten(3)
+        for part in (mask, inside[:, 0].to(torch.int32))
+    )
+    votes = torch.zeros(*labels.shape[:3], IGNORE + 1, dtype=torch.int32, device=mask.device)
+    votes.scatter_add_(3, labels, counts)
+    votes[..., IGNORE] += votes.sum(dim=3) == 0
+    return votes.argmax(dim=3)

@@ -1,0 +1,189 @@
+"""AffinityNet: features whose distance says whether two cells share a class, and a walk over them (PSA, 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.groups import standard_groups
+from wsss_ray.refine.affinity import (
+    affinity_losses,
+    default_labels,
+    pair_labels,
+    read_labels,
+    search_offsets,
+    source_grid,
+    windows,
+)
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.grid import IMAGENET_MEAN, IMAGENET_STD, grid_of, network_input, taps_of, to_grid, vote_mask
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.walk import walk
+
+STRIDE = 8
+"""Features, labels and scores live on the picture's grid divided by this."""
+WIDTHS = (64, 128, 256)
+
+
+class AffinityNet(nn.Module):
+    """Three taps of a backbone, 1x1 to 64, 128 and 256 channels with ELU, mixed by one more 1x1 (PSA section 3.2).
+
+    ``taps`` from shallow to deep; on ResNet-38 the default ones are released PSA's. The backbone learns too, as far as
+    it is not frozen. ``padding``: released PSA pads training crops before normalising, so that the canvas is
+    ``black``; ``mean`` leaves it the mean colour.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        radius: int = 5,
+        padding: Literal["black", "mean"] = "black",
+        taps: Sequence[str] = ("conv4", "conv5", "out"),
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes, self.radius, self.padding, self.taps = num_classes, radius, padding, list(taps)
+        channels, self.strides = taps_of(backbone, self.taps)
+        convs = [nn.Conv2d(num, width, 1, bias=False) for num, width in zip(channels, WIDTHS, strict=True)]
+        for conv in convs:
+            nn.init.kaiming_normal_(conv.weight)
+        self.reduce = nn.ModuleList(convs)
+        self.mix = nn.Conv2d(sum(WIDTHS), sum(WIDTHS), 1, bias=False)
+        nn.init.xavier_uniform_(self.mix.weight, gain=4)
+        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+
+    def head(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Taps (B, c, ., .) -> (B, 448, h, w)."""
+        parts = [
+            F.elu(reduce(to_grid(tap, stride / STRIDE, grid)))
+            for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True)
+        ]
+        return F.elu(self.mix(torch.cat(parts, dim=1)))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 448, ceil(H / 8), ceil(W / 8))."""
+        taps = self.backbone(images)
+        return self.head([taps[name] for name in self.taps], grid_of(images.shape[2:], STRIDE))
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """bg / 4 + fg / 4 + neg / 2 over pairs within the radius (PSA section 3.2)."""
+        if batch.mask is None:
+            raise UserError("AffinityNet trains on pseudo masks: give its batches a mask")
+        images = batch.image
+        if self.padding == "black":
+            black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+            images = torch.where(batch.inside > 0, images, images.new_tensor(black).view(1, 3, 1, 1))
+        labels = vote_mask(batch.mask, batch.inside, STRIDE)
+        found = affinities(self.features(images).float(), self.radius)
+        return affinity_losses(found, pair_labels(labels, self.radius, search_offsets(self.radius)))
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Rates 1, 2, 10, 20 for weights, biases, new weights, new biases; biases are not decayed (released PSA)."""
+        return standard_groups(self)
+
+
+def affinities(features: Tensor, radius: int) -> Tensor:
+    """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|), pairs in ``search_offsets`` order (PSA)."""
+    views = windows(features, radius)
+    source = views[:, :, 0, radius - 1]
+    distances = [(source - views[:, :, dy, dx + radius - 1]).abs().mean(dim=1) for dy, dx in search_offsets(radius)]
+    return torch.stack(distances, dim=1).neg().exp()
+
+
+def feature_links(features: Tensor, radius: int) -> Tensor:
+    """(c, h, w) -> (pairs, h, w): affinities of every source, 0 elsewhere.
+
+    Only rows 0..h-radius and columns radius-1..w-radius are sources, as in training, so that cells near the border have
+    fewer links (released PSA); a grid too small for any gives no links.
+    """
+    grid = (features.shape[1], features.shape[2])
+    rows, columns = source_grid(grid, radius)
+    links = features.new_zeros(len(search_offsets(radius)), *grid)
+    if rows * columns:
+        links[:, :rows, radius - 1 : radius - 1 + columns] = affinities(features[None], radius)[0]
+    return links
+
+
+def with_background(maps: Tensor, alpha: float) -> Tensor:
+    """(P, H, W) maps in [0, 1] -> (P + 1, H, W): first the background (1 - max)^alpha (PSA section 3.3)."""
+    return torch.cat([(1 - maps.max(dim=0, keepdim=True).values).pow(alpha), maps])
+
+
+def labels_from_scores(low: Tensor, high: Tensor, stride: int = 1) -> Tensor:
+    """Scores (P + 1, H, W), background first, refined with a low and a high alpha -> (h, w) int64 plane index or 255.
+
+    Cells average ``stride`` x ``stride`` pixels. Background where the high-alpha scores say so, else the class that the
+    low-alpha scores name, else unknown; also where there are no scores (PSA section 3.2; released ``VOC12AffDataset``).
+    """
+    if stride > 1:
+        low, high = (F.avg_pool2d(part[None], stride, stride)[0] for part in (low, high))
+    label = low.argmax(dim=0)
+    label[label == 0] = IGNORE
+    label[high.argmax(dim=0) == 0] = 0
+    label[torch.maximum(low, high).max(dim=0).values < 1e-5] = IGNORE
+    return label
+
+
+class Psa(RefinerConfig):
+    """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
+
+    name: Literal["psa"] = "psa"
+    trainable: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=default_labels)
+    """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
+    padding: Literal["black", "mean"] = "black"
+    radius: PositiveInt = 5
+    """Pairs of stride-8 cells closer than this, in training and in the walk."""
+    alpha: PositiveFloat = 16.0
+    beta: PositiveFloat = 8.0
+    exp_times: NonNegativeInt = 8
+    """The walk takes 2^exp_times steps."""
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _read_labels(cls, value: object) -> object:
+        return read_labels(value)
+
+    def build(self, backbone: Backbone, num_classes: int) -> AffinityNet:
+        """The network to train."""
+        return AffinityNet(backbone, num_classes, self.radius, self.padding)
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained AffinityNet is."""
+        if not isinstance(network, AffinityNet):
+            raise UserError("refiner 'psa' needs its trained AffinityNet: run the stage that trains it first")
+        height, width = picture.shape[:2]
+        if len(maps.classes) == 0:
+            return np.zeros((height, width), np.uint8)
+        names = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
+        with torch.inference_mode():
+            rows, columns = grid_of((height, width), STRIDE)
+            pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
+            network.eval()
+            features = network.features(F.pad(network_input(picture, network), pad))[0].float()
+            walked = self.walk(torch.from_numpy(maps.full()).to(features.device), features)
+            large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+            mask: np.ndarray = names[large[0, :, :height, :width].argmax(dim=0).cpu().numpy()]
+            return mask
+
+    def walk(self, maps: Tensor, features: Tensor) -> Tensor:
+        """(P, H, W) maps and (c, h, w) features of the picture padded to whole cells -> (P + 1, h, w) walked scores."""
+        _, height, width = maps.shape
+        rows, columns = features.shape[1:]
+        pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
+        cells = F.avg_pool2d(F.pad(with_background(maps, self.alpha), pad)[None], STRIDE, STRIDE)[0]
+        links = feature_links(features, self.radius)
+        return walk(cells, links, search_offsets(self.radius), self.beta, self.exp_times)
