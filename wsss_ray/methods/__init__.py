@@ -3,10 +3,12 @@
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
+from wsss_ray.methods.l2g import L2GConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "cam": CAMConfig,
     "eps": EPSConfig,
+    "l2g": L2GConfig,
 }
 """Every localizer by its name in a recipe; adding a method is one line here."""
 

@@ -1,0 +1,78 @@
+"""What a local network's attention asks of a global one under each view (L2G, Eq 2 and 5-7)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wsss_ray.methods.views import crop_views, sample_cells
+
+BackgroundTarget = Literal["ignore", "complement", "binary", "soft"]
+
+
+def attention(scores: Tensor, labels: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """Eq 2: ReLU over its spatial maximum, absent classes 0, without gradient; (B, K, h, w) in [0, 1].
+
+    K is C or C + 1; a background channel, being last, is kept whatever the (B, C) labels say.
+    """
+    positive = torch.relu(scores.detach())
+    kept = F.pad(labels, (0, scores.shape[1] - labels.shape[1]), value=1.0)
+    return positive / (positive.amax(dim=(2, 3), keepdim=True) + epsilon) * kept[:, :, None, None]
+
+
+def strongest(maps: Tensor) -> Tensor:
+    """(B, K, h, w) with all but the largest channel of each pixel set to 0."""
+    winner = maps.argmax(dim=1, keepdim=True)
+    return torch.zeros_like(maps).scatter(1, winner, maps.gather(1, winner))
+
+
+def transfer_target(
+    attended: Tensor,
+    num_classes: int,
+    saliency: Tensor | None,
+    threshold: float,
+    background: BackgroundTarget,
+    fallback: bool,
+) -> Tensor:
+    """What the global network should say under each view: (V, C + 1, h, w), or (V, C, h, w) with background "ignore".
+
+    ``attended`` is (V, K, h, w) attention, ``saliency`` (V, 1, h, w) on its grid: B * S (Eq 7), background (1 - S); or
+    the attention itself (Eq 6) where there is no saliency, or it is empty and ``fallback``.
+    """
+    classes = attended[:, :num_classes]
+    local = attended[:, num_classes:]
+    if saliency is not None:
+        shaped = (classes > threshold) * saliency
+        outside = ((local > threshold) if background == "binary" else local) * (1 - saliency)
+        empty = (saliency == 0).all(dim=3, keepdim=True).all(dim=2, keepdim=True) & fallback
+        classes, local = torch.where(empty, classes, shaped), torch.where(empty, local, outside)
+    if background == "ignore":
+        return classes
+    if background == "complement":
+        return torch.cat([classes, 1 - classes.amax(dim=1, keepdim=True)], dim=1)
+    return torch.cat([classes, local], dim=1)
+
+
+def transfer_loss(probabilities: Tensor, target: Tensor, norm: Literal["mean", "sum"] = "mean") -> Tensor:
+    """Eq 6-7: squared distance of (V, C + 1, h, w) and the target's channels, by element or summed per view."""
+    squared = (probabilities[:, : target.shape[1]] - target).square()
+    return squared.mean() if norm == "mean" else squared.sum() / len(squared)
+
+
+def whole_under_views(
+    scores: Tensor, boxes: Tensor, size: tuple[int, int], stride: int, align: Literal["crop", "roi"]
+) -> Tensor:
+    """G_i (Eq 5): (B, C + 1, H, W) global scores -> (B * N, C + 1, h, w) probabilities under each view."""
+    if align == "crop":
+        return sample_cells(scores.softmax(dim=1), boxes, size, stride, "crop")
+    return sample_cells(scores, boxes, size, stride, "roi").softmax(dim=1)
+
+
+def saliency_under_views(saliency: Tensor, boxes: Tensor, size: tuple[int, int], normalize: bool) -> Tensor:
+    """S_i: (B, 1, H, W) -> (B * N, 1, h, w) by torch's nearest; ``normalize`` divides by the picture's maximum first."""
+    if normalize:
+        saliency = saliency / (saliency.amax(dim=(2, 3), keepdim=True) + 1e-10)
+    return F.interpolate(crop_views(saliency, boxes), size=size, mode="nearest")
