@@ -1,4 +1,4 @@
-"""DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, with the multi-scale-input container of deeplab-pytorch."""
+"""DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, and deeplab-pytorch's multi-scale-input container."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Segmenter(Config):
-    """What all DeepLabs share; ``name`` picks the head. Defaults are deeplab-pytorch's (C.1 of its family's settings)."""
+    """What all DeepLabs share; ``name`` picks the head. Defaults are deeplab-pytorch's."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     name: str
@@ -51,7 +51,7 @@ class DeepLabV1(Segmenter):
 
     name: Literal["deeplab_v1"] = "deeplab_v1"
     kind: Literal["largefov", "linear", "seam"] = "largefov"
-    """``linear`` is deeplab-pytorch's single 1x1; ``seam`` has BatchNorm after both and one dropout (512 wide there)."""
+    """``linear`` is deeplab-pytorch's single 1x1; ``seam`` has two BatchNorms and one dropout (512 wide there)."""
     rate: Rate = 12
     hidden: Annotated[int, Field(ge=1)] = 1024
     dropout: Dropout = 0.5

@@ -113,6 +113,6 @@ def build_optimizer(groups: Sequence[ParamGroup], config: OptimizerConfig) -> to
 
 
 def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
-    """Set every group's rate to its ``base_lr`` times ``multiplier`` (from ``lr_at``), before the step it is meant for."""
+    """Set every group's rate to its ``base_lr`` times ``multiplier`` (from ``lr_at``), before its step."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * multiplier

@@ -1,0 +1,218 @@
+"""The one registry of published weights: what there is, where to get it, whether the file at hand is the right one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wsss_ray.config import UserError
+
+CHUNK = 1 << 20
+TIMEOUT = 30.0
+TORCH = "https://download.pytorch.org/models/"
+Progress = Callable[[int, int | None], None]
+"""Called with the bytes so far and the total, where the server tells it."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published file."""
+
+    name: str
+    filename: str
+    url: str
+    """Empty where the file has no public address that answers a plain request."""
+    algorithm: Literal["sha256", "md5", ""]
+    digest: str
+    """Hex; torchvision publishes the first eight digits only. Empty: nobody published one."""
+    licence: str
+    layout: str
+    """Whose names and stride placement the tensors have."""
+    source: str
+    backbones: tuple[str, ...]
+
+
+def _torchvision(name: str, filename: str, backbone: str, note: str) -> Weights:
+    digest = filename.removesuffix(".pth").rsplit("-", 1)[1]
+    source = f"torchvision, ImageNet-1k, {note}"
+    return Weights(
+        name, filename, TORCH + filename, "sha256", digest, "BSD-3-Clause", "torchvision", source, (backbone,)
+    )
+
+
+_ENTRIES = (
+    Weights(
+        name="resnet38_imagenet",
+        filename="ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
+        url="https://ktse.oss-cn-shanghai.aliyuncs.com/ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
+        algorithm="md5",
+        digest="ff21f45d6bf03284100dcbec571edfad",
+        licence="none stated",
+        layout="mxnet",
+        source="itijyou/ademxapp, model A1, ImageNet-1k (Wu et al. 2016); md5 from its checksum list, copy of KTSE",
+        backbones=("resnet38",),
+    ),
+    _torchvision("resnet18_imagenet", "resnet18-f37072fd.pth", "resnet18", "IMAGENET1K_V1"),
+    _torchvision("resnet50_imagenet", "resnet50-0676ba61.pth", "resnet50", "IMAGENET1K_V1"),
+    _torchvision("resnet50_imagenet_19c8e357", "resnet50-19c8e357.pth", "resnet50", "IMAGENET1K_V1's older file (IRN)"),
+    _torchvision("resnet101_imagenet", "resnet101-63fe2227.pth", "resnet101", "IMAGENET1K_V1"),
+    _torchvision("resnet101_imagenet_v2", "resnet101-cd907fc2.pth", "resnet101", "IMAGENET1K_V2 (KTSE's segmenter)"),
+    _torchvision("vgg16_imagenet", "vgg16-397923af.pth", "vgg16", "IMAGENET1K_V1"),
+    _torchvision("squeezenet_imagenet", "squeezenet1_0-b66bff10.pth", "squeezenet", "IMAGENET1K_V1"),
+    Weights(
+        name="squeezenet_deep_compression",
+        filename="squeezenet1_0_imagenet.npz",
+        url="",
+        algorithm="sha256",
+        digest="22f9ebb8c60dc4fad82e04fe587e143da4d9357acfffec7009201f37b151d567",
+        licence="BSD",
+        layout="torchvision",
+        source="SqueezeNet 1.0 of the Deep Compression release, ImageNet-1k, 57.5 % top-1",
+        backbones=("squeezenet",),
+    ),
+    Weights(
+        name="deeplab_resnet101_coco",
+        filename="deeplabv1_resnet101-coco.pth",
+        url="",
+        algorithm="",
+        digest="",
+        licence="none stated",
+        layout="caffe",
+        source="DeepLab trained on COCO segmentation: init.caffemodel through deeplab-pytorch's convert.py",
+        backbones=("resnet101_caffe",),
+    ),
+    Weights(
+        name="deeplab_resnet101_imagenet",
+        filename="deeplabv1_resnet101-imagenet.pth",
+        url="",
+        algorithm="",
+        digest="",
+        licence="none stated",
+        layout="caffe",
+        source="Caffe ResNet-101, ImageNet-1k only, in deeplab-pytorch's layout; linked by AdvCAM and RIB",
+        backbones=("resnet101_caffe",),
+    ),
+)
+WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
+
+
+@dataclass(frozen=True)
+class WeightState:
+    """What ``check`` found."""
+
+    verdict: Literal["ok", "absent", "damaged", "unverified"]
+    """``unverified``: the file is there, but nobody published a digest of it."""
+    path: Path
+    message: str
+
+
+def default_folder() -> Path:
+    """``WSSS_WEIGHTS``, else ``~/.cache/wsss-ray/weights``."""
+    return Path(os.environ.get("WSSS_WEIGHTS") or Path.home() / ".cache" / "wsss-ray" / "weights")
+
+
+def locate(name_or_path: str, folder: Path | None = None) -> Path:
+    """Where the file of a registry name lies, or the path itself; ``UserError`` says what is missing or known."""
+    entry = WEIGHTS.get(name_or_path)
+    path = (folder or default_folder()) / entry.filename if entry else Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
+    if entry:
+        raise UserError(_absent(entry, path))
+    raise UserError(f"{name_or_path}: neither an existing file nor known weights; known: {', '.join(WEIGHTS)}")
+
+
+def check(name_or_path: str, folder: Path | None = None) -> WeightState:
+    """Whether a file is there and is the published one; a path is matched to the registry by its file name."""
+    entry = WEIGHTS.get(name_or_path)
+    path = (folder or default_folder()) / entry.filename if entry else Path(name_or_path).expanduser()
+    entry = entry or next((w for w in WEIGHTS.values() if w.filename == path.name), None)
+    if not path.is_file():
+        return WeightState("absent", path, _absent(entry, path) if entry else f"{path}: no such file")
+    if entry is None or not entry.digest:
+        return WeightState("unverified", path, f"{path}: no published digest to check it against")
+    found = file_digest(path, entry.algorithm)
+    if found.startswith(entry.digest):
+        return WeightState("ok", path, f"{path}: {entry.algorithm} matches")
+    wrong = f"{path}: {entry.algorithm} is {found}, not {entry.digest}: damaged or another file; delete it and fetch it"
+    return WeightState("damaged", path, wrong)
+
+
+def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
+    """Download registry weights into ``folder``, going on where an earlier try stopped; a right file stays as it is.
+
+    The file appears under its name only when complete and of the right digest. Errors: ``UserError`` on an unknown
+    name, a file without address, no network, or a wrong digest.
+    """
+    if name not in WEIGHTS:
+        raise UserError(f"unknown weights {name!r}; known: {', '.join(WEIGHTS)}")
+    entry = WEIGHTS[name]
+    state = check(name, folder)
+    path = state.path
+    if state.verdict in ("ok", "unverified"):
+        return path
+    if not entry.url:
+        raise UserError(_absent(entry, path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        _download(entry.url, part, progress)
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"cannot fetch {entry.url} ({reason}); try again, or put that file at {path}") from error
+    found = file_digest(part, entry.algorithm) if entry.digest else ""
+    if not found.startswith(entry.digest):
+        part.unlink()
+        raise UserError(f"{entry.url}: {entry.algorithm} is {found}, not {entry.digest}; thrown away, fetch it again")
+    os.replace(part, path)
+    return path
+
+
+def _download(url: str, part: Path, progress: Progress | None) -> None:
+    """Append to ``part`` what is missing; start over where the server does not resume."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and have:  # nothing is left to send: complete, or the digest will tell
+            return
+        raise
+    resumed = answer.status == 206
+    done = have if resumed else 0
+    with answer, part.open("ab" if resumed else "wb") as stream:
+        length = answer.headers.get("Content-Length")
+        total = done + int(length) if length else None
+        while chunk := answer.read(CHUNK):
+            stream.write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done, total)
+    if total is not None and done < total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
+
+
+def weights_digest(path: Path | str) -> str:
+    """sha256 of a file, in hex."""
+    return file_digest(Path(path), "sha256")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """Digest of a file, in hex, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, algorithm).hexdigest()
+
+
+def _absent(entry: Weights, path: Path) -> str:
+    how = (
+        f"fetch them, or get {entry.url} and put it"
+        if entry.url
+        else f"they have no public address: put the file ({entry.source})"
+    )
+    return f"weights {entry.name!r} are not at {path}: {where} there"
