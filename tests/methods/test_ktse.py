@@ -1,0 +1,202 @@
+"""KTSE as a whole: its profiles and switches, what its network is shown, and what a step may change."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.methods.contract import CROP, MIDDLE, TinyBackbone, build, check_localizer, make_batch, only, total
+from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch, Progress
+from wsss_ray.methods.ktse import RELEASED, Ktse, KtseNet
+
+AFTER_WARM_UP = Progress(epoch=12, step=100, num_epochs=40, num_steps=1000)
+TABLE_6 = {
+    "base": {"sie": False, "ssr": False, "ga": False, "la": False},
+    "sie": {"ssr": False, "ga": False, "la": False},
+    "ssr": {"sie": False, "ga": False, "la": False},
+    "mga": {"sie": False, "ssr": False},
+    "sie ssr": {"ga": False, "la": False},
+    "full": {},
+}
+TABLE_7 = {
+    "rigid": {"sie": False, "ssr": False, "ga": False, "la": False, "rigid_classification": True},
+    "soft gpp": {"sie": False, "ssr": False, "ga": False, "la": False, "soft_gpp_alignment": True},
+    "ga": {"sie": False, "ssr": False, "la": False},
+}
+PARTS = {
+    "base": {"cls"},
+    "sie": {"cls", "kt"},
+    "ssr": {"cls", "bg", "fg", "inter"},
+    "mga": {"cls", "global", "local"},
+    "sie ssr": {"cls", "kt", "bg", "fg", "inter", "joined_bg", "joined_fg"},
+    "full": {"cls", "kt", "bg", "fg", "inter", "joined_bg", "joined_fg", "global", "local"},
+    "rigid": {"cls", "rigid"},
+    "soft gpp": {"cls", "soft_gpp"},
+    "ga": {"cls", "global"},
+}
+OTHER_SWITCHES: list[dict[str, Any]] = [
+    {"concat_axis": "width"},
+    {"partner_rule": "random"},
+    {"num_pairs": 1},
+    {"erase_mode": "soft"},
+    {"ce_mean": "joint", "inter_source": "features", "label_order": "threshold_then_refine"},
+    {"new_layer_multiplier": 10.0},
+]
+
+
+@pytest.mark.parametrize("profile", ["paper", "released"])
+def test_contract(profile: str) -> None:
+    check_localizer(Ktse(profile=profile), progress=AFTER_WARM_UP)
+
+
+@pytest.mark.parametrize("settings", OTHER_SWITCHES, ids=str)
+def test_contract_of_the_other_switches(settings: dict[str, Any]) -> None:
+    check_localizer(Ktse(profile="released", **settings), progress=AFTER_WARM_UP, class_counts=(3,))
+
+
+@pytest.mark.parametrize("profile", ["paper", "released"])
+@pytest.mark.parametrize("row", PARTS)
+def test_rows_of_tables_6_and_7_have_their_losses(row: str, profile: str) -> None:
+    config = Ktse(profile=profile, **{**TABLE_6, **TABLE_7}[row])
+    model = build(config, 3)
+    parts = model.loss(only(make_batch(3), config.needs), AFTER_WARM_UP)
+    assert {name for name in parts if not name.startswith("monitor/")} == PARTS[row]
+    assert all(torch.isfinite(part) for part in parts.values())
+    total(parts).backward()
+
+
+def test_a_profile_fills_every_difference_and_a_given_value_wins() -> None:
+    paper, released = Ktse(), Ktse(profile="released")
+    differing = {key for key in RELEASED if getattr(paper, key) != getattr(released, key)}
+    assert (
+        differing
+        == set(RELEASED)
+        == {key for key in Ktse.model_fields if key != "profile" and getattr(paper, key) != getattr(released, key)}
+    )
+    assert (paper.kt_margin, released.kt_margin, paper.warmup_epochs, released.warmup_epochs) == (0.0, 0.05, 0, 10)
+    mixed = Ktse(profile="released", kt_margin=0.1, local_margin=None)  # type: ignore[arg-type]
+    assert (mixed.kt_margin, mixed.local_margin) == (0.1, 0.05)
+    assert Ktse.model_validate(released.model_dump()) == released
+
+
+def test_a_partner_is_needed_by_sie_alone() -> None:
+    assert Ktse().needs == {"partner"}
+    assert not Ktse(sie=False).needs and not Ktse(partner_rule="random").needs
+    with pytest.raises(UserError, match="method.sie=false"):
+        build(Ktse(), 3).loss(make_batch(3, partner=False), MIDDLE)
+    with pytest.raises(ValueError, match="swap"):
+        Ktse(label_levels=(0.1, 0.2))
+
+
+class Recorder(KtseNet):
+    """A ``KtseNet`` that keeps what its network was shown."""
+
+    def planes(self, images: Tensor) -> Tensor:
+        self.__dict__.setdefault("seen", []).append(images.detach().clone())
+        return super().planes(images)
+
+
+def recorded(batch: Batch, num_classes: int = 3, **settings: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    model = Recorder(Ktse(**settings), TinyBackbone(), num_classes)
+    parts = model.loss(batch, AFTER_WARM_UP)
+    return parts, model.__dict__["seen"]
+
+
+def test_pictures_are_joined_below_or_beside_with_the_anchor_first() -> None:
+    batch = make_batch(3, num=6)
+    assert batch.partner is not None
+    for axis, shape in (("height", (4, 3, 2 * CROP, CROP)), ("width", (4, 3, CROP, 2 * CROP))):
+        _, seen = recorded(batch, profile="released", concat_axis=axis)
+        both, masked, joined = seen
+        assert both.shape[0] == 10 and masked.shape == batch.image.shape and joined.shape == shape
+        first = joined[:, :, :CROP] if axis == "height" else joined[..., :CROP]
+        second = joined[:, :, CROP:] if axis == "height" else joined[..., CROP:]
+        assert torch.equal(first, batch.image[:4]) and torch.equal(second, batch.partner.image[:4])
+    _, seen = recorded(batch)
+    assert [len(images) for images in seen] == [6, 6, 6], "the paper's own form never looks at the partner alone"
+
+
+def test_a_random_partner_is_the_next_of_the_batch() -> None:
+    batch = make_batch(3, num=3, partner=False)
+    _, seen = recorded(batch, partner_rule="random", ga=False, la=False)
+    assert torch.equal(seen[-1][:, :, CROP:], batch.image[[1, 2, 0]])
+
+
+def test_pairs_of_a_crop_that_is_no_multiple_of_the_stride() -> None:
+    parts, seen = recorded(make_batch(3, size=50), profile="released")
+    assert seen[-1].shape[2:] == (100, 50)
+    assert all(torch.isfinite(part) for part in parts.values())
+
+
+def test_warm_up_ends_at_its_epoch() -> None:
+    model, batch = build(Ktse(profile="released"), 3), make_batch(3)
+    assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=9))) == {"cls"}
+    assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=10))) >= PARTS["full"]
+
+
+def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
+    model = build(Ktse(profile="released"), 3).train()
+    backbone = model.backbone
+    still = [*(p.clone() for p in backbone.frozen()), backbone.norm.running_mean.clone()]
+    optimizer = torch.optim.SGD([{"params": group.params} for group in model.param_groups()], lr=0.1, weight_decay=0.1)
+    total(model.loss(make_batch(3), AFTER_WARM_UP)).backward()
+    optimizer.step()
+    for before, after in zip(still, [*backbone.frozen(), backbone.norm.running_mean], strict=True):
+        assert torch.equal(before, after)
+    assert {group.lr_multiplier for group in model.param_groups()} == {1.0}
+    assert {group.weight_decay for group in model.param_groups()} == {None}
+
+
+def test_background_is_the_first_plane_inside_and_the_last_of_the_evidence() -> None:
+    model, images = build(Ktse(), 5).eval(), torch.randn(2, 3, 40, 56)
+    planes, evidence = model.planes(images), model.evidence(images)
+    assert torch.equal(evidence[:, -1], planes[:, 0]) and torch.equal(evidence[:, :-1], planes[:, 1:])
+    assert torch.equal(model.maps(images), planes[:, 1:])
+    assert model.maps(images).min() < 0, "maps stay signed: the fusion rule rectifies after up-sampling"
+    rule = Ktse().fusion()
+    assert (rule.rectify, rule.reduce, rule.normalize, rule.epsilon) == ("per_pass", "sum", "max", 1e-5)
+
+
+@pytest.mark.parametrize("cut", ["none", "single", "joined"])
+def test_the_direction_of_the_transfer_can_be_cut(cut: str) -> None:
+    """What stays learns what the whole loss taught it."""
+    num_classes, size = 2, (1, 2, 6, 6)
+    torch.manual_seed(0)
+    leaves = [torch.randn(size[0], 3, 6, 6, requires_grad=True), torch.randn(size[0], 3, 12, 6, requires_grad=True)]
+    model = KtseNet(Ktse(ssr=False, ga=False, la=False, kt_detach=cut), TinyBackbone(), num_classes)
+    answers = iter(leaves)
+    model.planes = lambda images: next(answers)  # type: ignore[method-assign]
+    kt = model.loss(make_batch(num_classes, num=1), AFTER_WARM_UP)["kt"]
+    found = torch.autograd.grad(kt, leaves, allow_unused=True)
+    reached = [gradient is not None and bool(gradient.any()) for gradient in found]
+    assert reached == [cut != "single", cut != "joined"]
+    if found[1] is not None:
+        assert not found[1][:, :, 6:].any(), "the paper's form teaches the anchor's half alone"
+
+
+def test_weights_of_the_objective() -> None:
+    batch = make_batch(3, num=4)
+    parts = {}
+    for scale in (1, 2):
+        model = build(Ktse(profile="released", foreground_weight=0.0125 * scale, inter_weight=0.005 * scale), 3)
+        parts[scale] = model.eval().loss(batch, AFTER_WARM_UP)
+    for name in PARTS["full"]:
+        factor = 2 if name in ("fg", "joined_fg", "inter") else 1
+        torch.testing.assert_close(parts[2][name], factor * parts[1][name])
+    assert parts[1]["fg"] != 0 and parts[1]["inter"] < 0
+
+
+def test_bf16_autocast_keeps_losses_in_float32_and_finite() -> None:
+    model, batch = build(Ktse(profile="released"), 3).eval(), make_batch(3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        parts = model.loss(batch, AFTER_WARM_UP)
+    plain = model.loss(batch, AFTER_WARM_UP)
+    for name in PARTS["full"]:
+        assert parts[name].dtype == torch.float32
+        torch.testing.assert_close(parts[name], plain[name], atol=0.05, rtol=0.1)
