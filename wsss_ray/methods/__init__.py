@@ -4,11 +4,13 @@ from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.methods.l2g import L2GConfig
+from wsss_ray.methods.smaf import SMAFConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "cam": CAMConfig,
     "eps": EPSConfig,
     "l2g": L2GConfig,
+    "smaf": SMAFConfig,
 }
 """Every localizer by its name in a recipe; adding a method is one line here."""
 
