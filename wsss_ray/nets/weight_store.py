@@ -210,9 +210,6 @@ def file_digest(path: Path, algorithm: str) -> str:
 
 
 def _absent(entry: Weights, path: Path) -> str:
-    how = (
-        f"fetch them, or get {entry.url} and put it"
-        if entry.url
-        else f"they have no public address: put the file ({entry.source})"
-    )
-    return f"weights {entry.name!r} are not at {path}: {where} there"
+    if entry.url:
+        return f"weights {entry.name!r} are not at {path}: fetch them, or get {entry.url} and put it there"
+    return f"weights {entry.name!r} are not at {path} and have no public address: put them there ({entry.source})"
