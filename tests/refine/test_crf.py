@@ -1,0 +1,197 @@
+"""The dense CRF against the released scripts of PSA, IRN, SMAF and deeplab-pytorch, and by its own properties."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from wsss_ray.config import UserError
+from wsss_ray.refine.crf import (
+    PRESETS,
+    CrfConfig,
+    CrfRefiner,
+    crf_labels,
+    crf_scores,
+    guide,
+    infer,
+    label_energy,
+    score_energy,
+    wrapped_picture,
+)
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.planes import power_background, winners
+
+pytest.importorskip("pydensecrf")
+SAME_LIBRARY = 1e-5
+
+
+@pytest.mark.parametrize("alpha", [4, 24, 32])
+def test_psa_scores(golden, alpha):
+    data = golden("08_crf.npz")
+    marginals = crf_scores(data["image"], power_background(data["cam"], alpha), PRESETS["psa"])
+    np.testing.assert_allclose(marginals, data[f"psa_alpha{alpha}"], atol=SAME_LIBRARY)
+
+
+def test_psa_energy_iterations_and_scale(golden):
+    data = golden("08_crf.npz")
+    scores = power_background(data["cam"], 4)
+    np.testing.assert_allclose(score_energy(scores), data["psa_alpha4_unary"], atol=2e-6)
+    once = crf_scores(data["image"], scores, CrfConfig(iterations=1))
+    np.testing.assert_allclose(once, data["psa_alpha4_1iter"], atol=SAME_LIBRARY)
+    halved = crf_scores(data["image"], scores, CrfConfig(scale=2))
+    np.testing.assert_allclose(halved, data["psa_alpha4_scale2"], atol=SAME_LIBRARY)
+
+
+@pytest.mark.parametrize("alpha", [2, 4, 21, 32])
+def test_psa_scores_of_a_second_picture(golden, alpha):
+    data = golden("b10_psa_cam_crf.npz")
+    marginals = crf_scores(data["img"], power_background(data["cam"], alpha), PRESETS["psa"])
+    np.testing.assert_allclose(marginals, data[f"crf_scores_alpha{alpha}"], atol=SAME_LIBRARY)
+
+
+@pytest.mark.parametrize("side", ["fg", "bg"])
+def test_irn_labels(golden, side):
+    data = golden("08_crf.npz")
+    marginals = crf_labels(data["image"], data[f"irn_{side}_in"], len(data["present"]) + 1, PRESETS["irn"])
+    np.testing.assert_array_equal(winners(marginals), data[f"irn_{side}_out"])
+
+
+def test_irn_labels_after_one_iteration(golden):
+    data = golden("b06_irn_ir_label.npz")
+    config = PRESETS["irn"].model_copy(update={"iterations": 1})
+    for k in (0, 1):
+        marginals = crf_labels(data[f"img{k}"], data[f"hard{k}_fg30"], len(data[f"keys{k}"]) + 1, config)
+        np.testing.assert_array_equal(winners(marginals), data[f"crf{k}_fg30_t1"])
+
+
+def test_smaf_counts_every_label_of_the_data_set(golden):
+    data = golden("08_crf.npz")
+    num_labels = 21
+    marginals = crf_labels(data["image"], data["smaf_in"], num_labels, PRESETS["smaf"])
+    shown = [0, *(data["present"] + 1)]
+    np.testing.assert_allclose(marginals[shown], data["smaf_q"], atol=SAME_LIBRARY)
+    maps = ClassMaps("a", data["present"], data["cam"], data["cam"].shape[1:])
+    refiner = CrfRefiner(unary="labels", background="constant", threshold=0.2, crf="smaf", num_labels=num_labels)
+    np.testing.assert_array_equal(refiner.refine(data["image"], maps), data["smaf_out"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "stored"),
+    [
+        ("deeplab_v2", "deeplab_v2_bgr"),
+        ("deeplab_v2_wrapped", "deeplab_v2_wrapped"),
+        ("largefov", "deeplab_v1_bgr"),
+        ("largefov_wrapped", "deeplab_v1_wrapped"),
+    ],
+)
+def test_deeplab(golden, preset, stored):
+    data = golden("08_crf.npz")
+    scores = data["deeplab_prob"].astype(np.float32)
+    marginals = crf_scores(data["image"], scores, PRESETS[preset])
+    np.testing.assert_allclose(marginals[[0, *(data["present"] + 1)]], data[f"{stored}_q"], atol=SAME_LIBRARY)
+    np.testing.assert_array_equal(winners(marginals), data[f"{stored}_argmax"])
+
+
+def test_wrapped_picture(golden):
+    data = golden("08_crf.npz")
+    np.testing.assert_array_equal(wrapped_picture(data["image"]), data["deeplab_wrapped_bgr"])
+
+
+def test_wrapped_picture_by_hand():
+    # B 100 - 104.008 -> -4 -> 252, G 120 - 116.669 -> 3, R 10 - 122.675 -> -112 -> 144
+    picture = np.array([[[10, 120, 100]]], np.uint8)
+    assert wrapped_picture(picture)[0, 0].tolist() == [252, 3, 144]
+    assert guide(picture, PRESETS["deeplab_v2_wrapped"])[0, 0].tolist() == [252, 3, 144]
+    assert guide(picture, PRESETS["deeplab_v2"])[0, 0].tolist() == [100, 120, 10]
+    assert guide(picture, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
+
+
+def test_label_energy_by_hand():
+    energy = label_energy(np.array([[2]]), 21, 0.7)
+    assert energy[2, 0, 0] == pytest.approx(0.356675, abs=1e-6)
+    assert energy[[0, 20], 0, 0] == pytest.approx([4.199705, 4.199705], abs=1e-6)
+    assert label_energy(np.zeros((2, 3), np.int64), 1).tolist() == [[[0, 0, 0], [0, 0, 0]]]
+
+
+def test_scores_are_clipped():
+    energy = score_energy(np.array([[[0.0, 2.0, 0.5]]], np.float32))
+    assert energy[0, 0] == pytest.approx([11.512925, 0.0, 0.693147], abs=1e-5)
+
+
+def test_without_kernels_the_unary_wins():
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    scores = rng.random((4, 9, 11), dtype=np.float32)
+    alone = CrfConfig(gaussian_weight=0, bilateral_weight=0)
+    marginals = crf_scores(picture, scores, alone)
+    np.testing.assert_array_equal(winners(marginals), winners(scores))
+    np.testing.assert_allclose(marginals, scores / scores.sum(axis=0), atol=1e-5)
+
+
+def test_on_one_colour_the_bilateral_kernel_is_spatial():
+    rng = np.random.default_rng(1)
+    scores = rng.random((3, 24, 30), dtype=np.float32)
+    narrow, wide = (
+        CrfConfig(gaussian_weight=0, bilateral_xy=10, bilateral_weight=2, bilateral_rgb=rgb) for rgb in (3, 1000)
+    )
+    flat = np.full((24, 30, 3), 77, np.uint8)
+    noisy = rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    # The lattice approximates: its error depends on the position of the one colour.
+    np.testing.assert_allclose(crf_scores(flat, scores, narrow), crf_scores(flat, scores, wide), atol=0.01)
+    assert abs(crf_scores(noisy, scores, narrow) - crf_scores(noisy, scores, wide)).max() > 0.2
+
+
+def test_a_confident_unary_survives_on_one_colour():
+    confident = np.zeros((24, 30), np.int64)
+    confident[:, 15:] = 1
+    kept = winners(crf_labels(np.full((24, 30, 3), 9, np.uint8), confident, 2, CrfConfig(gt_prob=0.99, bilateral_xy=2)))
+    np.testing.assert_array_equal(kept, confident)
+
+
+def test_pruned_labels_come_out_zero_and_the_background_stays():
+    rng = np.random.default_rng(2)
+    picture = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
+    scores = rng.random((4, 16, 18), dtype=np.float32)
+    scores[[0, 2]] *= 0.01
+    pruned = crf_scores(picture, scores, PRESETS["psa"], prune=0.05)
+    assert not pruned[2].any()
+    np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(picture, scores[[0, 1, 3]], PRESETS["psa"]))
+
+
+def test_one_label_needs_no_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
+    picture = np.zeros((3, 4, 3), np.uint8)
+    assert crf_scores(picture, np.full((1, 3, 4), 0.3, np.float32), PRESETS["psa"]).tolist() == [[[1] * 4] * 3]
+    with pytest.raises(UserError, match="pip install pydensecrf2"):
+        crf_scores(picture, np.full((2, 3, 4), 0.3, np.float32), PRESETS["psa"])
+
+
+def test_sizes_must_agree():
+    with pytest.raises(UserError, match="resize"):
+        infer(np.zeros((3, 4, 3), np.uint8), np.zeros((2, 4, 3), np.float32), PRESETS["psa"])
+
+
+def test_a_picture_without_labels_is_background():
+    maps = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 3), np.float32), (5, 7))
+    assert CrfRefiner().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
+
+
+def test_absent_classes_never_appear():
+    rng = np.random.default_rng(3)
+    picture = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    maps = ClassMaps("a", np.array([3, 9], np.int32), rng.random((2, 5, 6), dtype=np.float32), (20, 24))
+    for unary in ("scores", "labels"):
+        mask = CrfRefiner(unary=unary, background="constant", num_labels=30).refine(picture, maps)
+        assert mask.dtype == np.uint8 and mask.shape == (20, 24)
+        assert set(np.unique(mask)) <= {0, 4, 10}
+
+
+def test_presets_by_name():
+    assert CrfRefiner.model_validate({"crf": "wsfcn"}).crf == PRESETS["wsfcn"]
+    assert (PRESETS["wsfcn"].bilateral_xy, PRESETS["ssss"].bilateral_xy) == (30, 80)
+    assert CrfConfig.model_validate(PRESETS["largefov"].model_dump(mode="json")) == PRESETS["largefov"]
+    with pytest.raises(ValidationError, match="no CRF preset 'pza'"):
+        CrfRefiner.model_validate({"crf": "pza"})

@@ -1,0 +1,135 @@
+"""Refiners without a network: seeds against a background score, and confident seeds that leave the rest unknown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, model_validator
+from torch import nn
+
+from wsss_ray.contracts import IGNORE
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.crf import PRESETS, CrfConfig, crf_labels, crf_scores
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
+
+
+class ThresholdSeeds(RefinerConfig):
+    """The seed of nearly every paper: the strongest class map where it beats a background constant."""
+
+    name: Literal["seeds"] = "seeds"
+    threshold: float = Field(0.2, ge=0, le=1)
+    """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask; the picture is not looked at."""
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        return to_mask(winners(constant_background(maps.full(), self.threshold)), maps.classes)
+
+
+class PowerSeeds(RefinerConfig):
+    """The strongest class map where it beats (1 - max)^alpha (PSA Sec. 3.2)."""
+
+    name: Literal["power"] = "power"
+    alpha: PositiveFloat = 4.0
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask; the picture is not looked at."""
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        return to_mask(winners(power_background(maps.full(), self.alpha)), maps.classes)
+
+
+class ConfidentSeeds(RefinerConfig):
+    """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
+
+    name: Literal["confident"] = "confident"
+    foreground: float = Field(0.30, ge=0, le=1)
+    background: float = Field(0.05, ge=0, le=1)
+    """IRN 0.05; KTSE's IRN 0.10."""
+    crf: CrfConfig | None = PRESETS["irn"]
+    """On the labels of each of the two seeds; None leaves them as they are."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ConfidentSeeds:
+        if self.background > self.foreground:
+            raise ValueError(f"background {self.background} lies above foreground {self.foreground}: swap them")
+        return self
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask: class + 1, 0 or 255; all background for a picture without labels."""
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        full = maps.full()
+        sure, likely = (self._seed(picture, full, level) for level in (self.foreground, self.background))
+        return confident_mask(sure, likely, maps.classes)
+
+    def _seed(self, picture: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
+        labels = winners(constant_background(full, threshold))
+        return labels if self.crf is None else winners(crf_labels(picture, labels, len(full) + 1, self.crf))
+
+
+def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Two (H, W) maps of plane numbers -> mask: what ``sure`` calls a class, 0 where both say 0, else 255 (IRN)."""
+    mask = to_mask(sure, classes)
+    mask[(sure == 0) & (likely != 0)] = IGNORE
+    return mask
+
+
+class ConfidentPowerSeeds(RefinerConfig):
+    """Confident seeds from two background powers, each after a CRF on scores: PSA's affinity labels (Sec. 3.3)."""
+
+    name: Literal["confident_power"] = "confident_power"
+    alpha_low: PositiveFloat = 4.0
+    """A class that beats this larger background is foreground. AEFT 2."""
+    alpha_high: PositiveFloat = 32.0
+    """Where this smaller background wins it is background. PSA's README also has 24; AEFT 21."""
+    crf: CrfConfig | None = PRESETS["psa"]
+    pool: int = Field(1, ge=1)
+    """Scores are averaged over blocks of so many pixels first (released PSA: 8, on the training crop's grid)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ConfidentPowerSeeds:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low {self.alpha_low} is larger than alpha_high {self.alpha_high}: swap them")
+        return self
+
+    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask: class + 1, 0 or 255; all background for a picture without labels."""
+        if not len(maps.classes):
+            return np.zeros(maps.size, np.uint8)
+        full = maps.full()
+        low, high = (self._scores(picture, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
+        index = confident_index(low, high)
+        known = to_mask(np.where(index == IGNORE, 0, index), maps.classes)
+        return np.where(index == IGNORE, np.uint8(IGNORE), known)
+
+    def _scores(self, picture: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
+        scores = power_background(full, alpha)
+        if self.crf is not None:
+            scores = crf_scores(picture, scores, self.crf)
+        return scores if self.pool == 1 else block_mean(scores, self.pool)
+
+
+def confident_index(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(n, h, w) scores at the low and at the high power -> (h, w) plane numbers; 255 where they disagree or are all 0.
+
+    Where the background wins at the high power the answer is background whatever the low power says (released PSA).
+    """
+    sure, likely = winners(low), winners(high)
+    index = np.where(sure != 0, sure, IGNORE)
+    index[likely == 0] = 0
+    index[~(low.any(axis=0) | high.any(axis=0))] = IGNORE
+    return index
+
+
+def block_mean(scores: np.ndarray, side: int) -> np.ndarray:
+    """(n, H, W) -> same shape: the mean of each pixel's ``side`` x ``side`` block; the last ones may be smaller."""
+    _, height, width = scores.shape
+    rows, columns = np.arange(0, height, side), np.arange(0, width, side)
+    sums = np.add.reduceat(np.add.reduceat(scores.astype(np.float64), rows, axis=1), columns, axis=2)
+    sizes = np.diff([*rows, height])[:, None] * np.diff([*columns, width])
+    means = (sums / sizes).astype(scores.dtype)
+    return means.repeat(side, axis=1)[:, :height].repeat(side, axis=2)[:, :, :width]
