@@ -82,7 +82,7 @@ def with_background(maps: Tensor, labels: Tensor, threshold: float) -> Tensor:
 
 
 def reactivate(maps: Tensor) -> Tensor:
-    """Eq 8: every pixel over its largest channel; (B, C + 1, h, w) with a positive background -> the same, in [0, 1]."""
+    """Eq 8: every pixel over its largest channel; (B, C + 1, h, w) with a positive background -> the same, up to 1."""
     return maps / maps.amax(dim=1, keepdim=True)
 
 
