@@ -21,6 +21,9 @@ class MethodConfig(Config):
     wants_base: ClassVar[bool] = False
     """True where the method starts from another trained localizer (SMAF, ESOL's later phases)."""
 
+    single_stage: ClassVar[bool] = False
+    """True where its network answers per pixel by itself (``contracts.Segments``): SSSS, WS-FCN."""
+
     def fusion(self) -> FusionRule:
         """How this method's maps of several scales and flips are fused."""
         return FusionRule()
