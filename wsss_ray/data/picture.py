@@ -1,0 +1,180 @@
+"""Bytes to pixels and back: pictures to RGB, masks to class indices, saliency to grey, whatever the file holds.
+
+A picture's size is the one a viewer shows, that is after its EXIF rotation. All functions raise ``UserError`` naming the file.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from wsss_ray.config import UserError
+
+IGNORE = 255
+Bytes = bytes | bytearray | memoryview
+_SWAPS_SIDES = frozenset({5, 6, 7, 8})
+_GREY_STEP = {"L;2": 85, "L;4": 17}
+"""PIL stretches grey PNGs of 2 and 4 bits to 0..255: what to divide by to get the stored indices back."""
+
+
+def voc_palette(num_colours: int = 256) -> np.ndarray:
+    """(num_colours, 3) uint8: the PASCAL VOC colours; bits (0, 1, 2) of each octal digit of the index go to R, G, B from the top."""
+    index = np.arange(num_colours)
+    palette = np.zeros((num_colours, 3), np.int64)
+    for digit in range(8):
+        for channel in range(3):
+            palette[:, channel] |= ((index >> (3 * digit + channel)) & 1) << (7 - digit)
+    return palette.astype(np.uint8)
+
+
+def open_image(data: Bytes, name: str = "picture") -> Image.Image:
+    """The picture with its header read and its pixels not yet."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name}: too many pixels ({error}); scale it down") from error
+    except Exception as error:
+        raise UserError(
+            f"{name}: not a picture this platform can read; save it again as JPEG or PNG, or remove it"
+        ) from error
+
+
+def _loaded(data: Bytes, name: str) -> Image.Image:
+    image = open_image(data, name)
+    try:
+        image.load()
+    except Exception as error:
+        raise UserError(f"{name}: damaged or cut short ({error}); copy it again or remove it") from error
+    return image
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none or it makes no sense."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) after EXIF rotation, from the header alone."""
+    width, height = image.size
+    return (width, height) if orientation(image) in _SWAPS_SIDES else (height, width)
+
+
+def rotate(array: np.ndarray, exif: int) -> np.ndarray:
+    """Turn an (H, W, ...) array as a viewer turns a picture with this EXIF orientation."""
+    if exif in _SWAPS_SIDES:
+        array = np.swapaxes(array, 0, 1)
+    if exif in (3, 4, 7, 8):
+        array = array[::-1]
+    if exif in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
+
+
+def decode_picture(data: Bytes, name: str = "picture") -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any picture: grey, 16-bit, CMYK, palette and EXIF-rotated ones; transparency is laid on white."""
+    image = _loaded(data, name)
+    try:
+        turned = ImageOps.exif_transpose(image)
+        return np.array(_to_rgb(turned if turned is not None else image))
+    except Exception as error:
+        raise UserError(f"{name}: cannot be turned into RGB ({error}); save it again as JPEG or PNG") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """Grey values of any depth to uint8: floats in [0, 1] times 255, integers above 8 bits by their upper byte of 16."""
+    values = array.astype(np.float64)
+    top = float(values.max(initial=0.0))
+    if array.dtype.kind == "f" and top <= 1.0:
+        values = values * 255.0
+    elif top > 255.0 or array.dtype.itemsize == 2:
+        values = values / 257.0
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
+    """(H, W) uint8 class indices of a palette or grey PNG; a colour picture is refused, since its colours are not indices."""
+    image = _loaded(data, name)
+    if image.mode == "P":
+        return np.array(image)
+    if image.mode == "1":
+        return np.array(image).astype(np.uint8)
+    if image.mode == "L":
+        if image.format == "JPEG":
+            raise UserError(f"{name}: JPEG compression changes class indices; save the mask as a palette PNG")
+        return np.array(image) // _grey_step(data, image)
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 255:
+            raise UserError(
+                f"{name}: index {int(values.max())} does not fit 8 bits; save class indices 0..254 and 255 for unknown"
+            )
+        return values.astype(np.uint8)
+    raise UserError(
+        f"{name}: a colour picture (mode {image.mode}), not class indices; save it as a palette or grey PNG of indices"
+    )
+
+
+def _grey_step(data: Bytes, image: Image.Image) -> int:
+    # The tile list is emptied by load(), so the bit depth is read from a second look at the header (PNG byte 24).
+    if image.format != "PNG":
+        return 1
+    return _GREY_STEP.get(f"L;{bytes(data[24:25])[0]}", 1)
+
+
+def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
+    """(H, W) uint8 indices -> PNG in mode P with ``palette`` (N, 3), by default the VOC colours."""
+    image = Image.fromarray(np.ascontiguousarray(mask, dtype=np.uint8), mode="L")
+    colours = voc_palette() if palette is None else np.asarray(palette, np.uint8)
+    full = np.zeros((256, 3), np.uint8)
+    full[: len(colours)] = colours[:256]
+    image.putpalette(full.tobytes())
+    return _png(image)
+
+
+def decode_saliency(data: Bytes, name: str = "saliency") -> np.ndarray:
+    """(H, W) uint8, or (H, W, 3) where the file is a colour picture (EPS takes the channel mean after resizing)."""
+    image = _loaded(data, name)
+    if image.mode in ("RGB", "RGBA", "P"):
+        return np.array(image.convert("RGB"))
+    if image.mode.startswith(("I", "F")):
+        return _eight_bits(np.asarray(image))
+    return np.array(image.convert("L"))
+
+
+def encode_grey(array: np.ndarray) -> bytes:
+    """(H, W) or (H, W, 3) uint8 -> PNG."""
+    return _png(Image.fromarray(np.ascontiguousarray(array, dtype=np.uint8)))
+
+
+def encode_jpeg(array: np.ndarray, quality: int = 95) -> bytes:
+    """(H, W, 3) uint8 -> JPEG without chroma subsampling."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, "JPEG", quality=quality, subsampling=0)
+    return stream.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", compress_level=3)
+    return stream.getvalue()

@@ -1,0 +1,123 @@
+"""What every place pictures can come from promises: a stream of light items, and a function that turns one into a row."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.data.picture import IGNORE, voc_palette
+
+Row = dict[str, Any]
+SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32())),
+        pa.field("mask", pa.binary()),
+        pa.field("saliency", pa.binary()),
+        pa.field("parts", pa.binary()),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+    ]
+)
+"""``labels`` null: unknown (a test picture); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x width."""
+MAX_CLASSES = 254
+"""Masks are 8-bit with background 0 and 255 for "unknown", which leaves 1..254."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture before it is read: light and picklable."""
+
+    image_id: str
+    image: str | bytes | None
+    """A path or URI, the encoded bytes themselves, or None where ``Source.load`` draws it."""
+    labels: tuple[int, ...] | None
+    """0-based foreground classes, ascending; None where nobody knows them."""
+    mask: str | bytes | None = None
+    saliency: str | bytes | None = None
+    splits: tuple[str, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever ``load`` needs; ``unknown_classes`` lists label names that are no class of the source."""
+
+
+@dataclass
+class Source:
+    """A set of pictures with image-level labels."""
+
+    name: str
+    classes: list[str]
+    items: Iterable[Item]
+    """Every picture once; may be iterated again from the start, and never has to fit in memory."""
+    load: Callable[[Item], Row]
+    """Item -> row of ``SCHEMA``; picklable, runs on workers; UserError names the file."""
+    splits: tuple[str, ...] = ()
+    """Names of the splits this source promises; each must get a picture."""
+    palette: list[list[int]] = field(default_factory=lambda: voc_palette().tolist())
+    ignore: int = IGNORE
+    options: dict[str, Any] = field(default_factory=dict)
+    """JSON-able choices that shaped the data, for the manifest: where the labels and masks came from, seeds, ..."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            raise UserError(
+                f"{self.name}: {len(self.classes)} classes; give 1 to {MAX_CLASSES} (8-bit masks, 255 is 'unknown')"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise UserError(f"{self.name}: class {twice[0]!r} is listed twice; name every class once")
+
+
+def read_file(where: str | bytes, what: str = "file") -> bytes:
+    """The bytes of a path or URI (bytes pass through); UserError when it is not there."""
+    if isinstance(where, bytes):
+        return where
+    try:
+        return storage.read_bytes(where) if "://" in where else Path(where).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{where}: {what} cannot be read ({reason}); put it there or take the picture off the list"
+        ) from error
+
+
+def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
+    """The ``load`` of sources whose pictures are files: reads, decodes once to be sure, and checks every size and index."""
+    from wsss_ray.data.problems import load_item
+
+    return partial(load_item, num_classes=num_classes, ignore=ignore)
+
+
+def blank_row(image_id: str) -> Row:
+    """A row with every column of ``SCHEMA``, empty."""
+    return {**dict.fromkeys(SCHEMA.names), "image_id": image_id}
+
+
+SOURCES: dict[str, str] = {
+    "voc": "wsss_ray.data.voc:open_voc",
+    "folder": "wsss_ray.data.folder:open_folder",
+    "toy": "wsss_ray.data.toy:open_toy",
+}
+"""Name -> "module:function", imported when asked for; the function takes (root, **options)."""
+
+
+def open_source(name: str, root: str | Path | None = None, **options: Any) -> Source:
+    """The source with this name over the data at ``root`` (None where it needs none); UserError lists the known names and options."""
+    if name not in SOURCES:
+        raise UserError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
+    module, function = SOURCES[name].split(":")
+    opener = getattr(importlib.import_module(module), function)
+    known = opener.__kwdefaults__ or {}
+    unknown = sorted(set(options) - set(known))
+    if unknown and "config" not in known:
+        raise UserError(f"source {name!r} has no option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    opened: Source = opener(root, **options)
+    return opened
