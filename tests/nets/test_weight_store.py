@@ -1,0 +1,130 @@
+"""Fetching and checking weight files against a local server."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from wsss_ray.config import UserError
+from wsss_ray.nets import weight_store
+from wsss_ray.nets.weight_store import WEIGHTS, check, default_folder, fetch, locate
+
+DATA = bytes(range(256)) * 64
+NAME = "squeezenet_imagenet"
+
+
+class Server(ThreadingHTTPServer):
+    resumes = True
+    cut = 0
+    asked: list[str | None] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self):
+        wanted = self.headers.get("Range")
+        self.server.asked.append(wanted)
+        start = int(wanted.split("=")[1].split("-")[0]) if wanted and self.server.resumes else 0
+        if start >= len(DATA):
+            self.send_error(416)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(DATA) - start))
+        self.end_headers()
+        self.wfile.write(DATA[start : start + self.server.cut] if self.server.cut else DATA[start:])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = Server(("127.0.0.1", 0), Handler)
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    entry = replace(
+        WEIGHTS[NAME],
+        url=f"http://127.0.0.1:{server.server_port}/w.pth",
+        digest=hashlib.sha256(DATA).hexdigest()[:8],
+    )
+    monkeypatch.setitem(WEIGHTS, NAME, entry)
+    for variable in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(weight_store, "TIMEOUT", 5.0)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_fetch_once_then_never_again(server, tmp_path):
+    seen = []
+    path = fetch(NAME, tmp_path, lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == DATA and seen[-1] == (len(DATA), len(DATA))
+    assert check(NAME, tmp_path).verdict == "ok" and locate(NAME, tmp_path) == path
+    assert fetch(NAME, tmp_path) == path and len(server.asked) == 1
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_an_interrupted_download_goes_on(server, tmp_path, resumes):
+    server.cut = 5000
+    with pytest.raises(UserError, match="cannot fetch"):
+        fetch(NAME, tmp_path)
+    assert not check(NAME, tmp_path).path.exists()
+    server.cut, server.resumes = 0, resumes
+    assert fetch(NAME, tmp_path).read_bytes() == DATA
+    assert server.asked == [None, "bytes=5000-"]
+
+
+def test_a_complete_part_is_only_checked(server, tmp_path):
+    part = tmp_path / (WEIGHTS[NAME].filename + ".part")
+    part.write_bytes(DATA)
+    assert fetch(NAME, tmp_path).read_bytes() == DATA
+
+
+def test_a_wrong_file_is_thrown_away(server, tmp_path, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, NAME, replace(WEIGHTS[NAME], digest="00000000"))
+    with pytest.raises(UserError, match="not 00000000"):
+        fetch(NAME, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, NAME, replace(WEIGHTS[NAME], url="http://127.0.0.1:9/w.pth"))
+    target = tmp_path / WEIGHTS[NAME].filename
+    with pytest.raises(UserError, match="put that file at") as caught:
+        fetch(NAME, tmp_path)
+    assert str(target) in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+    with pytest.raises(UserError, match="no public address"):
+        fetch("deeplab_resnet101_coco", tmp_path)
+    with pytest.raises(UserError, match="known: resnet38_imagenet"):
+        fetch("resnet39", tmp_path)
+
+
+def test_check_and_locate(tmp_path):
+    entry = WEIGHTS[NAME]
+    assert check(NAME, tmp_path).verdict == "absent"
+    with pytest.raises(UserError, match="fetch them"):
+        locate(NAME, tmp_path)
+    with pytest.raises(UserError, match="known: resnet38_imagenet"):
+        locate(str(tmp_path / "absent.pth"))
+    (tmp_path / entry.filename).write_bytes(b"something else")
+    for asked in (NAME, str(tmp_path / entry.filename)):
+        state = check(asked, tmp_path)
+        assert state.verdict == "damaged" and entry.digest in state.message
+    (tmp_path / "deeplabv1_resnet101-coco.pth").write_bytes(b"anything")
+    assert check("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
+    assert check(str(tmp_path / "absent.pth")).verdict == "absent"
+
+
+def test_folder_comes_from_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
+    assert default_folder() == tmp_path
+    monkeypatch.delenv("WSSS_WEIGHTS")
+    assert default_folder().parts[-3:] == (".cache", "wsss-ray", "weights")
