@@ -13,9 +13,10 @@ from tests.methods.contract import CROP, MIDDLE, TinyBackbone, build, check_loca
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.methods.ktse import RELEASED, Ktse, KtseNet
+from wsss_ray.nets.optim import ScheduleConfig, lr_at
 
 AFTER_WARM_UP = Progress(epoch=12, step=100, num_epochs=40, num_steps=1000)
-TABLE_6 = {
+TABLE_6: dict[str, dict[str, Any]] = {
     "base": {"sie": False, "ssr": False, "ga": False, "la": False},
     "sie": {"ssr": False, "ga": False, "la": False},
     "ssr": {"sie": False, "ga": False, "la": False},
@@ -23,7 +24,7 @@ TABLE_6 = {
     "sie ssr": {"ga": False, "la": False},
     "full": {},
 }
-TABLE_7 = {
+TABLE_7: dict[str, dict[str, Any]] = {
     "rigid": {"sie": False, "ssr": False, "ga": False, "la": False, "rigid_classification": True},
     "soft gpp": {"sie": False, "ssr": False, "ga": False, "la": False, "soft_gpp_alignment": True},
     "ga": {"sie": False, "ssr": False, "la": False},
@@ -49,8 +50,13 @@ OTHER_SWITCHES: list[dict[str, Any]] = [
 ]
 
 
+def network(config: Ktse, num_classes: int) -> Any:
+    """The method on a fresh tiny backbone."""
+    return build(config, num_classes)
+
+
 @pytest.mark.parametrize("profile", ["paper", "released"])
-def test_contract(profile: str) -> None:
+def test_contract(profile: Any) -> None:
     check_localizer(Ktse(profile=profile), progress=AFTER_WARM_UP)
 
 
@@ -61,9 +67,9 @@ def test_contract_of_the_other_switches(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("profile", ["paper", "released"])
 @pytest.mark.parametrize("row", PARTS)
-def test_rows_of_tables_6_and_7_have_their_losses(row: str, profile: str) -> None:
+def test_rows_of_tables_6_and_7_have_their_losses(row: str, profile: Any) -> None:
     config = Ktse(profile=profile, **{**TABLE_6, **TABLE_7}[row])
-    model = build(config, 3)
+    model = network(config, 3)
     parts = model.loss(only(make_batch(3), config.needs), AFTER_WARM_UP)
     assert {name for name in parts if not name.startswith("monitor/")} == PARTS[row]
     assert all(torch.isfinite(part) for part in parts.values())
@@ -88,7 +94,7 @@ def test_a_partner_is_needed_by_sie_alone() -> None:
     assert Ktse().needs == {"partner"}
     assert not Ktse(sie=False).needs and not Ktse(partner_rule="random").needs
     with pytest.raises(UserError, match="method.sie=false"):
-        build(Ktse(), 3).loss(make_batch(3, partner=False), MIDDLE)
+        network(Ktse(), 3).loss(make_batch(3, partner=False), MIDDLE)
     with pytest.raises(ValueError, match="swap"):
         Ktse(label_levels=(0.1, 0.2))
 
@@ -135,13 +141,22 @@ def test_pairs_of_a_crop_that_is_no_multiple_of_the_stride() -> None:
 
 
 def test_warm_up_ends_at_its_epoch() -> None:
-    model, batch = build(Ktse(profile="released"), 3), make_batch(3)
+    model, batch = network(Ktse(profile="released"), 3), make_batch(3)
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=9))) == {"cls"}
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=10))) >= PARTS["full"]
 
 
+def test_the_released_schedule_never_anneals_to_zero() -> None:
+    """Its horizon counts batches of 8 for all 40 epochs of 10582 pictures; from epoch 10 on there are half as many."""
+    schedule = ScheduleConfig(horizon=10582 // 8 * 40)
+    num_steps = 10582 // 8 * 10 + 10582 // 16 * 30
+    assert (schedule.horizon, num_steps) == (52880, 33050)
+    start, end = (lr_at(schedule, step, num_steps, 661) for step in (13220, num_steps - 1))
+    assert start == pytest.approx(0.772, abs=5e-4) and end == pytest.approx(0.414, abs=5e-4)
+
+
 def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
-    model = build(Ktse(profile="released"), 3).train()
+    model = network(Ktse(profile="released"), 3).train()
     backbone = model.backbone
     still = [*(p.clone() for p in backbone.frozen()), backbone.norm.running_mean.clone()]
     optimizer = torch.optim.SGD([{"params": group.params} for group in model.param_groups()], lr=0.1, weight_decay=0.1)
@@ -154,7 +169,7 @@ def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
 
 
 def test_background_is_the_first_plane_inside_and_the_last_of_the_evidence() -> None:
-    model, images = build(Ktse(), 5).eval(), torch.randn(2, 3, 40, 56)
+    model, images = network(Ktse(), 5).eval(), torch.randn(2, 3, 40, 56)
     planes, evidence = model.planes(images), model.evidence(images)
     assert torch.equal(evidence[:, -1], planes[:, 0]) and torch.equal(evidence[:, :-1], planes[:, 1:])
     assert torch.equal(model.maps(images), planes[:, 1:])
@@ -164,7 +179,7 @@ def test_background_is_the_first_plane_inside_and_the_last_of_the_evidence() -> 
 
 
 @pytest.mark.parametrize("cut", ["none", "single", "joined"])
-def test_the_direction_of_the_transfer_can_be_cut(cut: str) -> None:
+def test_the_direction_of_the_transfer_can_be_cut(cut: Any) -> None:
     """What stays learns what the whole loss taught it."""
     num_classes, size = 2, (1, 2, 6, 6)
     torch.manual_seed(0)
@@ -184,7 +199,7 @@ def test_weights_of_the_objective() -> None:
     batch = make_batch(3, num=4)
     parts = {}
     for scale in (1, 2):
-        model = build(Ktse(profile="released", foreground_weight=0.0125 * scale, inter_weight=0.005 * scale), 3)
+        model = network(Ktse(profile="released", foreground_weight=0.0125 * scale, inter_weight=0.005 * scale), 3)
         parts[scale] = model.eval().loss(batch, AFTER_WARM_UP)
     for name in PARTS["full"]:
         factor = 2 if name in ("fg", "joined_fg", "inter") else 1
@@ -193,7 +208,7 @@ def test_weights_of_the_objective() -> None:
 
 
 def test_bf16_autocast_keeps_losses_in_float32_and_finite() -> None:
-    model, batch = build(Ktse(profile="released"), 3).eval(), make_batch(3)
+    model, batch = network(Ktse(profile="released"), 3).eval(), make_batch(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts = model.loss(batch, AFTER_WARM_UP)
     plain = model.loss(batch, AFTER_WARM_UP)

@@ -198,7 +198,8 @@ def test_guarding_the_maximum_changes_the_negative_class_and_nothing_else(golden
         picture = pseudo.guide(step.batch.rgb, step.batch.inside, truncated=True)
         features = step.leaves["F21_a"][:, 1:]
         labels = [
-            pseudo.refine_then_threshold(features, step.batch.labels, picture, guard_maximum=g)[0] for g in (0, 1)
+            pseudo.refine_then_threshold(features, step.batch.labels, picture, guard_maximum=g)[0]
+            for g in (False, True)
         ]
         assert torch.equal(*labels) == ("negclass" not in file)
 
@@ -229,14 +230,14 @@ def test_the_whole_network_on_resnet38(golden: Golden) -> None:
     backbone = build_backbone("resnet38", dropout=(0.2, 0.2))
     model = KtseNet(Ktse(), backbone, arrays["ktse_gpp"].shape[1]).eval()
     fill_set_b(backbone, prefix, gain)
-    head = {"fc8": model.head.reduce, "fc9": model.head.classify}
-    for number, gate in enumerate(model.head.pooling.gates, start=1):
+    head: dict[str, Any] = {"fc8": model.head.reduce, "fc9": model.head.classify}
+    for number, gate in enumerate(model.head.pooling.gates.children(), start=1):
         head |= {f"gconv{number}.att_p.0": gate.positive, f"gconv{number}.att_n.0": gate.negative}
     for key, layer in head.items():
         layer.weight.copy_(torch.from_numpy(set_b(f"{key}.weight", layer.weight.shape, prefix, gain)))
     trainable = {f"{key}.weight" for key in head} | {k for k, p in backbone.named_parameters() if p.requires_grad}
     assert trainable == set(arrays["ktse_trainable"].tolist())
-    images = torch.from_numpy(set_b_input("image", arrays["input_shape"], prefix))
+    images = torch.from_numpy(set_b_input("image", arrays["input_shape"].tolist(), prefix))
     planes = model.planes(images)
     near(planes, arrays["ktse_F21"], 5e-5)
     logits, pooled = model.pool(planes[:, 1:])

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
+from wsss_ray.contracts import IGNORE, Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods import ktse_labels as pseudo
 from wsss_ray.methods import ktse_losses as terms
 from wsss_ray.methods.base import MethodConfig
@@ -216,7 +216,7 @@ class KtseNet(nn.Module):
         target = self._labels(anchor, batch) if config.ssr else None
         if target is not None:
             parts |= self._label_parts(anchor, target, batch.labels, low, high)
-            parts["monitor/labelled"] = (target != 255).float().mean()
+            parts["monitor/labelled"] = (target != IGNORE).float().mean()
         if partner is not None:
             parts |= self._joined_parts(batch, partner, anchor, planes[num:] if alone else None, target)
         return parts
