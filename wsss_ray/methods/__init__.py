@@ -3,14 +3,22 @@
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
+from wsss_ray.methods.esol import Esol
+from wsss_ray.methods.ktse import Ktse
 from wsss_ray.methods.l2g import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig
+from wsss_ray.methods.ssss import Ssss
+from wsss_ray.methods.wsfcn import Wsfcn
 
 METHODS: dict[str, type[MethodConfig]] = {
     "cam": CAMConfig,
     "eps": EPSConfig,
+    "esol": Esol,
+    "ktse": Ktse,
     "l2g": L2GConfig,
     "smaf": SMAFConfig,
+    "ssss": Ssss,
+    "wsfcn": Wsfcn,
 }
 """Every localizer by its name in a recipe; adding a method is one line here."""
 
