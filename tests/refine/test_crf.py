@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -25,17 +26,18 @@ from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import power_background, winners
 
 pytest.importorskip("pydensecrf")
+Golden = Callable[[str], dict[str, np.ndarray]]
 SAME_LIBRARY = 1e-5
 
 
 @pytest.mark.parametrize("alpha", [4, 24, 32])
-def test_psa_scores(golden, alpha):
+def test_psa_scores(golden: Golden, alpha: float) -> None:
     data = golden("08_crf.npz")
     marginals = crf_scores(data["image"], power_background(data["cam"], alpha), PRESETS["psa"])
     np.testing.assert_allclose(marginals, data[f"psa_alpha{alpha}"], atol=SAME_LIBRARY)
 
 
-def test_psa_energy_iterations_and_scale(golden):
+def test_psa_energy_iterations_and_scale(golden: Golden) -> None:
     data = golden("08_crf.npz")
     scores = power_background(data["cam"], 4)
     np.testing.assert_allclose(score_energy(scores), data["psa_alpha4_unary"], atol=2e-6)
@@ -46,20 +48,20 @@ def test_psa_energy_iterations_and_scale(golden):
 
 
 @pytest.mark.parametrize("alpha", [2, 4, 21, 32])
-def test_psa_scores_of_a_second_picture(golden, alpha):
+def test_psa_scores_of_a_second_picture(golden: Golden, alpha: float) -> None:
     data = golden("b10_psa_cam_crf.npz")
     marginals = crf_scores(data["img"], power_background(data["cam"], alpha), PRESETS["psa"])
     np.testing.assert_allclose(marginals, data[f"crf_scores_alpha{alpha}"], atol=SAME_LIBRARY)
 
 
 @pytest.mark.parametrize("side", ["fg", "bg"])
-def test_irn_labels(golden, side):
+def test_irn_labels(golden: Golden, side: str) -> None:
     data = golden("08_crf.npz")
     marginals = crf_labels(data["image"], data[f"irn_{side}_in"], len(data["present"]) + 1, PRESETS["irn"])
     np.testing.assert_array_equal(winners(marginals), data[f"irn_{side}_out"])
 
 
-def test_irn_labels_after_one_iteration(golden):
+def test_irn_labels_after_one_iteration(golden: Golden) -> None:
     data = golden("b06_irn_ir_label.npz")
     config = PRESETS["irn"].model_copy(update={"iterations": 1})
     for k in (0, 1):
@@ -67,7 +69,7 @@ def test_irn_labels_after_one_iteration(golden):
         np.testing.assert_array_equal(winners(marginals), data[f"crf{k}_fg30_t1"])
 
 
-def test_smaf_counts_every_label_of_the_data_set(golden):
+def test_smaf_counts_every_label_of_the_data_set(golden: Golden) -> None:
     data = golden("08_crf.npz")
     num_labels = 21
     marginals = crf_labels(data["image"], data["smaf_in"], num_labels, PRESETS["smaf"])
@@ -87,7 +89,7 @@ def test_smaf_counts_every_label_of_the_data_set(golden):
         ("largefov_wrapped", "deeplab_v1_wrapped"),
     ],
 )
-def test_deeplab(golden, preset, stored):
+def test_deeplab(golden: Golden, preset: str, stored: str) -> None:
     data = golden("08_crf.npz")
     scores = data["deeplab_prob"].astype(np.float32)
     marginals = crf_scores(data["image"], scores, PRESETS[preset])
@@ -95,12 +97,12 @@ def test_deeplab(golden, preset, stored):
     np.testing.assert_array_equal(winners(marginals), data[f"{stored}_argmax"])
 
 
-def test_wrapped_picture(golden):
+def test_wrapped_picture(golden: Golden) -> None:
     data = golden("08_crf.npz")
     np.testing.assert_array_equal(wrapped_picture(data["image"]), data["deeplab_wrapped_bgr"])
 
 
-def test_wrapped_picture_by_hand():
+def test_wrapped_picture_by_hand() -> None:
     # B 100 - 104.008 -> -4 -> 252, G 120 - 116.669 -> 3, R 10 - 122.675 -> -112 -> 144
     picture = np.array([[[10, 120, 100]]], np.uint8)
     assert wrapped_picture(picture)[0, 0].tolist() == [252, 3, 144]
@@ -109,19 +111,19 @@ def test_wrapped_picture_by_hand():
     assert guide(picture, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
 
 
-def test_label_energy_by_hand():
+def test_label_energy_by_hand() -> None:
     energy = label_energy(np.array([[2]]), 21, 0.7)
     assert energy[2, 0, 0] == pytest.approx(0.356675, abs=1e-6)
     assert energy[[0, 20], 0, 0] == pytest.approx([4.199705, 4.199705], abs=1e-6)
     assert label_energy(np.zeros((2, 3), np.int64), 1).tolist() == [[[0, 0, 0], [0, 0, 0]]]
 
 
-def test_scores_are_clipped():
+def test_scores_are_clipped() -> None:
     energy = score_energy(np.array([[[0.0, 2.0, 0.5]]], np.float32))
     assert energy[0, 0] == pytest.approx([11.512925, 0.0, 0.693147], abs=1e-5)
 
 
-def test_without_kernels_the_unary_wins():
+def test_without_kernels_the_unary_wins() -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
     scores = rng.random((4, 9, 11), dtype=np.float32)
@@ -131,7 +133,7 @@ def test_without_kernels_the_unary_wins():
     np.testing.assert_allclose(marginals, scores / scores.sum(axis=0), atol=1e-5)
 
 
-def test_on_one_colour_the_bilateral_kernel_is_spatial():
+def test_on_one_colour_the_bilateral_kernel_is_spatial() -> None:
     rng = np.random.default_rng(1)
     scores = rng.random((3, 24, 30), dtype=np.float32)
     narrow, wide = (
@@ -144,14 +146,14 @@ def test_on_one_colour_the_bilateral_kernel_is_spatial():
     assert abs(crf_scores(noisy, scores, narrow) - crf_scores(noisy, scores, wide)).max() > 0.2
 
 
-def test_a_confident_unary_survives_on_one_colour():
+def test_a_confident_unary_survives_on_one_colour() -> None:
     confident = np.zeros((24, 30), np.int64)
     confident[:, 15:] = 1
     kept = winners(crf_labels(np.full((24, 30, 3), 9, np.uint8), confident, 2, CrfConfig(gt_prob=0.99, bilateral_xy=2)))
     np.testing.assert_array_equal(kept, confident)
 
 
-def test_pruned_labels_come_out_zero_and_the_background_stays():
+def test_pruned_labels_come_out_zero_and_the_background_stays() -> None:
     rng = np.random.default_rng(2)
     picture = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
     scores = rng.random((4, 16, 18), dtype=np.float32)
@@ -161,7 +163,7 @@ def test_pruned_labels_come_out_zero_and_the_background_stays():
     np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(picture, scores[[0, 1, 3]], PRESETS["psa"]))
 
 
-def test_one_label_needs_no_library(monkeypatch):
+def test_one_label_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     picture = np.zeros((3, 4, 3), np.uint8)
     assert crf_scores(picture, np.full((1, 3, 4), 0.3, np.float32), PRESETS["psa"]).tolist() == [[[1] * 4] * 3]
@@ -169,17 +171,17 @@ def test_one_label_needs_no_library(monkeypatch):
         crf_scores(picture, np.full((2, 3, 4), 0.3, np.float32), PRESETS["psa"])
 
 
-def test_sizes_must_agree():
+def test_sizes_must_agree() -> None:
     with pytest.raises(UserError, match="resize"):
         infer(np.zeros((3, 4, 3), np.uint8), np.zeros((2, 4, 3), np.float32), PRESETS["psa"])
 
 
-def test_a_picture_without_labels_is_background():
+def test_a_picture_without_labels_is_background() -> None:
     maps = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 3), np.float32), (5, 7))
     assert CrfRefiner().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
 
 
-def test_absent_classes_never_appear():
+def test_absent_classes_never_appear() -> None:
     rng = np.random.default_rng(3)
     picture = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     maps = ClassMaps("a", np.array([3, 9], np.int32), rng.random((2, 5, 6), dtype=np.float32), (20, 24))
@@ -189,7 +191,7 @@ def test_absent_classes_never_appear():
         assert set(np.unique(mask)) <= {0, 4, 10}
 
 
-def test_presets_by_name():
+def test_presets_by_name() -> None:
     assert CrfRefiner.model_validate({"crf": "wsfcn"}).crf == PRESETS["wsfcn"]
     assert (PRESETS["wsfcn"].bilateral_xy, PRESETS["ssss"].bilateral_xy) == (30, 80)
     assert CrfConfig.model_validate(PRESETS["largefov"].model_dump(mode="json")) == PRESETS["largefov"]

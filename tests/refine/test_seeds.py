@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
+from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, winners
 from wsss_ray.refine.seeds import (
@@ -19,26 +23,27 @@ from wsss_ray.refine.seeds import (
     confident_mask,
 )
 
-ALL = [ThresholdSeeds(), PowerSeeds(), ConfidentSeeds(), ConfidentPowerSeeds()]
+Golden = Callable[[str], dict[str, np.ndarray]]
+ALL: list[RefinerConfig] = [ThresholdSeeds(), PowerSeeds(), ConfidentSeeds(), ConfidentPowerSeeds()]
 
 
-def class_maps(classes, values, size=None):
-    values = np.asarray(values, np.float32).reshape(len(classes), *np.shape(values)[1:])
-    return ClassMaps("a", np.asarray(classes, np.int32), values, size or values.shape[1:])
+def class_maps(classes: ArrayLike, values: ArrayLike, size: tuple[int, int] | None = None) -> ClassMaps:
+    planes = np.asarray(values, np.float32)
+    return ClassMaps("a", np.asarray(classes, np.int32), planes, size or (planes.shape[1], planes.shape[2]))
 
 
-def blank(maps):
+def blank(maps: ClassMaps) -> np.ndarray:
     return np.zeros((*maps.size, 3), np.uint8)
 
 
-def test_psa_seed(golden):
+def test_psa_seed(golden: Golden) -> None:
     data = golden("b10_psa_cam_crf.npz")
     maps = class_maps(data["keys"], data["cam"])
     np.testing.assert_array_equal(ThresholdSeeds(threshold=0.2).refine(data["img"], maps), data["cam_pred_theta02"])
 
 
 @pytest.mark.parametrize(("name", "background"), [("irn", 0.05), ("ktse", 0.10)])
-def test_irn_and_ktse_labels(golden, name, background):
+def test_irn_and_ktse_labels(golden: Golden, name: str, background: float) -> None:
     pytest.importorskip("pydensecrf")
     data = golden("b06_irn_ir_label.npz")
     for k in (0, 1):
@@ -47,7 +52,7 @@ def test_irn_and_ktse_labels(golden, name, background):
         np.testing.assert_array_equal(mask, data[f"ir_label{k}_{name}"])
 
 
-def test_irn_seeds_before_the_crf(golden):
+def test_irn_seeds_before_the_crf(golden: Golden) -> None:
     data = golden("b06_irn_ir_label.npz")
     for k in (0, 1):
         for stored, level in (("fg30", 0.30), ("bg05", 0.05), ("bg10", 0.10)):
@@ -55,7 +60,7 @@ def test_irn_seeds_before_the_crf(golden):
             np.testing.assert_array_equal(seed, data[f"hard{k}_{stored}"])
 
 
-def test_psa_affinity_labels_from_pooled_scores(golden):
+def test_psa_affinity_labels_from_pooled_scores(golden: Golden) -> None:
     data = golden("b09_psa_pairs_labels.npz")
     side = data["score_low_f16"].shape[1] // data["score_label"].shape[0]
     low, high = (
@@ -64,13 +69,13 @@ def test_psa_affinity_labels_from_pooled_scores(golden):
     np.testing.assert_array_equal(confident_index(low, high), data["score_label"])
 
 
-def test_a_tie_is_background():
+def test_a_tie_is_background() -> None:
     maps = class_maps([1], [[[0.2, 0.2000001, 0.1999999, 0.0]]])
     assert ThresholdSeeds(threshold=0.2).refine(blank(maps), maps).tolist() == [[0, 2, 0, 0]]
     assert ThresholdSeeds(threshold=0).refine(blank(maps), maps).tolist() == [[2, 2, 2, 0]]
 
 
-def test_power_by_hand():
+def test_power_by_hand() -> None:
     # 0.4: background 0.6^2 = 0.36 loses; 0.38: 0.62^2 = 0.3844 wins; at power 1 a half is a tie
     maps = class_maps([5], [[[0.4, 0.38]]])
     assert PowerSeeds(alpha=2).refine(blank(maps), maps).tolist() == [[6, 0]]
@@ -78,36 +83,36 @@ def test_power_by_hand():
     assert PowerSeeds(alpha=1).refine(blank(half), half).tolist() == [[0, 6]]
 
 
-def test_three_zones_of_confidence():
+def test_three_zones_of_confidence() -> None:
     maps = class_maps([0, 7], [[[0.9, 0.2, 0.01, 0.0]], [[0.1, 0.1, 0.02, 0.31]]])
     assert ConfidentSeeds(crf=None).refine(blank(maps), maps).tolist() == [[1, 255, 0, 8]]
 
 
-def test_a_sure_class_stays_where_the_second_crf_says_background():
+def test_a_sure_class_stays_where_the_second_crf_says_background() -> None:
     sure, likely = np.array([[1, 0, 0]]), np.array([[0, 0, 1]])
     assert confident_mask(sure, likely, np.array([4])).tolist() == [[5, 0, 255]]
 
 
-def test_where_the_high_power_says_background_it_wins():
+def test_where_the_high_power_says_background_it_wins() -> None:
     low = np.array([[[0.1, 0.9, 0.9, 0.1, 0]], [[0.9, 0.1, 0.1, 0.9, 0]]])
     high = np.array([[[0.1, 0.1, 0.9, 0.9, 0]], [[0.9, 0.9, 0.1, 0.1, 0]]])
     assert confident_index(low, high).tolist() == [[1, 255, 0, 0, 255]]
 
 
-def test_confident_powers_leave_the_middle_unknown():
+def test_confident_powers_leave_the_middle_unknown() -> None:
     # 0.5: 0.5^1 ties (background at the low power), 0.5^4 loses: unknown; 0.9 wins at both; 0.1 loses at both
     maps = class_maps([2], [[[0.5, 0.9, 0.1]]])
     mask = ConfidentPowerSeeds(alpha_low=1, alpha_high=4, crf=None).refine(blank(maps), maps)
     assert mask.tolist() == [[255, 3, 0]]
 
 
-def test_block_mean_of_a_ragged_grid():
+def test_block_mean_of_a_ragged_grid() -> None:
     means = block_mean(np.arange(15, dtype=np.float32).reshape(1, 3, 5), 2)
     assert means[0].tolist() == [[3, 3, 5, 5, 6.5], [3, 3, 5, 5, 6.5], [10.5, 10.5, 12.5, 12.5, 14]]
 
 
 @pytest.mark.parametrize("refiner", ALL, ids=lambda r: r.name)
-def test_contract(refiner):
+def test_contract(refiner: RefinerConfig) -> None:
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
     maps = class_maps([3, 9, 253], rng.random((3, 5, 6)), (17, 23))
@@ -121,13 +126,13 @@ def test_contract(refiner):
     assert type(refiner).model_validate(refiner.model_dump(mode="json")) == refiner
 
 
-def test_a_class_that_would_read_as_unknown_is_refused():
+def test_a_class_that_would_read_as_unknown_is_refused() -> None:
     maps = class_maps([254], [[[0.9]]])
     with pytest.raises(UserError, match="at most 254"):
         ThresholdSeeds().refine(blank(maps), maps)
 
 
-def test_levels_in_the_wrong_order_are_refused():
+def test_levels_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValidationError, match="swap"):
         ConfidentSeeds(foreground=0.1, background=0.2)
     with pytest.raises(ValidationError, match="swap"):

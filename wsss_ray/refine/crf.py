@@ -33,9 +33,9 @@ class CrfConfig(Config):
     """The filter's lattice is not symmetric in the channels: their order changes marginals."""
     wrapped: bool = False
     """Feed BGR less its mean cast to uint8, values modulo 256, as released deeplab-pytorch, L2G and BECO do."""
-    gt_prob: float = Field(0.7, gt=0, lt=1)
+    gt_prob: float = Field(default=0.7, gt=0, lt=1)
     """Trust in a label, where the unary is made of labels."""
-    clip: float = Field(1e-5, gt=0, lt=1)
+    clip: float = Field(default=1e-5, gt=0, lt=1)
     """Scores are clipped to [clip, 1] before the logarithm."""
 
     @model_validator(mode="before")
@@ -51,7 +51,7 @@ class CrfConfig(Config):
 def _preset(gaussian: tuple[float, float], bilateral: tuple[float, float, float], **more: Any) -> CrfConfig:
     """Settings from (sxy, weight) and (sxy, srgb, weight)."""
     keys = ("gaussian_xy", "gaussian_weight", "bilateral_xy", "bilateral_rgb", "bilateral_weight")
-    return CrfConfig(**dict(zip(keys, (*gaussian, *bilateral), strict=True)), **more)
+    return CrfConfig.model_validate(dict(zip(keys, (*gaussian, *bilateral), strict=True)) | more)
 
 
 PRESETS: dict[str, CrfConfig] = {
@@ -183,7 +183,7 @@ class CrfRefiner(RefinerConfig):
     background: Literal["power", "constant"] = "power"
     """Background score: (1 - max)^alpha, or ``threshold`` everywhere; labels come from the same scores."""
     alpha: PositiveFloat = 4.0
-    threshold: float = Field(0.2, ge=0, le=1)
+    threshold: float = Field(default=0.2, ge=0, le=1)
     crf: CrfConfig = PRESETS["psa"]
     num_labels: PositiveInt | None = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""

@@ -19,7 +19,7 @@ class ThresholdSeeds(RefinerConfig):
     """The seed of nearly every paper: the strongest class map where it beats a background constant."""
 
     name: Literal["seeds"] = "seeds"
-    threshold: float = Field(0.2, ge=0, le=1)
+    threshold: float = Field(default=0.2, ge=0, le=1)
     """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
 
     def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
@@ -46,8 +46,8 @@ class ConfidentSeeds(RefinerConfig):
     """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
 
     name: Literal["confident"] = "confident"
-    foreground: float = Field(0.30, ge=0, le=1)
-    background: float = Field(0.05, ge=0, le=1)
+    foreground: float = Field(default=0.30, ge=0, le=1)
+    background: float = Field(default=0.05, ge=0, le=1)
     """IRN 0.05; KTSE's IRN 0.10."""
     crf: CrfConfig | None = PRESETS["irn"]
     """On the labels of each of the two seeds; None leaves them as they are."""
@@ -87,7 +87,7 @@ class ConfidentPowerSeeds(RefinerConfig):
     alpha_high: PositiveFloat = 32.0
     """Where this smaller background wins it is background. PSA's README also has 24; AEFT 21."""
     crf: CrfConfig | None = PRESETS["psa"]
-    pool: int = Field(1, ge=1)
+    pool: int = Field(default=1, ge=1)
     """Scores are averaged over blocks of so many pixels first (released PSA: 8, on the training crop's grid)."""
 
     @model_validator(mode="after")

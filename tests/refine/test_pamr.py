@@ -1,0 +1,157 @@
+"""PAMR and PAR against the released modules, and the behaviour their papers promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from wsss_ray.config import UserError
+from wsss_ray.refine import pamr as module
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.pamr import (
+    PamrRefiner,
+    ParRefiner,
+    neighbours,
+    pamr,
+    pamr_weights,
+    par,
+    par_weights,
+    position_weights,
+)
+
+Golden = Callable[[str], dict[str, np.ndarray]]
+FUNCTIONS = {"par": par, "pamr": pamr}
+TOLERANCE = 5e-6
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_released_module(golden: Golden, name: str) -> None:
+    data = golden(f"b01_{name}.npz")
+    for k in range(int(data["n_cases"])):
+        guide, mask = torch.from_numpy(data[f"c{k}_guide"]), torch.from_numpy(data[f"c{k}_mask"])
+        refined = FUNCTIONS[name](guide, mask, int(data[f"c{k}_iters"]), data[f"c{k}_dilations"].tolist())
+        np.testing.assert_allclose(refined.numpy(), data[f"c{k}_out"], atol=TOLERANCE)
+    ones = torch.ones_like(torch.from_numpy(data["c0_guide"]))[:, :1]
+    constant = FUNCTIONS[name](torch.from_numpy(data["c0_guide"]), ones)
+    np.testing.assert_allclose(constant[:, :, ::6, ::6].numpy(), data["const_out"], atol=TOLERANCE)
+
+
+def test_order_and_distance_of_neighbours(golden: Golden) -> None:
+    distances = [float(np.hypot(dy, dx)) for dy, dx in neighbours((1, 2, 4, 8, 12, 24))]
+    np.testing.assert_allclose(distances, golden("b01_par.npz")["pos_dist_full"], atol=1e-5)
+
+
+def test_share_of_the_near_rings() -> None:
+    rings = position_weights().view(6, 8).sum(dim=1)
+    assert rings[:2].tolist() == pytest.approx([0.579, 0.356], abs=5e-4)
+
+
+@pytest.mark.parametrize(("name", "grown"), [("par", 1.01**10), ("pamr", 1.0)])
+def test_a_constant_mask(name: str, grown: float) -> None:
+    refined = FUNCTIONS[name](noise(2, 3, 33, 29), torch.ones(2, 1, 33, 29))
+    torch.testing.assert_close(refined, torch.full_like(refined, grown), atol=1e-5, rtol=0)
+
+
+def test_a_constant_picture_spreads_evenly_and_leaves_out_the_centre() -> None:
+    weights = pamr_weights(torch.full((1, 3, 60, 60), 0.3))
+    torch.testing.assert_close(weights, torch.full_like(weights, 1 / 48))
+    mask = torch.zeros(1, 1, 60, 60)
+    mask[0, 0, 30, 30] = 1
+    spread = pamr(torch.full((1, 3, 60, 60), 0.3), mask, num_iterations=1)[0, 0]
+    assert spread[30, 30] == 0
+    expected = torch.zeros(60, 60)
+    for dy, dx in neighbours((1, 2, 4, 8, 12, 24)):
+        expected[30 - dy, 30 - dx] = 1 / 48
+    torch.testing.assert_close(spread, expected)
+
+
+def test_pamr_keeps_the_sum_over_masks() -> None:
+    masks = noise(2, 5, 24, 31, seed=1).softmax(dim=1)
+    refined = pamr(noise(2, 3, 24, 31), masks)
+    torch.testing.assert_close(refined.sum(dim=1), torch.ones(2, 24, 31))
+
+
+def test_pamr_by_hand() -> None:
+    """5 x 5, columns 0-1 black and 2-4 white, one marked pixel at (2, 2)."""
+    picture = torch.zeros(1, 3, 5, 5)
+    picture[:, :, :, 2:] = 1
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[0, 0, 2, 2] = 1
+    once = pamr(picture, mask, 1, (1,))[0, 0]
+    expected = torch.zeros(5, 5)
+    expected[1] = expected[3] = torch.tensor([0, 0, 0.2, 0.125, 0])
+    expected[2] = torch.tensor([0, 0, 0, 0.125, 0])
+    torch.testing.assert_close(once, expected, atol=1e-4, rtol=0)
+    two = pamr(picture, mask, 1, (1, 2))[0, 0]
+    marked = {(0, 2): 0.1, (0, 4): 0.0625, (1, 2): 0.1, (1, 3): 0.07692, (2, 3): 0.07692, (2, 4): 0.0625}
+    for (y, x), value in marked.items():
+        assert two[y, x].item() == pytest.approx(value, abs=2e-5)
+        assert two[4 - y, x].item() == pytest.approx(value, abs=2e-5)
+    many = pamr(picture, mask, 10, (1,))[0, 0]
+    assert many[:, 2:].min() > 0.0474 and many[:, 2:].max() < 0.0479
+    assert many[:, :2].max() < 1e-6
+
+
+def test_par_stops_a_leak_at_an_edge() -> None:
+    picture = torch.full((1, 3, 64, 64), 0.2)
+    picture[..., 32:] = 0.8
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., :36] = 1
+    refined = par(picture, mask)[0, 0] / 1.01**10
+    assert refined[:, 32:].max() <= 0.11
+    assert refined[:, :32].min() >= 0.99
+
+
+@pytest.mark.parametrize("weights", [par_weights, pamr_weights])
+def test_brightness_and_contrast_of_a_channel_do_not_matter(weights: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    picture = noise(1, 3, 20, 22)
+    scale, shift = torch.tensor([255.0, 3, 0.5]).view(3, 1, 1), torch.tensor([7.0, -1, 0.3]).view(3, 1, 1)
+    torch.testing.assert_close(weights(picture), weights(picture * scale + shift), atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(weights(picture), weights(picture.square()), atol=1e-3)
+
+
+def test_a_batch_in_parts_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture, masks = noise(3, 3, 12, 15), noise(3, 2, 6, 8, seed=2)
+    whole = pamr(picture, masks, 2)
+    monkeypatch.setattr(module, "WEIGHTS_LIMIT", 1)
+    assert torch.equal(pamr(picture, masks, 2), whole)
+    assert torch.equal(torch.cat([pamr(picture[k : k + 1], masks[k : k + 1], 2) for k in range(3)]), whole)
+
+
+def test_dilations_larger_than_the_picture() -> None:
+    assert torch.isfinite(par(noise(1, 3, 1, 3), noise(1, 2, 1, 3))).all()
+
+
+def test_no_gradient_and_no_half_precision_sums() -> None:
+    masks = noise(1, 2, 9, 9).requires_grad_()
+    assert not pamr(noise(1, 3, 9, 9), masks).requires_grad
+    assert pamr(noise(1, 3, 9, 9), masks.detach().bfloat16()).dtype == torch.float32
+
+
+def test_one_picture_per_mask_stack() -> None:
+    with pytest.raises(UserError, match="one picture per mask"):
+        pamr(noise(2, 3, 9, 9), noise(1, 2, 9, 9))
+
+
+@pytest.mark.parametrize("refiner", [PamrRefiner(), ParRefiner(), ParRefiner(grid="maps", softmax=True)])
+def test_refiner_moves_a_leak_back_to_the_edge(refiner: PamrRefiner | ParRefiner) -> None:
+    picture = np.full((64, 64, 3), 50, np.uint8)
+    picture[:, 32:] = 200
+    values = np.zeros((1, 32, 32), np.float32)
+    values[:, :, :18] = 0.9
+    maps = ClassMaps("a", np.array([6], np.int32), values, (64, 64))
+    mask = refiner.refine(picture, maps)
+    assert mask.dtype == np.uint8 and mask.shape == (64, 64)
+    expected = np.zeros((64, 64), np.uint8)
+    expected[:, :32] = 7
+    assert (mask != expected).mean() < 0.02
+    nothing = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 2), np.float32), (5, 7))
+    assert not refiner.refine(np.zeros((5, 7, 3), np.uint8), nothing).any()
+    assert type(refiner).model_validate(refiner.model_dump(mode="json")) == refiner
