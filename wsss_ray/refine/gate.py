@@ -1,4 +1,4 @@
-"""Which classes may answer and how background competes when single-stage masks are read (SSSS and WS-FCN inference_tools)."""
+"""Which classes may answer and how background competes when masks are read (SSSS, WS-FCN utils/inference_tools)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class BackgroundRule(Config):
 
 
 class GateConfig(Config):
-    """The released rules: SSSS ``scores`` and ``power`` 3; WS-FCN ``scores``, ``constant`` .25, under the CRF ``rest`` 5."""
+    """How averaged probabilities become scores; ``SSSS_GATE`` and ``WSFCN_GATE`` are the released rules."""
 
     classes: Literal["all", "scores", "labels"] = "all"
-    """all: no gate. scores: classes whose image score passes in some view. labels: the picture's labels (uses them at test time)."""
+    """all: no gate. scores: classes whose image score passes. labels: the picture's labels, used at test time."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A class may answer where the highest sigmoid of its score over all views is above this."""
     background: BackgroundRule = BackgroundRule()
@@ -40,8 +40,10 @@ WSFCN_GATE = GateConfig(
 """WS-FCN utils/inference_tools and utils/dcrf; constants chosen on the validation set."""
 
 
-def gate_classes(config: GateConfig, scores: np.ndarray | None = None, labels: np.ndarray | None = None) -> np.ndarray | None:
-    """(N, C) image scores of the N views of a picture, or its (C,) labels -> (C,) bool of classes that may answer; None: all.
+def gate_classes(
+    config: GateConfig, scores: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> np.ndarray | None:
+    """(N, C) image scores of a picture's N views, or its (C,) labels -> (C,) bool: may answer; None where all may.
 
     Raises UserError where the rule needs what is not given.
     """
@@ -49,12 +51,12 @@ def gate_classes(config: GateConfig, scores: np.ndarray | None = None, labels: n
         return None
     if config.classes == "labels":
         if labels is None:
-            raise UserError("predict.gate.classes=labels needs image labels: predict a split that has them, or use scores")
+            raise UserError("predict.gate.classes=labels: these pictures have no labels; set it to scores or all")
         return np.asarray(labels) > 0
     if scores is None:
-        raise UserError("predict.gate.classes=scores needs image scores, which this network has none of: set it to all or labels")
+        raise UserError("predict.gate.classes=scores: this network has no image scores; set it to all or labels")
     best = np.max(np.asarray(scores, dtype=np.float64), axis=0)
-    return 1 / (1 + np.exp(-best)) > config.threshold
+    return 0.5 * (1 + np.tanh(best / 2)) > config.threshold
 
 
 def close_gate(probabilities: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
@@ -67,7 +69,7 @@ def close_gate(probabilities: np.ndarray, allowed: np.ndarray | None) -> np.ndar
 
 
 def weigh_background(probabilities: np.ndarray, rule: BackgroundRule) -> np.ndarray:
-    """(K, H, W) gated probabilities -> (K, H, W) with the background plane of ``rule``; planes do not sum to 1 any more."""
+    """(K, H, W) gated probabilities -> (K, H, W) with the background plane of ``rule``; the sum is not 1 any more."""
     if rule.kind == "own":
         return probabilities
     weighed = probabilities.copy()
