@@ -1,4 +1,152 @@
-"""placeholder"""
-def main():
-    from wsss_ray.studies import __doc__ as d
-    print(d)
+"""``wsss``: the commands, which only name what the library does; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare and check pictures.")
+weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
+app.add_typer(data_app, name="data")
+app.add_typer(weights_app, name="weights")
+
+Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
+Sets = Annotated[Optional[list[str]], typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")]
+ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")]
+ProfileOption = Annotated[Optional[str], typer.Option(help="paper or released, where they disagree.")]
+Address = Annotated[Optional[str], typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
+RecipeArgument = Annotated[str, typer.Argument(help="A name of 'wsss list' or a recipe file.", metavar="RECIPE")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    data: Annotated[Optional[str], typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    out: Out = "runs",
+    set_: Sets = None,
+    scale: ScaleOption = "toy",
+    profile: ProfileOption = None,
+    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.")] = None,
+    address: Address = None,
+) -> None:
+    """Train, localize, refine, segment, predict and score; finished steps are loaded, not redone."""
+    from wsss_ray.stages.road import run as walk
+    from wsss_ray.studies import resolve
+
+    walk(resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or []), out, address)
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """The recipes that come with wsss-ray."""
+    from wsss_ray.studies import recipes
+
+    for name, summary in recipes():
+        typer.echo(f"{name:<14} {summary}")
+
+
+@app.command()
+def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
+    """Print a recipe, resolved, as YAML that 'wsss run' accepts."""
+    from wsss_ray.recipe import dump
+    from wsss_ray.studies import resolve
+
+    typer.echo(dump(resolve(recipe, scale=scale, profile=profile, settings=set_ or [])), nl=False)
+
+
+@app.command()
+def ui(out: Out = "runs", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+    """Open the MLflow server over the runs of --out, on the loopback address."""
+    from wsss_ray.tracking import serve
+
+    raise typer.Exit(serve(out, port))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[str, typer.Argument(help="Folder of a run (below --out/runs).", metavar="RUN")],
+    to: Annotated[Path, typer.Option(help="Folder to write palette PNGs into.")],
+    what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
+    voc_server: Annotated[bool, typer.Option("--voc-server", help="Also pack the VOC server's archive.")] = False,
+) -> None:
+    """Write pseudo masks or predictions as palette PNGs."""
+    from wsss_ray.export import export_run
+
+    typer.echo(export_run(run_folder, to, what, voc_server))
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[str, typer.Argument(help="voc, folder, toy, ...")],
+    root: Annotated[Optional[Path], typer.Argument(help="Where the pictures are.")] = None,
+    out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
+    labels: Annotated[Optional[Path], typer.Option(help="labels.csv of a folder source.")] = None,
+    labels_from: Annotated[Optional[str], typer.Option(help="voc: xml, npy or masks.")] = None,
+    saliency: Annotated[Optional[Path], typer.Option(help="Folder of saliency maps, <id>.png.")] = None,
+    set_: Sets = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be used.")] = False,
+    address: Address = None,
+) -> None:
+    """Check pictures and write them as Parquet shards with a manifest."""
+    import yaml
+
+    from wsss_ray.stages.prepare import prepare_source
+
+    options = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in set_ or [])}
+    given = {"labels": labels and str(labels), "labels_from": labels_from, "saliency": saliency and str(saliency)}
+    options.update({key: value for key, value in given.items() if value is not None})
+    prepare_source(source, root, options, out, skip_bad, address)
+
+
+@data_app.command()
+def check(uri: Annotated[str, typer.Argument(help="Prepared shards.")]) -> None:
+    """Verify digests, counts and every picture of prepared shards."""
+    from wsss_ray.stages.prepare import check_shards
+
+    check_shards(uri)
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """Published weights this platform knows."""
+    from wsss_ray.nets.weights import describe
+
+    typer.echo(describe())
+
+
+@weights_app.command()
+def fetch(name: str, folder: Annotated[Optional[Path], typer.Option(help="Where to keep it.")] = None) -> None:
+    """Download published weights (resumable, digest-verified)."""
+    from wsss_ray.nets.weights import fetch as fetch_weights
+
+    typer.echo(fetch_weights(name, folder))
+
+
+@weights_app.command("check")
+def check_weights(source: str) -> None:
+    """Check a weights file by name or path."""
+    from wsss_ray.nets.weights import check as check_file
+
+    typer.echo(check_file(source))
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on stderr and exit code 2."""
+    from wsss_ray.config import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"wsss: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("wsss: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,56 @@
-"""The papers, one file each: their tables as typed functions with the published numbers beside them."""
+"""The papers, one file each: their recipes, and their tables as typed functions with the published numbers beside them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wsss_ray.config import UserError
+
+if TYPE_CHECKING:
+    from wsss_ray.recipe import Recipe
+
+
+def names() -> list[str]:
+    """Names of the recipes: the modules of this package that have a ``recipe`` function."""
+    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+
+
+def recipes() -> list[tuple[str, str]]:
+    """(name, first line of what it is) of every recipe."""
+    modules = [(name, importlib.import_module(f"{__name__}.{name}")) for name in names()]
+    return [(name, (module.__doc__ or "").strip().splitlines()[0]) for name, module in modules if hasattr(module, "recipe")]
+
+
+def resolve(
+    name: str,
+    scale: str = "toy",
+    profile: str | None = None,
+    data: str | None = None,
+    seed: int | None = None,
+    settings: Sequence[str] = (),
+) -> Recipe:
+    """The recipe of this name or file, with overrides; UserError names what is unknown and what there is."""
+    from wsss_ray.recipe import load, override
+
+    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
+        recipe = load(name)
+    else:
+        recipe = _built(name, scale, profile)
+    extra = ([f"data.uri={data}"] if data else []) + ([f"seed={seed}"] if seed is not None else [])
+    return override(recipe, [*extra, *settings]) if extra or settings else recipe
+
+
+def _built(name: str, scale: str, profile: str | None) -> Recipe:
+    if name not in names():
+        raise UserError(f"no recipe {name!r}; there are: {', '.join(names())} (or give the path of a recipe file)")
+    if scale not in ("toy", "small", "paper"):
+        raise UserError(f"--scale {scale}: choose toy, small or paper")
+    if profile not in (None, "paper", "released"):
+        raise UserError(f"--profile {profile}: choose paper or released")
+    side: Literal["paper", "released"] = "released" if profile == "released" else "paper"
+    built: Recipe = importlib.import_module(f"{__name__}.{name}").recipe(scale, side)
+    return built

@@ -19,7 +19,7 @@ from wsss_ray.data.toy import ToyConfig
 from wsss_ray.methods import METHODS
 from wsss_ray.nets.deeplab import SEGMENTERS
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.refine import REFINERS
+from wsss_ray.refine.registry import REFINERS
 from wsss_ray.refine.crf import CrfConfig
 from wsss_ray.refine.gate import GateConfig
 
@@ -174,7 +174,8 @@ class Recipe(Localization):
     scale: Scale = "toy"
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
-    refine: Refiner
+    refine: Refiner | None
+    """Class maps to pseudo masks; None makes neither (single-stage methods predict by themselves)."""
     affinity: AffinityConfig | None = None
     """Network and training of a refiner that has them."""
     segment: SegmentConfig | None = None
@@ -186,9 +187,16 @@ class Recipe(Localization):
 
     @model_validator(mode="after")
     def _whole(self) -> Recipe:
-        if self.refine.trainable and self.affinity is None:
+        if self.refine is not None and self.refine.trainable and self.affinity is None:
             raise ValueError(f"refiner {self.refine.name!r} trains a network: give 'affinity' (net and train)")
+        if self.segment is not None and self.refine is None:
+            raise ValueError("segment trains on pseudo masks: give 'refine', or set segment to null")
         return self
+
+    @property
+    def predicts(self) -> bool:
+        """Whether some network of this recipe answers per pixel."""
+        return self.segment is not None or self.method.single_stage
 
 
 def dump(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""Inference over shards on Ray Data: actors hold the network once, one output file per shard, finished files are kept.
+"""Inference over shards on Ray Data: actors hold a network once, one output file per shard, finished files are kept.
 
 Only shard names go in and only counters come out of the object store; pictures and maps never pass through it. An output file is
 renamed into place when it is whole, so a killed run loses at most the shards in flight.
@@ -6,20 +6,22 @@ renamed into place when it is whole, so a killed run loses at most the shards in
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.progress import Bar
+from wsss_ray.tables import part_name, write_table
+from wsss_ray.training import peak_memory_mb
 
 
 class PartWorker(Protocol):
@@ -29,35 +31,18 @@ class PartWorker(Protocol):
         """The output rows of the shard of this name."""
 
 
-def part_name(shard: str) -> str:
-    """The output file of a shard: same stem, so that any part finds its input."""
-    return os.path.splitext(os.path.basename(shard))[0] + ".parquet"
-
-
-def write_table(table: pa.Table, uri: str) -> None:
-    """A Parquet file, atomically, with bytes that depend on its rows alone."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
-
-
-def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file at any URI."""
-    filesystem, path = storage.open_fs(uri)
-    return pq.read_table(path, filesystem=filesystem, columns=columns)
-
-
 class _Actor:
-    """The actor of the pool: builds its worker once, then turns shard names into files."""
+    """Builds its worker once, then turns shard names into files."""
 
     def __init__(self, factory: Callable[[], PartWorker], out: str) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.worker, self.out = factory(), out
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        counts, errors = [], []
+        counts, errors, memory = [], [], []
         for shard in batch["shard"].tolist():
             error = ""
             rows = 0
@@ -69,38 +54,62 @@ class _Actor:
                 error = str(problem)
             counts.append(rows)
             errors.append(error)
-        return {"rows": np.array(counts), "error": np.array(errors)}
+            memory.append(peak_memory_mb(self.device))
+        return {"rows": np.array(counts), "error": np.array(errors), "memory": np.array(memory)}
+
+
+_in_this_process: dict[bytes, _Actor] = {}
+
+
+def _as_task(batch: dict[str, np.ndarray], factory: bytes, out: str) -> dict[str, np.ndarray]:
+    """The same without an actor of its own: Ray's idle processes are reused, each builds the worker once."""
+    key = factory + out.encode()
+    if key not in _in_this_process:
+        _in_this_process.clear()
+        _in_this_process[key] = _Actor(cloudpickle.loads(factory), out)
+    return _in_this_process[key](batch)
 
 
 def run_parts(
-    title: str, factory: Callable[[], PartWorker], shards: Sequence[tuple[str, int]], out: str, machines: Machines, gpu: bool = False
-) -> None:
+    title: str, factory: Callable[[], PartWorker], shards: Sequence[tuple[str, int]], out: str, machines: Machines, network: bool = False
+) -> dict[str, float]:
     """Run ``factory``'s worker over (name, number of pictures) shards into ``out``, skipping those already there.
 
-    Raises UserError with a worker's own message where its input is bad.
+    Returns {"images_per_second", "peak_memory_mb"} of this call. Raises UserError with a worker's own message where its input is bad.
     """
     done = set(storage.list_names(out))
     todo = [(name, count) for name, count in shards if part_name(name) not in done]
     total, ready = sum(count for _, count in shards), sum(count for name, count in shards if part_name(name) in done)
+    start, memory = time.monotonic(), 0.0
     with Bar(title, total) as bar:
         bar.at(ready, "resumed" if ready else None)
         if not todo:
-            return
-        actors = min(machines.inference_workers, len(todo))
-        items = [{"shard": name} for name, _ in todo]
-        per_gpu = machines.gpus / machines.inference_workers if gpu and machines.use_gpu else 0
-        pipeline = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            _Actor,
-            fn_constructor_args=(factory, out),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_cpus=1,
-            num_gpus=per_gpu or None,
-        )
+            return {"images_per_second": 0.0, "peak_memory_mb": 0.0}
+        workers = min(machines.inference_workers, len(todo))
+        shards_only = ray.data.from_items([{"shard": name} for name, _ in todo], override_num_blocks=len(todo))
+        if network:
+            pipeline = shards_only.map_batches(
+                _Actor,
+                fn_constructor_args=(factory, out),
+                batch_size=1,
+                compute=ray.data.ActorPoolStrategy(size=workers),
+                num_cpus=1,
+                num_gpus=machines.gpus / machines.inference_workers if machines.use_gpu else None,
+            )
+        else:
+            pipeline = shards_only.map_batches(
+                _as_task,
+                fn_args=(cloudpickle.dumps(factory), out),
+                batch_size=1,
+                compute=ray.data.TaskPoolStrategy(size=workers),
+                num_cpus=1,
+            )
         try:
             for row in pipeline.iter_rows():
                 if row["error"]:
                     raise UserError(str(row["error"]))
+                memory = max(memory, float(row["memory"]))
                 bar.advance(int(row["rows"]))
         except RayError as error:
             raise RuntimeError(f"{title}: a worker failed: {error}") from error
+    return {"images_per_second": (total - ready) / max(time.monotonic() - start, 1e-9), "peak_memory_mb": memory}

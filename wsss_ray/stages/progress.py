@@ -37,6 +37,12 @@ class Bar:
         elif kind is None:
             self._line()
 
+    def set_total(self, total: int) -> None:
+        """The whole length, once it is known."""
+        self.total = total
+        if self._rich is not None:
+            self._rich.update(self._task, total=total)
+
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """So many more are done; ``note`` is shown beside the bar."""
         self.at(self.done + amount, note)

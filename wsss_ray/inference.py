@@ -1,0 +1,136 @@
+"""Networks over whole pictures: scales and flips of same-sized pictures share one forward pass. Plain torch, no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss_ray.contracts import FusionRule
+from wsss_ray.data.augment import Normalize
+from wsss_ray.recipe import LocalizeConfig, PredictConfig
+from wsss_ray.refine.fusion import fuse, scaled_inputs
+from wsss_ray.refine.maps import ClassMaps
+
+MAX_PIXELS = 12_000_000
+"""Input pixels of one forward pass at most, so that large pictures at scale 2 fit in memory."""
+
+
+def same_size(pictures: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
+    """Indices of pictures of one size, at most ``batch_size`` at a time, in a fixed order."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault(picture.shape[:2], []).append(index)
+    for indices in groups.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+@torch.inference_mode()
+def passes(
+    forward: Callable[[Tensor], Tensor],
+    pictures: Sequence[np.ndarray],
+    scales: Sequence[float],
+    flip: bool,
+    normalize: Normalize,
+    device: torch.device,
+    precision: str,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """For every scale the output of same-sized (H, W, 3) uint8 pictures and, with ``flip``, of their mirror images (still mirrored).
+
+    Yields (B, K, h, w) float32 pairs.
+    """
+    for scale in scales:
+        images = torch.stack([scaled_inputs(picture, scale, normalize.apply) for picture in pictures])
+        inputs = torch.cat([images, images.flip(3)]) if flip else images
+        share = max(1, MAX_PIXELS // (inputs.shape[2] * inputs.shape[3]))
+        outputs = []
+        for start in range(0, len(inputs), share):
+            chunk = inputs[start : start + share].to(device).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                outputs.append(forward(chunk).float().cpu())
+        output = torch.cat(outputs)
+        yield output[: len(images)], output[len(images) :] if flip else None
+
+
+def class_maps(
+    network: nn.Module,
+    ids: Sequence[str],
+    pictures: Sequence[np.ndarray],
+    present: Sequence[Sequence[int]],
+    config: LocalizeConfig,
+    normalize: Normalize,
+    device: torch.device,
+    batch_size: int,
+) -> list[ClassMaps]:
+    """Fused, normalised maps of the classes present in each picture, on its grid of ``config.stride``."""
+    results: dict[int, ClassMaps] = {}
+    rule = config.fusion
+    assert isinstance(rule, FusionRule)
+    for indices in same_size(pictures, batch_size):
+        chosen = [pictures[index] for index in indices]
+        height, width = chosen[0].shape[:2]
+        grid = ((height - 1) // config.stride + 1, (width - 1) // config.stride + 1)
+        outputs = passes(
+            lambda images: network.maps(images),  # type: ignore[operator, no-any-return]
+            chosen, config.scales, config.flip, normalize, device, config.precision,
+        )
+        fused = fuse(outputs, rule, grid, [present[index] for index in indices])
+        for place, index in enumerate(indices):
+            classes = np.asarray(sorted(present[index]), dtype=np.int32)
+            maps = fused[place, torch.from_numpy(classes).long()].numpy()
+            results[index] = ClassMaps(ids[index], classes, maps, (height, width))
+    return [results[index] for index in range(len(pictures))]
+
+
+@torch.inference_mode()
+def class_scores(
+    network: nn.Module,
+    pictures: Sequence[np.ndarray],
+    config: PredictConfig,
+    normalize: Normalize,
+    device: torch.device,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Probabilities of same-sized pictures from a network with ``scores``.
+
+    Returns single-scale (first of ``config.scales`` closest to 1, no flip) and averaged over all views, both
+    (B, K, H, W) float32, and (B, N, C) image logits of the N views where the class gate reads scores, else None.
+    """
+    height, width = pictures[0].shape[:2]
+    gated = config.gate.classes == "scores" and hasattr(network, "logits")
+    nearest = min(config.scales, key=lambda scale: abs(scale - 1))
+    total = single = None
+    views: list[np.ndarray] = []
+    count = 0
+    for scale in config.scales:
+        logits: list[Tensor] = []
+
+        def forward(images: Tensor, logits: list[Tensor] = logits) -> Tensor:
+            if gated:
+                logits.append(network.logits(images).float().cpu())  # type: ignore[operator]
+            return network.scores(images)  # type: ignore[operator, no-any-return]
+
+        flip = config.flip
+        for plain, mirrored in passes(forward, pictures, [scale], flip, normalize, device, config.precision):
+            for output in (plain, None if mirrored is None else mirrored.flip(3)):
+                if output is None:
+                    continue
+                full = nn.functional.interpolate(output, (height, width), mode="bilinear", align_corners=False)
+                if scale == nearest and single is None:
+                    single = full
+                total = full if total is None else total + full
+                count += 1
+        if gated:
+            joined = torch.cat(logits).numpy()
+            views += np.split(joined, len(joined) // len(pictures))
+    assert total is not None and single is not None
+    stacked = np.stack(views, axis=1) if views else None
+    return single.numpy(), (total / count).numpy(), stacked
+
+
+def forward_share(num_classes: int, size: tuple[int, int], batch_size: int, limit: int = 60_000_000) -> int:
+    """Pictures at a time so that full-size probabilities stay below ``limit`` numbers."""
+    return max(1, min(batch_size, limit // (num_classes * size[0] * size[1])))
+

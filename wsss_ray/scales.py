@@ -1,0 +1,83 @@
+"""The same recipe at three sizes: ``paper`` as published, ``small`` for 2 cores on real pictures, ``toy`` for a minute."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
+from wsss_ray.recipe import AffinityConfig, LocalizeConfig, NetConfig, PredictConfig, Recipe, Scale, SegmentConfig, TrainConfig
+from wsss_ray.refine.crf import PRESETS
+
+ADAMW = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=5e-4)
+"""What the small networks of ``toy`` and ``small`` train with; heads at ten times the rate as in the papers."""
+
+
+def net(scale: Scale, paper: NetConfig) -> NetConfig:
+    """The backbone of a scale."""
+    if scale == "toy":
+        return NetConfig(backbone="toy")
+    if scale == "small":
+        return NetConfig(backbone="squeezenet", weights="squeezenet1_0", output_stride=8)
+    return paper
+
+
+def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainConfig:
+    """The schedule of a scale; ``epochs`` overrides the number of the small ones."""
+    if scale == "toy":
+        return TrainConfig(
+            epochs=epochs or 15,
+            batch_size=16,
+            optimizer=ADAMW.model_copy(update={"lr": 5e-4}),
+            augment=Augment(resize="scale", range=(0.8, 1.25), crop=112),
+        )
+    if scale == "small":
+        return TrainConfig(
+            epochs=epochs or 8,
+            batch_size=16,
+            optimizer=ADAMW,
+            augment=Augment(resize="long_side", range=(192, 320), crop=224),
+            precision="bf16",
+        )
+    return paper
+
+
+def localize(scale: Scale, paper: LocalizeConfig) -> LocalizeConfig:
+    """Scales and storage of the class maps."""
+    if scale == "paper":
+        return paper
+    scales = (0.75, 1.0, 1.5) if scale == "toy" else (0.5, 1.0, 1.5, 2.0)
+    return LocalizeConfig(scales=scales, stride=2 if scale == "toy" else 4, precision="fp32" if scale == "toy" else "bf16")
+
+
+def segment(scale: Scale) -> SegmentConfig:
+    """DeepLab-v2 ResNet-101 as deeplab-pytorch trains it (VOC), or the same head on the small networks."""
+    if scale == "paper":
+        return SegmentConfig(
+            network=DeepLabV2(),
+            net=NetConfig(backbone="resnet101_caffe", weights="deeplab_resnet101_coco", normalize="caffe_bgr"),
+            train=TrainConfig(
+                epochs=19,
+                max_steps=20_000,
+                batch_size=10,
+                accumulate=2,
+                optimizer=OptimizerConfig(lr=2.5e-4, momentum=0.9, weight_decay=5e-4),
+                schedule=ScheduleConfig(name="poly", power=0.9, horizon=20_000, update_every=10, after="zero"),
+                augment=Augment(resize="choice", choices=(0.5, 0.75, 1.0, 1.25, 1.5), crop=321),
+            ),
+        )
+    plain = NetConfig(backbone="toy") if scale == "toy" else net("small", NetConfig())
+    return SegmentConfig(
+        network=DeepLabV2(rates=(1, 3, 6) if scale == "toy" else (3, 6, 12), multi_scale_input=False),
+        net=plain,
+        train=train(scale, TrainConfig(), epochs=15 if scale == "toy" else 8),
+    )
+
+
+def predict(scale: Scale) -> PredictConfig:
+    """Test-time protocol of the segmentation network."""
+    if scale == "paper":
+        return PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2"])
+    scales = (0.75, 1.0, 1.25)
+    return PredictConfig(scales=scales, crf=PRESETS["deeplab_v2"], precision="fp32" if scale == "toy" else "bf16")

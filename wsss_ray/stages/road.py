@@ -1,0 +1,176 @@
+"""The walk from pictures to scores: which step runs after which, and what it loads instead of computing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsss_ray import storage
+from wsss_ray.artifacts import Artifact, Store, content_digest, digest
+from wsss_ray.build import NetworkSpec
+from wsss_ray.config import UserError
+from wsss_ray.data.shards import Manifest, load_manifest
+from wsss_ray.nets.weights import weights_digest
+from wsss_ray.recipe import Localization, NetConfig, Recipe
+from wsss_ray.stages import infer, score, train
+from wsss_ray.stages.cluster import Machines
+from wsss_ray.stages.prepare import prepare_toy
+from wsss_ray.stages.progress import console
+
+VERSIONS = {"data": 1, "train": 1, "localize": 1, "refine": 1, "predict": 1, "score": 1}
+"""Raised when a step's code changes its result, so that old artifacts are not mistaken for new ones."""
+
+
+@dataclass
+class Walk:
+    """One run on its way: where artifacts are, what the data is, and every step taken so far."""
+
+    recipe: Recipe
+    store: Store
+    machines: Machines
+    data: str = ""
+    manifest: Manifest | None = None
+    steps: list[tuple[str, Artifact]] = field(default_factory=list)
+    """(title, artifact) in order."""
+    on_step: Callable[[str, Artifact], None] = lambda title, artifact: None
+
+    @property
+    def num_classes(self) -> int:
+        """C of the data."""
+        assert self.manifest is not None
+        return len(self.manifest.classes)
+
+    def shards(self, split: str) -> list[tuple[str, int]]:
+        """(name, pictures) of every shard of a split."""
+        assert self.manifest is not None
+        return [(info.path, info.num_rows) for info in self.manifest.shards_of(split)]
+
+    def stage(
+        self, stage: str, title: str, config: Any, inputs: Mapping[str, str], compute: Callable[[str], dict[str, Any]]
+    ) -> Artifact:
+        """Load the step's artifact, or compute it under its lock; ``compute`` fills the folder it is given."""
+        uid = digest({"stage": stage, "version": VERSIONS[stage], "config": config, "inputs": dict(inputs)})
+        artifact = self.store.find(stage, uid)
+        if artifact is None:
+            with self.store.lock(stage, uid):
+                artifact = self.store.find(stage, uid)
+                if artifact is None:
+                    start = time.monotonic()
+                    folder = self.store.folder(stage, uid)
+                    result = compute(folder)
+                    record = {"config": config, "inputs": dict(inputs), "seconds": time.monotonic() - start, **result}
+                    artifact = self.store.finish(stage, uid, {**record, "content": content_digest(folder)})
+        if artifact.reused:
+            console.print(f"{title}: reused {stage}/{uid}")
+        self.steps.append((title, artifact))
+        self.on_step(title, artifact)
+        return artifact
+
+
+def open_data(walk: Walk) -> None:
+    """Generate the toy pictures or open prepared shards, and settle which splits are used."""
+    recipe = walk.recipe
+    if recipe.data.uri is None:
+        toy = recipe.data.toy
+        made = walk.stage(
+            "data", "data", toy.model_dump(mode="json"), {}, lambda folder: prepare_toy(toy, folder, walk.machines)
+        )
+        walk.data = made.uri
+    else:
+        walk.data = storage.absolute(recipe.data.uri)
+    walk.manifest = load_manifest(walk.data)
+    walk.recipe = settle(recipe, walk.manifest)
+
+
+def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
+    """The recipe with its splits decided by what the data has; UserError for one it has not, or for missing saliency."""
+    have = list(manifest.splits)
+    train_split = recipe.data.train_split or next((s for s in ("train_aug", "trainaug", "train") if s in have), None)
+    score_split = recipe.data.score_split or ("train" if "train" in have else train_split)
+    for key, split in (("train_split", train_split), ("val_split", recipe.data.val_split), ("score_split", score_split)):
+        if split not in have:
+            raise UserError(f"data.{key}: no split {split!r} in {recipe.data.uri}; it has {', '.join(have)}")
+    needing: Localization | None = recipe
+    while needing is not None:
+        if "saliency" in needing.method.needs and not manifest.has_saliency:
+            missing = manifest.first_without_saliency or "every picture"
+            raise UserError(
+                f"method {needing.method.name!r} needs saliency maps and {missing} has none: prepare the data with "
+                "--saliency DIR, or run without them by --set method.saliency=false"
+            )
+        needing = needing.base
+    data = recipe.data.model_copy(update={"train_split": train_split, "score_split": score_split})
+    return recipe.model_copy(update={"data": data})
+
+
+def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, Artifact]) -> Artifact:
+    """Train one network on the training split; ``inputs`` may hold "base", "maps" and "masks"."""
+    assert walk.manifest is not None
+    recipe = walk.recipe
+    split, val_split = str(recipe.data.train_split), recipe.data.val_split
+    config = {"spec": own_part(spec), "seed": recipe.seed}
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    digests["data"] = walk.manifest.splits[split].digest
+    if spec.kind == "localizer" and spec.train.validate_pictures:
+        digests["val"] = walk.manifest.splits[val_split].digest
+    if spec.net.weights is not None and "base" not in inputs:
+        digests["weights"] = weights_digest(spec.net.weights)
+    job = train.TrainJob(
+        spec=spec,
+        data=walk.data,
+        split=split,
+        val_split=val_split,
+        seed=recipe.seed,
+        threads=recipe.resources.loader_threads,
+        **{name: artifact.uri for name, artifact in inputs.items()},
+    )
+    return walk.stage(
+        "train", title, config, digests, lambda folder: train.run_training(title, job, folder, walk.machines)
+    )
+
+
+def own_part(spec: NetworkSpec) -> dict[str, Any]:
+    """What of a spec can change its own training: not how maps are made later, nor the base, which is an input by digest."""
+    part = spec.model_dump(mode="json")
+    if part["localization"] is not None:
+        for key in ("localize", "base"):
+            part["localization"].pop(key)
+    return part
+
+
+def localize(walk: Walk, title: str, localization: Localization, network: Artifact) -> Artifact:
+    """Class maps of the training split."""
+    assert walk.manifest is not None
+    config = {
+        "localize": localization.localize.model_dump(mode="json"),
+        "normalize": localization.net.normalize.model_dump(mode="json"),
+    }
+    split = str(walk.recipe.data.train_split)
+    inputs = {"network": network.digest, "data": walk.manifest.splits[split].digest}
+    return walk.stage(
+        "localize",
+        title,
+        config,
+        inputs,
+        lambda folder: infer.localize(title, walk.data, walk.shards(split), network.uri, localization, folder, walk.machines, walk.recipe.resources),
+    )
+
+
+def localizer(walk: Walk, localization: Localization, prefix: str = "") -> Artifact:
+    """Train a localizer, after the one it starts from and that one's maps where it learns from them."""
+    inputs: dict[str, Artifact] = {}
+    base = localization.base
+    if base is not None:
+        inputs["base"] = localizer(walk, base, prefix + "base ")
+        if "maps" in localization.method.needs:
+            inputs["maps"] = localize(walk, f"{prefix}base localize", base, inputs["base"])
+    spec = NetworkSpec(kind="localizer", num_classes=walk.num_classes, localization=as_plain(localization))
+    return train_network(walk, f"{prefix}train", spec, inputs)
+
+
+def as_plain(localization: Localization) -> Localization:
+    """The localization part of a recipe alone."""
+    fields = {name: getattr(localization, name) for name in Localization.model_fields}
+    return Localization.model_construct(**fields)

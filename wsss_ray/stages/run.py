@@ -1,0 +1,252 @@
+"""``wsss run``: the whole road of one recipe, its MLflow run, its panels and its closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsss_ray import storage
+from wsss_ray.artifacts import Artifact, Store, digest
+from wsss_ray.build import NetworkSpec
+from wsss_ray.config import UserError
+from wsss_ray.nets.weights import weights_digest
+from wsss_ray.recipe import Localization, Recipe, dump
+from wsss_ray.stages import infer, road, score
+from wsss_ray.stages.cluster import cluster, machines
+from wsss_ray.stages.progress import console
+from wsss_ray.stages.road import Walk
+from wsss_ray.stages.table import closing_table
+from wsss_ray.tracking import Tracker, flatten
+
+
+@dataclass
+class Run:
+    """What a finished run leaves behind."""
+
+    folder: str
+    recipe: Recipe
+    scores: dict[str, dict[str, Any]]
+    """Step (seeds, masks, segmentation ...) -> what its score artifact reports."""
+    artifacts: dict[str, Artifact]
+    mlflow_run: str | None = None
+    history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def preflight(recipe: Recipe) -> None:
+    """Everything that can be refused without Ray: missing weights are named with the fix."""
+    part: Localization | None = recipe
+    while part is not None:
+        if part.net.weights is not None:
+            weights_digest(part.net.weights)
+        part = part.base
+    for extra in (recipe.affinity, recipe.segment):
+        if extra is not None and extra.net.weights is not None:
+            weights_digest(extra.net.weights)
+
+
+def run(recipe: Recipe, out: str, address: str | None = None, parent: str | None = None, quiet: bool = False) -> Run:
+    """Walk the road of ``recipe``; artifacts, MLflow and panels lie below ``out``.
+
+    Raises UserError for anything the user can mend, before Ray starts where that is possible.
+    """
+    preflight(recipe)
+    store = Store(out)
+    tracker = Tracker(store.uri, recipe.name, run_tags(recipe), parent)
+    status = "FAILED"
+    try:
+        with cluster(address):
+            walk = Walk(recipe, store, machines(recipe.resources))
+            finished = take(walk, tracker)
+            status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        with contextlib.suppress(Exception):
+            tracker.finish(status)
+    finished.mlflow_run = tracker.run_id
+    if not quiet:
+        closing_table(finished)
+    return finished
+
+
+def take(walk: Walk, tracker: Tracker) -> Run:
+    """Every step of the recipe, each logged as soon as it is done."""
+    road.open_data(walk)
+    recipe = walk.recipe
+    assert walk.manifest is not None
+    folder = storage.join(walk.store.uri, "runs", f"{recipe.name}-{digest(recipe.model_dump(mode='json'))[:8]}")
+    storage.write_bytes(storage.join(folder, "recipe.yaml"), dump(recipe).encode())
+    tracker.params(flatten(recipe.model_dump(mode="json")))
+    tracker.text(dump(recipe), "recipe.yaml")
+    walk.on_step = lambda title, artifact: log_step(tracker, title, artifact)
+    for title, artifact in walk.steps:
+        log_step(tracker, title, artifact)
+    done = Run(folder, recipe, {}, {})
+
+    network = road.localizer(walk, recipe)
+    done.artifacts["network"] = network
+    masks = None
+    if recipe.refine is not None:
+        maps = road.localize(walk, "localize", recipe, network)
+        done.artifacts["maps"] = maps
+        _score(walk, tracker, done, "seeds", "maps", maps, str(recipe.data.score_split))
+        masks = refined(walk, maps)
+        done.artifacts["masks"] = masks
+        _score(walk, tracker, done, "masks", "masks", masks, str(recipe.data.score_split))
+    answering = network if recipe.segment is None else None
+    if recipe.segment is not None and masks is not None:
+        spec = NetworkSpec(kind="segmenter", num_classes=walk.num_classes, segment=recipe.segment)
+        answering = road.train_network(walk, "segment", spec, {"masks": masks})
+        done.artifacts["segmenter"] = answering
+    if answering is not None and recipe.predicts:
+        predictions = predicted(walk, answering)
+        done.artifacts["predictions"] = predictions
+        _score(walk, tracker, done, "segmentation", "predictions", predictions, recipe.data.val_split)
+    done.history = {title: a.record["history"] for title, a in walk.steps if "history" in a.record}
+    finish(walk, tracker, done)
+    return done
+
+
+def refined(walk: Walk, maps: Artifact) -> Artifact:
+    """Pseudo masks of the training split; PSA and IRN first make labels and train their network on them."""
+    recipe = walk.recipe
+    refiner = recipe.refine
+    network = None
+    if refiner.trainable:
+        labels = refine_step(walk, "refine labels", maps, refiner.labels, None)
+        spec = NetworkSpec(
+            kind="affinity", num_classes=walk.num_classes, refiner=refiner, affinity=recipe.affinity
+        )
+        network = road.train_network(walk, "refine train", spec, {"masks": labels})
+    return refine_step(walk, "refine", maps, refiner, network)
+
+
+def refine_step(walk: Walk, title: str, maps: Artifact, refiner: Any, network: Artifact | None) -> Artifact:
+    """One refiner over all class maps."""
+    split = str(walk.recipe.data.train_split)
+    inputs = {"maps": maps.digest, **({"network": network.digest} if network else {})}
+    uri = network.uri if network else None
+    return walk.stage(
+        "refine",
+        title,
+        {"refiner": refiner.model_dump(mode="json")},
+        inputs,
+        lambda folder: infer.refine(title, walk.data, walk.shards(split), maps.uri, refiner, uri, folder, walk.machines),
+    )
+
+
+def predicted(walk: Walk, network: Artifact) -> Artifact:
+    """Masks of the validation split."""
+    assert walk.manifest is not None
+    recipe = walk.recipe
+    split = recipe.data.val_split
+    net = recipe.net if recipe.segment is None else recipe.segment.net
+    config = {"predict": recipe.predict.model_dump(mode="json"), "normalize": net.normalize.model_dump(mode="json")}
+    inputs = {"network": network.digest, "data": walk.manifest.splits[split].digest}
+    return walk.stage(
+        "predict",
+        "predict",
+        config,
+        inputs,
+        lambda folder: infer.predict(
+            "predict", walk.data, walk.shards(split), network.uri, recipe.predict, folder, walk.machines, recipe.resources
+        ),
+    )
+
+
+def _score(walk: Walk, tracker: Tracker, done: Run, name: str, kind: str, artifact: Artifact, split: str) -> None:
+    """Score one artifact where there are masks, and log it."""
+    assert walk.manifest is not None
+    if not walk.manifest.splits[split].has_masks:
+        console.print(f"score {name}: split {split!r} has no masks, so there is nothing to score against")
+        return
+    recipe = walk.recipe
+    settings = recipe.score
+    if settings.background is None:
+        settings = settings.model_copy(update={"background": recipe.method.background()})
+    config = {"kind": kind, "score": settings.model_dump(mode="json"), "split": split}
+    inputs = {kind: artifact.digest, "data": walk.manifest.splits[split].digest}
+    made = walk.stage(
+        "score",
+        f"score {name}",
+        config,
+        inputs,
+        lambda folder: score.score(
+            f"score {name}", walk.data, walk.shards(split), artifact.uri, kind, settings, walk.manifest, folder, walk.machines
+        ),
+    )
+    done.artifacts[f"score {name}"] = made
+    done.scores[name] = made.record["scores"]
+    tracker.metrics(score.flat_metrics(name, made.record["scores"]))
+    tracker.flush()
+
+
+def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
+    """A step's speed, memory and curves, and whether it was computed or loaded."""
+    name = title.replace(" ", "_")
+    record = artifact.record
+    tracker.metrics(
+        {
+            f"{name}/seconds": record.get("seconds"),
+            f"{name}/images_per_second": record.get("images_per_second"),
+            f"{name}/peak_memory_mb": record.get("peak_memory_mb"),
+        }
+    )
+    for epoch in record.get("history", []):
+        values = {f"{name}/loss/{part}": value for part, value in epoch["losses"].items()}
+        values |= {f"{name}/{key}": epoch[key] for key in ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")}
+        tracker.metrics(values, step=epoch["epoch"])
+    tracker.tags({f"artifact.{name}": f"{artifact.stage}/{artifact.digest}", f"reused.{name}": str(artifact.reused)})
+    weights = record.get("inputs", {}).get("weights")
+    if weights:
+        tracker.tags({f"weights.{name}": weights})
+    tracker.flush()
+
+
+def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
+    """Scores and panels into the run's folder and into MLflow."""
+    from wsss_ray.report import make_panels
+
+    summary = {
+        "scores": done.scores,
+        "history": done.history,
+        "artifacts": {
+            name: {"stage": a.stage, "digest": a.digest, "content": a.record.get("content"), "seconds": a.record.get("seconds")}
+            for name, a in done.artifacts.items()
+        },
+        "data": walk.data,
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    storage.write_json(storage.join(done.folder, "run.json"), summary)
+    paths = make_panels(walk, done)
+    tracker.files(paths, "panels")
+
+
+def run_tags(recipe: Recipe) -> dict[str, str]:
+    """What runs are searched by."""
+    data = recipe.data.uri or "toy"
+    return {
+        "method": recipe.method.name,
+        "profile": recipe.method.profile,
+        "scale": recipe.scale,
+        "data": data.rstrip("/").rsplit("/", 1)[-1],
+        "seed": str(recipe.seed),
+        "git_commit": git_commit(),
+        **recipe.tags,
+    }
+
+
+def git_commit() -> str:
+    """The commit of the working folder, marked where it has changes; "unknown" outside a repository."""
+    try:
+        here = Path(__file__).resolve().parent
+        show = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(show, capture_output=True, text=True, timeout=10, env=os.environ).stdout.strip() or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"

@@ -1,0 +1,224 @@
+"""The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same name."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from wsss_ray import build, storage, training
+from wsss_ray.build import NetworkSpec
+from wsss_ray.config import Config, UserError
+from wsss_ray.data.dataset import TrainSamples
+from wsss_ray.data.shards import Rows
+from wsss_ray.stages.cluster import Machines
+from wsss_ray.stages.progress import Bar
+from wsss_ray.tables import Lookup
+
+STATE = "state.pt"
+
+
+class TrainJob(Config):
+    """Everything a training worker needs to know; addresses and worker counts are not part of a result."""
+
+    spec: NetworkSpec
+    data: str
+    split: str
+    val_split: str | None
+    seed: int
+    base: str | None = None
+    """Folder of the trained base localizer."""
+    maps: str | None = None
+    masks: str | None = None
+    threads: int = 2
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    """Where workers leave word for the driver: how far they are and what each epoch reported."""
+
+    def __init__(self) -> None:
+        self.step, self.num_steps, self.loss = 0, 0, float("nan")
+        self.epochs: dict[int, dict[str, Any]] = {}
+        self.error = ""
+
+    def at(self, step: int, num_steps: int, loss: float) -> None:
+        """Progress within the run."""
+        self.step, self.num_steps, self.loss = step, num_steps, loss
+
+    def epoch(self, report: dict[str, Any]) -> None:
+        """A finished epoch."""
+        self.epochs[report["epoch"]] = report
+
+    def fail(self, message: str) -> None:
+        """A user's error inside a worker, word for word."""
+        self.error = message
+
+    def read(self) -> tuple[int, int, float, dict[int, dict[str, Any]], str]:
+        """All of it."""
+        return self.step, self.num_steps, self.loss, self.epochs, self.error
+
+
+def run_training(title: str, job: TrainJob, out: str, machines: Machines) -> dict[str, Any]:
+    """Train into folder ``out`` (weights and history); continues from its last epoch's checkpoint after any kill.
+
+    Returns {"history": [one record per epoch], ...} for the artifact's record.
+    """
+    board = Board.remote()  # type: ignore[attr-defined]
+    filesystem, path = storage.open_fs(out)
+    filesystem.create_dir(path, recursive=True)
+    resources: dict[str, float] = {"CPU": machines.train_cpus}
+    if machines.use_gpu:
+        resources["GPU"] = 1
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job.model_dump_json(), "board": board},
+        torch_config=TorchConfig(backend="nccl" if machines.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=machines.train_workers, use_gpu=machines.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    with _watched(title, board):
+        try:
+            result = trainer.fit()
+        except Exception as error:
+            message = ray.get(board.read.remote())[4]
+            if message:
+                raise UserError(message) from None
+            raise RuntimeError(f"{title}: training failed: {error}") from error
+    checkpoint = result.checkpoint
+    if checkpoint is None:
+        raise RuntimeError(f"{title}: training ended without a checkpoint")
+    with checkpoint.as_directory() as folder:
+        for name in (build.MODEL, "history.json"):
+            storage.write_bytes(storage.join(out, name), (Path(folder) / name).read_bytes())
+    filesystem.delete_dir(f"{path}/checkpoints")
+    storage.write_bytes(storage.join(out, "network.json"), job.spec.model_dump_json(indent=1).encode())
+    return {"history": storage.read_json(storage.join(out, "history.json"))}
+
+
+@contextlib.contextmanager
+def _watched(title: str, board: Any) -> Iterator[None]:
+    """A progress bar fed from the board while training runs."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        with Bar(title, 0, "steps") as bar:
+            while True:
+                ended = stop.wait(1.0)
+                try:
+                    step, num_steps, loss, epochs, _ = ray.get(board.read.remote())
+                except Exception:  # the cluster is going down; the run itself reports why
+                    return
+                bar.set_total(num_steps)
+                last = epochs.get(max(epochs, default=-1), {})
+                precision = f" mAP {last['mean_ap']:.3f}" if last.get("mean_ap") is not None else ""
+                bar.at(step, f"loss {loss:.4f}{precision}")
+                if ended:
+                    return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training worker."""
+    board = config["board"]
+    try:
+        _train(TrainJob.model_validate_json(config["job"]), board)
+    except UserError as error:
+        ray.get(board.fail.remote(str(error)))
+        raise
+
+
+def _train(job: TrainJob, board: Any) -> None:
+    context = ray.train.get_context()
+    world = training.World(context.get_world_rank(), context.get_world_size(), get_device())
+    spec, config = job.spec, job.spec.train
+    torch.manual_seed(job.seed)
+    network = build.network(spec, pretrained=True, base_folder=job.base)
+    rows = Rows(job.data, job.split)
+    samples = TrainSamples(
+        rows,
+        spec.num_classes,
+        config.augment,
+        spec.net.normalize,
+        job.seed,
+        spec.needs,
+        mask_lookup=Lookup(job.masks).mask if job.masks else None,
+        maps_lookup=Lookup(job.maps).maps if job.maps else None,
+    )
+    validation = None
+    if job.val_split and config.validate_pictures and spec.kind == "localizer":
+        validation = training.validation_pictures(
+            Rows(job.data, job.val_split), spec.num_classes, spec.net.normalize, config.validate_pictures
+        )
+    state, history = _restore(world)
+    last = [0.0]
+
+    def on_step(step: int, num_steps: int, loss: float) -> None:
+        if world.rank == 0 and (time.monotonic() - last[0] > 1 or step == num_steps):
+            last[0] = time.monotonic()
+            board.at.remote(step, num_steps, loss)
+
+    def on_epoch(report: training.EpochReport, snapshot: Any) -> None:
+        record = {
+            "epoch": report.epoch,
+            "step": report.step,
+            "losses": report.losses,
+            "mean_ap": report.mean_ap,
+            "images_per_second": report.images_per_second,
+            "peak_memory_mb": report.peak_memory_mb,
+            "learning_rate": report.learning_rate,
+        }
+        history.append(record)
+        if world.rank != 0:
+            ray.train.report(report.losses)
+            return
+        board.epoch.remote(record)
+        with tempfile.TemporaryDirectory() as folder:
+            whole = snapshot()
+            build.save_state(network, Path(folder) / build.MODEL)
+            torch.save({"optimizer": whole["optimizer"], "epoch": whole["epoch"]}, Path(folder) / STATE)
+            storage.write_json(f"{folder}/history.json", history)
+            ray.train.report(report.losses, checkpoint=Checkpoint.from_directory(folder))
+
+    training.fit(
+        network, samples, config, job.seed, world, validation, state, training.Hooks(on_epoch, on_step), job.threads
+    )
+
+
+def _restore(world: training.World) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """The state and history of the last finished epoch, or nothing."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None, []
+    from safetensors.torch import load_file
+
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+        state["model"] = load_file(Path(folder) / build.MODEL)
+        history = storage.read_json(f"{folder}/history.json")
+    return state, history

@@ -1,0 +1,139 @@
+"""Runs in MLflow: the only file that imports it. The driver alone writes, in batches, with explicit run ids."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+
+EXPERIMENT = "wsss-ray"
+_MAX_METRICS, _MAX_PARAMS = 1000, 100
+
+
+def tracking_uri(out: str) -> str:
+    """``MLFLOW_TRACKING_URI`` where it is set, otherwise SQLite beside the artifacts (in the working folder for a remote --out)."""
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    folder = storage.local_path(out) or Path.cwd() / "runs"
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def artifact_root(out: str) -> str | None:
+    """Where a default store keeps pictures and files: beside the database."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    folder = storage.local_path(out) or Path.cwd() / "runs"
+    return (folder / "mlflow").as_uri()
+
+
+class Tracker:
+    """One MLflow run, written by the driver through ``MlflowClient``."""
+
+    def __init__(self, out: str, name: str, tags: dict[str, str], parent: str | None = None, experiment: str = EXPERIMENT):
+        """Start the run. Raises UserError, naming the address, where the tracking server does not answer."""
+        # A server that does not answer should be reported in seconds, not after MLflow's default of minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        self.uri = tracking_uri(out)
+        if self.uri.startswith("sqlite:///"):
+            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._client = MlflowClient(tracking_uri=self.uri)
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                experiment_id = self._client.create_experiment(experiment, artifact_location=artifact_root(out))
+            else:
+                experiment_id = found.experiment_id
+            all_tags = {**tags, "mlflow.source.name": "wsss", "mlflow.user": os.environ.get("USER", "wsss")}
+            if parent is not None:
+                all_tags["mlflow.parentRunId"] = parent
+            run = self._client.create_run(experiment_id, run_name=name, tags=all_tags)
+        except MlflowException as error:
+            raise UserError(
+                f"MLflow at {self.uri} does not answer ({str(error).splitlines()[0][:160]}); "
+                "start it, correct MLFLOW_TRACKING_URI, or unset it to log to SQLite"
+            ) from error
+        self.run_id, self.experiment_id = run.info.run_id, experiment_id
+        self._pending: list[Any] = []
+
+    def params(self, values: dict[str, Any]) -> None:
+        """Flat parameters; long values are cut at MLflow's limit."""
+        from mlflow.entities import Param
+
+        entries = [Param(key, str(value)[:6000]) for key, value in values.items()]
+        for start in range(0, len(entries), _MAX_PARAMS):
+            self._client.log_batch(self.run_id, params=entries[start : start + _MAX_PARAMS])
+
+    def tags(self, values: dict[str, str]) -> None:
+        """Searchable tags."""
+        for key, value in values.items():
+            self._client.set_tag(self.run_id, key, value[:5000])
+
+    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+        """Queue metrics; ``flush`` sends them in batches. None and NaN are left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for key, value in values.items():
+            if value is not None and value == value:
+                self._pending.append(Metric(metric_name(key), float(value), now, step))
+
+    def flush(self) -> None:
+        """Send queued metrics."""
+        while self._pending:
+            self._client.log_batch(self.run_id, metrics=self._pending[:_MAX_METRICS])
+            self._pending = self._pending[_MAX_METRICS:]
+
+    def files(self, paths: Iterable[Path], folder: str | None = None) -> None:
+        """Copy files into the run's artifacts."""
+        for path in paths:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, text: str, name: str) -> None:
+        """A text file among the run's artifacts."""
+        self._client.log_text(self.run_id, text, name)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Send what is queued and end the run (FINISHED, FAILED or KILLED)."""
+        self.flush()
+        self._client.set_terminated(self.run_id, status)
+
+
+def metric_name(name: str) -> str:
+    """A name MLflow accepts: letters, digits, ``_ - . / :`` and spaces."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "_-./: ") else "_" for c in name)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as ``a.b.c`` keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def serve(out: str, port: int) -> int:
+    """The MLflow UI over the store of ``out`` on the loopback address, until interrupted; its exit code."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(out)]
+    root = artifact_root(out)
+    if root is not None:
+        command += ["--default-artifact-root", root]
+    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
