@@ -76,7 +76,9 @@ def test_smaf_counts_every_label_of_the_data_set(golden: Golden) -> None:
     shown = [0, *(data["present"] + 1)]
     np.testing.assert_allclose(marginals[shown], data["smaf_q"], atol=SAME_LIBRARY)
     maps = ClassMaps("a", data["present"], data["cam"], data["cam"].shape[1:])
-    refiner = CrfRefiner(unary="labels", background="constant", threshold=0.2, crf="smaf", num_labels=num_labels)
+    refiner = CrfRefiner(
+        unary="labels", background="constant", threshold=0.2, crf=PRESETS["smaf"], num_labels=num_labels
+    )
     np.testing.assert_array_equal(refiner.refine(data["image"], maps), data["smaf_out"])
 
 

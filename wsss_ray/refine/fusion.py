@@ -1,0 +1,136 @@
+"""One map per class from the maps of several scales and flips of a picture, by the rule of each paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import FusionRule
+
+
+class Pass(NamedTuple):
+    """What a network says of B pictures at one scale; (B, C, h, w) each."""
+
+    plain: Tensor
+    flipped: Tensor | None = None
+    """Maps of the mirrored pictures, still mirrored."""
+
+
+def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(H, W) times ``scale``, exact halves to the even number as the released loaders round; at least one pixel."""
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """The grid with a cell every ``stride`` pixels: (H, W) divided and rounded up (IRN, stride 4)."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def whole_cells(size: tuple[int, int], cell: int) -> tuple[int, int]:
+    """(H, W) rounded up to multiples of ``cell``: what IRN up-samples to before it crops (cell 16)."""
+    return -(-size[0] // cell) * cell, -(-size[1] // cell) * cell
+
+
+def scaled_inputs(
+    picture: np.ndarray, scale: float, normalize: Callable[[np.ndarray], Tensor], flip: bool = True
+) -> Tensor:
+    """A picture and its mirror image at one scale: (H, W, 3) uint8 RGB -> (2, 3, h, w); without ``flip`` (1, 3, h, w).
+
+    PIL bicubic on 8 bits, which smooths where it shrinks: a float or torch resize gives other maps. ``normalize`` takes
+    (h, w, 3) uint8 to (3, h, w).
+    """
+    height, width = scaled_size((picture.shape[0], picture.shape[1]), scale)
+    if (height, width) != picture.shape[:2]:
+        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
+    image = normalize(picture)
+    return torch.stack([image, image.flip(2)]) if flip else image[None]
+
+
+def present_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """(B, C) labels -> (B, C) bool; raises UserError where C is not ``num_classes``."""
+    if labels.dim() != 2 or labels.shape[1] != num_classes:
+        raise UserError(
+            f"labels of shape {tuple(labels.shape)} for maps of {num_classes} classes: give (B, {num_classes})"
+        )
+    return labels > 0
+
+
+def fuse_present(
+    passes: Sequence[Pass],
+    rule: FusionRule,
+    size: tuple[int, int],
+    labels: Tensor,
+    crop: tuple[int, int] | None = None,
+) -> Tensor:
+    """Fused maps of the labelled classes alone: (N, H, W), picture-major and by class, N the ones in (B, C) ``labels``.
+
+    Passes are up-sampled to ``size`` (align_corners False), added up or averaged, cut to ``crop`` at the top left, and
+    divided by their maximum (plus epsilon) over the whole picture. A rectified map that is nowhere positive comes out
+    0. Every map is computed by itself, so packing pictures together changes no bit.
+    """
+    if not passes:
+        raise UserError("no maps to fuse: give at least one scale")
+    present = present_classes(labels, passes[0].plain.shape[1])
+    total: Tensor | None = None
+    num_passes = 0
+    for one in passes:
+        plain = one.plain[present]
+        flipped = None if one.flipped is None else one.flipped[present].flip(-1)
+        num_passes += 1 if flipped is None else 2
+        part = _upsampled(plain, flipped, rule, size)
+        total = part if total is None else total + part
+    assert total is not None
+    fused = total / num_passes if rule.reduce == "mean" else total
+    if crop is not None:
+        fused = fused[:, : crop[0], : crop[1]]
+    return normalized(fused.relu() if rule.rectify == "after" else fused, rule)
+
+
+def fuse(
+    passes: Sequence[Pass],
+    rule: FusionRule,
+    size: tuple[int, int],
+    labels: Tensor,
+    crop: tuple[int, int] | None = None,
+) -> Tensor:
+    """``fuse_present`` at its place among all classes: (B, C, H, W), classes without a label 0 everywhere."""
+    maps = fuse_present(passes, rule, size, labels, crop)
+    full = maps.new_zeros(*labels.shape, *maps.shape[1:])
+    full[labels > 0] = maps
+    return full
+
+
+def _upsampled(plain: Tensor, flipped: Tensor | None, rule: FusionRule, size: tuple[int, int]) -> Tensor:
+    """The sum of a scale's one or two passes at ``size``; (N, h, w) -> (N, H, W)."""
+    sides = [plain] if flipped is None else [plain, flipped]
+    if rule.rectify == "per_pass":
+        return sum((_resize(side, rule, size).relu() for side in sides[1:]), _resize(sides[0], rule, size).relu())
+    if rule.rectify == "before":
+        sides = [side.relu() for side in sides]
+    # Up-sampling is linear: adding first halves its cost.
+    pair = sides[0] if len(sides) == 1 else sides[0] + sides[1]
+    return _resize(pair.relu() if rule.rectify == "pair" else pair, rule, size)
+
+
+def _resize(maps: Tensor, rule: FusionRule, size: tuple[int, int]) -> Tensor:
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    if not len(maps):
+        return maps.new_zeros(0, *size)
+    return F.interpolate(maps[:, None], size=size, mode=rule.interpolation, align_corners=False)[:, 0]
+
+
+def normalized(maps: Tensor, rule: FusionRule) -> Tensor:
+    """(N, H, W) -> per map: divided by max + epsilon, or (value - min) / (max - min + epsilon), or as it is."""
+    if rule.normalize == "none":
+        return maps
+    if rule.normalize == "minmax":
+        maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+    top = maps.amax(dim=(1, 2), keepdim=True).clamp(min=0) + rule.epsilon
+    return maps / top.clamp(min=torch.finfo(top.dtype).tiny)
