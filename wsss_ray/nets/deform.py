@@ -151,7 +151,8 @@ class DeformConv2d(nn.Module):
     def wander(self, offset: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean Euclidean |dp| in cells of the (H, W) input, and the share in [0, 1] of taps that left the map.
 
-        That is, of the taps whose ordinary place is on the map, those that now read beyond its outermost cells.
+        That is, of the taps whose ordinary place is on the map, those that now read beyond its outermost cells. Taps
+        count by the norm of their weights: where all but one are 0, that one alone says how far samples are.
         """
         conv = self.regular
         kernel, stride = _two(conv.kernel_size), _two(conv.stride)
@@ -161,8 +162,11 @@ class DeformConv2d(nn.Module):
             _within(*sample_places(moved, kernel, stride, padding, dilation), size)
             for moved in (offset, torch.zeros_like(offset[:1]))
         )
-        left = (before & ~now).sum() / before.expand_as(now).sum().clamp(min=1)
-        return offset.unflatten(1, (-1, 2)).norm(dim=2).mean(), left
+        weight = conv.weight.float().norm(dim=(0, 1)).view(-1, 1, 1)
+        weight = weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        left = (weight * (before & ~now)).sum() / (weight * before.expand_as(now)).sum().clamp(min=1e-12)
+        length = offset.unflatten(1, (-1, 2)).norm(dim=2)
+        return (weight * length).sum(dim=1).mean(), left
 
 
 def _within(down: Tensor, across: Tensor, size: tuple[int, int]) -> Tensor:
