@@ -136,6 +136,12 @@ def test_overlap_by_hand_and_strict_threshold() -> None:
     assert route(present, outside, 0.4).background.all()
 
 
+def test_an_exact_half_is_not_confident() -> None:
+    probabilities = torch.full((1, 2, 2, 2), 7.0).softmax(dim=1)
+    assert (probabilities == 0.5).all()
+    assert overlap_ratio(probabilities, torch.ones(1, 1, 2, 2)).item() == 0
+
+
 def test_loss_by_hand() -> None:
     # Two pixels, one class, lambda 0.5: p = sigmoid(score difference).
     scores = torch.tensor([[[[2.0, -1.0]], [[0.0, 0.0]]]])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from contract import MIDDLE, TinyBackbone, build, check_localizer, make_batch
 from pydantic import ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.cam import classification_loss, spatial_mean
 from wsss_ray.methods.correlation import PixelCorrelation, affinity, correlate, correlation_taps, unit_vectors
@@ -225,6 +226,15 @@ def test_correlation_by_hand() -> None:
     assert correlate(torch.tensor([[[[5.0, 7.0]]]]), unit).flatten().tolist() == pytest.approx([5.0, 7.0], abs=2e-4)
 
 
+def test_correlation_sends_no_gradient_to_the_taps() -> None:
+    backbone = TinyBackbone()
+    head = CorrelatedHead(backbone, 3, pcm=True)
+    taps = {tap: torch.rand(1, width, 4, 5, requires_grad=True) for tap, width in backbone.channels.items()}
+    head(torch.randn(1, 3, 32, 40), taps).square().sum().backward()
+    assert taps["out"].grad is not None and taps["conv4"].grad is None and taps["conv5"].grad is None
+    assert all(p.grad is not None and p.grad.any() for p in head.parameters())
+
+
 def test_correlation_uses_the_taps_there_are() -> None:
     backbone = TinyBackbone()
     assert correlation_taps(backbone) == ["conv4", "conv5"]
@@ -349,6 +359,95 @@ def test_norms() -> None:
     target, probabilities = torch.zeros(2, 2, 1, 2), torch.full((2, 3, 1, 2), 0.5)
     assert transfer_loss(probabilities, target).item() == 0.25
     assert transfer_loss(probabilities, target, "sum").item() == 1.0
+
+
+def reference_transfer(config: L2GConfig, model: nn.Module, batch: Batch, boxes: Tensor) -> float:
+    """Eq 6-7 view by view and in plain slices, for boxes that lie on the stride of 8."""
+    whole = model.evidence(batch.image)
+    total, count = 0.0, 0
+    for index in range(len(batch.image)):
+        saliency = batch.saliency[index, 0]
+        if config.normalize_saliency:
+            saliency = saliency / saliency.max()
+        present = batch.labels[index].bool().tolist()
+        for x0, y0, x1, y1 in boxes[index].tolist():
+            local = model.local_scores(batch.image[index : index + 1, :, y0:y1, x0:x1])[0]
+            height, width = local.shape[1:]
+            maps = [plane.clamp(min=0) / max(plane.max().item(), 1e-9) for plane in local]
+            maps = [plane if c >= len(present) or present[c] else 0 * plane for c, plane in enumerate(maps)]
+            maps = torch.stack(maps)
+            if config.hard_target:
+                maps = maps * (maps == maps.amax(dim=0))
+            seen = saliency[y0:y1:8, x0:x1:8]
+            kept, left, top = len(present), x0 // 8, y0 // 8
+            classes, background = maps[:kept], maps[kept:]
+            if config.saliency and not (config.empty_saliency == "fallback" and not seen.any()):
+                binary = config.background_target == "binary"
+                background = ((background > config.threshold).float() if binary else background) * (1 - seen)
+                classes = (classes > config.threshold) * seen
+            if config.align == "crop":
+                under = whole[index].softmax(dim=0)[:, top : top + height, left : left + width]
+            else:
+                padded = torch.nn.functional.pad(whole[index], (0, 1, 0, 1), mode="replicate")
+                pooled = torch.nn.functional.avg_pool2d(padded, 2, stride=1)
+                under = pooled[:, top : top + height, left : left + width].softmax(dim=0)
+            target = classes if config.background_target == "ignore" else torch.cat([classes, background])
+            squares = (under[: len(target)] - target) ** 2
+            total, count = total + squares.sum().item(), count + squares.numel()
+    views = boxes.shape[0] * boxes.shape[1]
+    return config.kd_weight * (total / count if config.norm == "mean" else total / views)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"profile": "released"},
+        {"profile": "released", "background_target": "soft", "threshold": 0.1},
+        {"profile": "released", "align": "crop", "empty_saliency": "fallback", "normalize_saliency": False},
+        {"hard_target": True, "kd_weight": 3, "norm": "sum", "threshold": 0.5},
+        {"saliency": False, "align": "roi"},
+        {"saliency": False, "profile": "released"},
+    ],
+)
+def test_loss_equals_a_loop_over_the_views(options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = L2GConfig(**SMALL, **options)
+    model, batch = build(config, 3).eval(), make_batch(3)
+    batch.labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
+    # The first view of the first picture holds nothing salient.
+    batch.saliency[0, :, :32, :32] = 0
+    boxes = torch.tensor([[[0, 0, 32, 32], [16, 8, 48, 40]], [[8, 16, 40, 48], [0, 8, 32, 40]]])
+    monkeypatch.setattr("wsss_ray.methods.l2g.sample_boxes", lambda *_: boxes)
+    parts = model.loss(batch, MIDDLE)
+    assert parts["transfer"].item() == pytest.approx(reference_transfer(config, model, batch, boxes), rel=1e-5)
+    views = [(i, *box) for i, row in enumerate(boxes.tolist()) for box in row]
+    pooled = torch.stack(
+        [
+            model.local_scores(batch.image[i : i + 1, :, y0:y1, x0:x1])[0, :3].mean(dim=(1, 2))
+            for i, x0, y0, x1, y1 in views
+        ]
+    )
+    targets = batch.labels[[i for i, *_ in views]]
+    assert parts["cls"].item() == pytest.approx(classification_loss(pooled, targets).item(), rel=1e-5)
+
+
+def test_global_classification_is_a_loss_only_where_it_is_asked_for() -> None:
+    batch = make_batch(3)
+    for on, key in ((True, "global_cls"), (False, "monitor/global_cls")):
+        model = build(L2GConfig(global_classification=on, **SMALL), 3).eval()
+        parts = model.loss(batch, MIDDLE)
+        expected = classification_loss(spatial_mean(model.evidence(batch.image)[:, :3]), batch.labels)
+        assert set(parts) == {"cls", "transfer", key}
+        assert parts[key].item() == pytest.approx(expected.item(), rel=1e-6) and parts[key].requires_grad is on
+
+
+def test_local_only_keeps_one_network() -> None:
+    batch = make_batch(3)
+    plain = build(L2GConfig(local_only=True, saliency=False, **SMALL), 3)
+    shaped = build(L2GConfig(local_only=True, **SMALL), 3)
+    assert plain.local_head is None and plain.local_backbone is None
+    assert plain.evidence(batch.image).shape[1] == 3 and shaped.evidence(batch.image).shape[1] == 4
+    assert set(plain.loss(batch, MIDDLE)) == {"cls"} and set(shaped.loss(batch, MIDDLE)) == {"cls", "transfer"}
 
 
 @pytest.mark.parametrize("profile", ["paper", "released"])
