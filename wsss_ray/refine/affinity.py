@@ -132,17 +132,11 @@ def affinity_losses(affinity: Tensor, labels: PairLabels) -> dict[str, Tensor]:
     }
 
 
-def default_labels() -> RefinerConfig:
-    """The labels of released IRN: foreground above 0.30, background below 0.05, each after a CRF, the rest unknown."""
-    settings: RefinerConfig = import_module("wsss_ray.refine.seeds").ConfidentSeeds()
-    return settings
-
-
 def read_labels(value: object) -> object:
     """A mapping with the ``name`` of any registered refiner -> its settings; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
-    registry: dict[str, type[RefinerConfig]] = import_module("wsss_ray.refine").REFINERS
+    registry: dict[str, type[RefinerConfig]] = import_module("wsss_ray.refine.registry").REFINERS
     name = value.get("name")
     if name not in registry:
         raise ValueError(f"no refiner {name!r} for 'labels'; known: {', '.join(registry)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
 from wsss_ray.nets.backbone import Backbone
 
+Normal = Callable[[np.ndarray], Tensor]
+"""(H, W, 3) uint8 RGB -> (3, H, W) float32 as the network wants it."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -40,12 +42,16 @@ def taps_of(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[i
     return [backbone.channels[name] for name in names], [backbone.strides[name] for name in names]
 
 
-def network_input(picture: np.ndarray, network: nn.Module) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W) on the network's device, normalised by its ``mean`` and ``std``."""
-    device = next(network.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).to(device).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (network.mean, network.std))
+def imagenet_normal(picture: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (3, H, W) float32: less ImageNet's mean, over its standard deviation."""
+    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
+
+
+def network_input(picture: np.ndarray, network: nn.Module, normalize: Normal) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W), normalised, where the network is."""
+    return normalize(picture)[None].to(next(network.parameters()).device)
 
 
 def sample_mask(mask: Tensor, stride: int) -> Tensor:

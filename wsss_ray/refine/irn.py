@@ -12,22 +12,23 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Serializ
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import Batch, Need, ParamGroup, Progress
+from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.affinity import (
     EPSILON,
     PairLabels,
     affinity_losses,
     at_offsets,
-    default_labels,
     pair_labels,
     path_maximum,
     path_offsets,
     read_labels,
 )
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import IMAGENET_MEAN, IMAGENET_STD, grid_of, network_input, sample_mask, taps_of, to_grid
+from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, sample_mask, taps_of, to_grid
 from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.planes import to_mask
+from wsss_ray.refine.seeds import ConfidentSeeds
 from wsss_ray.refine.walk import propagate
 
 STRIDE = 4
@@ -98,6 +99,7 @@ class IRNet(nn.Module):
 
     ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test pictures with the mean colour, right
     and below, to at least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
+    ``normalize`` is how ``refine`` makes its input; set it where training did not use ImageNet's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
@@ -119,7 +121,7 @@ class IRNet(nn.Module):
         # The boundary branch first: the same seed then gives it the same weights with and without displacement.
         self.edge = EdgeBranch(channels, strides)
         self.displacement = DisplacementBranch(channels, strides) if displacement else None
-        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        self.normalize: Normal = imagenet_normal
         self.train()
 
     def train(self, mode: bool = True) -> IRNet:
@@ -206,7 +208,7 @@ class Irn(RefinerConfig):
     name: Literal["irn"] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=default_labels)
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeeds)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
     train_radius: PositiveInt = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
@@ -239,17 +241,16 @@ class Irn(RefinerConfig):
         if len(maps.classes) == 0:
             return np.zeros(picture.shape[:2], np.uint8)
         planes = self.scores(picture, maps, network)
-        names = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
-        mask = names[planes.argmax(dim=0).cpu().numpy()]
+        mask = to_mask(planes.argmax(dim=0).cpu().numpy(), maps.classes)
         if self.keep < 1:
-            mask[~confident(planes, self.keep).cpu().numpy()] = 255
+            mask[~confident(planes, self.keep).cpu().numpy()] = IGNORE
         return mask
 
     @torch.inference_mode()
     def scores(self, picture: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
         """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
         height, width = picture.shape[:2]
-        edge = network.edges(network_input(picture, network))[0]
+        edge = network.edges(network_input(picture, network, network.normalize))[0]
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]

@@ -12,12 +12,11 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Serializ
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
+from wsss_ray.contracts import Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 from wsss_ray.refine.affinity import (
     affinity_losses,
-    default_labels,
     pair_labels,
     read_labels,
     search_offsets,
@@ -25,8 +24,10 @@ from wsss_ray.refine.affinity import (
     windows,
 )
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import IMAGENET_MEAN, IMAGENET_STD, grid_of, network_input, taps_of, to_grid, vote_mask
+from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, taps_of, to_grid, vote_mask
 from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.planes import power_background, to_mask
+from wsss_ray.refine.seeds import ConfidentPowerSeeds
 from wsss_ray.refine.walk import walk
 
 STRIDE = 8
@@ -39,7 +40,8 @@ class AffinityNet(nn.Module):
 
     ``taps`` from shallow to deep; on ResNet-38 the default ones are released PSA's. The backbone learns too, as far as
     it is not frozen. ``padding``: released PSA pads training crops before normalising, so that the canvas is
-    ``black``; ``mean`` leaves it the mean colour.
+    ``black``; ``mean`` leaves it the mean colour. ``normalize`` says what black is and how ``refine`` makes its input;
+    set it where training did not use ImageNet's.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
@@ -62,7 +64,7 @@ class AffinityNet(nn.Module):
         self.reduce = nn.ModuleList(convs)
         self.mix = nn.Conv2d(sum(WIDTHS), sum(WIDTHS), 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
-        self.mean, self.std = IMAGENET_MEAN, IMAGENET_STD
+        self.normalize: Normal = imagenet_normal
 
     def head(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Taps (B, c, ., .) -> (B, 448, h, w)."""
@@ -83,8 +85,8 @@ class AffinityNet(nn.Module):
             raise UserError("AffinityNet trains on pseudo masks: give its batches a mask")
         images = batch.image
         if self.padding == "black":
-            black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
-            images = torch.where(batch.inside > 0, images, images.new_tensor(black).view(1, 3, 1, 1))
+            black = self.normalize(np.zeros((1, 1, 3), np.uint8)).to(images)
+            images = torch.where(batch.inside > 0, images, black)
         labels = vote_mask(batch.mask, batch.inside, STRIDE)
         found = affinities(self.features(images).float(), self.radius)
         return affinity_losses(found, pair_labels(labels, self.radius, search_offsets(self.radius)))
@@ -116,33 +118,13 @@ def feature_links(features: Tensor, radius: int) -> Tensor:
     return links
 
 
-def with_background(maps: Tensor, alpha: float) -> Tensor:
-    """(P, H, W) maps in [0, 1] -> (P + 1, H, W): first the background (1 - max)^alpha (PSA section 3.3)."""
-    return torch.cat([(1 - maps.max(dim=0, keepdim=True).values).pow(alpha), maps])
-
-
-def labels_from_scores(low: Tensor, high: Tensor, stride: int = 1) -> Tensor:
-    """Scores (P + 1, H, W), background first, refined with a low and a high alpha -> (h, w) int64 plane index or 255.
-
-    Cells average ``stride`` x ``stride`` pixels. Background where the high-alpha scores say so, else the class that the
-    low-alpha scores name, else unknown; also where there are no scores (PSA section 3.2; released ``VOC12AffDataset``).
-    """
-    if stride > 1:
-        low, high = (F.avg_pool2d(part[None], stride, stride)[0] for part in (low, high))
-    label = low.argmax(dim=0)
-    label[label == 0] = IGNORE
-    label[high.argmax(dim=0) == 0] = 0
-    label[torch.maximum(low, high).max(dim=0).values < 1e-5] = IGNORE
-    return label
-
-
 class Psa(RefinerConfig):
     """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
 
     name: Literal["psa"] = "psa"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=default_labels)
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeeds)
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
     padding: Literal["black", "mean"] = "black"
     radius: PositiveInt = 5
@@ -168,22 +150,24 @@ class Psa(RefinerConfig):
         height, width = picture.shape[:2]
         if len(maps.classes) == 0:
             return np.zeros((height, width), np.uint8)
-        names = np.concatenate([[0], maps.classes + 1]).astype(np.uint8)
         with torch.inference_mode():
             rows, columns = grid_of((height, width), STRIDE)
             pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
             network.eval()
-            features = network.features(F.pad(network_input(picture, network), pad))[0].float()
-            walked = self.walk(torch.from_numpy(maps.full()).to(features.device), features)
+            features = network.features(F.pad(network_input(picture, network, network.normalize), pad))[0].float()
+            planes = torch.from_numpy(power_background(maps.full(), self.alpha))
+            walked = self.walk(planes.to(features.device), features)
             large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-            mask: np.ndarray = names[large[0, :, :height, :width].argmax(dim=0).cpu().numpy()]
-            return mask
+            return to_mask(large[0, :, :height, :width].argmax(dim=0).cpu().numpy(), maps.classes)
 
-    def walk(self, maps: Tensor, features: Tensor) -> Tensor:
-        """(P, H, W) maps and (c, h, w) features of the picture padded to whole cells -> (P + 1, h, w) walked scores."""
-        _, height, width = maps.shape
+    def walk(self, planes: Tensor, features: Tensor) -> Tensor:
+        """(K', H, W) scores and (c, h, w) features of the picture padded to whole cells -> (K', h, w) walked scores.
+
+        Cells average their pixels; those beyond the picture count as 0 in every plane (released PSA).
+        """
+        _, height, width = planes.shape
         rows, columns = features.shape[1:]
         pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
-        cells = F.avg_pool2d(F.pad(with_background(maps, self.alpha), pad)[None], STRIDE, STRIDE)[0]
+        cells = F.avg_pool2d(F.pad(planes, pad)[None], STRIDE, STRIDE)[0]
         links = feature_links(features, self.radius)
         return walk(cells, links, search_offsets(self.radius), self.beta, self.exp_times)

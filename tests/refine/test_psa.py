@@ -1,0 +1,281 @@
+"""AffinityNet and its refiner against released PSA's numbers, and what must hold on any backbone and picture size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from tests.golden_rules import set_b
+from tests.refine.test_walk import dense_affinity, dense_walk
+from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch, Progress, Trainable
+from wsss_ray.nets import build_backbone
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.refine.affinity import affinity_losses, at_offsets, pair_labels, search_offsets
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.grid import vote_mask
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.planes import power_background
+from wsss_ray.refine.psa import AffinityNet, Psa, affinities, feature_links
+from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, confident_index
+
+PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
+LABELS = RefinerConfig(name="labels")
+
+
+class GivenTaps(Backbone):
+    """A backbone that answers with stored feature maps and remembers the pictures it saw."""
+
+    def __init__(self, taps: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.taps, self.seen = taps, torch.empty(0)
+        self.channels = {name: tap.shape[1] for name, tap in taps.items()}
+        self.strides = dict.fromkeys(taps, 8)
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        self.seen = images
+        return self.taps
+
+
+def released_net(arrays: dict[str, np.ndarray]) -> AffinityNet:
+    """The golden file's head on its stored taps."""
+    names = {"conv4": "feat_conv4", "conv5": "feat_conv5", "out": "feat_conv6"}
+    net = AffinityNet(GivenTaps({k: torch.from_numpy(arrays[v]).requires_grad_() for k, v in names.items()}), 20)
+    prefix, gains = str(arrays["rule_prefix"]), {"f8": float(arrays["gain_f8"]), "f9": float(arrays["gain_f9"])}
+    ours = {"f8_3": net.reduce[0], "f8_4": net.reduce[1], "f8_5": net.reduce[2], "f9": net.mix}
+    for key in arrays["rule_keys"].tolist():
+        weight = ours.pop(key.removesuffix(".weight")).weight
+        weight.data.copy_(torch.from_numpy(set_b(key, weight.shape, prefix, gains[key[:2]])))
+    assert not ours
+    return net
+
+
+def toy_net(**options) -> AffinityNet:
+    torch.manual_seed(0)
+    return AffinityNet(build_backbone("toy", width=16), num_classes=3, **{"radius": 3, **options})
+
+
+def toy_batch(size: tuple[int, int] = (56, 72)) -> Batch:
+    torch.manual_seed(5)
+    mask = torch.tensor([0, 1, 3, 255])[torch.randint(0, 4, (2, 5, 6))]
+    mask = mask.repeat_interleave(13, 1).repeat_interleave(13, 2)[:, : size[0], : size[1]]
+    inside = torch.ones(2, 1, *size)
+    inside[:, :, :10] = 0
+    mask[:, :10] = 255
+    return Batch(torch.randn(2, 3, *size) * inside, torch.ones(2, 3), inside, torch.rand(2, 3, *size), mask=mask)
+
+
+# pairs, labels, loss
+
+
+def test_pairs_and_labels_match_released(golden):
+    arrays = golden("b09_psa_pairs_labels.npz")
+    assert search_offsets(5) == tuple(map(tuple, arrays["offsets"].tolist()))
+    for shape in ("sq", "rect"):
+        height, width = arrays[f"{shape}_size"].tolist()
+        source, target = at_offsets(torch.arange(height * width).view(height, width), 5, search_offsets(5))
+        assert np.array_equal(source[0].flatten().numpy(), arrays[f"{shape}_from"])
+        assert np.array_equal(target.flatten(1).numpy(), arrays[f"{shape}_to"])
+    for prefix in ("", "score_"):
+        label = torch.from_numpy(arrays[prefix + "label"]).long()
+        found = pair_labels(label[None], 5, search_offsets(5))
+        for name, part in zip(("bg_pos", "fg_pos", "neg"), found, strict=True):
+            assert np.array_equal(part[0].flatten(1).numpy(), arrays[prefix + name] > 0), prefix + name
+
+
+def test_affinity_by_hand():
+    features = torch.zeros(1, 2, 2, 3)
+    features[0, :, 0, 2] = torch.tensor([1.0, -3.0])
+    found = affinities(features, 2)[0, :, 0]
+    # one source, (0, 1); its neighbours right, below left, below, below right
+    assert found.flatten().tolist() == pytest.approx([np.exp(-2), 1, 1, 1])
+
+
+def test_head_and_gradients_match_released(golden):
+    arrays = golden("b09_psa_affinity.npz")
+    net = released_net(arrays)
+    grid = arrays["feat_conv4"].shape[2:]
+    found = affinities(net.features(torch.zeros(1, 3, 8 * grid[0], 8 * grid[1])), 5)
+    assert np.abs(found.detach().flatten(2).numpy() - arrays["aff"]).max() < 1e-6
+    labels = pair_labels(torch.from_numpy(arrays["label"]).long()[None], 5, search_offsets(5))
+    for name, part in zip(("bg", "fg", "neg"), labels, strict=True):
+        assert int(part.sum()) == round(float(arrays[f"{name}_cnt"]))
+    parts = affinity_losses(found, labels)
+    shares = {"affinity_background": ("bg", 4), "affinity_foreground": ("fg", 4), "affinity_different": ("neg", 2)}
+    for part, (name, share) in shares.items():
+        assert share * parts[part].item() == pytest.approx(float(arrays[f"{name}_loss"]), abs=1e-6)
+    total = torch.stack(list(parts.values())).sum()
+    assert total.item() == pytest.approx(float(arrays["loss"]), abs=1e-6)
+    total.backward()
+    for tap, name in (("conv4", "conv4"), ("conv5", "conv5"), ("out", "conv6")):
+        assert np.abs(net.backbone.taps[tap].grad.numpy() - arrays[f"grad_feat_{name}"]).max() < 1e-6
+    assert np.abs(net.mix.weight.grad[::8, ::8, 0, 0].numpy() - arrays["grad_f9"]).max() < 1e-6
+    assert np.abs(net.reduce[0].weight.grad[..., 0, 0].numpy() - arrays["grad_f8_3"]).max() < 1e-6
+
+
+def test_votes_by_hand():
+    mask = torch.tensor([[[1, 1, 2, 255, 9], [2, 255, 255, 255, 9], [0, 0, 4, 4, 9]]])
+    inside = torch.ones(1, 1, 3, 5)
+    assert vote_mask(mask, inside, 2).tolist() == [[[1, 255, 9], [0, 4, 9]]]
+    inside[:, :, :, 1:4] = 0
+    assert vote_mask(mask, inside, 2).tolist() == [[[1, 255, 9], [0, 255, 9]]]
+    inside[:, :, 1, 0] = 0
+    assert vote_mask(mask, inside, 2).tolist() == [[[1, 255, 9], [0, 255, 9]]]
+
+
+def test_cells_of_one_label_match_released_labels(golden):
+    """Where every pixel of a cell has the same label from the scores, voting and averaging scores agree."""
+    arrays = golden("b09_psa_pairs_labels.npz")
+    low, high = (arrays[f"score_{side}_f16"].astype(np.float32) for side in ("low", "high"))
+    pixels = torch.from_numpy(confident_index(low, high))
+    cells = pixels.unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).transpose(1, 2).flatten(2)
+    whole = (cells == cells[..., :1]).all(dim=2).numpy()
+    voted = vote_mask(pixels[None], torch.ones(1, 1, *pixels.shape), 8)[0].numpy()
+    assert whole.any() and np.array_equal(voted[whole], arrays["score_label"][whole])
+
+
+# the network
+
+
+def test_training_pictures_are_padded_with_black(golden):
+    arrays = golden("b09_psa_aff_padding.npz")
+    side = int(arrays["crop_size"])
+    left, top = arrays["offset_left_top"].tolist()
+    height, width = arrays["img"].shape[:2]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    image, inside = torch.zeros(1, 3, side, side), torch.zeros(1, 1, side, side)
+    normal = ((torch.from_numpy(arrays["img"]).float() / 255 - mean) / std).permute(2, 0, 1)
+    image[0, :, top : top + height, left : left + width] = normal
+    inside[0, 0, top : top + height, left : left + width] = 1
+    cells = side // 8
+    mask = torch.zeros(1, side, side, dtype=torch.long)
+    batch = Batch(image, torch.ones(1, 3), inside, image, mask=mask)
+    for padding in ("black", "mean"):
+        trunk = GivenTaps({name: torch.rand(1, 4, cells, cells) for name in ("conv4", "conv5", "out")})
+        AffinityNet(trunk, 3, padding=padding).loss(batch, PROGRESS)
+        same = np.abs(trunk.seen[0, :, ::8, ::8].numpy() - arrays["network_input_every8"]).max() < 1e-6
+        assert same == (padding == "black")
+        if padding == "black":
+            assert np.abs(trunk.seen[0, :, 0].numpy() - arrays["network_input_row0"]).max() < 1e-6
+
+
+@pytest.mark.parametrize("backbone", ["toy", "resnet50", "squeezenet", "resnet38"])
+def test_any_backbone_any_size(backbone):
+    with torch.device("meta"):
+        net = AffinityNet(build_backbone(backbone), num_classes=3).eval()
+        for height, width in ((65, 74), (64, 96), (101, 47)):
+            assert net.features(torch.empty(2, 3, height, width)).shape == (2, 448, -(-height // 8), -(-width // 8))
+
+
+def test_learns_and_groups():
+    net = toy_net().train()
+    assert isinstance(net, Trainable)
+    groups = net.param_groups()
+    grouped = [id(p) for g in groups for p in g.params]
+    assert set(grouped) == {id(p) for p in net.parameters() if p.requires_grad} and len(grouped) == len(set(grouped))
+    rates = {id(p): g.lr_multiplier for g in groups for p in g.params}
+    assert {rates[id(p)] for p in net.reduce.parameters()} == {10.0}
+    assert {rates[id(p)] for p in net.backbone.parameters()} == {1.0, 2.0}
+    batch = toy_batch()
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        optimiser.zero_grad()
+        loss = torch.stack(list(net.loss(batch, PROGRESS).values())).sum()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(p.grad is not None for p in net.parameters() if p.requires_grad)
+
+
+def test_unknown_pixels_teach_nothing():
+    net = toy_net()
+    batch = toy_batch()
+    batch.mask = torch.full_like(batch.mask, 255)
+    loss = torch.stack(list(net.loss(batch, PROGRESS).values())).sum()
+    loss.backward()
+    assert loss.item() == 0 and all(torch.isfinite(p.grad).all() for p in net.reduce.parameters())
+
+
+def test_what_a_user_can_get_wrong():
+    with pytest.raises(UserError, match="enlarge the training crop"):
+        toy_net(radius=5).loss(toy_batch((32, 40)), PROGRESS)
+    with pytest.raises(UserError, match="mask"):
+        batch = toy_batch()
+        batch.mask = None
+        toy_net().loss(batch, PROGRESS)
+    maps = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 4, 4), np.float32), (16, 16))
+    with pytest.raises(UserError, match="trained AffinityNet"):
+        Psa(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
+
+
+# inference
+
+
+def test_inference_matches_released(golden):
+    arrays = golden("b09_psa_affinity.npz")
+    net = released_net(arrays).eval()
+    height, width = int(arrays["inf_H"]), int(arrays["inf_W"])
+    picture = np.zeros((height, width, 3), np.uint8)
+    with torch.no_grad():
+        features = net.features(torch.zeros(1, 3, *(8 * n for n in arrays["feat_conv4"].shape[2:])))[0]
+    links = feature_links(features, 5)
+    matrix = dense_affinity(links, search_offsets(5))
+    assert np.abs(matrix[:, arrays["cols"]].numpy() - arrays["dense_cols"]).max() < 1e-6
+    config = Psa(labels=LABELS)
+    maps = arrays["inf_cam_f16"].astype(np.float32)
+    walked = config.walk(torch.from_numpy(power_background(maps, config.alpha)), features)
+    assert np.abs(walked.numpy() - arrays["inf_rw_present"]).max() < 1e-4
+    mask = config.refine(picture, ClassMaps("a", arrays["inf_keys"].astype(np.int32), maps, (height, width)), net)
+    assert mask.dtype == np.uint8 and (mask != arrays["inf_pred"]).sum() <= 3
+
+
+def test_walk_equals_the_dense_matrix():
+    torch.manual_seed(0)
+    features, planes = torch.randn(6, 7, 12), torch.rand(3, 53, 90)
+    config = Psa(labels=LABELS, radius=3, exp_times=5)
+    scores = torch.nn.functional.pad(planes, (0, 6, 0, 3))
+    cells = scores.unflatten(2, (12, 8)).unflatten(1, (7, 8)).mean(dim=(2, 4))
+    expected = dense_walk(cells, dense_affinity(feature_links(features, 3), search_offsets(3)), 8, 5)
+    assert (config.walk(planes, features) - expected).abs().max() < 1e-5
+
+
+def test_links_stop_before_the_border():
+    links = feature_links(torch.zeros(4, 12, 13), 5)
+    assert links.shape == (34, 12, 13) and set(links.unique().tolist()) == {0.0, 1.0}
+    assert (links[:, :8, 4:9] == 1).all() and links.sum() == 34 * 8 * 5
+    assert not feature_links(torch.zeros(4, 3, 20), 5).any()
+
+
+def test_refine_any_size():
+    net = toy_net().train()
+    rng = np.random.default_rng(0)
+    for height, width in ((37, 50), (16, 90), (5, 7)):
+        picture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        grid = (2, -(-height // 4), -(-width // 4))
+        maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random(grid, dtype=np.float32), (height, width))
+        mask = Psa(labels=LABELS).refine(picture, maps, net)
+        assert mask.shape == (height, width) and set(np.unique(mask)) <= {0, 1, 3}
+        none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, *grid[1:]), np.float32), (height, width))
+        assert not Psa(labels=LABELS).refine(picture, none, net).any()
+    strong = ClassMaps("a", np.array([4], np.int32), np.ones((1, 4, 6), np.float32), (32, 48))
+    assert (Psa(labels=LABELS).refine(np.zeros((32, 48, 3), np.uint8), strong, net) == 5).all()
+
+
+def test_settings():
+    config = Psa(labels=LABELS)
+    assert (config.radius, config.alpha, config.beta, config.exp_times, config.padding) == (5, 16, 8, 8, "black")
+    net = Psa(labels=LABELS, radius=4, padding="mean").build(build_backbone("toy", width=16), 3)
+    assert (net.radius, net.padding, net.num_classes) == (4, "mean", 3)
+    assert Psa().labels == ConfidentPowerSeeds()
+    read = Psa.model_validate({"name": "psa", "labels": {"name": "confident", "foreground": 0.4}})
+    assert read.labels == ConfidentSeeds(foreground=0.4)
+    assert Psa.model_validate(read.model_dump(mode="json")) == read
+    for wrong in ({"alpha": 0}, {"padding": "white"}, {"bta": 1}, {"labels": 1}, {"labels": {"name": "no"}}):
+        with pytest.raises(ValidationError):
+            Psa(**({"labels": LABELS} | wrong))
