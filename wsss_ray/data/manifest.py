@@ -1,0 +1,99 @@
+"""The manifest of a prepared data set: its classes, splits and shards, with counts and digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from wsss_ray import storage
+from wsss_ray.config import Config, UserError
+
+MANIFEST = "manifest.json"
+VERSION: Literal[1] = 1
+
+
+class ShardInfo(Config):
+    """One Parquet file."""
+
+    path: str
+    """Name below the data set's folder."""
+    num_rows: int
+    digest: str
+    """SHA-256 of the file."""
+    content: str
+    """Sum of the SHA-256 of its rows modulo 2^256, in hexadecimal: adds up over shards, whatever the packing."""
+    splits: tuple[str, ...] = ()
+    """The splits every one of its pictures belongs to, sorted."""
+    num_masks: int = 0
+    num_saliency: int = 0
+    first_without_saliency: str | None = None
+    """The first picture (by id) that has no saliency map."""
+
+
+class SplitInfo(Config):
+    """A named set of pictures."""
+
+    num_pictures: int
+    digest: str
+    """16 hexadecimal digits over all its rows."""
+    has_masks: bool
+    """Every picture has one; saliency likewise."""
+    has_saliency: bool
+    first_without_saliency: str | None = None
+
+
+class Manifest(Config):
+    """What a prepared data set holds."""
+
+    version: Literal[1] = VERSION
+    source: str
+    options: dict[str, Any] = {}
+    """Choices of the source: where labels and masks came from, seeds."""
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    ignore: int = 255
+    splits: dict[str, SplitInfo]
+    shards: tuple[ShardInfo, ...]
+    num_pictures: int
+    has_masks: bool
+    """Every picture of every split has one; ``splits`` says it for each."""
+    has_saliency: bool
+    first_without_saliency: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over everything in the manifest."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def shards_of(self, split: str) -> list[ShardInfo]:
+        """The shards whose union is a split; UserError lists the splits there are."""
+        if split not in self.splits:
+            raise UserError(f"no split {split!r} in this data; it has {', '.join(self.splits)}")
+        return [shard for shard in self.shards if split in shard.splits]
+
+
+def write_manifest(manifest: Manifest, uri: str) -> None:
+    """Write it into the data set's folder; last of all, since it says that the data is whole."""
+    storage.write_json(storage.join(uri, MANIFEST), manifest.model_dump(mode="json"))
+
+
+def load_manifest(uri: str) -> Manifest:
+    """The manifest of a data set; UserError when the folder holds none or one of another version."""
+    where = storage.join(uri, MANIFEST)
+    if not storage.exists(where):
+        raise UserError(f"{uri}: no {MANIFEST} here; make the data set with 'wsss data prepare' or correct the path")
+    value = storage.read_json(where)
+    if isinstance(value, dict) and value.get("version") != VERSION:
+        raise UserError(
+            f"{where}: version {value.get('version')} but this program reads {VERSION}; prepare the data again"
+        )
+    try:
+        return Manifest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key}: {first['msg']}; prepare the data again") from None

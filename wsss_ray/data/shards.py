@@ -1,0 +1,315 @@
+"""A prepared data set: Parquet shards and a manifest in one folder, at any URI that pyarrow opens.
+
+A shard holds pictures of exactly the same splits, so that every split is a union of whole shards. Digests of splits depend on the
+pictures alone, not on how they are packed into shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.data.manifest import Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
+from wsss_ray.data.problems import Problem, validate
+from wsss_ray.data.source import SCHEMA, Item, Row, Source
+
+__all__ = [
+    "Manifest",
+    "Rows",
+    "ShardInfo",
+    "SplitInfo",
+    "check",
+    "load_manifest",
+    "make_manifest",
+    "plan_shards",
+    "read_shard",
+    "read_shard_table",
+    "write_dataset",
+    "write_manifest",
+    "write_shard",
+]
+_MODULUS = 1 << 256
+
+
+def row_digest(row: Row) -> int:
+    """SHA-256 over the columns of a row as an integer."""
+    hasher = hashlib.sha256()
+    for name in SCHEMA.names:
+        value = row.get(name)
+        if value is None:
+            data = b"-"
+        elif isinstance(value, (bytes, memoryview)):
+            data = b"+" + bytes(value)
+        else:
+            data = b"+" + json.dumps(value).encode()
+        hasher.update(f"{name}:{len(data)}:".encode())
+        hasher.update(data)
+    return int.from_bytes(hasher.digest())
+
+
+def write_shard(rows: Iterable[Row], uri: str, splits: Iterable[str] = ()) -> ShardInfo:
+    """Write rows, sorted by id, as the Parquet file ``uri``, atomically; UserError when an id comes twice."""
+    ordered = sorted(rows, key=lambda row: row["image_id"])
+    ids = [row["image_id"] for row in ordered]
+    _refuse_doubles(ids, uri)
+    table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in ordered], schema=SCHEMA)
+    sink = pa.BufferOutputStream()
+    # Pictures are compressed already, and statistics of encoded bytes help nobody.
+    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
+    data = sink.getvalue().to_pybytes()
+    storage.write_bytes(uri, data)
+    content = sum(row_digest(row) for row in ordered) % _MODULUS
+    return ShardInfo(
+        path=uri.rsplit("/", 1)[-1],
+        num_rows=len(ordered),
+        digest=hashlib.sha256(data).hexdigest(),
+        content=f"{content:064x}",
+        splits=tuple(sorted(set(splits))),
+        num_masks=sum(row.get("mask") is not None for row in ordered),
+        num_saliency=sum(row.get("saliency") is not None for row in ordered),
+        first_without_saliency=next((row["image_id"] for row in ordered if row.get("saliency") is None), None),
+    )
+
+
+def _refuse_doubles(ids: Sequence[str], where: str) -> None:
+    if len(set(ids)) != len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
+        raise UserError(f"{where}: picture id {twice!r} comes twice; rename one of the two pictures")
+
+
+def plan_shards(items: Iterable[Item], rows_per_shard: int = 32) -> Iterator[tuple[str, tuple[str, ...], list[Item]]]:
+    """Pack a stream of items into (file name, splits, items) with one split signature each; holds one open shard per signature.
+
+    Items in no split are left out.
+    """
+    waiting: dict[tuple[str, ...], list[Item]] = {}
+    number = 0
+    for item in items:
+        signature = tuple(sorted(set(item.splits)))
+        if not signature:
+            continue
+        group = waiting.setdefault(signature, [])
+        group.append(item)
+        if len(group) == rows_per_shard:
+            yield f"shard-{number:05d}.parquet", signature, waiting.pop(signature)
+            number += 1
+    for signature, group in sorted(waiting.items()):
+        yield f"shard-{number:05d}.parquet", signature, group
+        number += 1
+
+
+def make_manifest(source: Source, shards: Iterable[ShardInfo]) -> Manifest:
+    """The manifest of a source's shards; UserError when there are none or a promised split is empty."""
+    ordered = tuple(sorted(shards, key=lambda shard: shard.path))
+    names = [*source.splits, *sorted({split for shard in ordered for split in shard.splits} - set(source.splits))]
+    splits = {}
+    for split in names:
+        members = [shard for shard in ordered if split in shard.splits]
+        if not any(shard.num_rows for shard in members):
+            raise UserError(f"{source.name}: split {split!r} has no pictures; add some or remove the split")
+        splits[split] = SplitInfo(
+            num_pictures=sum(shard.num_rows for shard in members),
+            digest=_digest(source, members),
+            has_masks=all(shard.num_masks == shard.num_rows for shard in members),
+            has_saliency=all(shard.num_saliency == shard.num_rows for shard in members),
+            first_without_saliency=_first(members),
+        )
+    if not splits:
+        raise UserError(f"{source.name}: no pictures in any split; check the folder and its lists")
+    return Manifest(
+        source=source.name,
+        options=source.options,
+        classes=tuple(source.classes),
+        palette=tuple((red, green, blue) for red, green, blue in source.palette),
+        ignore=source.ignore,
+        splits=splits,
+        shards=ordered,
+        num_pictures=sum(shard.num_rows for shard in ordered),
+        has_masks=all(split.has_masks for split in splits.values()),
+        has_saliency=all(split.has_saliency for split in splits.values()),
+        first_without_saliency=_first(ordered),
+    )
+
+
+def _digest(source: Source, shards: Iterable[ShardInfo]) -> str:
+    total = sum(int(shard.content, 16) for shard in shards) % _MODULUS
+    text = json.dumps([list(source.classes), source.ignore, f"{total:064x}"])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _first(shards: Iterable[ShardInfo]) -> str | None:
+    return min((shard.first_without_saliency for shard in shards if shard.first_without_saliency), default=None)
+
+
+def write_dataset(source: Source, uri: str, rows_per_shard: int = 32) -> Manifest:
+    """Prepare a source in this process: every shard, then the manifest."""
+    seen: list[str] = []
+    infos = []
+    for name, splits, items in plan_shards(source.items, rows_per_shard):
+        seen += [item.image_id for item in items]
+        infos.append(write_shard([source.load(item) for item in items], storage.join(uri, name), splits))
+    _refuse_doubles(seen, source.name)
+    manifest = make_manifest(source, infos)
+    write_manifest(manifest, uri)
+    return manifest
+
+
+def read_shard(uri: str, shard: ShardInfo | str, columns: Sequence[str] | None = None) -> list[Row]:
+    """The rows of a shard, or some of their columns."""
+    rows: list[Row] = read_shard_table(uri, shard, columns).to_pylist()
+    return rows
+
+
+def read_shard_table(uri: str, shard: ShardInfo | str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A shard as an Arrow table; UserError names a file that is gone or damaged."""
+    where = storage.join(uri, shard if isinstance(shard, str) else shard.path)
+    filesystem, path = storage.open_fs(where)
+    try:
+        return pq.read_table(path, filesystem=filesystem, columns=list(columns) if columns is not None else None)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{where}: cannot be read ({str(error).splitlines()[0]}); prepare the data again") from error
+
+
+def verified_table(uri: str, shard: ShardInfo) -> pa.Table:
+    """A shard as an Arrow table, after its digest was compared with the manifest's."""
+    where = storage.join(uri, shard.path)
+    try:
+        data = storage.read_bytes(where)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read ({error}); prepare the data again") from error
+    if hashlib.sha256(data).hexdigest() != shard.digest:
+        raise UserError(f"{where}: its bytes are not those the manifest was made of; prepare the data again")
+    return pq.read_table(pa.BufferReader(data))
+
+
+def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list[Problem]:
+    """Everything wrong with a prepared data set: digests, counts, ids, and every picture and mask decoded."""
+    manifest = load_manifest(uri)
+    problems: list[Problem] = []
+    seen: set[str] = set()
+    for shard in manifest.shards:
+        try:
+            rows: list[Row] = verified_table(uri, shard).to_pylist()
+        except UserError as error:
+            problems.append(Problem("", str(error)))
+            continue
+        ids = [row["image_id"] for row in rows]
+        if len(ids) != shard.num_rows:
+            problems.append(
+                Problem(shard.path, f"holds {len(ids)} pictures, the manifest says {shard.num_rows}; prepare again")
+            )
+        if ids != sorted(ids):
+            problems.append(Problem(shard.path, "its ids are not sorted; prepare the data again"))
+        problems += [Problem(name, "id is used twice; prepare the data again") for name in ids if name in seen]
+        seen.update(ids)
+        for row in rows:
+            found = validate(row, len(manifest.classes), manifest.ignore)
+            problems += [problem for problem in found if problem.level == "error"]
+        if on_shard is not None:
+            on_shard(shard)
+    for split, info in manifest.splits.items():
+        count = sum(shard.num_rows for shard in manifest.shards_of(split))
+        if count != info.num_pictures:
+            problems.append(
+                Problem(
+                    f"split {split!r}", f"says {info.num_pictures} pictures, its shards hold {count}; prepare again"
+                )
+            )
+    return problems
+
+
+def cache_root() -> Path:
+    """Where local copies of shards are kept: ``WSSS_CACHE``, by default ``~/.cache/wsss-ray``."""
+    return Path(os.environ.get("WSSS_CACHE", Path.home() / ".cache" / "wsss-ray"))
+
+
+class Rows:
+    """Random access to the rows of a split, sorted by id, from memory-mapped local copies of its shards.
+
+    The copies are Arrow files in ``<cache>/<manifest digest>/``, made when first needed, each renamed into place whole, so that
+    any number of processes may make them at once. ``columns`` limits what a row holds (training passes those without ``mask``).
+    Picklable: it is opened again where it arrives.
+    """
+
+    def __init__(
+        self, uri: str, split: str, columns: Sequence[str] | None = None, cache: str | Path | None = None
+    ) -> None:
+        self.uri, self.split, self.cache = storage.absolute(uri), split, cache
+        self.columns = tuple(SCHEMA.names if columns is None else columns)
+        self.manifest = load_manifest(self.uri)
+        folder = (Path(cache) if cache is not None else cache_root()) / self.manifest.digest
+        self._tables = [_cached(self.uri, shard, folder) for shard in self.manifest.shards_of(split)]
+        places = [
+            (name, shard, row)
+            for shard, table in enumerate(self._tables)
+            for row, name in enumerate(table.column("image_id").to_pylist())
+        ]
+        places.sort()
+        self.ids = [name for name, _, _ in places]
+        self._places = [(shard, row) for _, shard, row in places]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Row:
+        """A row; binary columns are memoryviews into the file, not copies."""
+        shard, row = self._places[index]
+        table = self._tables[shard]
+        return {name: _value(table.column(name)[row]) for name in self.columns}
+
+    def labels(self) -> list[list[int] | None]:
+        """The image-level labels of every row."""
+        columns = [table.column("labels").to_pylist() for table in self._tables]
+        return [columns[shard][row] for shard, row in self._places]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, (self.uri, self.split, self.columns, self.cache)
+
+
+def _value(scalar: Any) -> Any:
+    if isinstance(scalar, pa.BinaryScalar) and not isinstance(scalar, pa.StringScalar):
+        buffer = scalar.as_buffer()
+        return None if buffer is None else memoryview(buffer)
+    return scalar.as_py()
+
+
+def _cached(uri: str, shard: ShardInfo, folder: Path) -> pa.Table:
+    """The shard as a memory-mapped Arrow file, made on first use."""
+    path = folder / f"{shard.digest[:32]}.arrow"
+    if path.is_file():
+        try:
+            return _mapped(path)
+        except (OSError, pa.ArrowException):
+            pass  # damaged by something else than us: made again below
+    table = verified_table(uri, shard)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
+        os.close(handle)
+        try:
+            with pa.ipc.new_file(temporary, table.schema) as writer:
+                writer.write_table(table)
+            os.replace(temporary, path)
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+        return _mapped(path)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot keep a local copy ({error}); free space or set WSSS_CACHE to another folder"
+        ) from error
+
+
+def _mapped(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
