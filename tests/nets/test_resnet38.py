@@ -14,6 +14,8 @@ from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 from wsss_ray.nets.resnet38 import BasicBlock, Bottleneck
 
+BLOCKS = ("b4_5", "b5", "b5_1", "b5_2", "b6", "b7")
+
 
 @pytest.fixture(scope="module")
 def trunk() -> Backbone:
@@ -79,6 +81,9 @@ def test_counts_and_sizes():
     }
     assert sizes[321]["low"] == (256, 81, 81) and sizes[321]["out"] == (4096, 41, 41)
     assert sizes[322]["low"] == (256, 81, 81) and sizes[322]["out"] == (4096, 41, 41)
+    convs_of = {b: [m for m in trunk.get_submodule(b).modules() if isinstance(m, torch.nn.Conv2d)] for b in BLOCKS}
+    dilations = {b: [m.dilation[0] for m in convs if m.kernel_size == (3, 3)] for b, convs in convs_of.items()}
+    assert dilations == {"b4_5": [1, 1], "b5": [1, 2], "b5_1": [2, 2], "b5_2": [2, 2], "b6": [4], "b7": [4]}
     for side, expected in {240: 30, 280: 35, 320: 40, 360: 45, 400: 50, 500: 63, 750: 94, 1000: 125}.items():
         with torch.device("meta"):
             assert trunk(torch.empty(1, 3, 8, side))["out"].shape[3] == expected
