@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +25,7 @@ from wsss_ray.methods.wsfcn import (
     Align,
     Fca,
     FcaConfig,
+    OffsetUnit,
     Sf2,
     Sf2Config,
     Strips,
@@ -33,7 +36,13 @@ from wsss_ray.nets import build_backbone
 
 EARLY = Progress(epoch=6, step=60, num_epochs=20, num_steps=200)
 LATE = Progress(epoch=7, step=70, num_epochs=20, num_steps=200)
-LITTLE = {"width": 8, "skip_channels": 4, "dilations": (1, 2), "pamr_iterations": 2, "pamr_dilations": (1, 2)}
+LITTLE: dict[str, Any] = {
+    "width": 8,
+    "skip_channels": 4,
+    "dilations": (1, 2),
+    "pamr_iterations": 2,
+    "pamr_dilations": (1, 2),
+}
 
 
 # ---------------------------------------------------------------------------------------------------- golden numbers
@@ -137,35 +146,35 @@ FROZEN = 868_672
 """ResNet-38's conv1a and b2, and the BatchNorm of its other stages."""
 ASPP_BASE = 137_104_500
 RELEASED = Wsfcn(profile="released")
-LEAN = {"idle_norms": False}
+LEAN = FcaConfig(idle_norms=False)
 COUNTS = [
     ("baseline", Wsfcn(profile="released", context="aspp", coupling="gci"), ASPP_BASE, "137.10"),
     ("FCA", Wsfcn(profile="released", coupling="gci"), 143_527_046, "143.53"),
     (
         "FCA without idle norms",
-        Wsfcn(profile="released", coupling="gci", fca={"idle_norms": False}),
+        Wsfcn(profile="released", coupling="gci", fca=LEAN),
         143_524_998,
         "143.52",
     ),
     ("SF2", Wsfcn(profile="released", context="aspp"), 140_922_388, "140.92"),
     ("full", RELEASED, 147_344_934, "147.34"),
-    ("full without idle norms", Wsfcn(profile="released", fca={"idle_norms": False}), 147_342_886, "147.34"),
+    ("full without idle norms", Wsfcn(profile="released", fca=LEAN), 147_342_886, "147.34"),
     (
         "FCA_MCLM",
-        Wsfcn(profile="released", coupling="gci", fca={"idle_norms": False, "spatial": False}),
+        Wsfcn(profile="released", coupling="gci", fca=FcaConfig(idle_norms=False, spatial=False)),
         143_524_980,
         "143.52",
     ),
     (
         "summation",
-        Wsfcn(profile="released", context="aspp", sf2={"align": False, "combine": "sum"}),
+        Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False, combine="sum")),
         140_852_244,
         "140.85",
     ),
-    ("multiplication", Wsfcn(profile="released", context="aspp", sf2={"align": False}), 140_852_244, "140.85"),
+    ("multiplication", Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False)), 140_852_244, "140.85"),
     (
         "concatenation",
-        Wsfcn(profile="released", context="aspp", sf2={"align": False, "combine": "concat"}),
+        Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False, combine="concat")),
         142_031_892,
         "142.03",
     ),
@@ -213,12 +222,15 @@ def test_profiles() -> None:
     assert released.fca == FcaConfig(**RELEASED_FCA) and released.sf2 == Sf2Config(**RELEASED_SF2)
     mixed = Wsfcn(profile="released", fca={"dilations": (1, 2, 3, 4)})
     assert mixed.fca.dilations == (1, 2, 3, 4) and mixed.fca.shared_attention
+    assert Wsfcn(profile="released", fca=FcaConfig(dilations=(1, 2, 3, 4))) == mixed
     assert Wsfcn.model_validate(mixed.model_dump()) == mixed
     assert Wsfcn.model_validate(mixed.model_dump(mode="json")) == mixed
     assert (paper.warmup_epochs, paper.background()) == (7, 0.25)
     with pytest.raises(ValidationError, match="one dilation a kernel"):
         FcaConfig(kernels=(1, 3))
-    with pytest.raises(ValidationError, match="odd"):
+    with pytest.raises(ValidationError, match="large_kernel must be odd"):
+        Wsfcn(large_kernel=6)
+    with pytest.raises(ValidationError, match="kernels must be odd"):
         FcaConfig(kernels=(1, 3, 4, 7))
 
 
@@ -285,7 +297,7 @@ def test_context_statistics_stay() -> None:
 
 
 @pytest.mark.parametrize("unit", ["pixel", "released"])
-def test_no_offset_is_plain_enlarging(unit: str) -> None:
+def test_no_offset_is_plain_enlarging(unit: OffsetUnit) -> None:
     feature = torch.randn(2, 3, 10, 16)
     assert torch.allclose(warp(feature, torch.zeros(2, 2, 20, 31), unit), enlarge(feature, (20, 31)), atol=1e-5)
 
@@ -355,8 +367,8 @@ def test_joins_of_table_2() -> None:
 # ---------------------------------------------------------------------------------------------------- contract
 
 
-def config_of(profile: str, **changes: object) -> Wsfcn:
-    fca = {"dilations": (1, 2, 2, 2)} | dict(changes.pop("fca", {}))
+def config_of(profile: Literal["paper", "released"], **changes: Any) -> Wsfcn:
+    fca = FcaConfig(dilations=(1, 2, 2, 2), **changes.pop("fca", {}))
     return Wsfcn(profile=profile, fca=fca, **LITTLE, **changes)
 
 
@@ -365,7 +377,7 @@ def config_of(profile: str, **changes: object) -> Wsfcn:
     [
         config_of("paper"),
         config_of("released", fca={"idle_norms": False}),
-        config_of("released", context="aspp", sf2={"align": False, "combine": "concat"}),
+        config_of("released", context="aspp", sf2=Sf2Config(align=False, combine="concat")),
         config_of("released", context="ppm", coupling="gci", context_norms="train"),
     ],
     ids=["paper", "released", "concat", "ppm"],

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from wsss_ray.config import UserError
+from wsss_ray.refine.crf import PRESETS, crf_scores
 from wsss_ray.refine.gate import (
     SSSS_GATE,
     WSFCN_GATE,
@@ -59,11 +60,10 @@ def test_golden_merge(golden: Golden, name: str, gate: GateConfig, mode: str) ->
     assert np.array_equal(plain.argmax(axis=0), expected[f"{mode}_pred"])
     silent = np.setdiff1d(np.arange(len(merged)), active)
     assert not plain[silent].any() and not for_crf[silent].any()
-    if name == "ssss":
-        np.testing.assert_allclose(plain[active], expected[f"{mode}_merged_active"], rtol=0, atol=1e-6)
-    else:
-        np.testing.assert_allclose(plain[active[1:]], expected[f"{mode}_merged_active"][1:], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(plain[active], expected[f"{mode}_merged_active"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(for_crf[active], expected[f"{mode}_crf_in_active"], rtol=0, atol=1e-6)
+    smooth = crf_scores(given["img"], for_crf, PRESETS[name])
+    assert np.array_equal(smooth.argmax(axis=0), expected[f"{mode}_pred_crf"])
 
 
 @pytest.mark.parametrize(("share", "ssss", "wsfcn"), [((0.6, 0.4), 1, 1), ((0.8, 0.2), 0, 0), ((0.7, 0.3), 0, 1)])
@@ -78,7 +78,8 @@ def test_background_rules_by_hand(share: tuple[float, float], ssss: int, wsfcn: 
 
 def test_the_best_view_decides() -> None:
     scores = np.array([[-3.0, -2.2, -2.197, -900.0], [-2.0, -2.3, -9.0, -1000.0]])
-    assert gate_classes(SSSS_GATE, scores=scores).tolist() == [True, False, True, False]
+    by_scores = gate_classes(SSSS_GATE, scores=scores)
+    assert by_scores is not None and by_scores.tolist() == [True, False, True, False]
     assert gate_classes(GateConfig(classes="labels"), labels=np.array([0, 1, 1, 0])).tolist() == [
         False,
         True,

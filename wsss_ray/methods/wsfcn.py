@@ -94,7 +94,7 @@ RELEASED_SF2: dict[str, Any] = {"extra_embed": True, "project": True, "offset_no
 
 
 class Wsfcn(SingleStageConfig):
-    """WS-FCN and the rows of its Tables I and II; ``profile`` sets the defaults of ``fca`` and ``sf2``."""
+    """WS-FCN and the rows of its Tables I and II; ``profile`` sets what ``fca`` and ``sf2`` leave open."""
 
     name: Literal["wsfcn"] = "wsfcn"
     context: Literal["fca", "aspp", "non_local", "large_conv", "ppm"] = "fca"
@@ -122,8 +122,16 @@ class Wsfcn(SingleStageConfig):
         filled = dict(data)
         for key, released in (("fca", RELEASED_FCA), ("sf2", RELEASED_SF2)):
             given = filled.get(key, {})
+            if isinstance(given, Config):
+                given = given.model_dump(exclude_unset=True)
             filled[key] = {**released, **given} if isinstance(given, dict) else given
         return filled
+
+    @model_validator(mode="after")
+    def _keeps_the_size(self) -> Wsfcn:
+        if self.large_kernel % 2 == 0:
+            raise ValueError("large_kernel must be odd, so that the map keeps its size")
+        return self
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """The chosen context module on ``out`` and the chosen coupling with ``low``; ``base`` is not used."""
