@@ -15,8 +15,9 @@ from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.methods import ktse_labels as pseudo
 from wsss_ray.methods import ktse_losses as terms
-from wsss_ray.methods.ktse import Ktse, KtseNet
+from wsss_ray.methods.ktse import IRN_FUSION, Ktse, KtseNet
 from wsss_ray.nets import build_backbone
+from wsss_ray.refine.fusion import Pass, fuse
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 STEPS = [f"b03_ktse_step_{name}.npz" for name in ("mixed", "allcomplex", "allsimple", "negclass_quirk")]
@@ -221,6 +222,26 @@ def test_the_warm_up_has_the_classification_loss_alone(golden: Golden) -> None:
     found = torch.autograd.grad(parts["cls"], [logits, planes], allow_unused=True)
     near(found[0], arrays["grad_total_logit_a"], 1e-7)
     assert found[1] is None and not arrays["grad_total_F21_a"].any()
+
+
+def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
+    arrays = golden("b04_ktse_infer_eval.npz")
+    names = sorted(key.removesuffix("_plain") for key in arrays if key.startswith("F_") and key.endswith("_plain"))
+    passes = [Pass(*(torch.from_numpy(arrays[f"{n}_{side}"])[None] for side in ("plain", "flip"))) for n in names]
+    labels = torch.from_numpy(arrays["label"].astype(np.float32))[None]
+    size = (int(arrays["H"]), int(arrays["W"]))
+    seed = fuse(passes, Ktse(profile="released").fusion(), size, labels)[0]
+    near(seed[torch.from_numpy(arrays["keys"])], arrays["seed"], 1e-6)
+    assert seed[labels[0] == 0].abs().max() == 0
+
+
+def test_maps_for_irn_add_the_flip_before_they_rectify(golden: Golden) -> None:
+    arrays = golden("b05_ktse_irn_extras.npz")
+    features = torch.from_numpy(arrays["pair_F21"])[:, 1:]
+    rule = IRN_FUSION.model_copy(update={"normalize": "none"})
+    labels = torch.ones(1, features.shape[1])
+    size = (features.shape[2], features.shape[3])
+    near(fuse([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
 
 
 @torch.inference_mode()
