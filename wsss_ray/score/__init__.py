@@ -1,1 +1,1 @@
-
+"""How good masks and maps are: confusion matrix, threshold curve, average precision, bootstrap."""

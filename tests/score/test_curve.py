@@ -1,0 +1,124 @@
+"""The threshold curve against IRN's and KTSE's evaluators, and against seeds thresholded one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from wsss_ray.config import UserError
+from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.score.confusion import confusion, empty, scores
+from wsss_ray.score.curve import ThresholdCurve
+
+Golden = Callable[[str], dict[str, np.ndarray]]
+Picture = tuple[np.ndarray, np.ndarray, np.ndarray]
+NUM_LABELS = 7
+
+
+def random_set(num_pictures: int = 6) -> list[Picture]:
+    """Pictures with 0 to 3 classes; values on a grid of hundredths, so that thresholds are often met exactly."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for k in range(num_pictures):
+        size = (9 + k, 13)
+        truth = rng.choice([*range(NUM_LABELS), 255], size=size).astype(np.uint8)
+        classes = np.sort(rng.permutation(NUM_LABELS - 1)[: k % 4]).astype(np.int32)
+        maps = (rng.integers(0, 101, (len(classes), *size)) / 100).astype(np.float32)
+        pictures.append((truth, classes, maps))
+    return pictures
+
+
+def one_by_one(pictures: list[Picture], threshold: float) -> np.ndarray:
+    total = empty(NUM_LABELS)
+    for truth, classes, maps in pictures:
+        height, width = truth.shape
+        held = ClassMaps("a", classes, maps, (height, width))
+        mask = ThresholdSeeds(threshold=threshold).refine(np.zeros((height, width, 3), np.uint8), held)
+        total += confusion(truth, mask, NUM_LABELS)
+    return total
+
+
+def test_one_pass_equals_every_threshold_by_itself() -> None:
+    pictures = random_set()
+    thresholds = np.arange(100) / 100
+    curve = ThresholdCurve(thresholds, NUM_LABELS)
+    for picture in pictures:
+        curve.add(*picture)
+    expected = [one_by_one(pictures, threshold) for threshold in thresholds]
+    np.testing.assert_array_equal(curve.matrices(), expected)
+    for absent in ("skip", "zero", "no_truth"):
+        mious = [scores(matrix, absent=absent).miou for matrix in expected]
+        np.testing.assert_allclose(curve.mious(absent), mious, atol=1e-12)
+    place = int(np.argmax([scores(matrix).miou for matrix in expected]))
+    assert curve.best() == (thresholds[place], pytest.approx(scores(expected[place]).miou))
+
+
+def test_irn_evaluator(golden: Golden) -> None:
+    data = golden("b15_utils.npz")
+    iou = data["irn_cam_iou21_miou"]
+    curve = ThresholdCurve(data["irn_cam_thresholds"], iou.shape[1] - 1)
+    for key in (key for key in data if key.startswith("gt_")):
+        k = key.removeprefix("gt_")
+        curve.add(data[key], data[f"cam_keys_{k}"], data[f"cam_{k}"])
+    np.testing.assert_allclose(curve.mious(), iou[:, -1], atol=1e-12)
+    np.testing.assert_allclose([scores(m).iou for m in curve.matrices()], iou[:, :-1], atol=1e-12)
+
+
+def test_ktse_evaluator(golden: Golden) -> None:
+    data = golden("b04_ktse_infer_eval.npz")
+    iou = data["eval_iou21_and_miou_percent"]
+    curve = ThresholdCurve(data["eval_thresholds"], iou.shape[1] - 1)
+    for key in (key for key in data if key.startswith("eval_gt_")):
+        k = key.removeprefix("eval_gt_")
+        curve.add(data[key], data[f"eval_keys_{k}"], data[f"eval_cam_{k}"])
+    np.testing.assert_allclose(100 * curve.mious("zero"), iou[:, -1], atol=1e-6)
+
+
+def test_parts_add_up() -> None:
+    pictures, thresholds = random_set(), [0.1, 0.2, 0.35]
+    whole, first, second = (ThresholdCurve(thresholds, NUM_LABELS) for _ in range(3))
+    for k, picture in enumerate(pictures):
+        whole.add(*picture)
+        (first if k % 2 else second).add(*picture)
+    np.testing.assert_array_equal(first.merge(second).counts, whole.counts)
+    assert first.counts.sum() < whole.counts.sum()
+
+
+def test_a_tie_is_background_in_the_precision_of_the_maps() -> None:
+    for dtype in (np.float32, np.float64):
+        curve = ThresholdCurve([0.1, 0.2], 2)
+        maps = np.array([[[0.1, 0.2, 0.15, 0.3]]], dtype)
+        curve.add(np.ones((1, 4), np.uint8), np.array([0]), maps)
+        assert curve.matrices()[:, 1, 1].tolist() == [3, 1]
+
+
+def test_a_picture_without_classes_is_background() -> None:
+    curve = ThresholdCurve([0.0, 0.5], 3)
+    curve.add(np.array([[0, 2, 255]], np.uint8), np.zeros(0, np.int32), np.zeros((0, 1, 3), np.float32))
+    assert curve.matrices()[:, :, 0].tolist() == [[1, 0, 1], [1, 0, 1]]
+    assert curve.matrices().sum() == 4
+
+
+def test_the_lowest_of_equal_thresholds_is_best() -> None:
+    curve = ThresholdCurve([0.1, 0.2, 0.3, 0.9], 2)
+    curve.add(np.array([[0, 1]], np.uint8), np.array([0]), np.array([[[0.15, 0.8]]], np.float32))
+    assert curve.best() == (0.2, 1.0)
+    assert np.isnan(ThresholdCurve([0.1], 2).best()).all()
+
+
+def test_mistakes_are_named() -> None:
+    truth, maps = np.zeros((2, 3), np.uint8), np.zeros((1, 2, 3), np.float32)
+    with pytest.raises(UserError, match="each larger"):
+        ThresholdCurve([0.2, 0.2], 3)
+    curve = ThresholdCurve([0.2], 3)
+    with pytest.raises(UserError, match="up-sample"):
+        curve.add(truth, np.array([0]), maps[:, :1])
+    with pytest.raises(UserError, match="class 2, but there are 2 classes"):
+        curve.add(truth, np.array([2]), maps)
+    with pytest.raises(UserError, match="index 3"):
+        curve.add(truth + 3, np.array([0]), maps)
+    with pytest.raises(UserError, match="do not add up"):
+        curve.merge(ThresholdCurve([0.3], 3))

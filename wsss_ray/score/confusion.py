@@ -1,0 +1,158 @@
+"""The confusion matrix of a whole set, counted in integers, and every score read off it.
+
+A matrix is (K, K + 1) int64: rows truth, columns prediction, the last column the pixels predicted unknown (255).
+Matrices of parts of a set add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import IGNORE
+
+Absent = Literal["skip", "zero", "no_truth"]
+"""Classes left out of a mean: those in neither truth nor prediction (IRN), none (they count as 0; KTSE, SSSS), or those
+without a pixel of truth (deeplab-pytorch)."""
+Unknown = Literal["miss", "drop", "background"]
+"""Pixels predicted 255 are misses, or not looked at (EPS and L2G evaluators), or background (RIB)."""
+
+
+def empty(num_labels: int) -> np.ndarray:
+    """The (K, K + 1) matrix of no pixels, ``num_labels`` = K with background."""
+    return np.zeros((num_labels, num_labels + 1), np.int64)
+
+
+def confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, name: str = "picture") -> np.ndarray:
+    """(K, K + 1) int64 counts of one picture's (H, W) masks; truth 255 is not counted.
+
+    Raises UserError where the sizes differ or a value is neither a label nor 255.
+    """
+    if truth.shape != prediction.shape:
+        raise UserError(
+            f"{name}: the prediction is {_size(prediction)}, the truth {_size(truth)}: predict at the picture's size"
+        )
+    counted = truth != IGNORE
+    rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
+    _check(rows, num_labels, f"{name}: the truth")
+    _check(columns[columns != IGNORE], num_labels, f"{name}: the prediction")
+    columns[columns == IGNORE] = num_labels
+    counts = np.bincount(rows * (num_labels + 1) + columns, minlength=num_labels * (num_labels + 1))
+    return counts.astype(np.int64).reshape(num_labels, num_labels + 1)
+
+
+def _check(values: np.ndarray, num_labels: int, what: str) -> None:
+    wrong = values[(values < 0) | (values >= num_labels)]
+    if wrong.size:
+        raise UserError(
+            f"{what} holds index {wrong[0]}, but there are {num_labels} labels: "
+            f"use 0..{num_labels - 1} and {IGNORE} for unknown"
+        )
+
+
+def _size(mask: np.ndarray) -> str:
+    return "x".join(str(side) for side in mask.shape)
+
+
+def settled(matrix: np.ndarray, unknown: Unknown) -> np.ndarray:
+    """The matrix with its unknown column dropped or given to the background; (..., K, K + 1) -> same shape."""
+    if unknown == "miss":
+        return matrix
+    result = matrix.copy()
+    if unknown == "background":
+        result[..., 0] += result[..., -1]
+    result[..., -1] = 0
+    return result
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What IoU needs of a matrix; (..., K) int64 each, so that pictures or thresholds can be stacked in front."""
+
+    intersection: np.ndarray
+    truth: np.ndarray
+    """Pixels of truth, those predicted unknown included."""
+    predicted: np.ndarray
+
+    @staticmethod
+    def of(matrix: np.ndarray) -> Counts:
+        """The counts of a (..., K, K + 1) matrix."""
+        square = matrix[..., :-1]
+        return Counts(np.diagonal(square, axis1=-2, axis2=-1), matrix.sum(axis=-1), square.sum(axis=-2))
+
+
+def intersection_over_union(counts: Counts) -> np.ndarray:
+    """(..., K) IoU in [0, 1]; NaN for a label in neither truth nor prediction."""
+    return _ratio(counts.intersection, counts.truth + counts.predicted - counts.intersection)
+
+
+def mean_iou(counts: Counts, absent: Absent = "skip", foreground: bool = False) -> np.ndarray:
+    """(...) mean of the IoU over labels, NaN where none is left; ``foreground`` leaves the background out."""
+    first = 1 if foreground else 0
+    iou, truth = intersection_over_union(counts)[..., first:], counts.truth[..., first:]
+    if absent == "zero":
+        return np.asarray(np.nan_to_num(iou).mean(axis=-1))
+    counted = truth > 0 if absent == "no_truth" else ~np.isnan(iou)
+    return _ratio(np.where(counted, np.nan_to_num(iou), 0).sum(axis=-1), counted.sum(axis=-1))
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole in float64, NaN where whole is 0."""
+    nothing = np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan)
+    return np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything reported of one matrix; all in [0, 1], NaN where there is nothing to divide by."""
+
+    iou: np.ndarray
+    """(K,), background first."""
+    precision: np.ndarray
+    recall: np.ndarray
+    """Both (K,); NaN for a label never predicted, or without truth: left out of their means where absent labels are."""
+    miou: float
+    """Mean over all K labels."""
+    miou_foreground: float
+    """Mean without background (the first number SSSS prints)."""
+    mean_precision: float
+    mean_recall: float
+    pixel_accuracy: float
+    coverage: float
+    """Share of counted pixels whose prediction is not unknown."""
+    object_iou: float
+    """IoU of "any class" against background, whatever the class."""
+
+    def numbers(self) -> dict[str, float]:
+        """The scalars by name, for a tracker."""
+        return {key: value for key, value in vars(self).items() if isinstance(value, float)}
+
+
+def scores(matrix: np.ndarray, absent: Absent = "skip", unknown: Unknown = "miss") -> Scores:
+    """Scores of a (K, K + 1) matrix over a whole set; coverage is of the matrix as given."""
+    total = matrix.sum()
+    coverage = float(_ratio(total - matrix[:, -1].sum(), total))
+    matrix = settled(matrix, unknown)
+    counts = Counts.of(matrix)
+    precision, recall = _ratio(counts.intersection, counts.predicted), _ratio(counts.intersection, counts.truth)
+    right, objects, found = matrix[1:, 1:-1].sum(), matrix[1:].sum(), matrix[:, 1:-1].sum()
+    return Scores(
+        iou=intersection_over_union(counts),
+        precision=precision,
+        recall=recall,
+        miou=float(mean_iou(counts, absent)),
+        miou_foreground=float(mean_iou(counts, absent, foreground=True)),
+        mean_precision=_mean(precision, absent),
+        mean_recall=_mean(recall, absent),
+        pixel_accuracy=float(_ratio(counts.intersection.sum(), matrix.sum())),
+        coverage=coverage,
+        object_iou=float(_ratio(right, objects + found - right)),
+    )
+
+
+def _mean(values: np.ndarray, absent: Absent) -> float:
+    known = np.nan_to_num(values) if absent == "zero" else values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")

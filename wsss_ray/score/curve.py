@@ -1,0 +1,83 @@
+"""Scores at every background threshold from one pass over the maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import IGNORE
+from wsss_ray.score.confusion import Absent, Counts, mean_iou
+
+
+class ThresholdCurve:
+    """A histogram of truth, strongest class and the bin of its value; counts of parts of a set add up.
+
+    At threshold t a pixel is its strongest present class where that is above t, else background: a tie is background,
+    as in ``ThresholdSeeds``. Memory: K C (T + 1) int64, 18 MB for 81 labels, 80 classes and 350 thresholds.
+    """
+
+    def __init__(self, thresholds: Sequence[float] | np.ndarray, num_labels: int) -> None:
+        self.thresholds = np.asarray(thresholds, np.float64)
+        if self.thresholds.ndim != 1 or not len(self.thresholds) or (np.diff(self.thresholds) <= 0).any():
+            raise UserError("thresholds of the curve must be at least one, each larger than the one before")
+        self.num_labels = num_labels
+        self.counts = np.zeros((num_labels, num_labels - 1, len(self.thresholds) + 1), np.int64)
+        """(K, C, T + 1): truth, strongest class, number of thresholds below its value."""
+
+    def add(self, truth: np.ndarray, classes: np.ndarray, maps: np.ndarray, name: str = "picture") -> None:
+        """Count one picture: (H, W) truth with 255 unknown, (P,) 0-based present classes, each once, (P, H, W) maps.
+
+        A picture without classes is background at every threshold. Raises UserError where sizes or indices do not fit.
+        """
+        num_classes = self.num_labels - 1
+        if len(classes) and maps.shape[1:] != truth.shape:
+            raise UserError(f"{name}: maps are {maps.shape[1:]}, the truth {truth.shape}: up-sample the maps first")
+        if len(classes) and not (np.min(classes) >= 0 and np.max(classes) < num_classes):
+            raise UserError(f"{name}: a map of class {np.max(classes)}, but there are {num_classes} classes")
+        counted = truth != IGNORE
+        rows = truth[counted].astype(np.int64)
+        if rows.size and rows.max() >= self.num_labels:
+            raise UserError(f"{name}: the truth holds index {rows.max()}, but there are {self.num_labels} labels")
+        if not len(classes):
+            # Whatever the class: a value below every threshold is background.
+            self.counts[:, 0, 0] += np.bincount(rows, minlength=self.num_labels)
+            return
+        values = maps[:, counted]
+        strongest = values.argmax(axis=0)
+        top = values[strongest, np.arange(values.shape[1])]
+        # In the precision of the maps, as seeds compare them: 0.1 in float32 is not 0.1 in float64.
+        bins = np.searchsorted(self.thresholds.astype(maps.dtype), top, side="left")
+        shape = (self.num_labels, len(classes), len(self.thresholds) + 1)
+        flat = np.bincount(np.ravel_multi_index((rows, strongest, bins), shape), minlength=int(np.prod(shape)))
+        self.counts[:, np.asarray(classes)] += flat.reshape(shape)
+
+    def merge(self, other: ThresholdCurve) -> ThresholdCurve:
+        """Both parts of a set together."""
+        if not np.array_equal(self.thresholds, other.thresholds) or self.num_labels != other.num_labels:
+            raise UserError("curves of different thresholds or labels do not add up: use one list for all parts")
+        both = ThresholdCurve(self.thresholds, self.num_labels)
+        both.counts = self.counts + other.counts
+        return both
+
+    def matrices(self) -> np.ndarray:
+        """(T, K, K + 1) int64: the confusion matrix at each threshold, no pixel unknown."""
+        below = self.counts.cumsum(axis=2)[:, :, :-1]
+        above = self.counts.sum(axis=2, keepdims=True) - below
+        matrices = np.zeros((len(self.thresholds), self.num_labels, self.num_labels + 1), np.int64)
+        matrices[:, :, 0] = below.sum(axis=1).T
+        matrices[:, :, 1:-1] = np.moveaxis(above, 2, 0)
+        return matrices
+
+    def mious(self, absent: Absent = "skip") -> np.ndarray:
+        """(T,) mIoU with background at each threshold."""
+        return mean_iou(Counts.of(self.matrices()), absent)
+
+    def best(self, absent: Absent = "skip") -> tuple[float, float]:
+        """The threshold of the highest mIoU, the lowest one of equals, and that mIoU; NaN where nothing was counted."""
+        mious = self.mious(absent)
+        if np.isnan(mious).all():
+            return float("nan"), float("nan")
+        place = int(np.nanargmax(mious))
+        return float(self.thresholds[place]), float(mious[place])
