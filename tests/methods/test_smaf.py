@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.methods.l2g import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig, append_background, reactivate, shrink_maps, student_maps, with_background
+from wsss_ray.nets import build_backbone
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 BASES = [
@@ -31,6 +33,13 @@ BASES = [
 @pytest.mark.parametrize("profile", ["paper", "released"])
 def test_contract(profile: str, base: MethodConfig) -> None:
     check_localizer(SMAFConfig(profile=profile), needs_base=True, base=base, class_counts=(1, 3))
+
+
+@pytest.mark.parametrize("base", [CAMConfig(), EPSConfig(), L2GConfig(profile="released", patch_size=32)])
+def test_contract_of_base_and_student_on_the_toy_net(base: MethodConfig) -> None:
+    toy = partial(build_backbone, "toy", width=8)
+    check_localizer(base, backbone=toy, class_counts=(2,))
+    check_localizer(SMAFConfig(), needs_base=True, base=base, backbone=toy, class_counts=(2,))
 
 
 def test_registered_and_profiles() -> None:
