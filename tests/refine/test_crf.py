@@ -99,6 +99,17 @@ def test_deeplab(golden: Golden, preset: str, stored: str) -> None:
     np.testing.assert_array_equal(winners(marginals), data[f"{stored}_argmax"])
 
 
+@pytest.mark.parametrize("preset", ["ssss", "wsfcn"])
+@pytest.mark.parametrize("mode", ["gate", "gtlabels"])
+def test_single_stage_methods_score_every_label(golden: Golden, preset: str, mode: str) -> None:
+    data, picture = golden(f"b14_{preset}_infer_merge.npz"), golden("b14_ssss_infer_merge.npz")["img"]
+    scores = np.zeros((21, *picture.shape[:2]), np.float32)
+    scores[data[f"{mode}_active"]] = data[f"{mode}_crf_in_active"]
+    marginals = crf_scores(picture, scores, PRESETS[preset])
+    np.testing.assert_allclose(marginals[data[f"{mode}_active"]], data[f"{mode}_crf_q_active"], atol=SAME_LIBRARY)
+    np.testing.assert_array_equal(winners(marginals), data[f"{mode}_pred_crf"])
+
+
 def test_wrapped_picture(golden: Golden) -> None:
     data = golden("08_crf.npz")
     np.testing.assert_array_equal(wrapped_picture(data["image"]), data["deeplab_wrapped_bgr"])

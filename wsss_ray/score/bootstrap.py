@@ -30,7 +30,7 @@ class Difference:
 
 
 def picture_counts(matrix: np.ndarray) -> np.ndarray:
-    """A picture's (K, K + 1) matrix -> (3, K) int64: intersection, truth, predicted; ``np.stack`` them over pictures."""
+    """A picture's (K, K + 1) matrix -> (3, K) int64: intersection, truth, predicted, to be stacked over pictures."""
     counts = Counts.of(matrix)
     return np.stack([counts.intersection, counts.truth, counts.predicted])
 
