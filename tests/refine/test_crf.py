@@ -171,7 +171,7 @@ def test_pruned_labels_come_out_zero_and_the_background_stays() -> None:
     picture = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
     scores = rng.random((4, 16, 18), dtype=np.float32)
     scores[[0, 2]] *= 0.01
-    pruned = crf_scores(picture, scores, PRESETS["psa"], prune=0.05)
+    pruned = crf_scores(picture, scores, CrfConfig(prune=0.05))
     assert not pruned[2].any()
     np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(picture, scores[[0, 1, 3]], PRESETS["psa"]))
 

@@ -228,6 +228,12 @@ def test_packing_pictures_changes_no_bit() -> None:
             assert torch.equal(fuse(alone, rule, (25, 37), labels[k : k + 1])[0], whole[k])
 
 
+def test_a_constant_stays_constant_up_to_the_border() -> None:
+    passes = [Pass(torch.full((1, 1, h, w), 0.7), torch.full((1, 1, h, w), 0.7)) for h, w in ((2, 3), (5, 7))]
+    fused = fuse(passes, CAM, (20, 30), torch.ones(1, 1))
+    torch.testing.assert_close(fused, torch.ones(1, 1, 20, 30), atol=1e-5, rtol=0)
+
+
 def test_normalisation_by_hand() -> None:
     maps = torch.tensor([[[1.0, 3.0, 5.0]], [[0.0, 0.0, 0.0]]])
     assert normalized(maps, FusionRule(epsilon=0))[0, 0].tolist() == pytest.approx([0.2, 0.6, 1])

@@ -37,6 +37,8 @@ class CrfConfig(Config):
     """Trust in a label, where the unary is made of labels."""
     clip: float = Field(default=1e-5, gt=0, lt=1)
     """Scores are clipped to [clip, 1] before the logarithm."""
+    prune: float = Field(default=0.0, ge=0, lt=1)
+    """Leave out labels whose largest score is below this; 0 keeps all. Cheaper where a network scores every class."""
 
     @model_validator(mode="before")
     @classmethod
@@ -152,13 +154,12 @@ def infer(picture: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndar
     return marginals.reshape(num_labels, height, width)
 
 
-def crf_scores(picture: np.ndarray, scores: np.ndarray, config: CrfConfig, prune: float = 0.0) -> np.ndarray:
+def crf_scores(picture: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.ndarray:
     """Marginals of a CRF on scores: (H, W, 3) uint8 RGB, (n, H, W) in [0, 1], background first -> (n, H, W) float32.
 
-    Labels whose largest score is below ``prune`` are left out, background aside, and come out 0: cheaper where a
-    network scores every class of a data set, and not quite the same marginals; 0 keeps all.
+    Labels below ``config.prune``, background aside, come out 0, and the others with not quite the same marginals.
     """
-    kept = scores.reshape(len(scores), -1).max(axis=1) >= prune
+    kept = scores.reshape(len(scores), -1).max(axis=1) >= config.prune
     kept[0] = True
     if kept.all():
         return infer(picture, score_energy(scores, config.clip), config)

@@ -77,7 +77,7 @@ def fuse_present(
     """
     if not passes:
         raise UserError("no maps to fuse: give at least one scale")
-    present = present_classes(labels, passes[0].plain.shape[1])
+    present = present_classes(labels, passes[0].plain.shape[1]).to(passes[0].plain.device)
     total: Tensor | None = None
     num_passes = 0
     for one in passes:
@@ -103,7 +103,7 @@ def fuse(
     """``fuse_present`` at its place among all classes: (B, C, H, W), classes without a label 0 everywhere."""
     maps = fuse_present(passes, rule, size, labels, crop)
     full = maps.new_zeros(*labels.shape, *maps.shape[1:])
-    full[labels > 0] = maps
+    full[(labels > 0).to(maps.device)] = maps
     return full
 
 
