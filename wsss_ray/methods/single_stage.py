@@ -207,7 +207,7 @@ class SingleStage(nn.Module):
         parts = {"cls": F.binary_cross_entropy_with_logits(scores, batch.labels)}
         if progress.epoch < self.config.warmup_epochs:
             return parts
-        target = self.pseudo_masks(masks.detach(), batch)
+        target = self.pseudo_masks(masks, batch)
         per_image = balanced_loss(enlarge(add_background(foreground), batch.image.shape[2:]), target, batch.labels)
         parts["seg"] = self.config.segmentation_weight * per_image.mean()
         parts["monitor/labelled"] = (target != IGNORE).float().mean()
