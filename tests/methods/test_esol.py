@@ -255,6 +255,13 @@ def test_clip_stands_after_the_expansion_sampler_and_may_be_off_at_inference() -
     assert said[0] == said[1] != pytest.approx(unclipped.loss(batch, MIDDLE)["monitor/bce"].item(), abs=1e-6)
 
 
+def test_the_classifier_is_not_clipped() -> None:
+    images, batch = torch.randn(2, 3, 48, 48), make_batch(3)
+    clipped, plain = (chain(Esol(beta=beta))[0].eval() for beta in (0.15, 1.0))
+    assert torch.equal(clipped.evidence(images), plain.evidence(images))
+    assert torch.equal(clipped.loss(batch, MIDDLE)["cls"], plain.loss(batch, MIDDLE)["cls"])
+
+
 def test_places_of_the_second_convolution() -> None:
     images = torch.randn(1, 3, 48, 48)
     classifier, expansion, shrinkage = (net.eval() for net in all_phases(conv2="skip", beta=1.0))
