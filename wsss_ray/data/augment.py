@@ -31,8 +31,9 @@ class Augment(Config):
     """How a training sample is cut from a picture; the default is that of the PSA family (EPS, SEAM, SMAF)."""
 
     resize: Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"] = "long_side"
-    """``long_side``, ``short_side``: to a whole number drawn from ``range``; ``scale``: by a factor from ``range``; ``choice``: by
-    one of ``choices`` (DeepLab; sizes cut to whole numbers); ``area``: a random-resized crop; ``squash``: to the crop's square."""
+    """``long_side``, ``short_side``: to a whole number drawn from ``range``; ``scale``: by a factor from ``range``;
+    ``choice``: by one of ``choices`` (DeepLab; sizes cut to whole numbers); ``area``: a random-resized crop;
+    ``squash``: to the crop's square."""
     range: tuple[PositiveFloat, PositiveFloat] = (256, 512)
     choices: tuple[PositiveFloat, ...] = ()
     area: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
@@ -107,11 +108,13 @@ def augment(
 ) -> dict[str, torch.Tensor]:
     """One random training sample of a decoded picture.
 
-    ``decoded`` holds ``picture`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8 and ``maps``
-    (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``rgb`` (3, S, S) and ``inside`` (1, S, S) in [0, 1],
-    and of what was given ``saliency`` (1, S, S) in [0, 1], ``mask`` (S, S) int64, ``maps`` (N, S, S).
+    ``decoded`` holds ``picture`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8
+    and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``rgb`` (3, S, S) and
+    ``inside`` (1, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1], ``mask`` (S, S) int64,
+    ``maps`` (N, S, S).
     """
-    geometry = draw_geometry(config, *decoded["picture"].shape[:2], rng)
+    height, width = decoded["picture"].shape[:2]
+    geometry = draw_geometry(config, height, width, rng)
     changes = draw_jitter(config.jitter, rng) if config.jitter is not None else []
     return render(decoded, geometry, changes, config, normalize)
 

@@ -23,8 +23,8 @@ _PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float, bool]] = 
 
 
 class Normalize(Config):
-    """What a network expects: ``imagenet`` (RGB in [0, 1]), ``l2g_coco`` (the same with L2G's COCO numbers), ``caffe_bgr``
-    (BGR in 0..255 minus the mean); may be written as the name alone."""
+    """What a network expects: ``imagenet`` (RGB in [0, 1]), ``l2g_coco`` (the same with L2G's COCO numbers),
+    ``caffe_bgr`` (BGR in 0..255 minus the mean); may be written as the name alone."""
 
     preset: Preset = "imagenet"
 
@@ -56,7 +56,8 @@ def _table(preset: str) -> tuple[np.ndarray, tuple[int, ...]]:
 
 
 class Jitter(Config):
-    """Random brightness, contrast, saturation (factors from [1 - x, 1 + x]) and hue (shift in [-x, x] turns), in random order."""
+    """Random brightness, contrast, saturation (factors from [1 - x, 1 + x]) and hue (shift in [-x, x] turns), in
+    random order."""
 
     brightness: float = Field(default=0.3, ge=0)
     contrast: float = Field(default=0.3, ge=0)

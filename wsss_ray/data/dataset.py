@@ -27,9 +27,9 @@ _ORDER, _ANCHOR, _PARTNER = 1, 2, 3
 class TrainSamples:
     """A split as training samples.
 
-    ``needs`` says what a sample holds besides image and labels: ``saliency`` from the rows, ``mask`` from ``mask_lookup`` (id ->
-    (H, W) uint8 pseudo mask), ``maps`` from ``maps_lookup`` (id -> class maps), ``partner`` a second sample that shares a class.
-    The rows' own masks, which are ground truth, are never read.
+    ``needs`` says what a sample holds besides image and labels: ``saliency`` from the rows, ``mask`` from
+    ``mask_lookup`` (id -> (H, W) uint8 pseudo mask), ``maps`` from ``maps_lookup`` (id -> class maps), ``partner`` a
+    second sample that shares a class. The rows' own masks, which are ground truth, are never read.
     """
 
     def __init__(
@@ -67,7 +67,8 @@ class TrainSamples:
         return np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(self))
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The sample of a picture in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed, ``partner``."""
+        """The sample of a picture in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed,
+        ``partner``."""
         rng = np.random.default_rng([self.seed, epoch, _ANCHOR, index])
         sample = self._single(index, rng)
         if self._partners is not None:
@@ -176,7 +177,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class Prefetcher:
-    """Batches of an epoch in the given order, ``ahead`` of them being built by threads (decoding releases the interpreter lock).
+    """Batches of an epoch in the given order, ``ahead`` of them being built by threads (decoding releases the
+    interpreter lock).
 
     An error inside a thread is raised where the batch would have come; leaving the loop early stops the threads.
     """

@@ -1,8 +1,8 @@
 """A user's own pictures: a table of labels, a Hugging Face ``metadata.jsonl``, or a folder per class.
 
-The layouts are tried in this order: ``labels.csv`` (columns image, labels joined by ``;``, optional split), ``metadata.jsonl``
-(at the top or in one folder per split), and folders named after classes (at the top or in one folder per split). Optional beside
-them: ``classes.txt``, ``masks/<stem>.png``, ``saliency/<stem>.png``.
+The layouts are tried in this order: ``labels.csv`` (columns image, labels joined by ``;``, optional split),
+``metadata.jsonl`` (at the top or in one folder per split), and folders named after classes (at the top or in one folder
+per split). Optional beside them: ``classes.txt``, ``masks/<stem>.png``, ``saliency/<stem>.png``.
 """
 
 from __future__ import annotations
@@ -78,9 +78,11 @@ def open_folder(
 
 
 def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]:
-    """Items with split ``train`` or ``val``: classes from the rarest on, each gives about ``val_fraction`` of its pictures to ``val``.
+    """Items with split ``train`` or ``val``: classes from the rarest on, each gives about ``val_fraction`` of its
+    pictures to ``val``.
 
-    A class with one picture keeps it in ``train``. The draw depends on ids, labels and seed, not on the order of the items.
+    A class with one picture keeps it in ``train``. The draw depends on ids, labels and seed, not on the order of the
+    items.
     """
     rng = np.random.default_rng(seed)
     ordered = sorted(items, key=lambda item: item.image_id)

@@ -1,4 +1,5 @@
-"""Where a picture lands on a training canvas: numbers are drawn first, then every array goes through the same deterministic steps."""
+"""Where a picture lands on a training canvas: numbers are drawn first, then every array goes through the same
+deterministic steps."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 Interpolation = Literal["bicubic", "bilinear", "linear", "nearest"]
-"""``bicubic`` and ``bilinear`` are PIL's (smoothing when they shrink), ``linear`` is OpenCV's, ``nearest`` takes pixel centres."""
+"""``bicubic`` and ``bilinear`` are PIL's (smoothing when they shrink), ``linear`` is OpenCV's, ``nearest`` takes
+pixel centres."""
 _PIL = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -29,7 +31,8 @@ class Geometry:
     crop: int
     """Side of the window."""
     offset: tuple[int, int] = (0, 0)
-    """(row, column) of the resized picture at the window's corner; negative where the picture starts inside the window."""
+    """(row, column) of the resized picture at the window's corner; negative where the picture starts inside the
+    window."""
     flip: bool = False
     box: tuple[int, int, int, int] | None = None
     """(top, left, height, width) cut out of the original first."""
@@ -54,7 +57,8 @@ def scale_by(height: int, width: int, factor: float, whole: Literal["round", "fl
 def draw_offset(
     size: tuple[int, int], crop: int, rng: np.random.Generator, pad: Literal["random", "right_bottom"] = "random"
 ) -> tuple[int, int]:
-    """A window inside the picture where that is larger; else the picture anywhere inside the window, or at its upper left corner."""
+    """A window inside the picture where that is larger; else the picture anywhere inside the window, or at its upper
+    left corner."""
     ranges = [(min(0, side - crop), max(0, side - crop)) for side in size]
     if pad == "right_bottom":
         ranges = [(0, high) for _, high in ranges]
@@ -76,7 +80,8 @@ def draw_swapped_offset(size: tuple[int, int], crop: int, rng: np.random.Generat
 def draw_area(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random-resized crop: uniform area, log-uniform aspect (w / h), ten tries, else the middle."""
+    """(top, left, height, width) of a random-resized crop: uniform area, log-uniform aspect (w / h), ten tries, else
+    the middle."""
     for _ in range(10):
         target = height * width * rng.uniform(*area)
         ratio = float(np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1]))))

@@ -8,7 +8,8 @@ import numpy as np
 
 
 class PartnerIndex:
-    """Pictures by class. KTSE's rule: one of the anchor's classes at random, then a uniformly random picture that has it."""
+    """Pictures by class. KTSE's rule: one of the anchor's classes at random, then a uniformly random picture that
+    has it."""
 
     def __init__(self, labels: Sequence[Sequence[int] | None]) -> None:
         self._labels = [sorted(set(classes or ())) for classes in labels]

@@ -1,4 +1,5 @@
-"""What can be wrong with pictures, found before a run and not in the middle of it; every line names the file and the fix."""
+"""What can be wrong with pictures, found before a run and not in the middle of it; every line names the file and the
+fix."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ class Problem:
 def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
     """The row of a picture that lies in files; UserError with its first error.
 
-    A mask, or a saliency map, must have the size of the picture as shown, after EXIF rotation. One that has the size before rotation
-    instead was drawn on the unrotated pixels and is turned with them; where both sizes are equal it is taken as shown.
+    A mask, or a saliency map, must have the size of the picture as shown, after EXIF rotation. One that has the size
+    before rotation instead was drawn on the unrotated pixels and is turned with them; where both sizes are equal it is
+    taken as shown.
     """
     problems, row = inspect(item, num_classes, ignore, fast=False)
     errors = [problem for problem in problems if problem.level == "error"]
@@ -42,7 +44,8 @@ def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
 
 
 def inspect(item: Item, num_classes: int, ignore: int = pic.IGNORE, fast: bool = False) -> tuple[list[Problem], Row]:
-    """Everything wrong with one picture and its row; ``fast`` reads headers only and leaves pixels and indices unchecked."""
+    """Everything wrong with one picture and its row; ``fast`` reads headers only and leaves pixels and indices
+    unchecked."""
     row, problems = blank_row(item.image_id), _label_problems(item, num_classes)
     row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
@@ -87,7 +90,8 @@ def validate(row: Row, num_classes: int, ignore: int = pic.IGNORE) -> list[Probl
 
 
 def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], None] | None = None) -> list[Problem]:
-    """A dry pass over a source: every picture, then what only the whole shows (ids used twice, empty splits, unused classes).
+    """A dry pass over a source: every picture, then what only the whole shows (ids used twice, empty splits, unused
+    classes).
 
     ``fast`` opens headers only; ``on_item`` is called after each picture (progress bars).
     """
@@ -150,9 +154,8 @@ def _mask(item: Item, size: tuple[int, ...], turn: int, num_classes: int, ignore
     mask = pic.decode_mask(data, name)
     wrong = np.setdiff1d(np.unique(mask), [*range(num_classes + 1), ignore])
     if wrong.size:
-        raise UserError(
-            f"{name}: index {wrong[0]} but there are {num_classes} classes: use 0 (background)..{num_classes} and {ignore}"
-        )
+        allowed = f"0 (background)..{num_classes} and {ignore}"
+        raise UserError(f"{name}: index {wrong[0]} but there are {num_classes} classes; use {allowed}")
     if turned:
         return pic.encode_mask(pic.rotate(mask, turn))
     return data if pic.open_image(data, name).format == "PNG" else pic.encode_mask(mask)

@@ -1,7 +1,7 @@
 """A prepared data set: Parquet shards and a manifest in one folder, at any URI that pyarrow opens.
 
-A shard holds pictures of exactly the same splits, so that every split is a union of whole shards. Digests of splits depend on the
-pictures alone, not on how they are packed into shards.
+A shard holds pictures of exactly the same splits, so that every split is a union of whole shards. Digests of splits
+depend on the pictures alone, not on how they are packed into shards.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _refuse_doubles(ids: Sequence[str], where: str) -> None:
 
 
 def plan_shards(items: Iterable[Item], rows_per_shard: int = 32) -> Iterator[tuple[str, tuple[str, ...], list[Item]]]:
-    """Pack a stream of items into (file name, splits, items) with one split signature each; holds one open shard per signature.
+    """Pack a stream of items into (file name, splits, items) with one split signature each; holds one open shard per
+    signature.
 
     Items in no split are left out.
     """
@@ -237,9 +238,9 @@ def cache_root() -> Path:
 class Rows:
     """Random access to the rows of a split, sorted by id, from memory-mapped local copies of its shards.
 
-    The copies are Arrow files in ``<cache>/<manifest digest>/``, made when first needed, each renamed into place whole, so that
-    any number of processes may make them at once. ``columns`` limits what a row holds (training passes those without ``mask``).
-    Picklable: it is opened again where it arrives.
+    The copies are Arrow files in ``<cache>/<manifest digest>/``, made when first needed, each renamed into place whole,
+    so that any number of processes may make them at once. ``columns`` limits what a row holds (training passes those
+    without ``mask``). Picklable: it is opened again where it arrives.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
-"""What every place pictures can come from promises: a stream of light items, and a function that turns one into a row."""
+"""What every place pictures can come from promises: a stream of light items, and a function that turns one into a
+row."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
     ]
 )
-"""``labels`` null: unknown (a test picture); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x width."""
+"""``labels`` null: unknown (a test picture); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x
+width."""
 MAX_CLASSES = 254
 """Masks are 8-bit with background 0 and 255 for "unknown", which leaves 1..254."""
 
@@ -90,7 +92,8 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
 
 
 def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
-    """The ``load`` of sources whose pictures are files: reads, decodes once to be sure, and checks every size and index."""
+    """The ``load`` of sources whose pictures are files: reads, decodes once to be sure, and checks every size and
+    index."""
     from wsss_ray.data.problems import load_item
 
     return partial(load_item, num_classes=num_classes, ignore=ignore)
@@ -110,7 +113,8 @@ SOURCES: dict[str, str] = {
 
 
 def open_source(name: str, root: str | Path | None = None, **options: Any) -> Source:
-    """The source with this name over the data at ``root`` (None where it needs none); UserError lists the known names and options."""
+    """The source with this name over the data at ``root`` (None where it needs none); UserError lists the known
+    names and options."""
     if name not in SOURCES:
         raise UserError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
     module, function = SOURCES[name].split(":")

@@ -1,9 +1,9 @@
 """A generated set of pictures on which plain class activation maps fail in the way the field cares about.
 
-Every class is a creature with a small head whose pattern and colours are its own, and a larger body whose colour says little
-about the class. A classifier needs only the head, so its maps find heads and miss bodies. Sizes vary widely, one to three classes
-share a picture, creatures hide each other and stand in clutter, and some landscapes go with a class. Picture i of a split
-depends on (seed, split, i) and the configuration alone, never on how many others are made.
+Every class is a creature with a small head whose pattern and colours are its own, and a larger body whose colour says
+little about the class. A classifier needs only the head, so its maps find heads and miss bodies. Sizes vary widely, one
+to three classes share a picture, creatures hide each other and stand in clutter, and some landscapes go with a class.
+Picture i of a split depends on (seed, split, i) and the configuration alone, never on how many others are made.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def class_names(num_classes: int) -> list[str]:
 def plan_picture(config: ToyConfig, split: str, index: int) -> Plan:
     """Classes, places, sizes and landscape of a picture; cheap, so that labels are known without drawing.
 
-    Every class occurs once in ``num_classes`` consecutive pictures at least. Places keep enough distance, and smaller creatures
-    stand in front of larger ones, so that no creature is hidden entirely.
+    Every class occurs once in ``num_classes`` consecutive pictures at least. Places keep enough distance, and smaller
+    creatures stand in front of larger ones, so that no creature is hidden entirely.
     """
     rng = np.random.default_rng([config.seed, _SPLITS.index(split), index, 1])
     count = min(int(rng.choice(3, p=(0.45, 0.35, 0.2))) + 1, config.max_creatures, config.num_classes)

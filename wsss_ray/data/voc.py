@@ -34,10 +34,10 @@ def open_voc(
 ) -> Source:
     """The devkit at ``root`` (``VOCdevkit`` or ``VOCdevkit/VOC2012``).
 
-    Image-level labels are the object names of the XML files, difficult ones included (PSA, IRN), PSA's ``cls_labels.npy``, or what
-    the masks show (SSSS). Masks of ``official``: SegmentationClass where it has the picture, else SegmentationClassAug; ``aug``: the
-    other way round, as EPS, L2G and SMAF score. ``saliency``: a folder of ``<id>.png``, used where it has the picture. Pictures of
-    ``test`` have no labels and no masks.
+    Image-level labels are the object names of the XML files, difficult ones included (PSA, IRN), PSA's
+    ``cls_labels.npy``, or what the masks show (SSSS). Masks of ``official``: SegmentationClass where it has the
+    picture, else SegmentationClassAug; ``aug``: the other way round, as EPS, L2G and SMAF score. ``saliency``: a folder
+    of ``<id>.png``, used where it has the picture. Pictures of ``test`` have no labels and no masks.
     """
     if root is None:
         raise UserError("voc: give the folder of the devkit (VOCdevkit or VOCdevkit/VOC2012)")
@@ -140,7 +140,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def load_label_vectors(path: Path) -> dict[str, tuple[int, ...]]:
-    """PSA's ``cls_labels.npy``, a pickled {id: (C,) 0/1 vector} -> {id: classes}; arrays only, so that a file cannot run code."""
+    """PSA's ``cls_labels.npy``, a pickled {id: (C,) 0/1 vector} -> {id: classes}; arrays only, so that a file cannot
+    run code."""
     try:
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)
