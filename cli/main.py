@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,27 +15,30 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
-Sets = Annotated[Optional[list[str]], typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")
+]
 ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")]
-ProfileOption = Annotated[Optional[str], typer.Option(help="paper or released, where they disagree.")]
-Address = Annotated[Optional[str], typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
+ProfileOption = Annotated[str | None, typer.Option(help="paper or released, where they disagree.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
 RecipeArgument = Annotated[str, typer.Argument(help="A name of 'wsss list' or a recipe file.", metavar="RECIPE")]
 
 
 @app.command()
 def run(
     recipe: RecipeArgument,
-    data: Annotated[Optional[str], typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
-    out: Out = "runs",
+    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    out: Out = "results",
     set_: Sets = None,
     scale: ScaleOption = "toy",
     profile: ProfileOption = None,
-    seed: Annotated[Optional[int], typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     address: Address = None,
 ) -> None:
     """Train, localize, refine, segment, predict and score; finished steps are loaded, not redone."""
-    from wsss_ray.stages.road import run as walk
     from wsss_ray.studies import resolve
+
+    from wsss_ray.stages.run import run as walk
 
     walk(resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or []), out, address)
 
@@ -52,14 +55,15 @@ def list_recipes() -> None:
 @app.command()
 def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
     """Print a recipe, resolved, as YAML that 'wsss run' accepts."""
-    from wsss_ray.recipe import dump
     from wsss_ray.studies import resolve
+
+    from wsss_ray.recipe import dump
 
     typer.echo(dump(resolve(recipe, scale=scale, profile=profile, settings=set_ or [])), nl=False)
 
 
 @app.command()
-def ui(out: Out = "runs", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Open the MLflow server over the runs of --out, on the loopback address."""
     from wsss_ray.tracking import serve
 
@@ -82,11 +86,11 @@ def export(
 @data_app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="voc, folder, toy, ...")],
-    root: Annotated[Optional[Path], typer.Argument(help="Where the pictures are.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="Where the pictures are.")] = None,
     out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
-    labels: Annotated[Optional[Path], typer.Option(help="labels.csv of a folder source.")] = None,
-    labels_from: Annotated[Optional[str], typer.Option(help="voc: xml, npy or masks.")] = None,
-    saliency: Annotated[Optional[Path], typer.Option(help="Folder of saliency maps, <id>.png.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="labels.csv of a folder source.")] = None,
+    labels_from: Annotated[str | None, typer.Option(help="voc: xml, npy or masks.")] = None,
+    saliency: Annotated[Path | None, typer.Option(help="Folder of saliency maps, <id>.png.")] = None,
     set_: Sets = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be used.")] = False,
     address: Address = None,
@@ -119,7 +123,7 @@ def list_weights() -> None:
 
 
 @weights_app.command()
-def fetch(name: str, folder: Annotated[Optional[Path], typer.Option(help="Where to keep it.")] = None) -> None:
+def fetch(name: str, folder: Annotated[Path | None, typer.Option(help="Where to keep it.")] = None) -> None:
     """Download published weights (resumable, digest-verified)."""
     from wsss_ray.nets.weights import fetch as fetch_weights
 

@@ -22,7 +22,9 @@ def names() -> list[str]:
 def recipes() -> list[tuple[str, str]]:
     """(name, first line of what it is) of every recipe."""
     modules = [(name, importlib.import_module(f"{__name__}.{name}")) for name in names()]
-    return [(name, (module.__doc__ or "").strip().splitlines()[0]) for name, module in modules if hasattr(module, "recipe")]
+    return [
+        (name, (module.__doc__ or "").strip().splitlines()[0]) for name, module in modules if hasattr(module, "recipe")
+    ]
 
 
 def resolve(

@@ -22,7 +22,7 @@ def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper"
         name="cam",
         scale=scale,
         method=CAMConfig(profile=profile),
-        net=scales.net(scale, NetConfig(backbone="resnet38", weights="resnet38_a1")),
+        net=scales.net(scale, NetConfig(backbone="resnet38", weights="resnet38_imagenet")),
         train=scales.train(
             scale,
             TrainConfig(

@@ -98,7 +98,9 @@ def load_state(module: nn.Module, uri: str) -> None:
     try:
         module.load_state_dict(load(storage.read_bytes(uri)))
     except RuntimeError as error:
-        raise UserError(f"{uri}: these weights are of another network ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(
+            f"{uri}: these weights are of another network ({str(error).splitlines()[-1].strip()})"
+        ) from error
 
 
 def trained(spec: NetworkSpec, folder: str, device: torch.device | str = "cpu") -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import Normalize
 from wsss_ray.recipe import LocalizeConfig, PredictConfig
-from wsss_ray.refine.fusion import fuse, scaled_inputs
+from wsss_ray.refine.fusion import Pass, fuse_present, scaled_inputs, strided_size
 from wsss_ray.refine.maps import ClassMaps
 
 MAX_PIXELS = 12_000_000
@@ -37,13 +37,13 @@ def passes(
     normalize: Normalize,
     device: torch.device,
     precision: str,
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+) -> Iterator[Pass]:
     """For every scale the output of same-sized (H, W, 3) uint8 pictures and, with ``flip``, of their mirror images (still mirrored).
 
-    Yields (B, K, h, w) float32 pairs.
+    Each ``Pass`` holds (B, K, h, w) float32.
     """
     for scale in scales:
-        images = torch.stack([scaled_inputs(picture, scale, normalize.apply) for picture in pictures])
+        images = torch.cat([scaled_inputs(picture, scale, normalize.apply, flip=False) for picture in pictures])
         inputs = torch.cat([images, images.flip(3)]) if flip else images
         share = max(1, MAX_PIXELS // (inputs.shape[2] * inputs.shape[3]))
         outputs = []
@@ -52,7 +52,7 @@ def passes(
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 outputs.append(forward(chunk).float().cpu())
         output = torch.cat(outputs)
-        yield output[: len(images)], output[len(images) :] if flip else None
+        yield Pass(output[: len(images)], output[len(images) :] if flip else None)
 
 
 def class_maps(
@@ -72,16 +72,16 @@ def class_maps(
     for indices in same_size(pictures, batch_size):
         chosen = [pictures[index] for index in indices]
         height, width = chosen[0].shape[:2]
-        grid = ((height - 1) // config.stride + 1, (width - 1) // config.stride + 1)
-        outputs = passes(
-            lambda images: network.maps(images),  # type: ignore[operator, no-any-return]
-            chosen, config.scales, config.flip, normalize, device, config.precision,
-        )
-        fused = fuse(outputs, rule, grid, [present[index] for index in indices])
+        outputs = list(passes(network.maps, chosen, config.scales, config.flip, normalize, device, config.precision))  # type: ignore[arg-type]
+        labels = torch.zeros(len(indices), outputs[0].plain.shape[1])
         for place, index in enumerate(indices):
+            labels[place, list(present[index])] = 1
+        fused = fuse_present(outputs, rule, strided_size((height, width), config.stride), labels).numpy()
+        start = 0
+        for index in indices:
             classes = np.asarray(sorted(present[index]), dtype=np.int32)
-            maps = fused[place, torch.from_numpy(classes).long()].numpy()
-            results[index] = ClassMaps(ids[index], classes, maps, (height, width))
+            results[index] = ClassMaps(ids[index], classes, fused[start : start + len(classes)], (height, width))
+            start += len(classes)
     return [results[index] for index in range(len(pictures))]
 
 
@@ -133,4 +133,3 @@ def class_scores(
 def forward_share(num_classes: int, size: tuple[int, int], batch_size: int, limit: int = 60_000_000) -> int:
     """Pictures at a time so that full-size probabilities stay below ``limit`` numbers."""
     return max(1, min(batch_size, limit // (num_classes * size[0] * size[1])))
-

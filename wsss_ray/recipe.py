@@ -7,7 +7,7 @@ repeats it. ``override`` is what ``--set train.epochs=2`` does.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
@@ -16,17 +16,24 @@ from wsss_ray.config import Config, UserError
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import Augment, Normalize
 from wsss_ray.data.toy import ToyConfig
-from wsss_ray.methods import METHODS
+from wsss_ray.methods import METHODS, MethodConfig
 from wsss_ray.nets.deeplab import SEGMENTERS
+from wsss_ray.nets.deeplab import Segmenter as SegmenterConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.refine.registry import REFINERS
+from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import CrfConfig
 from wsss_ray.refine.gate import GateConfig
+from wsss_ray.refine.registry import REFINERS
 
 Scale = Literal["toy", "small", "paper"]
-Method = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
-Refiner = Annotated[Union[tuple(REFINERS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
-Segmenter = Annotated[Union[tuple(SEGMENTERS.values())], Field(discriminator="name")]  # type: ignore[valid-type]  # noqa: UP007
+if TYPE_CHECKING:
+    Method = MethodConfig
+    Refiner = RefinerConfig
+    Segmenter = SegmenterConfig
+else:
+    Method = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007
+    Refiner = Annotated[Union[tuple(REFINERS.values())], Field(discriminator="name")]  # noqa: UP007
+    Segmenter = Annotated[Union[tuple(SEGMENTERS.values())], Field(discriminator="name")]  # noqa: UP007
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 
@@ -107,7 +114,9 @@ class Localization(Config):
     @model_validator(mode="after")
     def _fits(self) -> Localization:
         if self.method.wants_base and self.base is None:
-            raise ValueError(f"method {self.method.name!r} starts from another localizer: give 'base' (its method, net and train)")
+            raise ValueError(
+                f"method {self.method.name!r} starts from another localizer: give 'base' (its method, net and train)"
+            )
         if "maps" in self.method.needs and self.base is None:
             raise ValueError(f"method {self.method.name!r} learns from another localizer's maps: give 'base'")
         if self.localize.fusion is None:
@@ -149,8 +158,13 @@ class ScoreConfig(Config):
     """Fixed background threshold of the seeds; None takes the one of the method's paper."""
     thresholds: PositiveInt = 100
     """Points of the threshold curve, evenly spaced in [0, 1)."""
-    absent: Literal["skip", "zero"] = "skip"
+    absent: Literal["skip", "zero", "no_truth"] = "skip"
     """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
+
+    @property
+    def curve_thresholds(self) -> list[float]:
+        """The thresholds of the curve, ascending."""
+        return [step / self.thresholds for step in range(self.thresholds)]
 
 
 class Resources(Config):
@@ -266,7 +280,9 @@ def explain(error: ValidationError, where: str) -> str:
     """The first problems of a validation as one line: key, what is wrong, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"] if str(part) not in {*METHODS, *REFINERS, *SEGMENTERS}) or "recipe"
+    key = (
+        ".".join(str(part) for part in first["loc"] if str(part) not in {*METHODS, *REFINERS, *SEGMENTERS}) or "recipe"
+    )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key; 'wsss show RECIPE' lists the known ones"

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wsss_ray import storage
+from wsss_ray.data.manifest import Manifest
 from wsss_ray.data.picture import decode_mask, decode_picture
-from wsss_ray.data.shards import Manifest, read_shard
+from wsss_ray.data.shards import read_shard
 from wsss_ray.panels import Panel, overlay_map, overlay_mask, sheet
 from wsss_ray.tables import decode_maps, part_name, read_table
 
@@ -81,7 +82,9 @@ def training_panels(
     return panels
 
 
-def prediction_panels(data: str, manifest: Manifest, shards: list[tuple[str, int]], predictions: Artifact) -> list[Panel]:
+def prediction_panels(
+    data: str, manifest: Manifest, shards: list[tuple[str, int]], predictions: Artifact
+) -> list[Panel]:
     """Picture, truth where there is one, prediction without and with the CRF."""
     palette = np.asarray(manifest.palette, dtype=np.uint8)
     panels = []

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import Augment, Normalize
 from wsss_ray.nets.deeplab import DeepLabV2
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import AffinityConfig, LocalizeConfig, NetConfig, PredictConfig, Recipe, Scale, SegmentConfig, TrainConfig
+from wsss_ray.recipe import (
+    LocalizeConfig,
+    NetConfig,
+    PredictConfig,
+    Scale,
+    SegmentConfig,
+    TrainConfig,
+)
 from wsss_ray.refine.crf import PRESETS
 
 ADAMW = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=5e-4)
@@ -19,7 +24,7 @@ def net(scale: Scale, paper: NetConfig) -> NetConfig:
     if scale == "toy":
         return NetConfig(backbone="toy")
     if scale == "small":
-        return NetConfig(backbone="squeezenet", weights="squeezenet1_0", output_stride=8)
+        return NetConfig(backbone="squeezenet", weights="squeezenet_deep_compression", output_stride=8)
     return paper
 
 
@@ -48,7 +53,9 @@ def localize(scale: Scale, paper: LocalizeConfig) -> LocalizeConfig:
     if scale == "paper":
         return paper
     scales = (0.75, 1.0, 1.5) if scale == "toy" else (0.5, 1.0, 1.5, 2.0)
-    return LocalizeConfig(scales=scales, stride=2 if scale == "toy" else 4, precision="fp32" if scale == "toy" else "bf16")
+    return LocalizeConfig(
+        scales=scales, stride=2 if scale == "toy" else 4, precision="fp32" if scale == "toy" else "bf16"
+    )
 
 
 def segment(scale: Scale) -> SegmentConfig:
@@ -56,7 +63,9 @@ def segment(scale: Scale) -> SegmentConfig:
     if scale == "paper":
         return SegmentConfig(
             network=DeepLabV2(),
-            net=NetConfig(backbone="resnet101_caffe", weights="deeplab_resnet101_coco", normalize="caffe_bgr"),
+            net=NetConfig(
+                backbone="resnet101_caffe", weights="deeplab_resnet101_coco", normalize=Normalize(preset="caffe_bgr")
+            ),
             train=TrainConfig(
                 epochs=19,
                 max_steps=20_000,

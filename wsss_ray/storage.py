@@ -20,7 +20,9 @@ def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (OSError, ValueError) as error:
-        raise UserError(f"{uri}: cannot open this location ({error}); use a local path or an s3://, gs://, hdfs:// URI") from error
+        raise UserError(
+            f"{uri}: cannot open this location ({error}); use a local path or an s3://, gs://, hdfs:// URI"
+        ) from error
     return filesystem, path
 
 

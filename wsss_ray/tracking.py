@@ -36,7 +36,9 @@ def artifact_root(out: str) -> str | None:
 class Tracker:
     """One MLflow run, written by the driver through ``MlflowClient``."""
 
-    def __init__(self, out: str, name: str, tags: dict[str, str], parent: str | None = None, experiment: str = EXPERIMENT):
+    def __init__(
+        self, out: str, name: str, tags: dict[str, str], parent: str | None = None, experiment: str = EXPERIMENT
+    ):
         """Start the run. Raises UserError, naming the address, where the tracking server does not answer."""
         # A server that does not answer should be reported in seconds, not after MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

@@ -92,7 +92,9 @@ def fit(
     steps_per_epoch = [_num_steps(len(samples), config, epoch) for epoch in range(config.epochs)]
     num_steps = sum(steps_per_epoch)
     if not num_steps:
-        raise UserError(f"train.batch_size: {config.batch_size} is more than the {len(samples)} training pictures; lower it")
+        raise UserError(
+            f"train.batch_size: {config.batch_size} is more than the {len(samples)} training pictures; lower it"
+        )
     groups = trainable.param_groups()  # type: ignore[operator]
     optimizer = build_optimizer(groups, config.optimizer)
     first = 0
@@ -166,7 +168,12 @@ def _batches(samples: TrainSamples, config: TrainConfig, epoch: int, world: Worl
 
 
 def _step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, progress: Progress, config: TrainConfig, world: World
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    progress: Progress,
+    config: TrainConfig,
+    world: World,
 ) -> dict[str, Tensor]:
     """Forward, backward and update over one batch, in ``accumulate`` pieces whose gradients add up to the whole."""
     optimizer.zero_grad(set_to_none=True)

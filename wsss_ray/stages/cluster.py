@@ -51,11 +51,16 @@ def cluster(address: str | None = None) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         else:
             ray.init(
-                include_dashboard=False, _node_ip_address="127.0.0.1", logging_level=logging.WARNING, log_to_driver=False
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                logging_level=logging.WARNING,
+                log_to_driver=False,
             )
     except (ConnectionError, RayError, RuntimeError) as error:
         hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
-        raise UserError(f"cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}; {hint}") from error
+        raise UserError(
+            f"cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}; {hint}"
+        ) from error
     _quiet()
     try:
         yield
@@ -84,6 +89,8 @@ def machines(resources: Resources) -> Machines:
     limit = gpus or cpus
     if resources.train_workers > limit:
         kind = "GPUs" if gpus else "CPUs"
-        raise UserError(f"resources.train_workers: {resources.train_workers} workers, but the cluster has {limit} {kind}; lower it")
+        raise UserError(
+            f"resources.train_workers: {resources.train_workers} workers, but the cluster has {limit} {kind}; lower it"
+        )
     workers = min(resources.inference_workers or limit, limit)
     return Machines(cpus, gpus, resources.train_workers, max(1, cpus // resources.train_workers), workers)

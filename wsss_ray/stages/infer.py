@@ -13,14 +13,15 @@ import torch
 from wsss_ray import build, storage
 from wsss_ray.build import NetworkSpec
 from wsss_ray.data.augment import Normalize
+from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.picture import decode_picture, encode_mask
-from wsss_ray.data.shards import load_manifest, read_shard
+from wsss_ray.data.shards import read_shard
 from wsss_ray.inference import class_maps, class_scores, forward_share, same_size
-from wsss_ray.recipe import LocalizeConfig, Localization, PredictConfig, Resources
-from wsss_ray.refine.registry import REFINERS
+from wsss_ray.recipe import Localization, LocalizeConfig, PredictConfig, Resources
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import crf_scores
 from wsss_ray.refine.gate import gate_classes, read_scores
+from wsss_ray.refine.registry import REFINERS
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.parts import run_parts
 from wsss_ray.tables import (
@@ -81,7 +82,9 @@ class RefineWorker:
 
     def table(self, shard: str) -> pa.Table:
         """One row of ``MASKS_SCHEMA`` for every picture."""
-        pictures = {row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])}
+        pictures = {
+            row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])
+        }
         masks = []
         for row in read_table(storage.join(self.maps, part_name(shard))).to_pylist():
             maps = decode_maps(row)
@@ -131,7 +134,8 @@ class PredictWorker:
             "crf": crf,
         }
         encoded = {
-            name: None if mask is None else encode_mask(mask.astype(np.uint8), self.palette) for name, mask in masks.items()
+            name: None if mask is None else encode_mask(mask.astype(np.uint8), self.palette)
+            for name, mask in masks.items()
         }
         return {"image_id": row["image_id"], **encoded}
 
@@ -153,7 +157,14 @@ def localize(
 
 
 def refine(
-    title: str, data: str, shards: Shards, maps: str, refiner: RefinerConfig, network: str | None, out: str, machines: Machines
+    title: str,
+    data: str,
+    shards: Shards,
+    maps: str,
+    refiner: RefinerConfig,
+    network: str | None,
+    out: str,
+    machines: Machines,
 ) -> dict[str, Any]:
     """Pseudo masks of every picture of ``shards`` into ``out``."""
     factory = partial(RefineWorker, data, maps, refiner.model_dump(mode="json"), network)
@@ -177,4 +188,3 @@ def predict(
 
 def _summary(done: dict[str, float]) -> dict[str, Any]:
     return {"images_per_second": done["images_per_second"], "peak_memory_mb": done["peak_memory_mb"]}
-

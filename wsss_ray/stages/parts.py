@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -42,20 +42,17 @@ class _Actor:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        counts, errors, memory = [], [], []
+        errors, memory = [], []
         for shard in batch["shard"].tolist():
             error = ""
-            rows = 0
             try:
                 table = self.worker.table(shard)
                 write_table(table, storage.join(self.out, part_name(shard)))
-                rows = table.num_rows
             except UserError as problem:
                 error = str(problem)
-            counts.append(rows)
             errors.append(error)
             memory.append(peak_memory_mb(self.device))
-        return {"rows": np.array(counts), "error": np.array(errors), "memory": np.array(memory)}
+        return {"shard": batch["shard"], "error": np.array(errors), "memory": np.array(memory)}
 
 
 _in_this_process: dict[bytes, _Actor] = {}
@@ -71,7 +68,12 @@ def _as_task(batch: dict[str, np.ndarray], factory: bytes, out: str) -> dict[str
 
 
 def run_parts(
-    title: str, factory: Callable[[], PartWorker], shards: Sequence[tuple[str, int]], out: str, machines: Machines, network: bool = False
+    title: str,
+    factory: Callable[[], PartWorker],
+    shards: Sequence[tuple[str, int]],
+    out: str,
+    machines: Machines,
+    network: bool = False,
 ) -> dict[str, float]:
     """Run ``factory``'s worker over (name, number of pictures) shards into ``out``, skipping those already there.
 
@@ -81,6 +83,7 @@ def run_parts(
     todo = [(name, count) for name, count in shards if part_name(name) not in done]
     total, ready = sum(count for _, count in shards), sum(count for name, count in shards if part_name(name) in done)
     start, memory = time.monotonic(), 0.0
+    pictures = dict(shards)
     with Bar(title, total) as bar:
         bar.at(ready, "resumed" if ready else None)
         if not todo:
@@ -109,7 +112,7 @@ def run_parts(
                 if row["error"]:
                     raise UserError(str(row["error"]))
                 memory = max(memory, float(row["memory"]))
-                bar.advance(int(row["rows"]))
+                bar.advance(pictures[str(row["shard"])])
         except RayError as error:
             raise RuntimeError(f"{title}: a worker failed: {error}") from error
     return {"images_per_second": (total - ready) / max(time.monotonic() - start, 1e-9), "peak_memory_mb": memory}

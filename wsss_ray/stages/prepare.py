@@ -1,19 +1,164 @@
-"""``wsss data prepare``: a source's pictures become Parquet shards through Ray Data, checked on the way."""
+"""``wsss data prepare``: a source's pictures are read, checked and written as Parquet shards in one pass over Ray Data."""
 
 from __future__ import annotations
 
+import hashlib
+import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import groupby, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
+from ray import cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.data.shards import Manifest, ShardInfo, write_shard
-from wsss_ray.data.source import Item, Source, validate_row
-from wsss_ray.stages.cluster import Machines
-from wsss_ray.stages.progress import Bar
+from wsss_ray.data.manifest import MANIFEST, Manifest, ShardInfo, load_manifest, write_manifest
+from wsss_ray.data.problems import Problem, find_problems
+from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
+from wsss_ray.data.source import Item, Source, open_source
+from wsss_ray.data.toy import ToyConfig
+from wsss_ray.recipe import Resources
+from wsss_ray.stages.cluster import Machines, cluster, machines
+from wsss_ray.stages.progress import Bar, console
 
-ROWS_PER_SHARD = 32
+_SHOWN = 20
+
+
+def prepare_source(
+    name: str, root: Path | None, options: dict[str, Any], out: str, skip_bad: bool, address: str | None
+) -> Manifest:
+    """Prepare a source by name; prints what was made. UserError lists every picture that cannot be used."""
+    source = open_source(name, root, **options)
+    _quick_look(source, skip_bad)
+    with cluster(address):
+        manifest = prepare(source, out, machines(Resources()), skip_bad)
+    for split, info in manifest.splits.items():
+        extras = [word for word, have in (("masks", info.has_masks), ("saliency", info.has_saliency)) if have]
+        console.print(f"{split}: {info.num_pictures} pictures, {', '.join(extras) or 'no masks'}")
+    console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
+    return manifest
+
+
+def prepare_toy(config: ToyConfig, out: str, layout: Machines) -> dict[str, Any]:
+    """Generate the toy pictures into ``out``; for the artifact's record."""
+    start = time.monotonic()
+    manifest = prepare(open_source("toy", config=config), out, layout, skip_bad=False)
+    return {"images_per_second": manifest.num_pictures / (time.monotonic() - start)}
+
+
+def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) -> Manifest:
+    """Write ``source`` into ``out``: every picture is decoded once, checked and stored; the manifest comes last.
+
+    Finished shards of a killed call are kept where the same pictures go into them. With ``skip_bad`` pictures that cannot be used are
+    left out and counted, otherwise they are all listed in one UserError and nothing is left behind.
+    """
+    if storage.exists(storage.join(out, MANIFEST)):
+        raise UserError(f"{out}: holds a prepared data set already; choose another --out or remove it")
+    counts: Counter[str] = Counter(item.image_id for item in source.items)
+    doubled = [name for name, count in counts.items() if count > 1]
+    if doubled:
+        raise UserError(f"{source.name}: picture id {doubled[0]!r} comes twice; rename one of the two pictures")
+    total = len(counts)
+    rows = max(16, min(128, total // 256))
+    infos: list[ShardInfo] = []
+    bad: list[str] = []
+    with Bar("prepare", total) as bar:
+        for made in _written(source, plan_shards(source.items, rows), out, layout):
+            bad += [str(line) for line in made["bad"]]
+            info = ShardInfo.model_validate_json(str(made["info"]))
+            infos += [info] if info.num_rows else []
+            bar.advance(int(made["items"]))
+    if bad and not skip_bad:
+        _remove(out)
+        raise UserError(_listed(bad) + "; mend them, or leave them out with --skip-bad")
+    if bad:
+        console.print(
+            f"left out {len(bad)} pictures that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
+        )
+    source.options = {**source.options, **({"skipped": len(bad)} if bad else {})}
+    manifest = make_manifest(source, infos)
+    write_manifest(manifest, out)
+    return manifest
+
+
+def _quick_look(source: Source, skip_bad: bool) -> None:
+    """Headers of every picture, before anything starts; warnings are shown, errors end the call."""
+    problems = find_problems(source, fast=True) if source.name != "toy" else []
+    warnings = [problem for problem in problems if problem.level == "warning"]
+    for problem in warnings[:_SHOWN]:
+        console.print(f"note: {problem}", soft_wrap=True)
+    if len(warnings) > _SHOWN:
+        console.print(f"note: and {len(warnings) - _SHOWN} more like these")
+    errors = [problem for problem in problems if problem.level == "error"]
+    if errors and not skip_bad:
+        raise UserError(
+            _listed([str(problem) for problem in errors]) + "; mend them, or leave them out with --skip-bad"
+        )
+
+
+def _listed(lines: list[str]) -> str:
+    if len(lines) == 1:
+        return lines[0]
+    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"{len(lines)} pictures cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
+
+
+def _written(
+    source: Source, plan: Iterable[tuple[str, tuple[str, ...], list[Item]]], out: str, layout: Machines
+) -> Iterator[dict[str, Any]]:
+    """Write every planned shard on the cluster; yields {"info", "bad", "items"} as they finish."""
+    load = cloudpickle.dumps(source.load)
+    parts = [{"name": name, "splits": list(splits), "items": cloudpickle.dumps(items)} for name, splits, items in plan]
+    if not parts:
+        raise UserError(f"{source.name}: no pictures in any split; check the folder and its lists")
+    pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+        _write,
+        fn_args=(load, out),
+        batch_size=1,
+        compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
+        num_cpus=1,
+    )
+    yield from pipeline.iter_rows()
+
+
+def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
+    """One shard, in a Ray task; a finished one of the same pictures is taken as it is."""
+    name, items = str(batch["name"][0]), cloudpickle.loads(batch["items"][0])
+    where, note = storage.join(out, name), storage.join(out, f"{name}.json")
+    stamp = hashlib.sha256(batch["items"][0] + load).hexdigest()
+    if storage.exists(where) and storage.exists(note):
+        known = storage.read_json(note)
+        if known["stamp"] == stamp:
+            return {"info": [known["info"]], "bad": [known["bad"]], "items": [len(items)]}
+    load_item = cloudpickle.loads(load)
+    rows, bad = [], []
+    for item in items:
+        try:
+            rows.append(load_item(item))
+        except UserError as error:
+            bad.append(str(error))
+    info = write_shard(rows, where, [str(split) for split in batch["splits"][0]])
+    storage.write_json(note, {"stamp": stamp, "info": info.model_dump_json(), "bad": bad})
+    return {"info": [info.model_dump_json()], "bad": [bad], "items": [len(items)]}
+
+
+def _remove(out: str) -> None:
+    filesystem, _ = storage.open_fs(out)
+    for name in storage.list_names(out):
+        if name.startswith("shard-"):
+            filesystem.delete_file(storage.open_fs(storage.join(out, name))[1])
+
+
+def check_shards(uri: str) -> None:
+    """Verify a prepared data set and print what it holds; UserError lists what is wrong."""
+    manifest = load_manifest(uri)
+    with Bar("check", manifest.num_pictures) as bar:
+        problems: list[Problem] = check(uri, lambda shard: bar.advance(shard.num_rows))
+    if problems:
+        raise UserError("\n  ".join([f"{uri}: {len(problems)} problems:", *map(str, problems[:_SHOWN])]))
+    for split, info in manifest.splits.items():
+        console.print(f"{split}: {info.num_pictures} pictures, digest {info.digest}")
+    console.print(f"{uri}: whole and readable", soft_wrap=True)

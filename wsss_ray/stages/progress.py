@@ -25,13 +25,20 @@ class Bar:
 
     def __enter__(self) -> Bar:
         if console.is_terminal:
-            columns = (TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._rich = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
             self._task = self._rich.add_task(self.title, total=self.total, note="")
             self._rich.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._rich is not None:
             self._rich.stop()
         elif kind is None:
@@ -57,7 +64,13 @@ class Bar:
             self._line()
 
     def _line(self) -> None:
+        if not self.total:
+            return
         self._last_line = time.monotonic()
         seconds = self._last_line - self._start
         rate = f"{self.done / seconds:.1f}/s" if seconds > 0 else ""
-        print(f"{self.title}: {self.done}/{self.total} {self.unit} {rate} {self._text}".rstrip(), flush=True, file=sys.stdout)
+        print(
+            f"{self.title}: {self.done}/{self.total} {self.unit} {rate} {self._text}".rstrip(),
+            flush=True,
+            file=sys.stdout,
+        )

@@ -11,10 +11,10 @@ from wsss_ray import storage
 from wsss_ray.artifacts import Artifact, Store, content_digest, digest
 from wsss_ray.build import NetworkSpec
 from wsss_ray.config import UserError
-from wsss_ray.data.shards import Manifest, load_manifest
-from wsss_ray.nets.weights import weights_digest
-from wsss_ray.recipe import Localization, NetConfig, Recipe
-from wsss_ray.stages import infer, score, train
+from wsss_ray.data.manifest import Manifest, load_manifest
+from wsss_ray.nets.weights import locate, weights_digest
+from wsss_ray.recipe import Localization, Recipe
+from wsss_ray.stages import infer, train
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.prepare import prepare_toy
 from wsss_ray.stages.progress import console
@@ -89,7 +89,11 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
     have = list(manifest.splits)
     train_split = recipe.data.train_split or next((s for s in ("train_aug", "trainaug", "train") if s in have), None)
     score_split = recipe.data.score_split or ("train" if "train" in have else train_split)
-    for key, split in (("train_split", train_split), ("val_split", recipe.data.val_split), ("score_split", score_split)):
+    for key, split in (
+        ("train_split", train_split),
+        ("val_split", recipe.data.val_split),
+        ("score_split", score_split),
+    ):
         if split not in have:
             raise UserError(f"data.{key}: no split {split!r} in {recipe.data.uri}; it has {', '.join(have)}")
     needing: Localization | None = recipe
@@ -116,7 +120,7 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
     if spec.kind == "localizer" and spec.train.validate_pictures:
         digests["val"] = walk.manifest.splits[val_split].digest
     if spec.net.weights is not None and "base" not in inputs:
-        digests["weights"] = weights_digest(spec.net.weights)
+        digests["weights"] = weights_digest(locate(spec.net.weights))
     job = train.TrainJob(
         spec=spec,
         data=walk.data,
@@ -132,11 +136,15 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
 
 
 def own_part(spec: NetworkSpec) -> dict[str, Any]:
-    """What of a spec can change its own training: not how maps are made later, nor the base, which is an input by digest."""
-    part = spec.model_dump(mode="json")
+    """What of a spec can change its own training: not how maps are made later, nor what is an input by its digest."""
+    part: dict[str, Any] = spec.model_dump(mode="json")
+    own = next(part[key] for key in ("localization", "affinity", "segment") if part[key] is not None)
+    own["net"].pop("weights")
     if part["localization"] is not None:
         for key in ("localize", "base"):
             part["localization"].pop(key)
+    if part["refiner"] is not None:
+        part["refiner"].pop("labels", None)
     return part
 
 
@@ -154,7 +162,16 @@ def localize(walk: Walk, title: str, localization: Localization, network: Artifa
         title,
         config,
         inputs,
-        lambda folder: infer.localize(title, walk.data, walk.shards(split), network.uri, localization, folder, walk.machines, walk.recipe.resources),
+        lambda folder: infer.localize(
+            title,
+            walk.data,
+            walk.shards(split),
+            network.uri,
+            localization,
+            folder,
+            walk.machines,
+            walk.recipe.resources,
+        ),
     )
 
 

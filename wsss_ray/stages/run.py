@@ -13,8 +13,7 @@ from typing import Any
 from wsss_ray import storage
 from wsss_ray.artifacts import Artifact, Store, digest
 from wsss_ray.build import NetworkSpec
-from wsss_ray.config import UserError
-from wsss_ray.nets.weights import weights_digest
+from wsss_ray.nets.weights import locate
 from wsss_ray.recipe import Localization, Recipe, dump
 from wsss_ray.stages import infer, road, score
 from wsss_ray.stages.cluster import cluster, machines
@@ -42,11 +41,11 @@ def preflight(recipe: Recipe) -> None:
     part: Localization | None = recipe
     while part is not None:
         if part.net.weights is not None:
-            weights_digest(part.net.weights)
+            locate(part.net.weights)
         part = part.base
     for extra in (recipe.affinity, recipe.segment):
         if extra is not None and extra.net.weights is not None:
-            weights_digest(extra.net.weights)
+            locate(extra.net.weights)
 
 
 def run(recipe: Recipe, out: str, address: str | None = None, parent: str | None = None, quiet: bool = False) -> Run:
@@ -120,9 +119,7 @@ def refined(walk: Walk, maps: Artifact) -> Artifact:
     network = None
     if refiner.trainable:
         labels = refine_step(walk, "refine labels", maps, refiner.labels, None)
-        spec = NetworkSpec(
-            kind="affinity", num_classes=walk.num_classes, refiner=refiner, affinity=recipe.affinity
-        )
+        spec = NetworkSpec(kind="affinity", num_classes=walk.num_classes, refiner=refiner, affinity=recipe.affinity)
         network = road.train_network(walk, "refine train", spec, {"masks": labels})
     return refine_step(walk, "refine", maps, refiner, network)
 
@@ -137,7 +134,9 @@ def refine_step(walk: Walk, title: str, maps: Artifact, refiner: Any, network: A
         title,
         {"refiner": refiner.model_dump(mode="json")},
         inputs,
-        lambda folder: infer.refine(title, walk.data, walk.shards(split), maps.uri, refiner, uri, folder, walk.machines),
+        lambda folder: infer.refine(
+            title, walk.data, walk.shards(split), maps.uri, refiner, uri, folder, walk.machines
+        ),
     )
 
 
@@ -155,12 +154,21 @@ def predicted(walk: Walk, network: Artifact) -> Artifact:
         config,
         inputs,
         lambda folder: infer.predict(
-            "predict", walk.data, walk.shards(split), network.uri, recipe.predict, folder, walk.machines, recipe.resources
+            "predict",
+            walk.data,
+            walk.shards(split),
+            network.uri,
+            recipe.predict,
+            folder,
+            walk.machines,
+            recipe.resources,
         ),
     )
 
 
-def _score(walk: Walk, tracker: Tracker, done: Run, name: str, kind: str, artifact: Artifact, split: str) -> None:
+def _score(
+    walk: Walk, tracker: Tracker, done: Run, name: str, kind: score.Kind, artifact: Artifact, split: str
+) -> None:
     """Score one artifact where there are masks, and log it."""
     assert walk.manifest is not None
     if not walk.manifest.splits[split].has_masks:
@@ -170,7 +178,8 @@ def _score(walk: Walk, tracker: Tracker, done: Run, name: str, kind: str, artifa
     settings = recipe.score
     if settings.background is None:
         settings = settings.model_copy(update={"background": recipe.method.background()})
-    config = {"kind": kind, "score": settings.model_dump(mode="json"), "split": split}
+    protocol = protocols(recipe, split)
+    config = {"kind": kind, "score": settings.model_dump(mode="json"), "split": split, "protocol": protocol}
     inputs = {kind: artifact.digest, "data": walk.manifest.splits[split].digest}
     made = walk.stage(
         "score",
@@ -178,13 +187,42 @@ def _score(walk: Walk, tracker: Tracker, done: Run, name: str, kind: str, artifa
         config,
         inputs,
         lambda folder: score.score(
-            f"score {name}", walk.data, walk.shards(split), artifact.uri, kind, settings, walk.manifest, folder, walk.machines
+            f"score {name}",
+            walk.data,
+            walk.shards(split),
+            artifact.uri,
+            kind,
+            settings,
+            walk.manifest,
+            protocol,
+            folder,
+            walk.machines,
         ),
     )
     done.artifacts[f"score {name}"] = made
     done.scores[name] = made.record["scores"]
     tracker.metrics(score.flat_metrics(name, made.record["scores"]))
     tracker.flush()
+
+
+def protocols(recipe: Recipe, split: str) -> dict[str, str]:
+    """What each scored variant means, in words that belong beside its number."""
+    background = recipe.score.background if recipe.score.background is not None else recipe.method.background()
+    labels = (
+        "image labels used at test time" if recipe.predict.gate.classes == "labels" else "no image labels at test time"
+    )
+    views = (
+        f"scales {', '.join(f'{scale:g}' for scale in recipe.predict.scales)}{' + flip' if recipe.predict.flip else ''}"
+    )
+    refiner = recipe.refine.name if recipe.refine is not None else "none"
+    return {
+        "fixed": f"{split}, threshold {background:g} fixed by the method, image labels used",
+        "best": f"{split}, threshold {{threshold:g}} chosen on {split} ground truth, image labels used",
+        "mask": f"{split}, refined by {refiner}, image labels used",
+        "single_scale": f"{split}, single scale, {labels}",
+        "multi_scale": f"{split}, {views}, {labels}",
+        "crf": f"{split}, {views} + CRF, {labels}",
+    }
 
 
 def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
@@ -200,7 +238,9 @@ def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
     )
     for epoch in record.get("history", []):
         values = {f"{name}/loss/{part}": value for part, value in epoch["losses"].items()}
-        values |= {f"{name}/{key}": epoch[key] for key in ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")}
+        values |= {
+            f"{name}/{key}": epoch[key] for key in ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")
+        }
         tracker.metrics(values, step=epoch["epoch"])
     tracker.tags({f"artifact.{name}": f"{artifact.stage}/{artifact.digest}", f"reused.{name}": str(artifact.reused)})
     weights = record.get("inputs", {}).get("weights")
@@ -217,7 +257,12 @@ def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
         "scores": done.scores,
         "history": done.history,
         "artifacts": {
-            name: {"stage": a.stage, "digest": a.digest, "content": a.record.get("content"), "seconds": a.record.get("seconds")}
+            name: {
+                "stage": a.stage,
+                "digest": a.digest,
+                "content": a.record.get("content"),
+                "seconds": a.record.get("seconds"),
+            }
             for name, a in done.artifacts.items()
         },
         "data": walk.data,
@@ -247,6 +292,8 @@ def git_commit() -> str:
     try:
         here = Path(__file__).resolve().parent
         show = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(show, capture_output=True, text=True, timeout=10, env=os.environ).stdout.strip() or "unknown"
+        return (
+            subprocess.run(show, capture_output=True, text=True, timeout=10, env=os.environ).stdout.strip() or "unknown"
+        )
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"

@@ -21,7 +21,7 @@ def rows(run: Run) -> list[tuple[str, str, str]]:
             lines.append((f"image-level mAP ({title})", percent(history[-1]["mean_ap"]), f"val, after epoch {epoch}"))
     for name, scores in run.scores.items():
         for variant, values in scores.items():
-            if isinstance(values, dict) and "miou" in values:
+            if "protocol" in values:
                 lines.append((f"{name} mIoU", percent(values["miou"]), values["protocol"]))
                 for part, recall in values.get("part_recall", {}).items():
                     lines.append((f"  recall of part {part}", percent(recall), variant))
@@ -44,4 +44,3 @@ def closing_table(run: Run) -> None:
     console.print(f"pictures: {run.folder}/panels", soft_wrap=True)
     console.print(f"recipe:   {run.folder}/recipe.yaml (run it again with 'wsss run FILE')", soft_wrap=True)
     console.print("compare:  wsss ui")
-
