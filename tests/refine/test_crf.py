@@ -120,6 +120,7 @@ def test_wrapped_picture_by_hand() -> None:
     picture = np.array([[[10, 120, 100]]], np.uint8)
     assert wrapped_picture(picture)[0, 0].tolist() == [252, 3, 144]
     assert guide(picture, PRESETS["deeplab_v2_wrapped"])[0, 0].tolist() == [252, 3, 144]
+    assert guide(picture, CrfConfig(wrapped=True))[0, 0].tolist() == [144, 3, 252]
     assert guide(picture, PRESETS["deeplab_v2"])[0, 0].tolist() == [100, 120, 10]
     assert guide(picture, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
 
