@@ -163,6 +163,20 @@ def test_training_pictures_are_padded_with_black(golden):
             assert np.abs(trunk.seen[0, :, 0].numpy() - arrays["network_input_row0"]).max() < 1e-6
 
 
+def test_black_is_what_the_normalisation_makes_of_it():
+    trunk = GivenTaps({name: torch.rand(1, 4, 12, 12) for name in ("conv4", "conv5", "out")})
+    net = AffinityNet(trunk, 3)
+    inside = torch.zeros(1, 1, 96, 96)
+    inside[:, :, 8:] = 1
+    batch = Batch(torch.ones(1, 3, 96, 96) * inside, torch.ones(1, 3), inside, inside, mask=inside[:, 0].long())
+    net.loss(batch, PROGRESS)
+    assert trunk.seen[0, :, 0, 0].tolist() == pytest.approx([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225])
+    assert (trunk.seen[:, :, 8:] == 1).all()
+    net.normalize = lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).float() - 7
+    net.loss(batch, PROGRESS)
+    assert (trunk.seen[:, :, :8] == -7).all()
+
+
 @pytest.mark.parametrize("backbone", ["toy", "resnet50", "squeezenet", "resnet38"])
 def test_any_backbone_any_size(backbone):
     with torch.device("meta"):
@@ -250,6 +264,21 @@ def test_links_stop_before_the_border():
     assert links.shape == (34, 12, 13) and set(links.unique().tolist()) == {0.0, 1.0}
     assert (links[:, :8, 4:9] == 1).all() and links.sum() == 34 * 8 * 5
     assert not feature_links(torch.zeros(4, 3, 20), 5).any()
+
+
+def test_refining_has_no_dropout():
+    class Dropping(GivenTaps):
+        def forward(self, images: Tensor) -> dict[str, Tensor]:
+            return {name: nn.functional.dropout(tap, 0.5, self.training) for name, tap in self.taps.items()}
+
+    torch.manual_seed(0)
+    net = AffinityNet(Dropping({name: torch.rand(1, 4, 12, 12) for name in ("conv4", "conv5", "out")}), 3)
+    evidence = torch.rand(2, 96, 96).numpy()
+    maps = ClassMaps("a", np.array([0, 1], np.int32), evidence, (96, 96))
+    masks = [
+        Psa(labels=LABELS).refine(np.zeros((96, 96, 3), np.uint8), maps, part) for part in (net.eval(), net.train())
+    ]
+    assert len(np.unique(masks[0])) > 1 and np.array_equal(*masks)
 
 
 def test_refine_any_size():

@@ -98,9 +98,14 @@ class AffinityNet(nn.Module):
 
 def affinities(features: Tensor, radius: int) -> Tensor:
     """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|), pairs in ``search_offsets`` order (PSA)."""
-    views = windows(features, radius)
-    source = views[:, :, 0, radius - 1]
-    distances = [(source - views[:, :, dy, dx + radius - 1]).abs().mean(dim=1) for dy, dx in search_offsets(radius)]
+    rows, columns = windows(features, radius).shape[-2:]
+    left = radius - 1
+    source = features[:, :, :rows, left : left + columns]
+    # Plain slices: the backward pass of indexing the windows would fill all of them for every pair.
+    distances = [
+        (source - features[:, :, dy : dy + rows, left + dx : left + dx + columns]).abs().mean(dim=1)
+        for dy, dx in search_offsets(radius)
+    ]
     return torch.stack(distances, dim=1).neg().exp()
 
 
