@@ -42,19 +42,20 @@ def present_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return (F.softplus(-logits) * labels).sum() / labels.sum().clamp(min=1)
 
 
-def runaway(history: Sequence[Mapping[str, float]], max_outside: float = 0.25) -> str | None:
+def runaway(history: Sequence[Mapping[str, float]], max_outside: float = 0.25, min_offset: float = 1.0) -> str | None:
     """What says, epoch by epoch, that an expansion has run away, or None; ``history`` are the means of its loss parts.
 
     The inverse loss has no minimum. It has gone too far where taps read beyond the map (share above ``max_outside``),
-    where, twice in a row, taps went further and yet the loss of present classes fell (steps overshoot), or foreground
-    ``recall`` fell (an entry that only scoring can add; Sec. 4.3.1: too large an alpha drifts to the background).
+    or where they are more than ``min_offset`` cells away and, twice in a row, went further while the loss of present
+    classes fell (steps overshoot) or foreground ``recall`` did (an entry that only scoring can add; Sec. 4.3.1: too
+    large an alpha drifts to the background). Shorter ways only mix neighbours, and the loss then falls by chance too.
     """
     advice = "lower alpha times the learning rate (method.alpha, train.optimizer.lr)"
     for epoch, now in enumerate(history):
         outside = now.get("monitor/outside", 0.0)
         if not outside <= max_outside:
             return f"epoch {epoch}: {outside:.0%} of the samples left the map; {advice}"
-        if epoch < 2:
+        if epoch < 2 or now.get("monitor/offset", 0.0) < min_offset:
             continue
         window = history[epoch - 2 : epoch + 1]
         for key, what in (("monitor/present_bce", "the loss of present classes"), ("recall", "foreground recall")):
