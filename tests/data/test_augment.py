@@ -55,10 +55,12 @@ def test_shapes_ranges_and_canvas(name, size):
         assert set(sample["mask"].unique().tolist()) <= {0, 1, 2, 255}
         for key in ("rgb", "saliency", "maps"):
             assert (sample[key][:, outside] == 0).all()
-            assert 0 <= float(sample[key].min()) and float(sample[key].max()) <= 1
+            assert float(sample[key].min()) >= 0 and float(sample[key].max()) <= 1
         canvas = sample["image"][:, outside]
         black = Normalize().apply(np.zeros((1, 1, 3), np.uint8)).view(3, 1)
-        assert torch.equal(canvas, black.expand_as(canvas) if config.crop_before_normalize else torch.zeros_like(canvas))
+        assert torch.equal(
+            canvas, black.expand_as(canvas) if config.crop_before_normalize else torch.zeros_like(canvas)
+        )
         assert all(value.is_contiguous() for value in sample.values())
 
 

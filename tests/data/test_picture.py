@@ -31,7 +31,14 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 def test_palette_by_hand():
     palette = voc_palette()
-    by_hand = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 15: (192, 128, 128), 255: (224, 224, 192)}
+    by_hand = {
+        0: (0, 0, 0),
+        1: (128, 0, 0),
+        2: (0, 128, 0),
+        3: (128, 128, 0),
+        15: (192, 128, 128),
+        255: (224, 224, 192),
+    }
     for index, colour in by_hand.items():
         assert tuple(palette[index].tolist()) == colour
     assert len({tuple(colour) for colour in palette.tolist()}) == 256
