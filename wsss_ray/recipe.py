@@ -6,6 +6,7 @@ repeats it. ``override`` is what ``--set train.epochs=2`` does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -245,7 +246,8 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so profiles are
     chosen with ``--profile`` before overrides. Raises UserError for an unknown key, naming it and those there are.
     """
-    value = recipe.model_dump(mode="json")
+    keys = {setting.partition("=")[0].strip() for setting in settings}
+    value = _plain_again(recipe, recipe.model_dump(mode="json"), keys)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -256,6 +258,36 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             parsed = text
         _assign(value, key.strip(), parsed)
     return validate(value, "--set")
+
+
+def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with ``{"method.num_views": 4, "refine": CrfRefiner(...), "segment": None}`` applied, checked as a whole.
+
+    Values are plain or typed; the rule that fuses maps follows a changed method unless it was set apart from it.
+    Raises UserError for an unknown key.
+    """
+    value = _plain_again(recipe, recipe.model_dump(mode="json"), set(changes))
+    for key, new in changes.items():
+        _assign(value, key, _plain(new))
+    return validate(value, f"{recipe.name} with {', '.join(changes)}")
+
+
+def _plain(new: Any) -> Any:
+    """A typed value as plain ones; a recipe as a base gives its localizer alone."""
+    if isinstance(new, Recipe):
+        return new.model_dump(mode="json", include=set(Localization.model_fields))
+    return new.model_dump(mode="json") if isinstance(new, Config) else new
+
+
+def _plain_again(part: Localization, value: dict[str, Any], changed: set[str], prefix: str = "") -> dict[str, Any]:
+    """``value`` with fusion rules that are the method's own left open, so that they are derived again."""
+    key = f"{prefix}localize.fusion"
+    given = any(name == key or name.startswith(f"{key}.") for name in changed)
+    if not given and part.localize.fusion == part.method.fusion():
+        value["localize"]["fusion"] = None
+    if part.base is not None:
+        _plain_again(part.base, value["base"], changed, f"{prefix}base.")
+    return value
 
 
 def _assign(value: dict[str, Any], key: str, new: Any) -> None:
