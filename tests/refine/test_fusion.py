@@ -155,17 +155,46 @@ def test_irn_grids(golden: Golden) -> None:
 
 
 def test_halves_go_to_the_even_number() -> None:
-    assert [scaled_size((61, 75), 1.5), scaled_size((47, 51), 0.5)] == [(92, 112), (24, 26)]
+    assert [scaled_size((61, 75), 1.5), scaled_size((75, 61), 1.5), scaled_size((47, 51), 0.5)] == [
+        (92, 112),
+        (112, 92),
+        (24, 26),
+    ]
     assert scaled_size((1, 1), 0.25) == (1, 1)
 
 
-def test_resize_is_pils_on_eight_bits() -> None:
+def keys(distance: np.ndarray) -> np.ndarray:
+    """Keys' cubic with a = -0.5, PIL's bicubic."""
+    x = np.abs(distance)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+def test_resize_is_bicubic_on_eight_bits_and_smooths_where_it_shrinks() -> None:
     picture = np.zeros((2, 8, 3), np.uint8)
     picture[:, 4:] = 255
     inputs = scaled_inputs(picture, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
-    assert inputs.shape == (1, 3, 1, 4)
-    # Bicubic over a step overshoots by 255 * 0.0664..., which 8 bits clip away; a float resize would keep it.
-    assert inputs.min() >= 0 and inputs.max() <= 255 and inputs[0, 0, 0, 0] == 0
+    weights = keys((np.arange(8) + 0.5 - (np.arange(4)[:, None] + 0.5) * 2) / 2)
+    expected = (weights / weights.sum(axis=1, keepdims=True)) @ picture[0, :, 0]
+    assert expected.min() < -1 and expected.max() > 256
+    assert inputs[0, 0].tolist() == [np.rint(expected.clip(0, 255)).tolist()]
+
+
+def test_up_sampling_crop_and_mean_by_hand() -> None:
+    ramp = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
+    raw = FusionRule(normalize="none")
+    one = torch.ones(1, 1)
+    assert fuse([Pass(ramp)], raw, (1, 4), one).flatten().tolist() == [0, 0.25, 0.75, 1]
+    assert fuse([Pass(ramp)], raw, (1, 4), one, crop=(1, 3)).flatten().tolist() == [0, 0.25, 0.75]
+    # The maximum is taken of what the crop leaves.
+    cropped = fuse([Pass(ramp)], FusionRule(epsilon=0), (1, 4), one, crop=(1, 3))
+    assert cropped.flatten().tolist() == pytest.approx([0, 1 / 3, 1])
+    # Two passes of the first scale and one of the second: three to average.
+    mean = fuse([Pass(ramp, 3 * ramp), Pass(ramp)], raw.model_copy(update={"reduce": "mean"}), (1, 2), one)
+    assert mean.flatten().tolist() == pytest.approx([1, 2 / 3])
+    # Keys' cubic with a = -0.75: at 0.25 the two ones to the right weigh 0.26171875 - 0.03515625.
+    cubic = fuse([Pass(ramp)], FusionRule(interpolation="bicubic", normalize="none"), (1, 4), one).flatten()
+    assert cubic.tolist() == pytest.approx([-0.10546875, 0.2265625, 0.7734375, 1.10546875])
 
 
 @pytest.mark.parametrize("rule", [CAM, SOFTMAX, L2G, KTSE, PAIR], ids=lambda r: r.rectify)

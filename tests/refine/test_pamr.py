@@ -99,6 +99,43 @@ def test_pamr_by_hand() -> None:
     assert many[:, :2].max() < 1e-6
 
 
+def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: tuple[int, ...], colour_only: bool) -> np.ndarray:
+    """One round of PAMR (``colour_only``) or PAR, pixel by pixel in float64."""
+    _, height, width = picture.shape
+    steps = [(dy * d, dx * d) for d in dilations for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
+    distance = np.array([np.hypot(*step) for step in steps])
+    near = np.exp(-((distance / (0.3 * distance.std(ddof=1))) ** 2))
+    result = np.zeros((height, width))
+    for y in range(height):
+        for x in range(width):
+            there = [(min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)) for dy, dx in steps]
+            values = np.stack([picture[:, v, u] for v, u in there])
+            gap = np.abs(values - picture[:, y, x])
+            if colour_only:
+                counted = np.concatenate([values, np.repeat(picture[None, :, y, x], len(dilations), axis=0)])
+                weights = np.exp(-(gap / (0.1 * counted.std(axis=0, ddof=1))).mean(axis=1))
+                weights /= weights.sum()
+            else:
+                weights = np.exp(-((gap / (0.3 * values.std(axis=0, ddof=1))) ** 2).mean(axis=1))
+                weights = weights / weights.sum() + 0.01 * near / near.sum()
+            result[y, x] = sum(weight * mask[v, u] for weight, (v, u) in zip(weights, there, strict=True))
+    return result
+
+
+@pytest.mark.parametrize(("function", "colour_only"), [(pamr, True), (par, False)])
+def test_against_loops(function: Callable[..., torch.Tensor], colour_only: bool) -> None:
+    picture, mask = noise(1, 3, 7, 9).double(), noise(1, 1, 7, 9, seed=1).double()
+    expected = by_loops(picture[0].numpy(), mask[0, 0].numpy(), (1, 3), colour_only)
+    np.testing.assert_allclose(function(picture, mask, 1, (1, 3))[0, 0].numpy(), expected, atol=1e-6)
+
+
+def test_masks_are_resized_corner_to_corner() -> None:
+    picture = noise(1, 3, 5, 5)
+    small = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)
+    ramp = torch.linspace(0, 1, 5).expand(1, 1, 5, 5)
+    torch.testing.assert_close(pamr(picture, small, 2, (1,)), pamr(picture, ramp, 2, (1,)))
+
+
 def test_par_stops_a_leak_at_an_edge() -> None:
     picture = torch.full((1, 3, 64, 64), 0.2)
     picture[..., 32:] = 0.8
