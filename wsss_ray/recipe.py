@@ -261,7 +261,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
 
 
 def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe with ``{"method.num_views": 4, "refine": CrfRefiner(...), "segment": None}`` applied, checked as a whole.
+    """The recipe with ``{"method.num_views": 4, "refine": PSA(), "segment": None}`` applied, checked as a whole.
 
     Values are plain or typed; the rule that fuses maps follows a changed method unless it was set apart from it.
     Raises UserError for an unknown key.
