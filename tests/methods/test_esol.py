@@ -14,11 +14,10 @@ from torch import Tensor
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
-from wsss_ray.data.toy import ToyConfig, draw_picture, plan_picture
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.cam import CAMConfig, classification_loss
-from wsss_ray.methods.esol import Esol, EsolNet, phases
-from wsss_ray.methods.esol_terms import area_loss, clip_features, present_loss, runaway
+from wsss_ray.methods.cam import classification_loss
+from wsss_ray.methods.esol import Component, Esol, EsolNet, phases
+from wsss_ray.methods.esol_terms import area_loss, clip_features, present_loss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import DeformConv2d
@@ -32,21 +31,21 @@ class Chain(Esol):
         return super().build(backbone, num_classes, before)
 
 
-def chain(*configs: Esol, num_classes: int = 3, seed: int = 0) -> list[EsolNet]:
+def chain(*configs: Esol, num_classes: int = 3, seed: int = 0) -> list[Any]:
     """Every phase on its own copy of the one before, with features and classifier large enough that offsets matter."""
     torch.manual_seed(seed)
-    nets: list[EsolNet] = []
+    nets: list[Any] = []
     for config in configs:
         base = copy.deepcopy(nets[-1]) if nets else None
-        nets.append(config.build(TinyBackbone(), num_classes, base))  # type: ignore[arg-type]
+        nets.append(config.build(TinyBackbone(), num_classes, base))
         if base is None:
             with torch.no_grad():
                 nets[0].head.weight.mul_(30)
-                nets[0].backbone.out.weight.mul_(10)  # type: ignore[union-attr,operator]
+                nets[0].backbone.out.weight.mul_(10)
     return nets
 
 
-def all_phases(**settings: Any) -> list[EsolNet]:
+def all_phases(**settings: Any) -> list[Any]:
     return chain(*phases(**settings))
 
 
@@ -136,9 +135,9 @@ def test_expansion_moves_its_offsets_alone_and_raises_the_loss() -> None:  # T26
 def test_shrinkage_moves_its_own_offsets_alone_and_lowers_the_loss() -> None:  # T26
     classifier, expansion, _ = all_phases()
     descend(expansion, make_batch(3), rate=100.0)
-    net = Esol(phase="shrinkage").build(TinyBackbone(), 3, expansion)
-    before = state(net)  # type: ignore[arg-type]
-    said = descend(net, make_batch(3), rate=10.0)  # type: ignore[arg-type]
+    net: Any = Esol(phase="shrinkage").build(TinyBackbone(), 3, expansion)
+    before = state(net)
+    said = descend(net, make_batch(3), rate=10.0)
     assert said[-1]["cls"] + said[-1]["area"] < said[0]["cls"] + said[0]["area"] - 1e-4
     assert said[0]["monitor/offset"] == 0 < said[-1]["monitor/offset"]
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
@@ -184,7 +183,7 @@ def test_clip_gradient() -> None:
 def test_expansion_gradient_is_minus_alpha_times_the_plain_one() -> None:  # T28
     # A power of two, so that scaling does not round.
     net = chain(Esol(), Esol(phase="expansion", alpha=2**-7))[1]
-    batch, offset = make_batch(3), net.conv1.offset.weight  # type: ignore[union-attr]
+    batch, offset = make_batch(3), net.conv1.offset.weight
     (ours,) = torch.autograd.grad(net.loss(batch, MIDDLE)["inverse"], offset)
     logits = net.eval().logits(batch.image)
     (plain,) = torch.autograd.grad(classification_loss(logits, batch.labels), offset)
@@ -210,6 +209,13 @@ def test_area_loss_by_hand() -> None:  # T29
     assert area_loss(ramp, torch.zeros(1, 1), "sigmoid", "present").item() == 0
 
 
+def test_half_precision_keeps_the_loss_whole() -> None:
+    for net in all_phases():
+        with torch.autocast("cpu", torch.bfloat16):
+            parts = net.loss(make_batch(3), MIDDLE)
+        assert all(part.dtype == torch.float32 and torch.isfinite(part) for part in parts.values())
+
+
 def test_present_loss_by_hand() -> None:
     logits, labels = torch.tensor([[0.0, 5.0], [2.0, -1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert present_loss(logits, labels).item() == pytest.approx((math.log(2) + math.log(1 + math.e)) / 2)
@@ -232,7 +238,7 @@ def test_weights_of_the_loss_parts() -> None:
     plain = Esol(phase="shrinkage").build(TinyBackbone(), 3, copy.deepcopy(expansion))
     weighted = Esol(phase="shrinkage", gamma=0.5, mu=0.1).build(TinyBackbone(), 3, copy.deepcopy(expansion))
     batch = make_batch(3)
-    ours, theirs = (net.loss(batch, MIDDLE) for net in (plain, weighted))  # type: ignore[operator]
+    ours, theirs = (net.loss(batch, MIDDLE) for net in (plain, weighted))
     assert theirs["cls"].item() == pytest.approx(0.5 * ours["cls"].item())
     assert theirs["area"].item() == pytest.approx(0.1 * ours["area"].item())
     assert theirs["monitor/area"].item() == pytest.approx(ours["area"].item())
@@ -277,13 +283,13 @@ def test_places_of_the_second_convolution() -> None:
 
 
 def test_identity_start_keeps_the_features() -> None:
-    net = Esol(init="identity").build(TinyBackbone(), 3).eval()
+    net: Any = Esol(init="identity").build(TinyBackbone(), 3).eval()
     features = net.backbone(torch.randn(1, 3, 48, 48))["out"]
     assert torch.allclose(net.conv2(net.conv1(features)), features, atol=1e-6)
 
 
 def test_rates_and_decay() -> None:
-    def rates(net: EsolNet) -> dict[str, tuple[float, float | None]]:
+    def rates(net: Any) -> dict[str, tuple[float, float | None]]:
         return {group.name: (group.lr_multiplier, group.weight_decay) for group in net.param_groups()}
 
     classifier, expansion, shrinkage = all_phases()
@@ -296,10 +302,10 @@ def test_rates_and_decay() -> None:
     assert rates(expansion) == rates(shrinkage) == {"offsets": (1.0, None)}
     tuned = all_phases(offset_lr_multiplier=10.0, offset_weight_decay=0.0, trains=("offsets", "conv1"))
     assert rates(tuned[1]) == {"extra convolutions": (10.0, None), "offsets": (10.0, 0.0)}
-    assert rates(Esol(extra_lr_multiplier=1).build(TinyBackbone(), 2))["extra convolutions"] == (1.0, None)  # type: ignore[arg-type]
+    assert rates(Esol(extra_lr_multiplier=1).build(TinyBackbone(), 2))["extra convolutions"] == (1.0, None)
 
 
-TABLE_6: list[tuple[tuple[str, ...], list[str]]] = [
+TABLE_6: list[tuple[tuple[Component, ...], list[str]]] = [
     (("DT_e", "FL"), ["classifier", "shrinkage"]),
     (("DT_e",), ["classifier", "shrinkage"]),
     (("FL",), ["classifier", "expansion", "shrinkage"]),
@@ -329,7 +335,7 @@ def test_rows_of_the_ablation_table(without: tuple[Any, ...], order: list[str]) 
 
 
 def test_rows_of_the_ablation_table_differ() -> None:
-    rows = [tuple(config.model_dump_json() for config in phases(without)) for without, _ in TABLE_6]  # type: ignore[arg-type]
+    rows = [tuple(config.model_dump_json() for config in phases(without)) for without, _ in TABLE_6]
     assert len(set(rows)) == len(rows)
 
 
@@ -338,7 +344,7 @@ def test_a_base_that_does_not_fit_is_refused() -> None:
     expansion = Esol(phase="expansion").build(backbone, 3, Esol().build(TinyBackbone(), 3))
     cases: list[tuple[Esol, Any, int, str]] = [
         (Esol(phase="expansion"), None, 3, "starts from esol in phase 'classifier'"),
-        (Esol(phase="expansion"), CAMConfig().build(TinyBackbone(), 3), 3, "not CAM"),
+        (Esol(phase="expansion"), METHODS["cam"](name="cam").build(TinyBackbone(), 3), 3, "not CAM"),
         (Esol(phase="expansion"), expansion, 3, "not esol in phase 'expansion'"),
         (Esol(phase="shrinkage"), classifier, 3, "starts from esol in phase 'expansion'"),
         (Esol(phase="expansion", kernel=1), classifier, 3, "method.kernel"),
@@ -369,12 +375,12 @@ def test_impossible_settings_are_refused(settings: dict[str, Any], message: str)
 
 
 def test_weights_of_the_base_may_come_after_building() -> None:
-    base = Esol().build(TinyBackbone(), 3)
-    net = Esol(phase="expansion", beta=1.0).build(TinyBackbone(), 3, base)
+    base: Any = Esol().build(TinyBackbone(), 3)
+    net: Any = Esol(phase="expansion", beta=1.0).build(TinyBackbone(), 3, base)
     other = chain(Esol(), seed=5)[0]
     base.load_state_dict(other.state_dict(), strict=False)
     net.backbone.load_state_dict(other.backbone.state_dict())
-    assert torch.equal(net.head.weight, other.head.weight)  # type: ignore[union-attr]
+    assert torch.equal(net.head.weight, other.head.weight)
     names = set(net.state_dict())
     assert {"conv1.regular.weight", "conv1.offset.weight", "conv2.weight", "head.weight"} <= names
     assert not any(name.startswith("base") for name in names)
@@ -384,81 +390,3 @@ def test_fusion_and_background_are_those_of_irn() -> None:
     rule = Esol().fusion()
     assert (rule.rectify, rule.reduce, rule.normalize, rule.epsilon) == ("before", "sum", "max", 1e-5)
     assert Esol().background() == 0.15
-
-
-def epochs(**columns: list[float]) -> list[dict[str, float]]:
-    names = {"offset": "monitor/offset", "outside": "monitor/outside", "present": "monitor/present_bce"}
-    keyed = {names.get(key, key): values for key, values in columns.items()}
-    return [dict(zip(keyed, row, strict=True)) for row in zip(*keyed.values(), strict=True)]
-
-
-def test_runaway() -> None:
-    calm = {"offset": [0.2, 0.6, 1.0, 1.2], "outside": [0.0, 0.0, 0.02, 0.03], "present": [0.2, 0.4, 0.5, 0.55]}
-    assert runaway([]) is None
-    assert runaway([{"cls": 0.3}]) is None
-    assert runaway(epochs(**calm)) is None
-    assert runaway(epochs(**calm, recall=[0.5, 0.6, 0.65, 0.64])) is None
-    assert runaway(epochs(**calm), max_outside=0.01).startswith("epoch 2: 2% of the samples left")  # type: ignore[union-attr]
-    for changed, message in (
-        ({"outside": [0.0, 0.1, 0.4, 0.6]}, "epoch 2: 40% of the samples left the map"),
-        ({"outside": [0.0, 0.1, math.nan, 0.1]}, "epoch 2: nan"),
-        ({"present": [0.2, 0.9, 0.7, 0.6]}, "epoch 3: offsets grow while the loss of present classes falls"),
-        ({"recall": [0.7, 0.6, 0.5, 0.6]}, "epoch 2: offsets grow while foreground recall falls"),
-    ):
-        warning = runaway(epochs(**{**calm, **changed}))
-        assert warning is not None and warning.startswith(message)
-        assert "method.alpha" in warning
-    # Below a cell a falling loss is chance.
-    assert runaway(epochs(**{**calm, "offset": [0.01, 0.02, 0.03, 0.9], "present": [0.6, 0.5, 0.4, 0.3]})) is None
-    # Offsets that shrink again are a run that recovers.
-    assert runaway(epochs(**{**calm, "offset": [2.0, 1.8, 1.5, 1.2], "present": [0.6, 0.5, 0.4, 0.3]})) is None
-
-
-@pytest.mark.slow
-def test_expansion_and_shrinkage_on_generated_pictures() -> None:
-    # alpha x rate is 0.1, and not the paper's 1e-4: fifty steps must go as far as its 6610.
-    torch.manual_seed(0)
-    toy = ToyConfig(num_classes=3, size=64, clutter=0.2, cooccurrence=0.2)
-    count, size = 240, 24
-    pixels = torch.stack([torch.from_numpy(draw_picture(toy, "train", i)[0]) for i in range(count)])
-    images = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
-    labels = torch.zeros(count, toy.num_classes)
-    for i in range(count):
-        labels[i, [creature.label for creature in plan_picture(toy, "train", i).creatures]] = 1
-
-    def fit(net: EsolNet, optimizer: torch.optim.Optimizer, num_epochs: int) -> list[dict[str, float]]:
-        history = []
-        for _ in range(num_epochs):
-            net.train()
-            sums: dict[str, float] = {}
-            for rows in torch.randperm(count).split(size):
-                batch = Batch(images[rows], labels[rows], torch.ones(size, 1, 64, 64), images[rows])
-                parts = net.loss(batch, MIDDLE)
-                optimizer.zero_grad()
-                torch.stack([part for name, part in parts.items() if not name.startswith("monitor/")]).sum().backward()
-                optimizer.step()
-                sums = {name: sums.get(name, 0) + part.item() * size / count for name, part in parts.items()}
-            history.append(sums)
-        return history
-
-    def later(phase: Any, base: EsolNet, rate: float) -> tuple[EsolNet, list[dict[str, float]]]:
-        net = Esol(phase=phase, alpha=1.0, init="identity").build(
-            build_backbone("toy", width=16), 3, copy.deepcopy(base)
-        )
-        assert isinstance(net, EsolNet)
-        (group,) = net.param_groups()
-        return net, fit(net, torch.optim.SGD(group.params, rate), 5)
-
-    classifier = Esol(init="identity").build(build_backbone("toy", width=16), 3)
-    assert isinstance(classifier, EsolNet)
-    learned = fit(classifier, torch.optim.Adam(classifier.parameters(), 2e-3), 20)
-    assert learned[-1]["cls"] < 0.75 * learned[0]["cls"]
-    expansion, history = later("expansion", classifier, 0.1)
-    assert 0.2 < history[0]["monitor/offset"] < history[-1]["monitor/offset"] - 0.1
-    assert history[-1]["monitor/present_bce"] > history[0]["monitor/present_bce"] + 0.02
-    assert runaway(history) is None
-    _, history = later("shrinkage", expansion, 1.0)
-    assert history[-1]["cls"] + history[-1]["area"] < history[0]["cls"] + history[0]["area"] - 0.01
-    assert history[-1]["monitor/offset"] > history[0]["monitor/offset"]
-    _, history = later("expansion", classifier, 100.0)
-    assert "left the map" in str(runaway(history))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,16 +48,14 @@ def test_single_cell_map() -> None:
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), GEOMETRIES[:4])
 def test_slopes_are_those_of_finite_differences(kernel, stride, padding, dilation) -> None:  # type: ignore[no-untyped-def]
-    x, weight, bias = draw(2, 2, 5, 4), draw(3, 2, *kernel, seed=1), draw(3, seed=2)
+    x, weight, bias = draw(2, 2, 4, 3), draw(1, 2, *kernel, seed=1), draw(1, seed=2)
     # Places kept 0.1 away from whole numbers, where the interpolation has a kink; some lie outside the map.
     shape = (2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, stride, padding, dilation))
     random = torch.Generator().manual_seed(3)
     offset = 0.1 + 0.8 * torch.rand(shape, generator=random, dtype=torch.float64)
     offset += torch.randint(-3, 3, shape, generator=random)
-    inputs = [value.requires_grad_() for value in (x, offset, weight, bias)]
-    assert torch.autograd.gradcheck(
-        lambda *given: deform_conv2d(*given, stride, padding, dilation, backend="torch"), inputs
-    )
+    inputs: Any = [value.requires_grad_() for value in (x, offset, weight, bias)]
+    assert torch.autograd.gradcheck(lambda *given: deform_conv2d(*given, stride, padding, dilation, "torch")  # type: ignore[call-arg], inputs)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(1, 0), (0, 2), (-2, 3)])
@@ -196,10 +196,10 @@ def test_parity_with_torchvision(kernel, stride, padding, dilation) -> None:  # 
         pytest.skip("torchvision cannot be imported beside this torch: no parity to test")
     x, weight, bias = draw(2, 3, 9, 7), draw(4, 3, *kernel, seed=1), draw(4, seed=2)
     offset = 2 * draw(2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, stride, padding, dilation), seed=3)
-    results = []
+    results: list[Any] = []
     for backend in ("torch", "torchvision"):
-        given = [value.clone().requires_grad_() for value in (x, offset, weight, bias)]
-        out = deform_conv2d(*given, stride, padding, dilation, backend=backend)
+        given: Any = [value.clone().requires_grad_() for value in (x, offset, weight, bias)]
+        out = deform_conv2d(*given, stride, padding, dilation, backend)  # type: ignore[call-arg]
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), given)])
     assert all(torch.allclose(ours, theirs, atol=1e-9) for ours, theirs in zip(*results, strict=True))
 

@@ -36,7 +36,7 @@ class Esol(MethodConfig):
     name: Literal["esol"] = "esol"
     phase: Phase = "classifier"
 
-    channels: int | None = Field(None, ge=1)
+    channels: int | None = Field(default=None, ge=1)
     """Width of the two extra convolutions; None: the backbone's (2048 on ResNet-50)."""
     kernel: Literal[1, 3] = 3
     """Kernel of the extra convolutions: "3x3 or 1x1" (Sec. 4.1); 1 makes each sampler a plain warp."""
@@ -46,7 +46,7 @@ class Esol(MethodConfig):
     """After each extra convolution; the paper names none, but clipping needs positive maxima."""
     init: Literal["torch", "identity"] = "torch"
     """Start of the extra convolutions; ``identity`` (Dirac) where the high rate makes them diverge."""
-    extra_lr_multiplier: float = Field(10.0, gt=0)
+    extra_lr_multiplier: float = Field(default=10.0, gt=0)
     """Of the extra convolutions: IRN's rate for new layers, or 1 if unstable; the classifier always has 10."""
     conv2: Literal["all", "skip", "late"] = "all"
     """Where the second convolution stands. ``all``: trained with the classifier, plain in the expansion. ``skip``:
@@ -56,28 +56,28 @@ class Esol(MethodConfig):
     """DT_e of Table 6; without it the shrinkage may start from the classifier at once."""
     shrinkage_sampler: bool = True
     """DT_s of Table 6; without it ``trains`` must name what learns instead."""
-    trains: tuple[Part, ...] = Field(("offsets",), min_length=1)
+    trains: tuple[Part, ...] = Field(default=("offsets",), min_length=1)
     """What learns in the later phases: the new sampler's offsets, and further parts that the paper keeps fixed."""
-    offset_lr_multiplier: float = Field(1.0, gt=0)
+    offset_lr_multiplier: float = Field(default=1.0, gt=0)
     """Of the offset branch; IRN's rule for new layers would be 10."""
-    offset_weight_decay: float | None = Field(None, ge=0)
+    offset_weight_decay: float | None = Field(default=None, ge=0)
     """Of the offset branch; None: the recipe's (IRN 1e-4), which is of the order of the loss gradient."""
     deform_backend: Backend = "torch"
     """``torch`` gives the same numbers whatever is installed."""
 
-    alpha: float = Field(0.01, gt=0)
+    alpha: float = Field(default=0.01, gt=0)
     """Weight of the inverse loss (Eq. 5): 0.01 in Sec. 4.3.1, 0.001 in Sec. 4.1. Only its product with the rate matters
     where there is neither momentum nor weight decay."""
-    beta: float = Field(0.15, gt=0, le=1)
+    beta: float = Field(default=0.15, gt=0, le=1)
     """Features are clipped at beta times their maximum (Eq. 7); 1 is off."""
     clip_max: Literal["channel", "picture"] = "channel"
     """The maximum over the places of each channel, or over all channels too."""
     clip_detach: bool = True
     """Whether the maximum is a constant for the gradient."""
     clip_at_inference: bool = True
-    gamma: float = Field(1.0, ge=0)
+    gamma: float = Field(default=1.0, ge=0)
     """Weight of the classification loss in the shrinkage (Eq. 6)."""
-    mu: float = Field(1.0, ge=0)
+    mu: float = Field(default=1.0, ge=0)
     """Weight of the area loss (Eq. 6)."""
     area_map: Literal["sigmoid", "normalized"] = "sigmoid"
     """P_k of Eq. 6: the sigmoid of the scores as in CLIMS, or the rectified scores over their maximum."""
@@ -217,6 +217,7 @@ class EsolNet(nn.Module):
         config = self.config
         monitors: dict[str, Tensor] = {}
         scores = self._scores(batch.image, True, monitors)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         logits = spatial_mean(scores)
         cross_entropy = classification_loss(logits, batch.labels)
         if config.phase == "classifier":
