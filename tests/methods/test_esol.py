@@ -235,10 +235,10 @@ def test_only_the_product_of_alpha_and_rate_matters() -> None:  # T30
 
 def test_weights_of_the_loss_parts() -> None:
     expansion = all_phases()[1]
-    plain = Esol(phase="shrinkage").build(TinyBackbone(), 3, copy.deepcopy(expansion))
-    weighted = Esol(phase="shrinkage", gamma=0.5, mu=0.1).build(TinyBackbone(), 3, copy.deepcopy(expansion))
+    plain: Any = Esol(phase="shrinkage").build(TinyBackbone(), 3, copy.deepcopy(expansion))
+    weighted: Any = Esol(phase="shrinkage", gamma=0.5, mu=0.1).build(TinyBackbone(), 3, copy.deepcopy(expansion))
     batch = make_batch(3)
-    ours, theirs = (net.loss(batch, MIDDLE) for net in (plain, weighted))
+    ours, theirs = (plain.loss(batch, MIDDLE), weighted.loss(batch, MIDDLE))
     assert theirs["cls"].item() == pytest.approx(0.5 * ours["cls"].item())
     assert theirs["area"].item() == pytest.approx(0.1 * ours["area"].item())
     assert theirs["monitor/area"].item() == pytest.approx(ours["area"].item())
