@@ -28,6 +28,10 @@ PREDICTIONS_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("single_scale", pa.binary()), ("multi_scale", pa.binary()), ("crf", pa.binary())]
 )
 """Three masks of a picture; ``crf`` is null where the recipe has no CRF."""
+COUNTS_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("variant", pa.string()), ("labels", pa.list_(pa.int32())), ("counts", pa.binary())]
+)
+"""Per picture and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
 
 
 def part_name(shard: str) -> str:
@@ -68,6 +72,21 @@ def decode_maps(row: dict[str, object]) -> ClassMaps:
     grid = (len(classes), int(row["grid_height"]), int(row["grid_width"]))  # type: ignore[call-overload]
     values = np.frombuffer(row["maps"], dtype=np.float16).reshape(grid).astype(np.float32)  # type: ignore[call-overload]
     return ClassMaps(str(row["image_id"]), classes, values, (int(row["height"]), int(row["width"])))  # type: ignore[call-overload]
+
+
+def read_counts(folder: str, num_labels: int) -> dict[str, tuple[list[str], np.ndarray]]:
+    """A score artifact's variants -> (sorted picture ids, (N, 3, K) int64 intersection, truth and predicted pixels)."""
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    for name in storage.list_names(folder):
+        if name.endswith(".parquet"):
+            for row in read_table(storage.join(folder, name)).to_pylist():
+                counts = np.zeros((3, num_labels), dtype=np.int64)
+                counts[:, row["labels"]] = np.frombuffer(row["counts"], dtype=np.int64).reshape(3, -1)
+                rows.setdefault(row["variant"], {})[row["image_id"]] = counts
+    return {
+        variant: (sorted(found), np.stack([found[image_id] for image_id in sorted(found)]))
+        for variant, found in rows.items()
+    }
 
 
 class Lookup:

@@ -265,7 +265,20 @@ def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
             }
             for name, a in done.artifacts.items()
         },
+        "steps": [
+            {
+                "title": title,
+                "stage": a.stage,
+                "digest": a.digest,
+                "reused": a.reused,
+                **{key: a.record.get(key) for key in ("seconds", "images_per_second", "peak_memory_mb")},
+            }
+            for title, a in walk.steps
+        ],
         "data": walk.data,
+        "classes": list(walk.manifest.classes) if walk.manifest is not None else [],
+        "splits": {"score": walk.recipe.data.score_split, "val": walk.recipe.data.val_split},
+        "mlflow_run": tracker.run_id,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     storage.write_json(storage.join(done.folder, "run.json"), summary)

@@ -21,7 +21,7 @@ from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.parts import run_parts
-from wsss_ray.tables import decode_maps, part_name, read_table
+from wsss_ray.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
 
 Kind = Literal["maps", "masks", "predictions"]
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -30,10 +30,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "predictions": ("single_scale", "multi_scale", "crf"),
 }
 """What is scored of each kind of artifact."""
-COUNTS_SCHEMA = pa.schema(
-    [("image_id", pa.string()), ("variant", pa.string()), ("labels", pa.list_(pa.int32())), ("counts", pa.binary())]
-)
-"""Per picture and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
 _TOTALS = b"wsss.totals"
 
 
