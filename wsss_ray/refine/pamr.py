@@ -161,7 +161,7 @@ class _PixelAdaptive(RefinerConfig):
     """Run at the picture's size, or on the stored grid with the picture shrunk to it (SSSS: stride 4)."""
 
     def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask, where the networks' device is not used; all background for a picture without labels."""
+        """The mask, computed on the CPU; all background for a picture without labels."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         values = maps.full() if self.grid == "picture" else maps.maps
