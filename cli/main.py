@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.compare import compare
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check pictures.")
 weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
+app.command()(compare)
 
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
 Sets = Annotated[
