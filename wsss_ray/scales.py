@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from wsss_ray.data.augment import Augment, Normalize
-from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.nets.deeplab import DeepLabV1, DeepLabV2
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import (
     LocalizeConfig,
@@ -90,3 +92,50 @@ def predict(scale: Scale) -> PredictConfig:
         return PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2"])
     scales = (0.75, 1.0, 1.25)
     return PredictConfig(scales=scales, crf=PRESETS["deeplab_v2"], precision="fp32" if scale == "toy" else "bf16")
+
+
+Head = Literal["v1", "v2"]
+Trunk = Literal["resnet101", "vgg16"]
+DEEPLAB_CRF = {
+    ("v2", "resnet101"): "deeplab_v2",
+    ("v1", "resnet101"): "largefov",
+    ("v2", "vgg16"): "deeplab_v2_vgg",
+    ("v1", "vgg16"): "largefov",
+}
+"""Preset of the CRF after each DeepLab of the L2G release; with ``_wrapped`` behind it, as released."""
+
+
+def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: bool = False) -> SegmentConfig:
+    """The DeepLabs of the L2G release (its deeplab-pytorch/configs); small scales know the head, not the trunk.
+
+    Released VGG starts from files of its own, here from torchvision's.
+    """
+    plain = segment(scale)
+    if scale != "paper":
+        rate = 6 if scale == "toy" else 12
+        small = DeepLabV1(rate=rate, hidden=256, multi_scale_input=False)
+        return plain if head == "v2" else plain.model_copy(update={"network": small})
+    vgg = trunk == "vgg16"
+    wide = vgg and not coco
+    steps = 50_000 if coco else 30_000 if vgg else 20_000
+    batch = (40 if vgg else 20) if coco else 10
+    accumulate = 2 if vgg or not coco else 1
+    power = 0.85 if vgg and coco else 0.9
+    sizes = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0) if wide else (0.5, 0.75, 1.0, 1.25, 1.5)
+    start = "deeplab_resnet101_imagenet" if coco else "deeplab_resnet101_coco"
+    caffe = NetConfig(backbone="resnet101_caffe", weights=start, normalize=Normalize(preset="caffe_bgr"))
+    pictures = 82_081 if coco else 10_582
+    return SegmentConfig(
+        network=DeepLabV1() if head == "v1" else DeepLabV2(hidden=1024 if vgg else None),
+        net=NetConfig(backbone="vgg16", weights="vgg16_imagenet") if vgg else caffe,
+        train=plain.train.model_copy(
+            update={
+                "epochs": -(-steps * batch // (pictures // batch * batch)),
+                "max_steps": steps,
+                "batch_size": batch,
+                "accumulate": accumulate,
+                "schedule": plain.train.schedule.model_copy(update={"power": power, "horizon": steps}),
+                "augment": plain.train.augment.model_copy(update={"choices": sizes, "crop": 448 if wide else 321}),
+            }
+        ),
+    )
