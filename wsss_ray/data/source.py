@@ -106,6 +106,7 @@ def blank_row(image_id: str) -> Row:
 
 SOURCES: dict[str, str] = {
     "voc": "wsss_ray.data.voc:open_voc",
+    "coco": "wsss_ray.data.coco:open_coco",
     "folder": "wsss_ray.data.folder:open_folder",
     "toy": "wsss_ray.data.toy:open_toy",
 }
