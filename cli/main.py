@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from wsss_ray.cli.compare import compare
+from wsss_ray.cli.study import app as study_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check pictures.")
 weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
+app.add_typer(study_app, name="study")
 app.command()(compare)
 
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]

@@ -12,6 +12,7 @@ from wsss_ray.config import UserError
 
 if TYPE_CHECKING:
     from wsss_ray.recipe import Recipe
+    from wsss_ray.study import Study
 
 
 def names() -> list[str]:
@@ -49,10 +50,34 @@ def resolve(
 def _built(name: str, scale: str, profile: str | None) -> Recipe:
     if name not in names():
         raise UserError(f"no recipe {name!r}; there are: {', '.join(names())} (or give the path of a recipe file)")
+    _check_choices(scale, profile)
+    side: Literal["paper", "released"] = "released" if profile == "released" else "paper"
+    built: Recipe = importlib.import_module(f"{__name__}.{name}").recipe(scale, side)
+    return built
+
+
+def _check_choices(scale: str, profile: str | None) -> None:
     if scale not in ("toy", "small", "paper"):
         raise UserError(f"--scale {scale}: choose toy, small or paper")
     if profile not in (None, "paper", "released"):
         raise UserError(f"--profile {profile}: choose paper or released")
-    side: Literal["paper", "released"] = "released" if profile == "released" else "paper"
-    built: Recipe = importlib.import_module(f"{__name__}.{name}").recipe(scale, side)
+
+
+def study_names() -> list[str]:
+    """Names of the studies, ``module.key``: what the modules of this package list in ``STUDIES``."""
+    return [
+        f"{name}.{key}"
+        for name in names()
+        for key in getattr(importlib.import_module(f"{__name__}.{name}"), "STUDIES", {})
+    ]
+
+
+def build_study(name: str, scale: str = "toy", profile: str = "paper") -> Study:
+    """The study of this name; UserError names what is unknown and what there is."""
+    module, _, key = name.partition(".")
+    listed = getattr(importlib.import_module(f"{__name__}.{module}"), "STUDIES", {}) if module in names() else {}
+    if key not in listed:
+        raise UserError(f"no study {name!r}; there are: {', '.join(study_names())}")
+    _check_choices(scale, profile)
+    built: Study = listed[key](scale, profile)
     return built

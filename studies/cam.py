@@ -13,7 +13,11 @@ from wsss_ray.data.augment import Augment
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig
+from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
+from wsss_ray.refine.pamr import PamrRefiner
+from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.study import Row, Study, StudyFunction
 
 
 def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Recipe:
@@ -38,3 +42,54 @@ def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper"
         segment=scales.segment(scale),
         predict=scales.predict(scale),
     )
+
+
+def baseline(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
+    """The seeds every later paper starts from."""
+    return Study(
+        name="cam.baseline",
+        title="class activation maps of a plain classifier",
+        source="READMEs of the EPS and PSA code; ResNet-38, VOC 2012 train (1,464 pictures), best threshold",
+        metric="seeds",
+        rows=(
+            Row("CAM (EPS code)", _short(scale, profile), {"seeds": 47.05}, "published with threshold 0.2"),
+            Row("CAM (PSA code)", None, {"seeds": 47.7}),
+        ),
+    )
+
+
+def thresholds(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
+    """Seeds against the background constant: one training, many cheap rows."""
+    rows = [
+        Row(f"{threshold:g}", _short(scale, profile, ThresholdSeeds(threshold=threshold)))
+        for threshold in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+    ]
+    return Study(
+        name="cam.thresholds",
+        title="seeds at fixed background thresholds",
+        source="no paper prints these; EPS, PSA and SMAF use 0.2, L2G 0.25, IRN 0.15",
+        metric="masks",
+        rows=tuple(rows),
+        axis="background threshold",
+    )
+
+
+def refiners(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
+    """What refinement without a network adds to the same maps."""
+    refine = {"none": ThresholdSeeds(), "CRF": recipe(scale, profile).refine, "PAMR": PamrRefiner()}
+    return Study(
+        name="cam.refiners",
+        title="the same class maps, refined",
+        source="no paper prints these rows side by side",
+        metric="masks",
+        rows=tuple(Row(name, _short(scale, profile, refiner)) for name, refiner in refine.items()),
+    )
+
+
+def _short(scale: Scale, profile: Literal["paper", "released"], refiner: RefinerConfig | None = None) -> Recipe:
+    """The recipe up to its pseudo masks."""
+    whole = recipe(scale, profile)
+    return whole.model_copy(update={"segment": None, **({"refine": refiner} if refiner is not None else {})})
+
+
+STUDIES: dict[str, StudyFunction] = {"baseline": baseline, "thresholds": thresholds, "refiners": refiners}

@@ -1,0 +1,238 @@
+"""``wsss study run``: every row of a table with every seed, one after the other; finished ones are not run again."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from wsss_ray import build, storage
+from wsss_ray.artifacts import digest
+from wsss_ray.build import NetworkSpec
+from wsss_ray.config import UserError
+from wsss_ray.data.manifest import load_manifest
+from wsss_ray.recipe import Recipe, override
+from wsss_ray.stages import run as runs
+from wsss_ray.stages.cluster import cluster
+from wsss_ray.stages.progress import console
+from wsss_ray.stages.road import VERSIONS
+from wsss_ray.study import Row, Study
+from wsss_ray.study_report import markdown, summarize
+from wsss_ray.tracking import Tracker
+
+RESULTS = "results.json"
+TABLE = "table.md"
+
+
+def run_study(
+    study: Study,
+    scale: str,
+    profile: str,
+    out: str,
+    num_seeds: int = 1,
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Run the rows of ``study`` that are not done yet, and return its results (``study_report.summarize`` reads them).
+
+    A row that fails is noted with its reason and the others go on. Raises UserError for unknown ``rows``, or where not
+    one of them can start.
+    """
+    wanted = chosen_rows(study, rows)
+    folder = study_folder(out, study.name, scale)
+    results = opened(study, scale, profile, folder, data, settings)
+    todo = planned(study, wanted, results, num_seeds, data, settings)
+    save(folder, results)
+    if not todo:
+        console.print(f"{study.name}: every row asked for is done; 'wsss study report {study.name}' shows it")
+        return results
+    tags = {"kind": "study", "study": study.name, "scale": scale, "profile": profile, "metric": study.metric}
+    tracker = Tracker(storage.absolute(out), study.name, tags)
+    status = "FAILED"
+    try:
+        with cluster(address):
+            for number, (place, seed, recipe, key) in enumerate(todo, start=1):
+                row = study.rows[place]
+                console.print(f"[{number}/{len(todo)}] {study.name}: {row.name}, seed {seed}", markup=False)
+                entry = finished_row(study, row, recipe, out, tracker.run_id)
+                results["rows"][place]["seeds"][str(seed)] = {**entry, "key": key}
+                if entry["status"] == "failed":
+                    console.print(f"{row.name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
+                save(folder, results)
+        log_study(tracker, results)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+    return results
+
+
+def study_folder(out: str, name: str, scale: str) -> str:
+    """Where a study keeps its results."""
+    return storage.join(storage.absolute(out), "studies", f"{name}-{scale}")
+
+
+def slug(name: str) -> str:
+    """A row's name as part of a folder's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row"
+
+
+def chosen_rows(study: Study, wanted: Sequence[str]) -> list[int]:
+    """Indices of the rows asked for by name, by name as in folders, or by number from 1; all for an empty list."""
+    places = []
+    for text in wanted:
+        fits = [
+            place
+            for place, row in enumerate(study.rows)
+            if text.lower() == row.name.lower() or slug(text) == slug(row.name) or text == str(place + 1)
+        ]
+        exact = [place for place in fits if study.rows[place].name.lower() == text.lower()]
+        if not fits:
+            names = ", ".join(f"{place + 1} {row.name!r}" for place, row in enumerate(study.rows))
+            raise UserError(f"--rows {text}: {study.name} has no such row; it has {names}")
+        places.append((exact or fits)[0])
+    return sorted(set(places)) if wanted else list(range(len(study.rows)))
+
+
+def opened(
+    study: Study, scale: str, profile: str, folder: str, data: str | None, settings: Sequence[str]
+) -> dict[str, Any]:
+    """The results kept for the same data, settings and profile, laid over the study's rows; others are set aside."""
+    head = {
+        "study": study.name,
+        "title": study.title,
+        "source": study.source,
+        "metric": study.metric,
+        "variant": study.variant,
+        "axis": study.axis,
+        "scale": scale,
+        "profile": profile,
+        "data": data,
+        "settings": list(settings),
+    }
+    known: dict[str, Any] = {}
+    where = storage.join(folder, RESULTS)
+    if storage.exists(where):
+        before = storage.read_json(where)
+        if all(before.get(key) == head[key] for key in ("profile", "data", "settings")):
+            known = {row["name"]: row["seeds"] for row in before["rows"]}
+        else:
+            aside = f"results-{digest([before.get(key) for key in ('profile', 'data', 'settings')])[:8]}.json"
+            storage.write_json(storage.join(folder, aside), before)
+            console.print(f"{study.name}: results of other settings are kept as {aside}")
+    rows = [
+        {
+            "name": row.name,
+            "published": dict(row.published),
+            "note": row.note,
+            "runs": row.recipe is not None,
+            "seeds": known.get(row.name, {}),
+        }
+        for row in study.rows
+    ]
+    return {**head, "rows": rows}
+
+
+def planned(
+    study: Study,
+    wanted: Sequence[int],
+    results: dict[str, Any],
+    num_seeds: int,
+    data: str | None,
+    settings: Sequence[str],
+) -> list[tuple[int, int, Recipe, str]]:
+    """(row, seed, recipe, key) of everything still to run, first seeds first; rows that settings do not fit are noted.
+
+    Raises UserError where no row fits, or the data is not there.
+    """
+    given = load_manifest(storage.absolute(data)).digest if data else None
+    todo: list[tuple[int, int, Recipe, str]] = []
+    refused: list[UserError] = []
+    runnable = [place for place in wanted if study.rows[place].recipe is not None]
+    for offset in range(num_seeds):
+        for place in runnable:
+            row, seeds = study.rows[place], results["rows"][place]["seeds"]
+            assert row.recipe is not None
+            seed = row.recipe.seed + offset
+            extra = [f"data.uri={data}"] if data else []
+            try:
+                recipe = named(study, row, override(row.recipe, [*extra, f"seed={seed}", *settings]), seed)
+            except UserError as error:
+                refused.append(error)
+                seeds[str(seed)] = {"status": "failed", "reason": str(error), "key": ""}
+                continue
+            changes = recipe.model_dump(mode="json", exclude={"resources"})
+            key = digest({"recipe": changes, "versions": VERSIONS, "data": given})
+            entry = seeds.get(str(seed))
+            if entry is None or entry["status"] != "finished" or entry["key"] != key:
+                todo.append((place, seed, recipe, key))
+    if refused and len(refused) == len(runnable) * num_seeds:
+        raise refused[0]
+    return todo
+
+
+def named(study: Study, row: Row, recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with the name and tags its run is found by."""
+    tags = {**recipe.tags, "study": study.name, "row": row.name, "seed": str(seed)}
+    return recipe.model_copy(update={"name": f"{study.name}.{slug(row.name)}", "seed": seed, "tags": tags})
+
+
+def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) -> dict[str, Any]:
+    """One row with one seed: what the results keep of it, or why it failed."""
+    start = time.monotonic()
+    try:
+        done = runs.run(recipe, out, parent=parent, quiet=True)
+        params = num_parameters(done) if "params" in {study.metric, *row.published} else None
+    except (UserError, RuntimeError, OSError, ValueError, ArithmeticError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return {"status": "failed", "reason": reason[:400], "seconds": time.monotonic() - start}
+    kept = {
+        step: {
+            variant: {key: values.get(key) for key in ("miou", "pixel_accuracy", "protocol")}
+            for variant, values in scored.items()
+            if "protocol" in values
+        }
+        for step, scored in done.scores.items()
+    }
+    return {
+        "status": "finished",
+        "scores": kept,
+        "params": params,
+        "run": done.folder.rsplit("/", 1)[-1],
+        "mlflow_run": done.mlflow_run,
+        "seconds": time.monotonic() - start,
+    }
+
+
+def num_parameters(done: runs.Run) -> float:
+    """Millions of parameters of the network that answers."""
+    network = done.artifacts.get("segmenter") or done.artifacts["network"]
+    spec = NetworkSpec.model_validate(storage.read_json(storage.join(network.uri, "network.json")))
+    return sum(parameter.numel() for parameter in build.network(spec).parameters()) / 1e6
+
+
+def save(folder: str, results: dict[str, Any]) -> None:
+    """Results and table, each written atomically."""
+    storage.write_json(storage.join(folder, RESULTS), results)
+    storage.write_bytes(storage.join(folder, TABLE), markdown(summarize(results)).encode())
+
+
+def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
+    """The study's own run in MLflow: ours and published over the rows in their order, tau, and the table."""
+    report = summarize(results)
+    for step, line in enumerate(report.lines):
+        cell = line.cells[report.metric]
+        tracker.metrics(
+            {f"rows/{report.metric}/ours": cell.mean, f"rows/{report.metric}/published": cell.published}, step
+        )
+        tracker.metrics({f"row/{line.name}/{report.metric}": cell.mean})
+    if report.order is not None:
+        tracker.metrics({"order/tau_b": report.order.tau, "order/p_value": report.order.p_value})
+    tracker.params({"rows": len(report.lines), "data": report.data or "toy", "settings": " ".join(report.settings)})
+    tracker.text(markdown(report), TABLE)
+    tracker.flush()

@@ -1,0 +1,252 @@
+"""The report of a study: published beside ours, row by row, and whether the rows order as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.runs import STEPS
+from wsss_ray.score.rank import Agreement, agreement
+
+Status = Literal["finished", "partly", "failed", "not run", "quoted"]
+METRICS: dict[str, str] = {
+    "seeds": "seeds mIoU %",
+    "masks": "pseudo masks mIoU %",
+    "segmentation": "segmentation mIoU %",
+    "pixel_accuracy": "pixel accuracy %",
+    "params": "parameters (millions)",
+}
+ACCURACY_OF = ("segmentation", "masks", "seeds")
+"""Pixel accuracy is read from the last of these a run has."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one row."""
+
+    published: float | None
+    ours: tuple[float, ...]
+    """One number per finished seed, in per cent (parameters in millions)."""
+    protocol: str | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over seeds."""
+        return float(np.mean(self.ours)) if self.ours else None
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation over seeds (of a sample), None for fewer than two."""
+        return float(np.std(self.ours, ddof=1)) if len(self.ours) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less published."""
+        return None if self.mean is None or self.published is None else self.mean - self.published
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the table."""
+
+    name: str
+    cells: dict[str, Cell]
+    status: Status
+    reason: str
+    """Why a seed failed."""
+    note: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study's table."""
+
+    name: str
+    title: str
+    source: str
+    scale: str
+    profile: str
+    axis: str | None
+    metric: str
+    metrics: tuple[str, ...]
+    """The one the rows are ordered by first."""
+    lines: tuple[Line, ...]
+    order: Agreement | None
+    """None where fewer than two rows have both numbers."""
+    settings: tuple[str, ...] = ()
+    data: str | None = None
+
+
+def summarize(results: dict[str, Any]) -> Report:
+    """The report of what ``stages.study`` keeps in ``results.json``."""
+    metric = results["metric"]
+    published = {key for row in results["rows"] for key in row["published"]}
+    metrics = (metric, *(key for key in METRICS if key in published and key != metric))
+    lines = tuple(_line(row, metrics, metric, results.get("variant")) for row in results["rows"])
+    both = [(cell.published, cell.ours) for cell in (line.cells[metric] for line in lines)]
+    ranked = [(value, ours) for value, ours in both if value is not None and ours]
+    return Report(
+        name=results["study"],
+        title=results["title"],
+        source=results["source"],
+        scale=results["scale"],
+        profile=results["profile"],
+        axis=results.get("axis"),
+        metric=metric,
+        metrics=metrics,
+        lines=lines,
+        order=agreement([value for value, _ in ranked], [ours for _, ours in ranked]) if len(ranked) > 1 else None,
+        settings=tuple(results.get("settings", ())),
+        data=results.get("data"),
+    )
+
+
+def find_results(name: str, out: str, scale: str | None = None) -> dict[str, Any]:
+    """The kept results of a study by name, or of the folder ``name``; UserError where there is not exactly one."""
+    found: dict[str, Any]
+    direct = storage.join(storage.absolute(name), "results.json")
+    if storage.exists(direct):
+        found = storage.read_json(direct)
+        return found
+    scales = [scale] if scale else ["toy", "small", "paper"]
+    places = [storage.join(storage.absolute(out), "studies", f"{name}-{one}", "results.json") for one in scales]
+    there = [place for place in places if storage.exists(place)]
+    if not there:
+        raise UserError(f"no results of study {name!r} below {out}: run it with 'wsss study run {name}'")
+    if len(there) > 1:
+        raise UserError(f"study {name!r} was run at several scales below {out}: choose one with --scale")
+    found = storage.read_json(there[0])
+    return found
+
+
+def _line(row: dict[str, Any], metrics: Sequence[str], metric: str, variant: str | None) -> Line:
+    seeds = row.get("seeds", {})
+    finished = [seeds[key] for key in sorted(seeds, key=int) if seeds[key]["status"] == "finished"]
+    failed = [seed for seed in seeds.values() if seed["status"] == "failed"]
+    cells = {}
+    for key in metrics:
+        found = [read(seed, key, variant if key == metric else None) for seed in finished]
+        values = tuple(value for value, _ in found if value is not None)
+        protocols = dict.fromkeys(text for _, text in found if text)
+        cells[key] = Cell(row["published"].get(key), values, " | ".join(protocols) or None)
+    status: Status = "finished" if finished else "failed" if failed else "not run" if row["runs"] else "quoted"
+    if finished and failed:
+        status = "partly"
+    reasons = dict.fromkeys(seed["reason"] for seed in failed)
+    return Line(row["name"], cells, status, "; ".join(reasons), row.get("note", ""))
+
+
+def read(seed: dict[str, Any], metric: str, variant: str | None) -> tuple[float | None, str | None]:
+    """(number in per cent, its protocol) of one metric of a finished seed; (None, None) where it has none.
+
+    ``variant`` None takes the one a paper usually prints: seeds at the best threshold, segmentation with the CRF where
+    there is one, then multi-scale.
+    """
+    if metric == "params":
+        return seed.get("params"), None
+    steps = ACCURACY_OF if metric == "pixel_accuracy" else (metric,)
+    for step in steps:
+        scored = seed["scores"].get(step, {})
+        name = variant if variant in scored else next((one for one in STEPS[step] if one in scored), None)
+        if name is None or (variant is not None and name != variant):
+            continue
+        value = scored[name].get("pixel_accuracy" if metric == "pixel_accuracy" else "miou")
+        return (None if value is None else 100 * value), scored[name]["protocol"]
+    return None, None
+
+
+def headings(report: Report) -> list[str]:
+    """Column titles of ``rows``."""
+    columns = [report.axis or "row"]
+    for metric in report.metrics:
+        columns += [f"{METRICS[metric]}: published", "ours", "difference"]
+    return [*columns, "remarks"]
+
+
+def rows(report: Report) -> list[list[str]]:
+    """The table's lines as text."""
+    table = []
+    for line in report.lines:
+        cells = [line.name]
+        for metric in report.metrics:
+            cell = line.cells[metric]
+            cells += [number(cell.published), ours(cell, line.status), number(cell.difference, sign=True)]
+        table.append([*cells, remarks(line)])
+    return table
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """A number with one decimal (two below 10 without sign), "-" for none."""
+    if value is None:
+        return "-"
+    return f"{round(value, 1) + 0.0:+.1f}" if sign else f"{value:.1f}"
+
+
+def ours(cell: Cell, status: Status) -> str:
+    """Mean and spread over seeds, or why there is none."""
+    if cell.mean is None:
+        return {"failed": "failed", "not run": "not run"}.get(status, "-")
+    return number(cell.mean) + (f" ± {cell.std:.1f} ({len(cell.ours)})" if cell.std is not None else "")
+
+
+def remarks(line: Line) -> str:
+    """What is to be known of a row: failure, then note."""
+    parts = [f"failed: {line.reason}"] if line.reason else []
+    parts += ["quoted, not run"] if line.status == "quoted" else []
+    return "; ".join([*parts, line.note] if line.note else parts)
+
+
+def order_in_words(report: Report) -> str:
+    """One or two sentences on whether the rows order as in the paper."""
+    order = report.order
+    if order is None:
+        return "Order: not known (fewer than two rows have both a published number and ours)."
+    if np.isnan(order.tau):
+        return "Order: not known (all rows are equal)."
+    spread = (
+        f"{order.low:.2f} to {order.high:.2f} over seeds"
+        if order.num_seeds > 1
+        else "its spread is not known from one seed"
+    )
+    pairs = f"{order.num_agreeing} of {order.num_pairs} pairs as published"
+    chance = f"a random order of {order.num_rows} rows does as well with probability {order.p_value:.3f}"
+    return f"Order: {pairs}, Kendall's tau-b {order.tau:.2f} ({spread}); {chance}."
+
+
+def setting_in_words(report: Report) -> str:
+    """At which size and on which pictures ours was run."""
+    data = f"data {report.data}" if report.data else "generated toy pictures"
+    changed = f", with {', '.join(report.settings)}" if report.settings else ""
+    text = f"Ours: scale {report.scale}, profile {report.profile}, {data}{changed}."
+    if report.scale != "paper" or report.data is None or report.settings:
+        text += " Published numbers are of the paper's own setting: compare the order of the rows, not the values."
+    return text
+
+
+def protocols_in_words(report: Report) -> list[str]:
+    """The protocol of ours for every metric that has one."""
+    found = []
+    for metric in report.metrics:
+        texts = dict.fromkeys(line.cells[metric].protocol for line in report.lines if line.cells[metric].protocol)
+        if texts:
+            known = [str(text) for text in texts]
+            more = f" (and {len(known) - 1} other, by row)" if len(known) > 1 else ""
+            found.append(f"{METRICS[metric]}: {known[0]}{more}")
+    return found
+
+
+def markdown(report: Report) -> str:
+    """The report as a Markdown document."""
+    if not report.lines:
+        raise UserError(f"{report.name}: the study has no rows")
+    titles = headings(report)
+    lines = [f"# {report.name}: {report.title}", "", report.source, "", setting_in_words(report), ""]
+    lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in rows(report)]
+    lines += ["", order_in_words(report), "", *(f"- {text}" for text in protocols_in_words(report))]
+    return "\n".join(lines) + "\n"
