@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their recipes, their scores with protocol, and whether a gap is more than chance."""
+"""Runs side by side: what differs in their recipes, their scores with protocol, and whether a gap is chance."""
 
 from __future__ import annotations
 
