@@ -95,8 +95,8 @@ def test_one_split_signature_a_shard():
 def test_overlapping_splits_share_shards(tmp_path):
     rows = {name: {"image_id": name, "image": name.encode(), "labels": [0], "height": 1, "width": 1} for name in "abcd"}
     infos = [
-        write_shard([rows["b"], rows["a"]], str(tmp_path / "0.parquet"), ("train", "all")),
-        write_shard([rows["d"], rows["c"]], str(tmp_path / "1.parquet"), ("all",)),
+        write_shard([rows["c"], rows["a"]], str(tmp_path / "0.parquet"), ("train", "all")),
+        write_shard([rows["d"], rows["b"]], str(tmp_path / "1.parquet"), ("all",)),
     ]
     assert infos[0].splits == ("all", "train") and infos[0].num_masks == 0
     assert infos[0].first_without_saliency == "a"
@@ -107,7 +107,8 @@ def test_overlapping_splits_share_shards(tmp_path):
     assert manifest.first_without_saliency == "a"
     storage.write_json(str(tmp_path / "manifest.json"), manifest.model_dump(mode="json"))
     assert Rows(str(tmp_path), "all").ids == list("abcd")
-    assert Rows(str(tmp_path), "train").ids == ["a", "b"]
+    assert [row["image_id"] for row in Rows(str(tmp_path), "all")] == list("abcd")
+    assert Rows(str(tmp_path), "train").ids == ["a", "c"]
 
 
 def test_doubles_and_empty_splits_are_refused(tmp_path):
@@ -226,6 +227,18 @@ def test_processes_may_make_the_cache_at_once(data, cache):
         counts = pool.map(_count, [data] * 8, chunksize=1)
     assert len(set(counts)) == 1
     assert len(list(cache.rglob("*.arrow"))) == 3 and not list(cache.rglob(".tmp-*"))
+
+
+def test_cache_is_renamed_into_place(data, cache, monkeypatch):
+    """A process killed before the rename leaves no file that another one could take for whole."""
+
+    def killed(*args):
+        raise OSError("killed")
+
+    monkeypatch.setattr("wsss_ray.data.shards.os.replace", killed)
+    with pytest.raises(UserError, match="killed"):
+        Rows(data, "val")
+    assert not list(cache.rglob("*.arrow")) and not list(cache.rglob(".tmp-*"))
 
 
 def test_cache_folder_that_cannot_be_written(data, tmp_path):

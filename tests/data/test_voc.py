@@ -148,7 +148,7 @@ def test_wrong_folders(tmp_path, devkit):
 
 
 def test_real_devkit(shared):
-    """The lists of what is there (WS-FCN spec F.32 as far as the data goes), and official masks with their 255 border."""
+    """The lists of what is there (WS-FCN spec F.32 as far as they go), and official masks with a 255 border."""
     root = shared / "data" / "VOCdevkit"
     if not root.is_dir():
         pytest.skip(f"no devkit at {root}")
