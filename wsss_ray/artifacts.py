@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wsss_ray import storage
@@ -62,15 +65,15 @@ class Store:
     def lock(self, stage: str, uid: str) -> Iterator[None]:
         """Hold the stage: of several runs that need it one computes, the others wait and then load.
 
-        The lock is the operating system's and dies with its process. Remote stores are not locked (two runs would write the same
-        bytes to the same names).
+        The lock is the operating system's and dies with its process. For a remote store it lies in this machine's
+        temporary folder, so that only runs on one machine wait for each other (others would write the same bytes to
+        the same names).
         """
-        folder = storage.local_path(self.folder(stage, uid))
-        if folder is None:
-            yield
-            return
         from filelock import FileLock
 
+        folder = storage.local_path(self.folder(stage, uid))
+        if folder is None:
+            folder = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([self.uri, stage, uid])
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             yield

@@ -59,8 +59,8 @@ class NetConfig(Config):
     weights: str | None = None
     """A name of ``wsss weights list`` or a file; None starts from random weights."""
     normalize: Normalize = Normalize()
-    options: dict[str, bool | int | float | str] = {}
-    """Further arguments of the backbone (``wsss_ray.nets``)."""
+    options: dict[str, bool | int | float | str | tuple[int | float, ...]] = {}
+    """Further arguments of the backbone (``wsss_ray.nets``), for example KTSE's ``dropout: [0.2, 0.2]``."""
 
 
 class TrainConfig(Config):
@@ -83,6 +83,9 @@ class TrainConfig(Config):
     """Stops early after so many optimiser steps; the schedule still sees the whole length."""
     validate_pictures: NonNegativeInt = 256
     """Pictures of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
+    validate_seeds: NonNegativeInt = 0
+    """Pictures of the validation split whose single-scale seeds are scored against their masks after each epoch of a
+    localizer. 0, unless a sweep stops trials early: otherwise training reads no masks. Weights do not depend on it."""
 
     def batch_size_at(self, epoch: int) -> int:
         """The global batch size of an epoch."""
@@ -159,12 +162,19 @@ class ScoreConfig(Config):
     """Fixed background threshold of the seeds; None takes the one of the method's paper."""
     thresholds: PositiveInt = 100
     """Points of the threshold curve, evenly spaced in [0, 1)."""
+    at: tuple[float, ...] = ()
+    """Further thresholds of the curve, never the best one: a sweep over ``background`` is answered from them."""
     absent: Literal["skip", "zero", "no_truth"] = "skip"
     """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
 
     @property
     def curve_thresholds(self) -> list[float]:
         """The thresholds of the curve, ascending."""
+        return sorted({*self.even_thresholds, *self.at})
+
+    @property
+    def even_thresholds(self) -> list[float]:
+        """The evenly spaced thresholds, among which the best one is chosen."""
         return [step / self.thresholds for step in range(self.thresholds)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,42 @@ def artifact_root(out: str) -> str | None:
     return (folder / "mlflow").as_uri()
 
 
+class _InTurn:
+    """A client of whose callers, in any process of this machine, one at a time reaches the SQLite file.
+
+    Without turns, runs that start together both create its tables and fail, and long writes end in "database is
+    locked".
+    """
+
+    def __init__(self, client: Any, lock: Any) -> None:
+        self._client, self._lock = client, lock
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._client, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                return method(*args, **kwargs)
+
+        return call
+
+
 class Tracker:
     """One MLflow run, written by the driver through ``MlflowClient``."""
 
     def __init__(
-        self, out: str, name: str, tags: dict[str, str], parent: str | None = None, experiment: str = EXPERIMENT
+        self,
+        out: str,
+        name: str,
+        tags: dict[str, str],
+        parent: str | None = None,
+        experiment: str = EXPERIMENT,
+        resume: str | None = None,
     ):
-        """Start the run. Raises UserError, naming the address, where the tracking server does not answer."""
+        """Start the run, or go on with run ``resume`` where the store still has it.
+
+        Raises UserError, naming the address, where the tracking server does not answer.
+        """
         # A server that does not answer should be reported in seconds, not after MLflow's default of minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -52,7 +81,7 @@ class Tracker:
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = self._connect(MlflowClient)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
                 experiment_id = self._client.create_experiment(experiment, artifact_location=artifact_root(out))
@@ -61,7 +90,9 @@ class Tracker:
             all_tags = {**tags, "mlflow.source.name": "wsss", "mlflow.user": os.environ.get("USER", "wsss")}
             if parent is not None:
                 all_tags["mlflow.parentRunId"] = parent
-            run = self._client.create_run(experiment_id, run_name=name, tags=all_tags)
+            run = self._again(resume, all_tags) if resume is not None else None
+            if run is None:
+                run = self._client.create_run(experiment_id, run_name=name, tags=all_tags)
         except MlflowException as error:
             raise UserError(
                 f"MLflow at {self.uri} does not answer ({str(error).splitlines()[0][:160]}); "
@@ -69,6 +100,33 @@ class Tracker:
             ) from error
         self.run_id, self.experiment_id = run.info.run_id, experiment_id
         self._pending: list[Any] = []
+
+    def _connect(self, client: Callable[..., Any]) -> Any:
+        if not self.uri.startswith("sqlite:///"):
+            return client(tracking_uri=self.uri)
+        from filelock import FileLock
+
+        lock = FileLock(self.uri.removeprefix("sqlite:///") + ".lock")
+        with lock:
+            return _InTurn(client(tracking_uri=self.uri), lock)
+
+    def _again(self, run_id: str, tags: dict[str, str]) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(run_id)
+        except MlflowException:
+            return None
+        self._client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            self._client.set_tag(run_id, key, value[:5000])
+        return run
+
+    def end_children(self) -> None:
+        """Mark runs below this one that still claim to be running as killed: their processes are gone."""
+        query = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
+        for run in self._client.search_runs([self.experiment_id], query, max_results=1000):
+            self._client.set_terminated(run.info.run_id, "KILLED")
 
     def params(self, values: dict[str, Any]) -> None:
         """Flat parameters; long values are cut at MLflow's limit."""

@@ -78,10 +78,11 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def machines(resources: Resources) -> Machines:
-    """The layout of a run on the joined cluster; UserError where it asks for more than there is."""
+def machines(resources: Resources, share: int = 1) -> Machines:
+    """The layout of one of ``share`` runs on the joined cluster; UserError where it asks for more than there is."""
     have = ray.cluster_resources()
     cpus, gpus = max(1, int(have.get("CPU", 1))), int(have.get("GPU", 0))
+    cpus, gpus = max(1, cpus // share), max(1, gpus // share) if gpus else 0
     if resources.gpus is False:
         gpus = 0
     if resources.gpus and not gpus:

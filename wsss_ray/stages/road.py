@@ -35,6 +35,8 @@ class Walk:
     steps: list[tuple[str, Artifact]] = field(default_factory=list)
     """(title, artifact) in order."""
     on_step: Callable[[str, Artifact], None] = lambda title, artifact: None
+    on_epoch: Callable[[str, dict[str, Any]], None] = lambda title, epoch: None
+    """Hears every epoch of every training, at once of one that is loaded."""
 
     @property
     def num_classes(self) -> int:
@@ -64,6 +66,8 @@ class Walk:
                     artifact = self.store.finish(stage, uid, {**record, "content": content_digest(folder)})
         if artifact.reused:
             console.print(f"{title}: reused {stage}/{uid}")
+            for epoch in artifact.record.get("history", []):
+                self.on_epoch(title, epoch)
         self.steps.append((title, artifact))
         self.on_step(title, artifact)
         return artifact
@@ -117,7 +121,7 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
     config = {"spec": own_part(spec), "seed": recipe.seed}
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     digests["data"] = walk.manifest.splits[split].digest
-    if spec.kind == "localizer" and spec.train.validate_pictures:
+    if spec.kind == "localizer" and (spec.train.validate_pictures or spec.train.validate_seeds):
         digests["val"] = walk.manifest.splits[val_split].digest
     if spec.net.weights is not None and "base" not in inputs:
         digests["weights"] = weights_digest(locate(spec.net.weights))
@@ -131,7 +135,11 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
         **{name: artifact.uri for name, artifact in inputs.items()},
     )
     return walk.stage(
-        "train", title, config, digests, lambda folder: train.run_training(title, job, folder, walk.machines)
+        "train",
+        title,
+        config,
+        digests,
+        lambda folder: train.run_training(title, job, folder, walk.machines, walk.on_epoch),
     )
 
 
@@ -140,6 +148,8 @@ def own_part(spec: NetworkSpec) -> dict[str, Any]:
     part: dict[str, Any] = spec.model_dump(mode="json")
     own = next(part[key] for key in ("localization", "affinity", "segment") if part[key] is not None)
     own["net"].pop("weights")
+    if not own["train"]["validate_seeds"]:
+        own["train"].pop("validate_seeds")
     if part["localization"] is not None:
         for key in ("localize", "base"):
             part["localization"].pop(key)
@@ -184,7 +194,11 @@ def localizer(walk: Walk, localization: Localization, prefix: str = "") -> Artif
         if "maps" in localization.method.needs:
             inputs["maps"] = localize(walk, f"{prefix}base localize", base, inputs["base"])
     spec = NetworkSpec(kind="localizer", num_classes=walk.num_classes, localization=as_plain(localization))
-    return train_network(walk, f"{prefix}train", spec, inputs)
+    trained = train_network(walk, f"{prefix}train", spec, inputs)
+    warning = localization.method.warning([epoch["losses"] for epoch in trained.record.get("history", [])])
+    if warning is not None:
+        console.print(f"{prefix}train: {warning}", style="bold yellow", markup=False, soft_wrap=True)
+    return trained
 
 
 def as_plain(localization: Localization) -> Localization:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,18 +49,29 @@ def preflight(recipe: Recipe) -> None:
             locate(extra.net.weights)
 
 
-def run(recipe: Recipe, out: str, address: str | None = None, parent: str | None = None, quiet: bool = False) -> Run:
+def run(
+    recipe: Recipe,
+    out: str,
+    address: str | None = None,
+    parent: str | None = None,
+    quiet: bool = False,
+    label: str | None = None,
+    share: int = 1,
+    on_epoch: Callable[[str, dict[str, Any]], None] = lambda title, epoch: None,
+) -> Run:
     """Walk the road of ``recipe``; artifacts, MLflow and panels lie below ``out``.
 
-    Raises UserError for anything the user can mend, before Ray starts where that is possible.
+    ``label`` names the MLflow run, a child of run ``parent``; ``share`` runs share the cluster; ``on_epoch`` hears the
+    title and record of every training epoch. Raises UserError for anything the user can mend, before Ray starts where
+    that is possible.
     """
     preflight(recipe)
     store = Store(out)
-    tracker = Tracker(store.uri, recipe.name, run_tags(recipe), parent)
+    tracker = Tracker(store.uri, label or recipe.name, run_tags(recipe), parent)
     status = "FAILED"
     try:
         with cluster(address):
-            walk = Walk(recipe, store, machines(recipe.resources))
+            walk = Walk(recipe, store, machines(recipe.resources, share), on_epoch=on_epoch)
             finished = take(walk, tracker)
             status = "FINISHED"
     except KeyboardInterrupt:
@@ -179,7 +191,8 @@ def _score(
     if settings.background is None:
         settings = settings.model_copy(update={"background": recipe.method.background()})
     protocol = protocols(recipe, split)
-    config = {"kind": kind, "score": settings.model_dump(mode="json"), "split": split, "protocol": protocol}
+    dumped = settings.model_dump(mode="json", exclude=None if settings.at else {"at"})
+    config = {"kind": kind, "score": dumped, "split": split, "protocol": protocol}
     inputs = {kind: artifact.digest, "data": walk.manifest.splits[split].digest}
     made = walk.stage(
         "score",
@@ -241,6 +254,7 @@ def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
         values |= {
             f"{name}/{key}": epoch[key] for key in ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")
         }
+        values[f"{name}/seed_miou"] = epoch.get("seed_miou")
         tracker.metrics(values, step=epoch["epoch"])
     tracker.tags({f"artifact.{name}": f"{artifact.stage}/{artifact.digest}", f"reused.{name}": str(artifact.reused)})
     weights = record.get("inputs", {}).get("weights")
@@ -296,6 +310,7 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
         "data": data.rstrip("/").rsplit("/", 1)[-1],
         "seed": str(recipe.seed),
         "git_commit": git_commit(),
+        **({"masks_in_training": "val seeds of every epoch"} if recipe.train.validate_seeds else {}),
         **recipe.tags,
     }
 

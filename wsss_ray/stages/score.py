@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
+from wsss_ray.artifacts import Artifact
 from wsss_ray.data.manifest import Manifest
 from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
@@ -95,28 +96,61 @@ def score(
     factory = partial(ScoreWorker, data, results, kind, config.model_dump(mode="json"), num_labels)
     run_parts(title, factory, shards, out, machines)
     totals = _sum_totals(out, [part_name(name) for name, _ in shards])
-    names = ["background", *manifest.classes]
+    return {"scores": summary(totals, kind, ["background", *manifest.classes], config, protocol)}
+
+
+def rescored(
+    artifact: Artifact, kind: Kind, names: Sequence[str], config: ScoreConfig, protocol: Mapping[str, str]
+) -> dict[str, Any]:
+    """What ``score`` reports with another ``background`` or ``absent``, from a finished score artifact's counts alone.
+
+    ``names`` are all labels, background first. Recall of parts is left out. KeyError where ``config.background`` is not
+    on the artifact's curve.
+    """
+    parts = [name for name in storage.list_names(artifact.uri) if name.endswith(".parquet")]
+    totals = _sum_totals(artifact.uri, parts)
+    settings = config.model_copy(update={"at": tuple(artifact.record["config"]["score"].get("at", ()))})
+    if kind == "maps":
+        curve = _curve(totals, settings, len(names))
+        place = np.flatnonzero(curve.thresholds == config.background)
+        if not len(place):
+            raise KeyError(f"threshold {config.background} is not on the curve of {artifact.uri}")
+        totals["fixed"] = curve.matrices()[int(place[0])]
+    totals["parts"] = np.zeros_like(totals["parts"])
+    return summary(totals, kind, names, settings, protocol)
+
+
+def _curve(totals: Mapping[str, np.ndarray], config: ScoreConfig, num_labels: int) -> ThresholdCurve:
+    curve = ThresholdCurve(config.curve_thresholds, num_labels)
+    curve.counts = totals["curve"]
+    return curve
+
+
+def summary(
+    totals: Mapping[str, np.ndarray], kind: Kind, names: Sequence[str], config: ScoreConfig, protocol: Mapping[str, str]
+) -> dict[str, Any]:
+    """{variant: numbers with their protocol} from the summed matrices and curve of an artifact."""
     found: dict[str, Any] = {}
     for variant in VARIANTS[kind]:
         if totals[variant].sum():
             found[variant] = report(totals[variant], names, config, protocol[variant])
     if kind == "maps" and "fixed" in found:
-        curve = ThresholdCurve(config.curve_thresholds, num_labels)
-        curve.counts = totals["curve"]
-        threshold, _ = curve.best(config.absent)
-        place = int(np.flatnonzero(curve.thresholds == threshold)[0])
+        curve = _curve(totals, config, len(names))
+        mious = curve.mious(config.absent)
+        place = int(np.nanargmax(np.where(np.isin(curve.thresholds, config.even_thresholds), mious, np.nan)))
+        threshold = float(curve.thresholds[place])
         found["best"] = report(curve.matrices()[place], names, config, protocol["best"].format(threshold=threshold))
         found["best"]["threshold"] = threshold
         found["fixed"]["threshold"] = config.background
         found["curve"] = {
             "thresholds": curve.thresholds.tolist(),
-            "miou": [round(float(value), 6) for value in curve.mious(config.absent)],
+            "miou": [round(float(value), 6) for value in mious],
         }
     recalls = _part_recall(totals["parts"])
     for variant in ("fixed", "mask"):
         if variant in found and recalls:
             found[variant]["part_recall"] = recalls
-    return {"scores": found}
+    return found
 
 
 def report(matrix: np.ndarray, names: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from wsss_ray.data.shards import Rows
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.progress import Bar
 from wsss_ray.tables import Lookup
+from wsss_ray.watch import SeedWatch
 
 STATE = "state.pt"
 
@@ -69,9 +70,16 @@ class Board:
         return self.step, self.num_steps, self.loss, self.epochs, self.error
 
 
-def run_training(title: str, job: TrainJob, out: str, machines: Machines) -> dict[str, Any]:
+def run_training(
+    title: str,
+    job: TrainJob,
+    out: str,
+    machines: Machines,
+    on_epoch: Callable[[str, dict[str, Any]], None] = lambda title, epoch: None,
+) -> dict[str, Any]:
     """Train into folder ``out`` (weights and history); continues from its last epoch's checkpoint after any kill.
 
+    ``on_epoch`` is called in this process, from another thread, with the title and the record of every epoch.
     Returns {"history": [one record per epoch], ...} for the artifact's record.
     """
     board = Board.remote()  # type: ignore[attr-defined]
@@ -95,7 +103,7 @@ def run_training(title: str, job: TrainJob, out: str, machines: Machines) -> dic
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     )
-    with _watched(title, board):
+    with _watched(title, board, on_epoch):
         try:
             result = trainer.fit()
         except Exception as error:
@@ -115,9 +123,10 @@ def run_training(title: str, job: TrainJob, out: str, machines: Machines) -> dic
 
 
 @contextlib.contextmanager
-def _watched(title: str, board: Any) -> Iterator[None]:
+def _watched(title: str, board: Any, on_epoch: Callable[[str, dict[str, Any]], None]) -> Iterator[None]:
     """A progress bar fed from the board while training runs."""
     stop = threading.Event()
+    told: set[int] = set()
 
     def watch() -> None:
         with Bar(title, 0, "steps") as bar:
@@ -127,6 +136,9 @@ def _watched(title: str, board: Any) -> Iterator[None]:
                     step, num_steps, loss, epochs, _ = ray.get(board.read.remote())
                 except Exception:  # the cluster is going down; the run itself reports why
                     return
+                for epoch in sorted(set(epochs) - told):
+                    told.add(epoch)
+                    on_epoch(title, epochs[epoch])
                 bar.set_total(num_steps)
                 last = epochs.get(max(epochs, default=-1), {})
                 precision = f" mAP {last['mean_ap']:.3f}" if last.get("mean_ap") is not None else ""
@@ -175,6 +187,9 @@ def _train(job: TrainJob, board: Any) -> None:
         validation = training.validation_pictures(
             Rows(job.data, job.val_split), spec.num_classes, spec.net.normalize, config.validate_pictures
         )
+    watch = None
+    if job.val_split and config.validate_seeds and spec.localization is not None and world.rank == 0:
+        watch = SeedWatch(Rows(job.data, job.val_split), spec.num_classes, spec.localization, config.validate_seeds)
     state, history = _restore(world)
     last = [0.0]
 
@@ -193,6 +208,8 @@ def _train(job: TrainJob, board: Any) -> None:
             "peak_memory_mb": report.peak_memory_mb,
             "learning_rate": report.learning_rate,
         }
+        if watch is not None:
+            record["seed_miou"] = watch.score(network, world.device)
         history.append(record)
         if world.rank != 0:
             ray.train.report(report.losses)

@@ -1,0 +1,54 @@
+"""Seeds of a few validation pictures while a localizer trains: what early stopping of a sweep's trials goes by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from wsss_ray.config import UserError
+from wsss_ray.data.picture import decode_mask, decode_picture
+from wsss_ray.data.shards import Rows
+from wsss_ray.inference import class_maps
+from wsss_ray.recipe import Localization
+from wsss_ray.score.curve import ThresholdCurve
+
+THRESHOLDS = 50
+BATCH = 8
+
+
+class SeedWatch:
+    """Up to ``limit`` evenly spaced pictures of a split with their masks, held decoded.
+
+    The only thing in training that reads ground truth, and only where ``train.validate_seeds`` asks for it.
+    Raises UserError where the pictures have no masks.
+    """
+
+    def __init__(self, rows: Rows, num_classes: int, localization: Localization, limit: int) -> None:
+        count = min(limit, len(rows))
+        chosen = sorted({round(float(place)) for place in np.linspace(0, len(rows) - 1, count)}) if count else []
+        found = [row for row in (rows[index] for index in chosen) if row["mask"] is not None]
+        if not found:
+            raise UserError(
+                "train.validate_seeds: the validation split has no masks to score seeds against; "
+                "sweep without --asha, or prepare the data with masks"
+            )
+        self.ids = [row["image_id"] for row in found]
+        self.present = [list(row["labels"]) for row in found]
+        self.pictures = [decode_picture(row["image"], row["image_id"]) for row in found]
+        self.truths = [decode_mask(row["mask"], row["image_id"]) for row in found]
+        self.num_classes, self.normalize = num_classes, localization.net.normalize
+        self.config = localization.localize.model_copy(update={"scales": (1.0,), "flip": False})
+
+    def score(self, network: nn.Module, device: torch.device) -> float:
+        """mIoU in [0, 1] of single-scale seeds at their best threshold; the network is left in the mode it was in."""
+        training = network.training
+        network.eval()
+        maps = class_maps(
+            network, self.ids, self.pictures, self.present, self.config, self.normalize, device, batch_size=BATCH
+        )
+        network.train(training)
+        curve = ThresholdCurve([step / THRESHOLDS for step in range(THRESHOLDS)], self.num_classes + 1)
+        for found, truth in zip(maps, self.truths, strict=True):
+            curve.add(truth, found.classes, found.full(), found.image_id)
+        return curve.best()[1]
