@@ -49,7 +49,7 @@ class NetworkSpec(Config):
         if self.kind == "localizer":
             assert self.localization is not None
             return frozenset(self.localization.method.needs)
-        return frozenset({"mask"})
+        return frozenset({"mask"}) if self.refiner is None else frozenset(self.refiner.needs)
 
 
 def backbone(net: NetConfig, pretrained: bool) -> Backbone:
@@ -79,7 +79,9 @@ def network(spec: NetworkSpec, pretrained: bool = False, base_folder: str | None
         return localizer(spec.localization, spec.num_classes, pretrained, base_folder)
     if spec.kind == "affinity":
         assert spec.refiner is not None and spec.affinity is not None
-        return spec.refiner.build(backbone(spec.affinity.net, pretrained), spec.num_classes)
+        built: Any = spec.refiner.build(backbone(spec.affinity.net, pretrained), spec.num_classes)
+        built.normalize = spec.affinity.net.normalize.apply
+        return built  # type: ignore[no-any-return]
     assert spec.segment is not None
     return spec.segment.network.build(backbone(spec.segment.net, pretrained), spec.num_classes + 1)
 

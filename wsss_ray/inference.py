@@ -93,7 +93,7 @@ def class_scores(
     normalize: Normalize,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Probabilities of same-sized pictures from a network with ``scores``.
+    """Probabilities of same-sized pictures from a network with ``scores`` (and ``answer``, which spares a second pass).
 
     Returns single-scale (first of ``config.scales`` closest to 1, no flip) and averaged over all views, both
     (B, K, H, W) float32, and (B, N, C) image logits of the N views where the class gate reads scores, else None.
@@ -108,9 +108,14 @@ def class_scores(
         logits: list[Tensor] = []
 
         def forward(images: Tensor, logits: list[Tensor] = logits) -> Tensor:
-            if gated:
-                logits.append(network.logits(images).float().cpu())  # type: ignore[operator]
-            return network.scores(images)  # type: ignore[operator, no-any-return]
+            if gated and hasattr(network, "answer"):
+                scores, pooled = network.answer(images)  # type: ignore[operator]
+            else:
+                scores = network.scores(images)  # type: ignore[operator]
+                pooled = network.logits(images) if gated else None  # type: ignore[operator]
+            if pooled is not None:
+                logits.append(pooled.float().cpu())
+            return scores  # type: ignore[no-any-return]
 
         flip = config.flip
         for plain, mirrored in passes(forward, pictures, [scale], flip, normalize, device, config.precision):

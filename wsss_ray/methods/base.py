@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 from torch import nn
@@ -31,6 +32,10 @@ class MethodConfig(Config):
     def background(self) -> float:
         """The background constant its paper uses on normalised maps."""
         return 0.2
+
+    def warning(self, history: Sequence[Mapping[str, float]]) -> str | None:
+        """What the mean loss parts of a training's epochs say that its user should read; None where all is well."""
+        return None
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """The localizer (see ``contracts.Localizer``); ``base`` is the localizer it starts from, weights not yet loaded."""

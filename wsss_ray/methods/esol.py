@@ -5,7 +5,7 @@ No code was released. What the paper leaves open is a setting here, and its docs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, FusionRule, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import class_head, classification_loss, spatial_mean
-from wsss_ray.methods.esol_terms import area_loss, clip_features, present_loss
+from wsss_ray.methods.esol_terms import area_loss, clip_features, present_loss, runaway
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import Backend, DeformConv2d
 from wsss_ray.nets.groups import standard_groups
@@ -108,6 +108,11 @@ class Esol(MethodConfig):
     def background(self) -> float:
         """0.15, IRN's ``cam_eval_thres``; the paper reports its best threshold and does not print it."""
         return 0.15
+
+    def warning(self, history: Sequence[Mapping[str, float]]) -> str | None:
+        """Whether the offsets ran away; in the shrinkage, whose loss should fall, only whether they left the map."""
+        found = runaway(history) if self.phase == "expansion" else runaway(history, min_offset=float("inf"))
+        return None if found is None else f"the {self.phase} ran away: {found}"
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """An ``EsolNet``; a later phase takes over ``base``'s network, backbone included, and freezes it in place.

@@ -5,7 +5,7 @@ Equations follow the released code of Araslanov & Roth, CVPR 2020 (models/stage_
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class SingleStageConfig(MethodConfig):
     """Shared settings; WS-FCN on COCO: 5 PAMR iterations, penalty floor .1, threshold floor .1, background .8."""
 
+    single_stage: ClassVar[bool] = True
     width: PositiveInt = 256
     """Channels of the decoder."""
     warmup_epochs: NonNegativeInt = 5
@@ -182,7 +183,12 @@ class SingleStage(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, H, W) softmax, background first, enlarged with aligned corners, not cleaned."""
-        return enlarge(add_background(self.foreground(images)).softmax(dim=1), images.shape[2:])
+        return self.answer(images)[0]
+
+    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``scores`` and ``logits`` from one forward pass."""
+        logits, masks = self.pool(self.foreground(images))
+        return enlarge(masks, images.shape[2:]), logits
 
     @torch.no_grad()
     def pseudo_masks(self, masks: Tensor, batch: Batch) -> Tensor:

@@ -8,6 +8,8 @@ import numpy as np
 from torch import nn
 
 from wsss_ray.config import Config
+from wsss_ray.contracts import Need
+from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.maps import ClassMaps
 
 
@@ -17,6 +19,12 @@ class RefinerConfig(Config):
     name: str
     trainable: ClassVar[bool] = False
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """What the batches of that network must carry."""
+
+    def build(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        """The network to train (``contracts.Trainable``), where there is one; its ``normalize`` is set by the caller."""
+        raise TypeError(f"refiner {self.name!r} trains no network")
 
     def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and the maps of its present classes -> (H, W) uint8 mask: 0, class + 1, or 255."""
