@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.predict import predict
+from wsss_ray.cli.report import report
 from wsss_ray.cli.study import app as study_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -18,6 +19,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.command()(compare)
+app.command()(report)
 app.command()(predict)
 
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]

@@ -164,8 +164,14 @@ def headings(report: Report) -> list[str]:
     """Column titles of ``rows``."""
     columns = [report.axis or "row"]
     for metric in report.metrics:
-        columns += [f"{METRICS[metric]}: published", "ours", "difference"]
+        named = [f"{METRICS[metric]}: published", "ours", "difference"]
+        columns += named if has_published(report, metric) else [f"{METRICS[metric]}: ours"]
     return [*columns, "remarks"]
+
+
+def has_published(report: Report, metric: str) -> bool:
+    """Whether the paper prints this metric for any row."""
+    return any(line.cells[metric].published is not None for line in report.lines)
 
 
 def rows(report: Report) -> list[list[str]]:
@@ -175,13 +181,14 @@ def rows(report: Report) -> list[list[str]]:
         cells = [line.name]
         for metric in report.metrics:
             cell = line.cells[metric]
-            cells += [number(cell.published), ours(cell, line.status), number(cell.difference, sign=True)]
+            texts = [number(cell.published), ours(cell, line.status), number(cell.difference, sign=True)]
+            cells += texts if has_published(report, metric) else texts[1:2]
         table.append([*cells, remarks(line)])
     return table
 
 
 def number(value: float | None, sign: bool = False) -> str:
-    """A number with one decimal (two below 10 without sign), "-" for none."""
+    """A number with one decimal, "-" for none."""
     if value is None:
         return "-"
     return f"{round(value, 1) + 0.0:+.1f}" if sign else f"{value:.1f}"
@@ -204,6 +211,8 @@ def remarks(line: Line) -> str:
 def order_in_words(report: Report) -> str:
     """One or two sentences on whether the rows order as in the paper."""
     order = report.order
+    if not has_published(report, report.metric):
+        return "Order: the paper prints no numbers to compare with."
     if order is None:
         return "Order: not known (fewer than two rows have both a published number and ours)."
     if np.isnan(order.tau):
@@ -223,7 +232,8 @@ def setting_in_words(report: Report) -> str:
     data = f"data {report.data}" if report.data else "generated toy pictures"
     changed = f", with {', '.join(report.settings)}" if report.settings else ""
     text = f"Ours: scale {report.scale}, profile {report.profile}, {data}{changed}."
-    if report.scale != "paper" or report.data is None or report.settings:
+    printed = any(has_published(report, metric) for metric in report.metrics)
+    if printed and (report.scale != "paper" or report.data is None or report.settings):
         text += " Published numbers are of the paper's own setting: compare the order of the rows, not the values."
     return text
 

@@ -1,0 +1,187 @@
+"""The pictures of a report page: which ones, drawn as panels, and packed into data URIs within a budget."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.data.manifest import Manifest, load_manifest
+from wsss_ray.data.picture import decode_mask, decode_picture
+from wsss_ray.data.shards import read_shard_table
+from wsss_ray.panels import overlay_map, overlay_mask
+from wsss_ray.runs import STEPS, RunFolder
+from wsss_ray.score.confusion import Counts, mean_iou
+from wsss_ray.tables import decode_maps, part_name, read_table
+
+BUDGET = 6_500_000
+"""Bytes of all pictures of a page together, as base64."""
+SIDES = (480, 360, 280, 200, 140)
+"""Longest sides tried, in pixels, until a picture fits its share of the budget."""
+GROUPS = {"best": 4, "worst": 4, "random": 6}
+MAX_CLASSES = 24
+"""Pictures chosen by class: one for each of so many classes, those with most pixels of truth."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture as a panel."""
+
+    image_id: str
+    group: str
+    """best, worst, random, or ``class NAME``."""
+    score: float | None
+    """Mean IoU over the labels of this picture and its result: chooses pictures, is no score of the run."""
+    labels: tuple[int, ...]
+    """Labels in the picture, 1-based as in masks."""
+    tiles: tuple[tuple[str, str], ...]
+    """(caption, data URI)."""
+    size: tuple[int, int]
+    """(height, width) of the picture."""
+
+
+def choose(
+    ids: list[str], counts: np.ndarray | None, names: list[str], seed: int = 0
+) -> list[tuple[str, str, float | None]]:
+    """(id, group, score) of the pictures to show; ``counts`` (N, 3, K) or None where nothing was scored.
+
+    Best and worst among the pictures that have an object; for every class the picture in the middle by that class's
+    IoU. No picture comes twice.
+    """
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(ids))
+    if counts is None:
+        return [(ids[place], "random", None) for place in sorted(order[: sum(GROUPS.values())])]
+    parts = Counts(counts[:, 0], counts[:, 1], counts[:, 2])
+    scores = mean_iou(parts)
+    objects = np.flatnonzero((counts[:, 1, 1:].sum(axis=1) > 0) & ~np.isnan(scores))
+    ranked = objects[np.argsort(-scores[objects], kind="stable")]
+    taken: dict[int, str] = {}
+
+    def take(places: Iterable[int], group: str, count: int) -> None:
+        for place in places:
+            if count and int(place) not in taken:
+                taken[int(place)] = group
+                count -= 1
+
+    take(ranked, "best", GROUPS["best"])
+    take(ranked[::-1], "worst", GROUPS["worst"])
+    take(order, "random", GROUPS["random"])
+    truth = counts[:, 1].sum(axis=0)
+    largest = sorted((label for label in range(1, counts.shape[2]) if truth[label]), key=lambda label: -truth[label])
+    for label in sorted(largest[:MAX_CLASSES]):
+        having = np.flatnonzero(counts[:, 1, label] > 0)
+        union = counts[having, 1, label] + counts[having, 2, label] - counts[having, 0, label]
+        by_iou = having[np.argsort(-counts[having, 0, label] / union, kind="stable")]
+        middle = len(by_iou) // 2
+        take([*by_iou[middle:], *by_iou[:middle][::-1]], f"class {names[label]}", 1)
+    return [(ids[place], group, _finite(scores[place])) for place, group in taken.items()]
+
+
+def run_pictures(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
+    """Panels of the masks ("masks") or predictions ("segmentation") of a run, whole within ``budget`` bytes.
+
+    Empty where the run made none of these or its pictures are gone.
+    """
+    kind = {"masks": "masks", "segmentation": "predictions"}[step]
+    folder = run.artifact(kind)
+    try:
+        manifest = load_manifest(run.record["data"])
+    except UserError:
+        return []
+    if folder is None:
+        return []
+    split = str(run.record.get("splits", {}).get({"masks": "score", "segmentation": "val"}[step]) or "train")
+    where = _places(folder, {part_name(shard.path): shard.path for shard in manifest.shards_of(split)})
+    scored = run.counts(step)
+    variant = next((name for name in STEPS[step] if name in scored), None)
+    ids, counts = scored[variant] if variant is not None else (sorted(where), None)
+    chosen = [entry for entry in choose(ids, counts, run.labels) if entry[0] in where]
+    maps = run.artifact("maps") if step == "masks" else None
+    share = budget // max(1, 4 * len(chosen))
+    return [_panel(entry, run.record["data"], where[entry[0]], folder, maps, step, manifest, share) for entry in chosen]
+
+
+def _places(folder: str, shard_of: dict[str, str]) -> dict[str, str]:
+    """Picture id -> name of its shard, of every picture the artifact has."""
+    found = {}
+    for name in storage.list_names(folder):
+        if name in shard_of:
+            ids = read_table(storage.join(folder, name), columns=["image_id"])["image_id"].to_pylist()
+            found.update(dict.fromkeys(ids, shard_of[name]))
+    return found
+
+
+def _row(folder: str, part: str, image_id: str) -> dict[str, object]:
+    table = read_table(storage.join(folder, part))
+    row: dict[str, object] = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
+    return row
+
+
+def _panel(
+    entry: tuple[str, str, float | None],
+    data: str,
+    shard: str,
+    folder: str,
+    maps: str | None,
+    step: str,
+    manifest: Manifest,
+    share: int,
+) -> Shown:
+    image_id, group, score = entry
+    table = read_shard_table(data, shard, columns=["image_id", "image", "labels", "mask"])
+    row = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
+    palette = np.asarray(manifest.palette, dtype=np.uint8)
+    picture = decode_picture(row["image"], image_id)
+    tiles = [("picture", picture)]
+    present = {index + 1 for index in row["labels"] or []}
+    if row["mask"] is not None:
+        truth = decode_mask(row["mask"], image_id)
+        present |= {int(value) for value in np.unique(truth)}
+        tiles.append(("truth", overlay_mask(picture, truth, palette)))
+    found = _row(folder, part_name(shard), image_id)
+    if maps is not None:
+        full = decode_maps(_row(maps, part_name(shard), image_id)).full()
+        strongest = full.max(axis=0) if len(full) else np.zeros(picture.shape[:2], np.float32)
+        tiles.append(("class map", overlay_map(picture, strongest)))
+    columns = {"masks": {"mask": "pseudo mask"}, "segmentation": {"multi_scale": "prediction", "crf": "with CRF"}}[step]
+    for column, caption in columns.items():
+        if found[column] is not None:
+            mask = decode_mask(found[column], image_id)  # type: ignore[arg-type]
+            present |= {int(value) for value in np.unique(mask)}
+            tiles.append((caption, overlay_mask(picture, mask, palette)))
+    return Shown(
+        image_id=image_id,
+        group=group,
+        score=score,
+        labels=tuple(sorted(present - {0, 255})),
+        tiles=tuple((caption, data_uri(tile, share)) for caption, tile in tiles),
+        size=(picture.shape[0], picture.shape[1]),
+    )
+
+
+def data_uri(picture: np.ndarray, share: int) -> str:
+    """(H, W, 3) uint8 as a WebP data URI of at most ``share`` characters, as large as fits or the smallest size."""
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    text = ""
+    for side in SIDES:
+        if text and max(image.size) <= side:
+            continue
+        scale = min(1.0, side / max(image.size))
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        buffer = io.BytesIO()
+        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80, method=4)
+        text = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+        if len(text) <= share:
+            break
+    return text
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
