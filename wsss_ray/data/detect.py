@@ -90,9 +90,7 @@ def border_cut(cv2: ModuleType, picture: np.ndarray) -> np.ndarray:
     marks[start < low] = cv2.GC_BGD
     cv2.setRNGSeed(0)  # GrabCut's clusters start at random.
     try:
-        cv2.grabCut(
-            small, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), CUT_ROUNDS, cv2.GC_INIT_WITH_MASK
-        )
+        cv2.grabCut(small, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), CUT_ROUNDS, cv2.GC_INIT_WITH_MASK)
         inside = ((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)).astype(np.float32)
     except cv2.error:
         inside = start

@@ -1,0 +1,102 @@
+"""Numbers of other methods as the papers print them: mIoU in per cent on VOC 2012 val and test."""
+
+from __future__ import annotations
+
+from wsss_ray.study import Metric, Row
+
+
+def quoted(values: dict[str, float], metric: Metric = "segmentation", note: str = "") -> tuple[Row, ...]:
+    """Rows that are not run."""
+    return tuple(Row(name, None, {metric: value}, note) for name, value in values.items())
+
+
+def column(table: dict[str, tuple[float, float]], index: int) -> tuple[Row, ...]:
+    """One column of a table below."""
+    return quoted({name: values[index] for name, values in table.items()})
+
+
+L2G_TABLE5: dict[str, tuple[float, float]] = {
+    "AffinityNet V1": (58.4, 60.5),
+    "MCOF V1": (56.2, 57.6),
+    "DSRG V2": (59.0, 60.4),
+    "SeeNet V1": (61.1, 60.7),
+    "FickleNet V2": (61.2, 61.9),
+    "OAA+ V1": (63.1, 62.8),
+    "BES V1": (60.1, 61.1),
+    "MCIS V1": (63.5, 63.6),
+    "Multi-Est. V1": (64.6, 64.2),
+    "ICD V1": (64.0, 63.9),
+    "ECS-Net V1": (62.1, 63.4),
+    "DRS V1": (63.5, 64.5),
+    "Group-WSSS V2": (63.3, 63.6),
+    "OAA+++ V1": (63.7, 63.2),
+    "NSROM V2": (65.5, 65.3),
+}
+"""Table 5: val, test."""
+
+L2G_TABLE6: dict[str, tuple[float, float]] = {
+    "AffinityNet V1": (61.7, 63.7),
+    "MCOF V1": (60.3, 61.2),
+    "DSRG V2": (61.4, 63.2),
+    "SeeNet V1": (63.1, 62.8),
+    "IRNet V1": (63.5, 64.8),
+    "FickleNet V2": (64.9, 65.3),
+    "OAA+ V1": (65.2, 66.4),
+    "SSDD V1": (66.1, 66.8),
+    "SEAM V2": (64.5, 65.7),
+    "SC-CAM V2": (66.1, 65.9),
+    "ICD V1": (67.8, 68.0),
+    "BES V2": (65.7, 66.6),
+    "MCIS V1": (66.2, 66.9),
+    "Multi-Est. V1": (67.2, 66.7),
+    "LIID V2": (66.5, 67.5),
+    "DRS V2": (71.2, 71.4),
+    "Group-WSSS V2": (68.2, 68.5),
+    "ECS-Net V1": (66.6, 67.6),
+    "PMM PSP": (68.5, 69.0),
+    "CDA V2": (66.1, 66.8),
+    "CGNet V1": (68.4, 68.2),
+    "AuxSegNet V1": (69.0, 68.6),
+    "AdvCAM V2": (68.1, 68.0),
+    "NSROM V2": (70.4, 70.2),
+    "EDAM V1": (70.9, 70.6),
+}
+"""Table 6: val, test."""
+
+L2G_THIRD_PARTY: dict[str, dict[str, float]] = {
+    "vgg16": {
+        "L2G V1, third party, no CRF": 65.0,
+        "L2G V1, third party": 68.5,
+        "L2G V2, third party, no CRF": 66.2,
+        "L2G V2, third party": 69.3,
+    },
+    "resnet101": {
+        "L2G V1, third party, no CRF": 68.5,
+        "L2G V1, third party": 70.4,
+        "L2G V2, third party, no CRF": 68.9,
+        "L2G V2, third party": 71.3,
+        "L2G V2, released checkpoint, third party, about": 66.0,
+    },
+}
+"""What users of the released code found on val."""
+
+SMAF_TABLE1: dict[str, tuple[float, float]] = {
+    "PSA, ResNet-38": (61.7, 63.2),
+    "IRN, ResNet-50": (63.5, 64.8),
+    "ICD, saliency": (64.1, 64.3),
+    "SEAM, ResNet-38": (64.5, 65.7),
+    "MCIS": (66.2, 66.9),
+    "EDAM, saliency": (70.9, 70.6),
+    "AdvCAM": (68.1, 68.0),
+    "SIPE": (68.8, 69.7),
+}
+"""SMAF Table 1: val, test, on ResNet-101 unless said."""
+
+SMAF_TABLE2: dict[str, tuple[float, float]] = {
+    "ICD": (59.9, 62.2),
+    "SEAM": (55.4, 56.8),
+    "EDAM": (52.8, 58.2),
+    "SIPE": (58.6, 64.7),
+    "PPC with EPS": (70.5, 73.3),
+}
+"""SMAF Table 2, VOC train: seeds, and with a CRF."""
