@@ -130,7 +130,7 @@ def score_table(run: RunFolder) -> str:
     """Every scored variant with its protocol."""
     keys = {
         "miou": "mIoU %",
-        "miou_foreground": "without background",
+        "miou_foreground": "foreground only",
         "pixel_accuracy": "pixel accuracy",
         "mean_precision": "precision",
         "mean_recall": "recall",

@@ -26,6 +26,7 @@ class Series:
     errors: Sequence[float | None] = ()
     """Half the height of the error bar at every point; empty for none."""
     dots: bool = False
+    line: bool = True
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def chart(
 def _series(one: Series, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> str:
     parts = []
     where = [(at_x(x), at_y(y)) for x, y in zip(one.x, one.y, strict=True)]
-    if len(where) > 1:
+    if one.line and len(where) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
         parts.append(f'<polyline class="line{one.colour}" points="{path}"/>')
     for (x, _), y, error in zip(where, one.y, one.errors, strict=False):

@@ -55,7 +55,7 @@ def rows_chart(report: Report) -> str:
         ]
         if found:
             xs, ys, errors = (list(part) for part in zip(*found, strict=True))
-            series.append(Series(name, xs, ys, colour, errors, dots=True))
+            series.append(Series(name, xs, ys, colour, errors, dots=True, line=report.axis is not None))
     names = None
     if not numeric:
         short = all(len(line.name) <= 8 for line in report.lines) and len(report.lines) <= 8

@@ -33,8 +33,9 @@ vertical-align:bottom}
 td{padding:6px 14px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
 td.n,th.n{text-align:right;white-space:nowrap}
 td.wide{min-width:14em}
+table.lines td:first-child{min-width:11em}
 ol.road{list-style:none;margin:0;padding:0}
-ol.road li{display:grid;grid-template-columns:minmax(7.5em,11em) 1fr minmax(9em,auto);gap:2px 14px;align-items:center;
+ol.road li{display:grid;grid-template-columns:minmax(7.5em,11em) 1fr 14.5em;gap:2px 14px;align-items:center;
 padding:5px 0;border-bottom:1px solid var(--rule);font-size:.92rem}
 ol.road .time{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 ol.road small{display:block;line-height:1.3}
@@ -58,7 +59,8 @@ figure{margin:0}
 .chart svg{display:block;width:100%;height:auto;max-width:640px}
 svg.confusion{display:block;width:100%;height:auto}
 svg text{font-family:inherit}
-.tick{font-size:11px;fill:var(--soft)}.axis{font-size:11px;fill:var(--soft)}.mark{font-size:11.5px;fill:var(--ink)}
+.tick{font-size:11px;fill:var(--soft)}.axis{font-size:11px;fill:var(--soft)}.mark{font-size:11.5px;fill:var(--ink);paint-order:stroke;
+stroke:var(--paper);stroke-width:4px;stroke-linejoin:round}
 .label{fill:var(--ink)}.over{fill:var(--card)}
 .grid{stroke:var(--rule);stroke-width:1}
 .line1,.line2,.line3,.line4{fill:none;stroke-width:2;stroke-linejoin:round}
@@ -80,12 +82,12 @@ cursor:zoom-in}
 .swatch{display:inline-block;width:.75em;height:.75em;border-radius:2px;margin-right:5px;vertical-align:-1px;
 border:1px solid rgba(128,128,128,.5)}
 .panel nav{display:none}
-.panel:target{position:fixed;inset:0;z-index:9;height:auto;border:0;border-radius:0;overflow:auto;
+.panel:target{outline:0;position:fixed;inset:0;z-index:9;height:auto;border:0;border-radius:0;overflow:auto;
 padding:56px 16px 24px;background:var(--paper)}
 .panel:target .open{grid-auto-flow:row;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px;
 cursor:default;max-width:1180px;margin:0 auto;pointer-events:none}
 .panel:target .open span{font-size:.9rem}
-.panel:target img{width:100%;max-height:74vh;object-fit:contain;image-rendering:auto}
+.panel:target img{max-height:calc((100vh - 210px)/2);object-fit:contain;background:none}
 .panel:target figcaption{font-size:1rem;max-width:1180px;margin:14px auto 0}
 .panel:target nav{display:flex;position:fixed;top:0;left:0;right:0;justify-content:flex-end;gap:8px;padding:8px 12px;
 background:var(--paper);border-bottom:1px solid var(--rule)}
@@ -94,7 +96,8 @@ border-radius:8px;text-decoration:none;color:var(--ink);background:var(--card);f
 body:has(.panel:target){overflow:hidden}
 a:focus-visible,summary:focus-visible{outline:2px solid var(--c1);outline-offset:2px}
 footer{margin-top:48px;font-size:.82rem;color:var(--soft)}
-@media (max-width:640px){main{padding:16px 12px 48px}h1{font-size:1.4rem}
+@media (max-width:640px){.panel:target img{max-height:none}.tick,.axis{font-size:12.5px}.mark{font-size:13px}
+main{padding:16px 12px 48px}h1{font-size:1.4rem}
 ol.road li{grid-template-columns:1fr auto}ol.road .track{grid-column:1/-1;grid-row:2}
 .panel:target{padding:52px 8px 16px}.classes li{grid-template-columns:6.5em 1fr}
 table.lines thead{display:none}table.lines tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:0 12px;padding:8px 0;
