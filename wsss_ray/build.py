@@ -10,6 +10,7 @@ from torch import nn
 
 from wsss_ray import storage
 from wsss_ray.config import Config, UserError
+from wsss_ray.contracts import Need
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.weights import load_weights
@@ -44,7 +45,7 @@ class NetworkSpec(Config):
         return part.train
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[Need]:
         """What its batches must carry (``contracts.Need``)."""
         if self.kind == "localizer":
             assert self.localization is not None

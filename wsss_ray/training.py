@@ -252,7 +252,8 @@ def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World,
             chunk = group[start : start + 16]
             images = torch.stack([picture["image"] for picture in chunk]).to(world.device)
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                scores.append(trainable.logits(images).float().cpu().numpy())
+                logits: Tensor = trainable.logits(images)  # type: ignore[operator]
+            scores.append(logits.float().cpu().numpy())
             truths.append(np.stack([np.asarray(picture["labels"]) for picture in chunk]))
     everything: list[Any] = [(scores, truths)]
     if world.size > 1:

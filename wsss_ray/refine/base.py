@@ -22,6 +22,10 @@ class RefinerConfig(Config):
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
 
+    def training_labels(self) -> RefinerConfig:
+        """The refiner that makes that network's training masks."""
+        raise TypeError(f"refiner {self.name!r} trains no network")
+
     def build(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """The network to train (``contracts.Trainable``), where there is one; its ``normalize`` is set by the caller."""
         raise TypeError(f"refiner {self.name!r} trains no network")

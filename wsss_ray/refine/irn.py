@@ -230,6 +230,10 @@ class Irn(RefinerConfig):
     def _read_labels(cls, value: object) -> object:
         return read_labels(value)
 
+    def training_labels(self) -> RefinerConfig:
+        """``labels``."""
+        return self.labels
+
     def build(self, backbone: Backbone, num_classes: int) -> IRNet:
         """The network to train."""
         return IRNet(backbone, num_classes, self.train_radius, self.displacement, self.canvas)

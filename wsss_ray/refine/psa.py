@@ -144,6 +144,10 @@ class Psa(RefinerConfig):
     def _read_labels(cls, value: object) -> object:
         return read_labels(value)
 
+    def training_labels(self) -> RefinerConfig:
+        """``labels``."""
+        return self.labels
+
     def build(self, backbone: Backbone, num_classes: int) -> AffinityNet:
         """The network to train."""
         return AffinityNet(backbone, num_classes, self.radius, self.padding)

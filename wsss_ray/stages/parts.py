@@ -101,7 +101,7 @@ def run_parts(
             )
         else:
             pipeline = shards_only.map_batches(
-                _as_task,
+                _as_task,  # type: ignore[arg-type]
                 fn_args=(cloudpickle.dumps(factory), out),
                 batch_size=1,
                 compute=ray.data.TaskPoolStrategy(size=workers),

@@ -115,7 +115,7 @@ def _written(
     if not parts:
         raise UserError(f"{source.name}: no pictures in any split; check the folder and its lists")
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        _write,
+        _write,  # type: ignore[arg-type]
         fn_args=(load, out),
         batch_size=1,
         compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),

@@ -128,9 +128,10 @@ def refined(walk: Walk, maps: Artifact) -> Artifact:
     """Pseudo masks of the training split; PSA and IRN first make labels and train their network on them."""
     recipe = walk.recipe
     refiner = recipe.refine
+    assert refiner is not None
     network = None
     if refiner.trainable:
-        labels = refine_step(walk, "refine labels", maps, refiner.labels, None)
+        labels = refine_step(walk, "refine labels", maps, refiner.training_labels(), None)
         spec = NetworkSpec(kind="affinity", num_classes=walk.num_classes, refiner=refiner, affinity=recipe.affinity)
         network = road.train_network(walk, "refine train", spec, {"masks": labels})
     return refine_step(walk, "refine", maps, refiner, network)
@@ -183,7 +184,8 @@ def _score(
 ) -> None:
     """Score one artifact where there are masks, and log it."""
     assert walk.manifest is not None
-    if not walk.manifest.splits[split].has_masks:
+    manifest = walk.manifest
+    if not manifest.splits[split].has_masks:
         console.print(f"score {name}: split {split!r} has no masks, so there is nothing to score against")
         return
     recipe = walk.recipe
@@ -206,7 +208,7 @@ def _score(
             artifact.uri,
             kind,
             settings,
-            walk.manifest,
+            manifest,
             protocol,
             folder,
             walk.machines,

@@ -61,7 +61,7 @@ class ScoreWorker:
                     parts += _part_counts(decode_mask(truth_row["parts"]), truth, mask)
         buffer = io.BytesIO()
         counts = curve.counts if self.kind == "maps" else np.zeros(0, dtype=np.int64)
-        np.savez_compressed(buffer, curve=counts, parts=parts, **matrices)
+        np.savez_compressed(buffer, curve=counts, parts=parts, **matrices)  # type: ignore[arg-type]
         table = pa.Table.from_pylist(rows, schema=COUNTS_SCHEMA)
         return table.replace_schema_metadata({_TOTALS: buffer.getvalue()})
 

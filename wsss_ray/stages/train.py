@@ -27,6 +27,7 @@ from wsss_ray.tables import Lookup
 from wsss_ray.watch import SeedWatch
 
 STATE = "state.pt"
+TRAINING_COLUMNS = ("image_id", "image", "labels", "saliency", "height", "width")
 
 
 class TrainJob(Config):
@@ -171,7 +172,8 @@ def _train(job: TrainJob, board: Any) -> None:
     spec, config = job.spec, job.spec.train
     torch.manual_seed(job.seed)
     network = build.network(spec, pretrained=True, base_folder=job.base)
-    rows = Rows(job.data, job.split)
+    # Without the columns of ground truth: training cannot read it, even by mistake.
+    rows = Rows(job.data, job.split, columns=TRAINING_COLUMNS)
     samples = TrainSamples(
         rows,
         spec.num_classes,
@@ -185,11 +187,19 @@ def _train(job: TrainJob, board: Any) -> None:
     validation = None
     if job.val_split and config.validate_pictures and spec.kind == "localizer":
         validation = training.validation_pictures(
-            Rows(job.data, job.val_split), spec.num_classes, spec.net.normalize, config.validate_pictures
+            Rows(job.data, job.val_split, columns=TRAINING_COLUMNS),
+            spec.num_classes,
+            spec.net.normalize,
+            config.validate_pictures,
         )
     watch = None
     if job.val_split and config.validate_seeds and spec.localization is not None and world.rank == 0:
-        watch = SeedWatch(Rows(job.data, job.val_split), spec.num_classes, spec.localization, config.validate_seeds)
+        watch = SeedWatch(
+            Rows(job.data, job.val_split, columns=TRAINING_COLUMNS),
+            spec.num_classes,
+            spec.localization,
+            config.validate_seeds,
+        )
     state, history = _restore(world)
     last = [0.0]
 
