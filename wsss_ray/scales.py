@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from wsss_ray.data.augment import Augment, Normalize
+from wsss_ray.data.augment import Augment, Jitter, Normalize
 from wsss_ray.nets.deeplab import DeepLabV1, DeepLabV2
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import (
+    AffinityConfig,
     LocalizeConfig,
     NetConfig,
     PredictConfig,
@@ -15,7 +16,10 @@ from wsss_ray.recipe import (
     SegmentConfig,
     TrainConfig,
 )
+from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS
+from wsss_ray.refine.irn import Irn
+from wsss_ray.refine.psa import Psa
 
 ADAMW = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=5e-4)
 """What the small networks of ``toy`` and ``small`` train with; heads at ten times the rate as in the papers."""
@@ -139,3 +143,58 @@ def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: b
             }
         ),
     )
+
+
+Walker = Literal["irn", "psa"]
+
+
+def affinity(scale: Scale, kind: Walker = "irn") -> AffinityConfig:
+    """IRNet (ResNet-50, frozen) and AffinityNet (ResNet-38) as released, or on the small networks.
+
+    Momentum is that of the released PolyOptimizer, none to speak of. A small IRNet's branch learns at the rate of a new
+    layer; at ``toy`` the frozen network below it is untrained, so its boundaries are weak.
+    """
+    if scale != "paper":
+        own = train(scale, TrainConfig(), epochs=4 if scale == "toy" else 3)
+        if kind == "irn":
+            own = own.model_copy(update={"optimizer": own.optimizer.model_copy(update={"lr": 10 * own.optimizer.lr})})
+        return AffinityConfig(net=net(scale, NetConfig()), train=own)
+    if kind == "irn":
+        return AffinityConfig(
+            net=NetConfig(
+                backbone="resnet50",
+                output_stride=16,
+                weights="resnet50_imagenet_19c8e357",
+                options={"batch_norm": "frozen", "freeze_through": "layer4"},
+            ),
+            train=TrainConfig(
+                epochs=3,
+                batch_size=32,
+                optimizer=OptimizerConfig(lr=0.1, momentum=1e-4, weight_decay=1e-4),
+                schedule=ScheduleConfig(name="poly", power=0.9),
+                augment=Augment(resize="scale", range=(0.5, 1.5), crop=512),
+            ),
+        )
+    return AffinityConfig(
+        net=NetConfig(backbone="resnet38", weights="resnet38_imagenet"),
+        train=TrainConfig(
+            epochs=8,
+            batch_size=8,
+            optimizer=OptimizerConfig(lr=0.1, momentum=5e-4, weight_decay=5e-4),
+            schedule=ScheduleConfig(name="poly", power=0.9),
+            augment=Augment(resize="none", crop=448, crop_before_normalize=True, jitter=Jitter()),
+        ),
+    )
+
+
+def walker(scale: Scale, kind: Walker = "irn", labels: RefinerConfig | None = None) -> Irn | Psa:
+    """IRN or PSA with the radii of a scale; ``labels`` makes the training masks, None the refiner's own way.
+
+    Crops of the small scales hold fewer cells, so that pairs lie closer together.
+    """
+    given: dict[str, Any] = {} if labels is None else {"labels": labels}
+    if kind == "irn":
+        if scale == "paper":
+            return Irn(canvas=512, **given)
+        return Irn(train_radius=4 if scale == "toy" else 6, radius=4 if scale == "toy" else 5, **given)
+    return Psa(radius={"toy": 3, "small": 4, "paper": 5}[scale], **given)
