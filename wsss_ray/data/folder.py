@@ -241,18 +241,19 @@ def _item(entry: Entry, classes: list[str], listed: bool, masks: Path | None, sa
         entry.image_id,
         str(entry.image),
         None if entry.names is None else tuple(sorted(labels)),
-        mask=_png(entry.mask, masks, entry.image),
-        saliency=_png(entry.saliency, saliency, entry.image),
+        mask=_png(entry.mask, masks, entry),
+        saliency=_png(entry.saliency, saliency, entry),
         splits=(entry.split,) if entry.split else (),
         extra=extra,
     )
 
 
-def _png(given: Path | None, folder: Path | None, image: Path) -> str | None:
-    """The file named in the table, else ``folder/<stem>.png`` where it is there."""
+def _png(given: Path | None, folder: Path | None, entry: Entry) -> str | None:
+    """The file named in the table, else ``folder/<id>.png`` (pictures of one name in two folders), else
+    ``folder/<stem>.png``, where they are there."""
     if given is not None:
         return str(given)
     if folder is None:
         return None
-    path = folder / f"{image.stem}.png"
-    return str(path) if path.is_file() else None
+    names = (entry.image_id, entry.image.stem)
+    return next((str(path) for name in names if (path := folder / f"{name}.png").is_file()), None)

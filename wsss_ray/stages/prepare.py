@@ -15,6 +15,7 @@ from ray import cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.data.detect import made_by
 from wsss_ray.data.manifest import MANIFEST, Manifest, ShardInfo, load_manifest, write_manifest
 from wsss_ray.data.problems import Problem, find_problems
 from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
@@ -32,12 +33,19 @@ def prepare_source(
 ) -> Manifest:
     """Prepare a source by name; prints what was made. UserError lists every picture that cannot be used."""
     source = open_source(name, root, **options)
+    if options.get("saliency") is not None and _saliency_folder(source) is None:
+        example = next((item.image_id for item in source.items), "<id>")
+        raise UserError(f"--saliency {options['saliency']}: no map of any picture there; expected {example}.png")
     _quick_look(source, skip_bad)
     with cluster(address):
         manifest = prepare(source, out, machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         extras = [word for word, have in (("masks", info.has_masks), ("saliency", info.has_saliency)) if have]
         console.print(f"{split}: {info.num_pictures} pictures, {', '.join(extras) or 'no masks'}")
+        mapped = sum(shard.num_saliency for shard in manifest.shards_of(split))
+        if 0 < mapped < info.num_pictures:
+            without, first = info.num_pictures - mapped, info.first_without_saliency
+            console.print(f"note: {without} pictures of {split!r} have no saliency map, the first is {first}")
     console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
     return manifest
 
@@ -78,10 +86,22 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
         console.print(
             f"left out {len(bad)} pictures that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
         )
-    source.options = {**source.options, **({"skipped": len(bad)} if bad else {})}
+    origin = made_by(_saliency_folder(source))
+    source.options = {
+        **source.options,
+        **({"skipped": len(bad)} if bad else {}),
+        **({"saliency": origin} if origin is not None else {}),
+    }
     manifest = make_manifest(source, infos)
     write_manifest(manifest, out)
     return manifest
+
+
+def _saliency_folder(source: Source) -> Path | None:
+    """Where the first saliency map lies; None where no picture has a file of its own."""
+    maps = (item.saliency for item in source.items if isinstance(item.saliency, str))
+    first = next(maps, None)
+    return None if first is None else Path(first).parent
 
 
 def _quick_look(source: Source, skip_bad: bool) -> None:

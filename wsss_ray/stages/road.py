@@ -101,14 +101,16 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
         if split not in have:
             raise UserError(f"data.{key}: no split {split!r} in {recipe.data.uri}; it has {', '.join(have)}")
     needing: Localization | None = recipe
+    key = "method"
     while needing is not None:
-        if "saliency" in needing.method.needs and not manifest.has_saliency:
-            missing = manifest.first_without_saliency or "every picture"
+        if "saliency" in needing.method.needs and not manifest.splits[str(train_split)].has_saliency:
+            missing = manifest.splits[str(train_split)].first_without_saliency or "every picture"
             raise UserError(
-                f"method {needing.method.name!r} needs saliency maps and {missing} has none: prepare the data with "
-                "--saliency DIR, or run without them by --set method.saliency=false"
+                f"method {needing.method.name!r} needs saliency maps and {missing} of split {train_split!r} has none: "
+                "prepare the data with --saliency DIR ('wsss data saliency' makes maps), or run without them by "
+                f"--set {key}.saliency=false"
             )
-        needing = needing.base
+        needing, key = needing.base, f"base.{key}"
     data = recipe.data.model_copy(update={"train_split": train_split, "score_split": score_split})
     return recipe.model_copy(update={"data": data})
 

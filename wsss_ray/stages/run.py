@@ -14,6 +14,8 @@ from typing import Any
 from wsss_ray import storage
 from wsss_ray.artifacts import Artifact, Store, digest
 from wsss_ray.build import NetworkSpec
+from wsss_ray.data.detect import words
+from wsss_ray.data.manifest import Manifest
 from wsss_ray.nets.weights import locate
 from wsss_ray.recipe import Localization, Recipe, dump
 from wsss_ray.stages import infer, road, score
@@ -192,7 +194,7 @@ def _score(
     settings = recipe.score
     if settings.background is None:
         settings = settings.model_copy(update={"background": recipe.method.background()})
-    protocol = protocols(recipe, split)
+    protocol = protocols(recipe, split, saliency_words(recipe, manifest))
     dumped = settings.model_dump(mode="json", exclude=None if settings.at else {"at"})
     config = {"kind": kind, "score": dumped, "split": split, "protocol": protocol}
     inputs = {kind: artifact.digest, "data": walk.manifest.splits[split].digest}
@@ -220,8 +222,15 @@ def _score(
     tracker.flush()
 
 
-def protocols(recipe: Recipe, split: str) -> dict[str, str]:
-    """What each scored variant means, in words that belong beside its number."""
+def saliency_words(recipe: Localization, manifest: Manifest) -> str:
+    """Where the saliency that some localizer of this recipe learns from came from; empty where none does."""
+    if "saliency" in recipe.method.needs:
+        return words(manifest.options.get("saliency"))
+    return saliency_words(recipe.base, manifest) if recipe.base is not None else ""
+
+
+def protocols(recipe: Recipe, split: str, extra: str = "") -> dict[str, str]:
+    """What each scored variant means, in words that belong beside its number; ``extra`` ends each of them."""
     background = recipe.score.background if recipe.score.background is not None else recipe.method.background()
     labels = (
         "image labels used at test time" if recipe.predict.gate.classes == "labels" else "no image labels at test time"
@@ -230,7 +239,7 @@ def protocols(recipe: Recipe, split: str) -> dict[str, str]:
         f"scales {', '.join(f'{scale:g}' for scale in recipe.predict.scales)}{' + flip' if recipe.predict.flip else ''}"
     )
     refiner = recipe.refine.name if recipe.refine is not None else "none"
-    return {
+    said = {
         "fixed": f"{split}, threshold {background:g} fixed by the method, image labels used",
         "best": f"{split}, threshold {{threshold:g}} chosen on {split} ground truth, image labels used",
         "mask": f"{split}, refined by {refiner}, image labels used",
@@ -238,6 +247,7 @@ def protocols(recipe: Recipe, split: str) -> dict[str, str]:
         "multi_scale": f"{split}, {views}, {labels}",
         "crf": f"{split}, {views} + CRF, {labels}",
     }
+    return {name: f"{text}, {extra}" if extra else text for name, text in said.items()}
 
 
 def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:

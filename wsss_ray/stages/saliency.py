@@ -1,0 +1,115 @@
+"""``wsss data saliency``: maps for pictures that come without any, a step of its own that every score names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import cloudpickle
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.data import picture as pic
+from wsss_ray.data.detect import NOTE, describe, detect
+from wsss_ray.data.source import Item, Source, open_source, read_file
+from wsss_ray.recipe import Resources
+from wsss_ray.stages.cluster import Machines, cluster, machines
+from wsss_ray.stages.progress import Bar, console
+
+_SHOWN = 20
+_PER_TASK = 16
+
+
+def make_saliency(
+    name: str,
+    root: Path | None,
+    options: dict[str, Any],
+    out: str,
+    detector: str,
+    skip_bad: bool,
+    address: str | None,
+) -> int:
+    """Write ``<id>.png`` for every picture of a source into ``out``, beside a note of what made them; returns how many
+    maps are there.
+
+    Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
+    ``out`` holds maps of something else, or pictures that cannot be read (``skip_bad`` leaves those without a map).
+    """
+    made = describe(detector)
+    source = open_source(name, root, **options)
+    _claim(out, made)
+    with cluster(address):
+        total, bad = detect_all(source, out, detector, machines(Resources()))
+    if bad and not skip_bad:
+        listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
+        raise UserError(
+            f"{len(bad)} pictures have no map, the other {total - len(bad)} do:\n  {listed}\n"
+            "mend them and call again, or leave them without a map with --skip-bad"
+        )
+    console.print(f"{total - len(bad)} saliency maps by {detector} in {out}", soft_wrap=True)
+    console.print(f"next: wsss data prepare {name} ... --saliency {out}", soft_wrap=True)
+    return total - len(bad)
+
+
+def detect_all(source: Source, out: str, detector: str, layout: Machines) -> tuple[int, list[str]]:
+    """Detect in every picture that has no map yet; (number of pictures, what went wrong)."""
+    ready = set(storage.list_names(out))
+    items = [item for item in source.items if item.image is not None]
+    if not items:
+        raise UserError(f"{source.name}: no picture files to look at; this step is for folders, voc and coco")
+    todo = [item for item in items if f"{item.image_id}.png" not in ready]
+    bad: list[str] = []
+    with Bar("saliency", len(items)) as bar:
+        bar.at(len(items) - len(todo), "resumed" if len(todo) < len(items) else None)
+        for row in _made(todo, out, detector, layout) if todo else ():
+            bad += [str(line) for line in row["bad"]]
+            bar.advance(int(row["items"]))
+    return len(items), bad
+
+
+def _claim(out: str, made: dict[str, Any]) -> None:
+    """Write the note first, so that maps of two detectors never mix."""
+    note = storage.join(out, NOTE)
+    if storage.exists(note):
+        found = storage.read_json(note)
+        if found != made:
+            raise UserError(f"{out}: holds maps of {_short(found)}, not of {_short(made)}; choose another --out")
+    elif any(name.endswith(".png") for name in storage.list_names(out)):
+        raise UserError(f"{out}: holds pictures that this step did not make; choose another --out")
+    else:
+        storage.write_json(note, made)
+
+
+def _short(made: dict[str, Any]) -> str:
+    return " ".join(str(made.get(key, "?")) for key in ("detector", "detector_version", "library"))
+
+
+def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterator[dict[str, Any]]:
+    size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
+    light = [(item.image_id, item.image) for item in todo]
+    parts = [{"items": cloudpickle.dumps(light[start : start + size])} for start in range(0, len(light), size)]
+    pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
+        _detect_part,  # type: ignore[arg-type]
+        fn_args=(out, detector),
+        batch_size=1,
+        compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
+        num_cpus=1,
+    )
+    yield from pipeline.iter_rows()
+
+
+def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str) -> dict[str, Any]:
+    """Some pictures, in a Ray task; each map is written whole or not at all."""
+    items: list[tuple[str, str | bytes]] = cloudpickle.loads(batch["items"][0])
+    bad = []
+    for image_id, image in items:
+        try:
+            pixels = pic.decode_picture(read_file(image, "picture"), image if isinstance(image, str) else image_id)
+        except UserError as error:
+            bad.append(str(error))
+            continue
+        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect(pixels, detector)))
+    return {"bad": [bad], "items": [len(items)]}
