@@ -1,0 +1,57 @@
+"""``wsss sweep``: one recipe over a space of settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A name of 'wsss list' or a recipe file.", metavar="RECIPE")],
+    over: Annotated[
+        list[str],
+        typer.Option(
+            help="What varies, once per key: values (1,2,4), steps (240:400:40) or an interval (1e-5..1e-2:log).",
+            metavar="KEY=VALUES",
+        ),
+    ],
+    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
+    scale: Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")] = "toy",
+    profile: Annotated[str | None, typer.Option(help="paper or released, where they disagree.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a field in every trial.", metavar="KEY=VALUE")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of every point, each with its own seed.", min=1)] = 1,
+    search: Annotated[str, typer.Option(help="grid, random or tpe (needs the extra 'sweep').")] = "grid",
+    trials: Annotated[int | None, typer.Option(help="Points of random and tpe; default 20.", min=1)] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="seeds, masks, segmentation, or a variant like seeds.fixed; default: the last.")
+    ] = None,
+    max_concurrent: Annotated[
+        int | None, typer.Option(help="Trials at the same time; default: as many as have two cores or a GPU.", min=1)
+    ] = None,
+    asha: Annotated[
+        bool,
+        typer.Option(
+            "--asha", help="Stop trials early whose validation seeds lag behind. Reads masks of val while training."
+        ),
+    ] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
+) -> None:
+    """Run a recipe at many settings; shared steps are computed once, the same command goes on after any kill."""
+    from wsss_ray.studies import resolve
+
+    from wsss_ray.space import parse_space
+    from wsss_ray.sweep import plan
+
+    axes = parse_space(over)
+    base = resolve(recipe, scale=scale, profile=profile, data=data, settings=set_ or [])
+    made = plan(base, axes, seeds, search, trials, metric, asha)
+
+    from wsss_ray.stages.sweep import run_sweep
+
+    outcomes = run_sweep(made, out, address, max_concurrent)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        raise typer.Exit(1)

@@ -1,0 +1,431 @@
+"""``wsss sweep``: the trials of a sweep on Ray Tune, each a run of its own that shares every stage it can.
+
+A trial's driver holds no core and sits on the node of the sweep's own driver; the stages inside it get an equal share
+of the cluster. The trials' file locks see to it that a stage two of them need is computed once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import ray
+from ray import tune
+
+from wsss_ray import storage
+from wsss_ray import sweep as book
+from wsss_ray.artifacts import Store
+from wsss_ray.config import Config, UserError
+from wsss_ray.recipe import Recipe, Resources
+from wsss_ray.space import Axis, Point, name_of
+from wsss_ray.stages import score
+from wsss_ray.stages.cluster import cluster, machines
+from wsss_ray.stages.progress import Bar, console
+from wsss_ray.stages.run import Run, preflight, protocols, run, run_tags
+from wsss_ray.sweep import Outcome, Plan, flat_scores, recipe_at, value_of
+from wsss_ray.tracking import Tracker
+
+REDUCTION = 3
+"""Early stopping keeps the best third at every rung."""
+
+
+class Context(Config):
+    """What every trial of a sweep needs to know."""
+
+    recipe: Recipe
+    out: str
+    parent: str
+    share: int
+    metric: str
+    seeds: tuple[int, ...]
+    folder: str
+    """The working folder of the sweep's driver, which relative paths mean."""
+
+
+def run_sweep(made: Plan, out: str, address: str | None = None, max_concurrent: int | None = None) -> list[Outcome]:
+    """Run what is left of a sweep; its table, figure and state lie in ``<out>/sweeps/<name>``.
+
+    A trial that fails is reported and stops nothing. Raises UserError where nothing can run.
+    """
+    preflight(made.recipe)
+    store = Store(out)
+    folder = storage.join(store.uri, "sweeps", made.name)
+    outcomes, earlier = book.load(folder)
+    outcomes = [outcome for outcome in outcomes if outcome.state != "failed"]
+    tags = {**run_tags(made.recipe), "kind": "sweep", "sweep": made.name, "search": made.search}
+    tracker = Tracker(store.uri, f"sweep {made.name}", tags, resume=earlier)
+    status = "FAILED"
+    try:
+        tracker.end_children()
+        tracker.params({f"over.{axis.key}": _axis_text(axis) for axis in made.axes})
+        console.print(f"sweep: {folder}" + (f" ({len(outcomes)} trials kept)" if outcomes else ""), soft_wrap=True)
+        recorder = _Recorder(made, folder, outcomes, tracker.run_id)
+        with cluster(address):
+            _tune(made, recorder, store.uri, max_concurrent)
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end_children()
+        tracker.finish(status)
+    close(made, recorder.outcomes, folder, tracker)
+    return recorder.outcomes
+
+
+def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
+    """How many trials run at the same time: one per GPU, or per two cores, for each training worker.
+
+    UserError where more are asked for than have room.
+    """
+    whole = machines(resources)
+    limit = max(1, (whole.gpus or whole.cpus) // whole.train_workers)
+    if asked is not None and asked > limit:
+        raise UserError(
+            f"--max-concurrent {asked}: the cluster has room for {limit} trials of {whole.train_workers} training "
+            "worker(s); lower it, or join a larger cluster with --address"
+        )
+    usual = limit if whole.use_gpu else max(1, limit // 2)
+    return max(1, min(asked or usual, num_jobs))
+
+
+def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None) -> None:
+    """All trials that are left, on the joined cluster."""
+    space: dict[str, Any] = {}
+    searcher = None
+    if made.search == "tpe":
+        num_jobs = made.trials - len(book.lines(recorder.outcomes))
+        searcher = _optuna(made, recorder.outcomes)
+    else:
+        points = recorder.check(made.points())
+        jobs = book.jobs(points, made.seeds, recorder.outcomes)
+        num_jobs = len(jobs)
+        space = {"job": tune.grid_search([json.dumps(job) for job in jobs])}
+    if num_jobs <= 0:
+        return
+    share = concurrency(made.recipe.resources, max_concurrent, num_jobs)
+    context = Context(
+        recipe=made.recipe,
+        out=out,
+        parent=recorder.parent,
+        share=share,
+        metric=made.metric,
+        seeds=made.seeds,
+        folder=os.getcwd(),
+    )
+    for name in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Tune would swallow ctrl-C and end as if the sweep were over.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    scheduler = None
+    if made.stopping:
+        epochs = made.recipe.train.epochs
+        scheduler = tune.schedulers.ASHAScheduler(
+            time_attr="epoch",
+            metric="seed_miou",
+            mode="max",
+            max_t=max(2, epochs),
+            grace_period=max(1, epochs // REDUCTION**2),
+            reduction_factor=REDUCTION,
+            stop_last_trials=False,
+        )
+    scratch = tempfile.mkdtemp(prefix="wsss-sweep-")
+    console.print(f"sweep: {num_jobs} trials, {share} at a time")
+    try:
+        with Bar("sweep", num_jobs, "trials") as recorder.bar:
+            tune.Tuner(
+                tune.with_resources(_trial, {"CPU": 0, _this_node(): 0.001}),
+                param_space={**space, "context": context.model_dump_json(), "axes": [asdict(a) for a in made.axes]},
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    num_samples=num_jobs if searcher is not None else 1,
+                    max_concurrent_trials=share,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[recorder],
+                    failure_config=tune.FailureConfig(max_failures=0),
+                ),
+            ).fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _this_node() -> str:
+    """The resource that pins the trials' drivers to this node, where their file locks hold."""
+    address = ray.util.get_node_ip_address()
+    have = ray.cluster_resources()
+    return f"node:{address}" if f"node:{address}" in have else next(key for key in have if key.startswith("node:"))
+
+
+def _optuna(made: Plan, outcomes: Sequence[Outcome]) -> Any:
+    """TPE over the axes, told of the trials that are done already."""
+    try:
+        import optuna
+        from ray.tune.search.optuna import OptunaSearch
+    except ImportError:
+        raise UserError("--search tpe needs Optuna: install it with pip install 'wsss-ray[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    kinds: dict[str, Any] = {}
+    for axis in made.axes:
+        if axis.listed and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in axis.values):
+            kinds[f"over/{axis.key}"] = optuna.distributions.IntDistribution(0, len(axis.values) - 1)
+        elif axis.listed:
+            kinds[f"over/{axis.key}"] = optuna.distributions.CategoricalDistribution(list(range(len(axis.values))))
+        elif axis.whole:
+            kinds[f"over/{axis.key}"] = optuna.distributions.IntDistribution(int(axis.low), int(axis.high), axis.log)
+        else:
+            kinds[f"over/{axis.key}"] = optuna.distributions.FloatDistribution(axis.low, axis.high, axis.log)
+    points, rewards = [], []
+    for line in book.lines(outcomes):
+        found = [one.watched if made.stopping else one.value for one in line.outcomes]
+        known = [value for value in found if value is not None]
+        points.append({f"over/{axis.key}": _place(axis, line.point[axis.key]) for axis in made.axes})
+        rewards.append(mean(known) if known else 0.0)
+    # With a done trial fewer to draw the seed would repeat the points that are known.
+    sampler = optuna.samplers.TPESampler(seed=made.recipe.seed + len(points))
+    metric = "seed_miou" if made.stopping else "value"
+    return OptunaSearch(
+        kinds,
+        metric=metric,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=points or None,
+        evaluated_rewards=rewards or None,
+    )
+
+
+def _place(axis: Axis, value: Any) -> Any:
+    return axis.values.index(value) if axis.listed else value
+
+
+def _trial(config: dict[str, Any]) -> None:
+    """One trial, in its own process: its runs one after another, then one report of what they came to."""
+    context = Context.model_validate_json(config["context"])
+    if Path(context.folder).is_dir():
+        os.chdir(context.folder)
+    last = {"epoch": 0, "seed_miou": 0.0}
+
+    def on_epoch(title: str, epoch: dict[str, Any]) -> None:
+        if title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]:
+            last.update(epoch=epoch["epoch"] + 1, seed_miou=epoch["seed_miou"])
+            tune.report({**last, "value": 0.0, "outcomes": ""})
+
+    if "job" in config:
+        groups = [[(point, seed) for point, seed in json.loads(config["job"])]]
+    else:
+        axes = [Axis(**{**axis, "values": tuple(axis["values"])}) for axis in config["axes"]]
+        raw = config["over"]
+        point = {axis.key: axis.values[raw[axis.key]] if axis.listed else raw[axis.key] for axis in axes}
+        groups = [[(point, seed)] for seed in context.seeds]
+    outcomes = [outcome for group in groups for outcome in _answer(context, group, on_epoch, last)]
+    values = [outcome.value for outcome in outcomes if outcome.value is not None]
+    value = mean(values) if values else 0.0
+    tune.report({**last, "value": value, "outcomes": json.dumps([asdict(outcome) for outcome in outcomes])})
+
+
+def _answer(context: Context, pairs: list[tuple[Point, int]], on_epoch: Any, last: dict[str, float]) -> list[Outcome]:
+    """The outcomes of points that one run answers: it is made for the first, the others are read off its curve."""
+    start = time.monotonic()
+    point, seed = pairs[0]
+    try:
+        recipes = [recipe_at(context.recipe, *pair) for pair in pairs]
+        first = recipes[0]
+        if len(pairs) > 1:
+            places = tuple(sorted({_background(recipe) for recipe in recipes}))
+            first = first.model_copy(update={"score": first.score.model_copy(update={"at": places})})
+        done = run(
+            first,
+            context.out,
+            parent=context.parent,
+            quiet=True,
+            label=_label(context, point, seed),
+            share=context.share,
+            on_epoch=on_epoch,
+        )
+        steps = storage.read_json(storage.join(done.folder, "run.json"))["steps"]
+        computed = [step["title"] for step in steps if not step["reused"]]
+        reused = [step["title"] for step in steps if step["reused"]]
+        outcomes = [_outcome(context, point, seed, done.scores, computed, reused, done)]
+        outcomes[0].watched = last["seed_miou"] if last["epoch"] else None
+        for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
+            outcomes.append(_off_curve(context, *pair, recipe, done))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        return [Outcome(*pair, state="failed", reason=reason[:300]) for pair in pairs]
+    outcomes[0].seconds = time.monotonic() - start
+    return outcomes
+
+
+def _outcome(
+    context: Context,
+    point: Point,
+    seed: int,
+    scores: dict[str, dict[str, Any]],
+    computed: list[str],
+    reused: list[str],
+    done: Run,
+) -> Outcome:
+    value = value_of(scores, context.metric)
+    return Outcome(
+        point,
+        seed,
+        "finished",
+        value,
+        "" if value is not None else f"nothing scored as {context.metric}",
+        flat_scores(scores),
+        computed,
+        reused,
+        folder=done.folder,
+        mlflow_run=done.mlflow_run or "",
+    )
+
+
+def _off_curve(context: Context, point: Point, seed: int, recipe: Recipe, done: Run) -> Outcome:
+    """A point that differs only in its seed threshold, from the counts of a finished run; no map is read again."""
+    scores = dict(done.scores)
+    if "seeds" in scores:
+        settings = done.recipe.score.model_copy(update={"background": _background(recipe)})
+        names = list(scores["seeds"]["fixed"]["iou"])
+        words = protocols(recipe, str(done.recipe.data.score_split))
+        scores["seeds"] = score.rescored(done.artifacts["score seeds"], "maps", names, settings, words)
+    tracker = Tracker(context.out, _label(context, point, seed), run_tags(recipe), context.parent)
+    tracker.params({**point, "seed": seed})
+    for step, found in scores.items():
+        tracker.metrics(score.flat_metrics(step, found))
+    tracker.finish()
+    outcome = _outcome(context, point, seed, scores, [], ["curve of seeds"], done)
+    outcome.mlflow_run = tracker.run_id
+    return outcome
+
+
+def _background(recipe: Recipe) -> float:
+    return recipe.score.background if recipe.score.background is not None else recipe.method.background()
+
+
+def _label(context: Context, point: Point, seed: int) -> str:
+    return f"{context.recipe.name} {name_of(point)} seed={seed}"
+
+
+class _Recorder(tune.Callback):
+    """Hears of every trial in the sweep's driver: one line for people, and the state on disk."""
+
+    def __init__(self, made: Plan, folder: str, outcomes: list[Outcome], parent: str) -> None:
+        self.made, self.folder, self.outcomes, self.parent = made, folder, outcomes, parent
+        self.bar = Bar("sweep", 0)
+        self._answered: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def check(self, points: list[Point]) -> list[Point]:
+        """The points that make a recipe; the others are noted as failed."""
+        good, bad = [], []
+        for point in points:
+            try:
+                recipe_at(self.made.recipe, point, self.made.seeds[0])
+                good.append(point)
+            except UserError as error:
+                bad += [Outcome(point, seed, "failed", reason=str(error)) for seed in self.made.seeds]
+        self.add(bad)
+        return good
+
+    def add(self, new: Sequence[Outcome]) -> None:
+        """Note outcomes and say so."""
+        for one in new:
+            told = f"{one.state}: {one.reason}"
+            if one.state == "finished":
+                number = "-" if one.value is None else f"{100 * one.value:.1f} %"
+                ran = f"computed {', '.join(one.computed) or 'nothing'}; reused {', '.join(one.reused) or 'nothing'}"
+                told = f"{self.made.metric} {number} in {one.seconds:.0f} s ({ran})"
+            console.print(f"  {name_of(one.point)} seed={one.seed}: {told}", soft_wrap=True, markup=False)
+        self.outcomes += new
+        book.save(self.folder, self.made, self.outcomes, self.parent)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """The last report of a trial holds its outcomes."""
+        if result.get("outcomes") and trial.trial_id not in self._answered:
+            self._answered.add(trial.trial_id)
+            self.add([Outcome(**outcome) for outcome in json.loads(result["outcomes"])])
+            self.bar.advance()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial that ends without outcomes was stopped early."""
+        result = trial.last_result or {}
+        epochs = self.made.recipe.train.epochs
+        found = f"seeds {100 * result.get('seed_miou', 0):.1f} % after epoch {result.get('epoch', 0)} of {epochs}"
+        self._ended(trial, "stopped", f"{found}, behind the others", result.get("seed_miou"))
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial whose process died."""
+        error = str(trial.get_error() or "its process died").strip().splitlines()
+        self._ended(trial, "failed", error[-1][:300], None)
+
+    def _ended(self, trial: Any, state: Literal["failed", "stopped"], reason: str, watched: float | None) -> None:
+        if trial.trial_id in self._answered:
+            return
+        self._answered.add(trial.trial_id)
+        config = trial.config
+        if "job" in config:
+            pairs = [(point, seed) for point, seed in json.loads(config["job"])]
+        else:
+            raw = config["over"]
+            point = {a.key: a.values[raw[a.key]] if a.listed else raw[a.key] for a in self.made.axes}
+            pairs = [(point, seed) for seed in self.made.seeds]
+        self.add([Outcome(*pair, state=state, reason=reason, watched=watched) for pair in pairs])
+        self.bar.advance()
+
+
+def close(made: Plan, outcomes: list[Outcome], folder: str, tracker: Tracker) -> None:
+    """The closing table, the figure, and both in the sweep's MLflow run."""
+    from rich.table import Table
+
+    points = made.points() if made.search != "tpe" else []
+    found = book.lines(book.order(outcomes, points))
+    table = Table(title=f"sweep of {made.recipe.name} ({made.recipe.scale}), {made.search}", title_justify="left")
+    for column in book.headings(made.axes, made.metric):
+        table.add_column(column, justify="left" if column == "steps" else "right")
+    for line in book.rows(found):
+        table.add_row(*line)
+    console.print(table)
+    best = book.best(found)
+    if best is not None:
+        console.print(f"best:     {name_of(best.point)}: {made.metric} {best.mean:.1f} %")
+        tracker.metrics({"best/value": (best.mean or 0.0) / 100})
+        tracker.tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
+    buffer = io.BytesIO()
+    book.picture(made, found).save(buffer, "PNG", optimize=True)
+    storage.write_bytes(storage.join(folder, "sweep.png"), buffer.getvalue())
+    with tempfile.TemporaryDirectory() as scratch:
+        local = Path(scratch) / "sweep.png"
+        local.write_bytes(buffer.getvalue())
+        tracker.files([local], "sweep")
+    tracker.text(json.dumps(storage.read_json(storage.join(folder, "sweep.json")), indent=1), "sweep/sweep.json")
+    tracker.finish()
+    console.print(f"figure:   {storage.join(folder, 'sweep.png')}", soft_wrap=True)
+    console.print("compare:  wsss ui")
+
+
+def _axis_text(axis: Axis) -> str:
+    if axis.listed:
+        return ",".join(json.dumps(value) for value in axis.values)
+    return f"{axis.low:g}..{axis.high:g}{':log' if axis.log else ''}"
