@@ -37,7 +37,7 @@ COCO = "the classifier's COCO settings were not released: VOC's are used"
 def train(scale: Scale, profile: Profile) -> TrainConfig:
     """Long side 256-512, crop 320, no colour jitter, 40 epochs at lr 0.01 for every layer (tools, train scripts).
 
-    Released: batch 8 in the warm-up of 10 epochs, 16 after, no momentum to speak of (PolyOptimizer), and a schedule that
+    Released: batch 8 in the warm-up of 10 epochs, 16 after, no momentum to speak of (PolyOptimizer), a schedule that
     does not come to its end. Paper: it mentions neither warm-up nor horizon nor this stage's momentum; batch 16, 0.9.
     """
     augment = Augment(resize="long_side", range=(256, 512), crop=320)
