@@ -10,7 +10,7 @@ from wsss_ray.config import UserError
 from wsss_ray.runs import STEPS, RunFolder
 from wsss_ray.score.bootstrap import Difference, compare
 
-IDLE = ("name", "resources.", "tags.", "version")
+IDLE = {"name", "resources", "tags", "version"}
 """Parts of a recipe that change no number."""
 
 
@@ -102,7 +102,7 @@ def compare_runs(runs: Sequence[RunFolder], num_resamples: int = 1000, seed: int
 def recipe_differences(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """Flattened keys whose values are not equal in all recipes, in the order of the recipes."""
     flat = [flatten(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for one in flat for key in one if not key.startswith(IDLE))
+    keys = dict.fromkeys(key for one in flat for key in one if key.split(".")[0] not in IDLE)
     values = {key: tuple(one.get(key) for one in flat) for key in keys}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
 

@@ -273,7 +273,9 @@ def picture_section(run: RunFolder, step: str, shown: Sequence[Shown], start: in
         group = "by class" if picture.group.startswith("class ") else picture.group
         groups.setdefault(group, []).append(panel(picture, place, start, start + len(shown), run.labels, palette))
     title = {"masks": "Pictures: pseudo masks", "segmentation": "Pictures: predictions"}[step]
-    lead = "Best and worst by the mean IoU within a picture, which only chooses pictures. Touch one to see it large."
+    lead = (
+        "Best and worst by the mean IoU of a picture's classes, which only chooses pictures. Touch one to enlarge it."
+    )
     body = "".join(
         f'<h3>{escape(name.capitalize())}</h3><div class="panels">{"".join(panels)}</div>'
         for name, panels in groups.items()

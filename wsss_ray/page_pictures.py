@@ -22,8 +22,8 @@ from wsss_ray.tables import decode_maps, part_name, read_table
 
 BUDGET = 6_500_000
 """Bytes of all pictures of a page together, as base64."""
-SIDES = (480, 360, 280, 200, 140)
-"""Longest sides tried, in pixels, until a picture fits its share of the budget."""
+LARGEST, SMALLEST = 480, 140
+"""Longest side in pixels: what is tried first, and what is kept whatever its bytes."""
 GROUPS = {"best": 4, "worst": 4, "random": 6}
 MAX_CLASSES = 24
 """Pictures chosen by class: one for each of so many classes, those with most pixels of truth."""
@@ -37,7 +37,7 @@ class Shown:
     group: str
     """best, worst, random, or ``class NAME``."""
     score: float | None
-    """Mean IoU over the labels of this picture and its result: chooses pictures, is no score of the run."""
+    """Mean IoU over the classes of this picture and its result: chooses pictures, is no score of the run."""
     labels: tuple[int, ...]
     """Labels in the picture, 1-based as in masks."""
     tiles: tuple[tuple[str, str], ...]
@@ -59,9 +59,9 @@ def choose(
     if counts is None:
         return [(ids[place], "random", None) for place in sorted(order[: sum(GROUPS.values())])]
     parts = Counts(counts[:, 0], counts[:, 1], counts[:, 2])
-    scores = mean_iou(parts)
+    scores, with_background = mean_iou(parts, foreground=True), mean_iou(parts)
     objects = np.flatnonzero((counts[:, 1, 1:].sum(axis=1) > 0) & ~np.isnan(scores))
-    ranked = objects[np.argsort(-scores[objects], kind="stable")]
+    ranked = objects[np.lexsort((-with_background[objects], -scores[objects]))]
     taken: dict[int, str] = {}
 
     def take(places: Iterable[int], group: str, count: int) -> None:
@@ -169,18 +169,16 @@ def _panel(
 def data_uri(picture: np.ndarray, share: int) -> str:
     """(H, W, 3) uint8 as a WebP data URI of at most ``share`` characters, as large as fits or the smallest size."""
     image = Image.fromarray(np.ascontiguousarray(picture))
-    text = ""
-    for side in SIDES:
-        if text and max(image.size) <= side:
-            continue
-        scale = min(1.0, side / max(image.size))
+    side = min(LARGEST, max(image.size))
+    while True:
+        scale = side / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         buffer = io.BytesIO()
-        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80, method=4)
+        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80, method=2)
         text = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-        if len(text) <= share:
-            break
-    return text
+        if len(text) <= share or side <= SMALLEST:
+            return text
+        side = max(SMALLEST, min(round(0.95 * side), int(0.95 * side * (share / len(text)) ** 0.5)))
 
 
 def _finite(value: float) -> float | None:

@@ -87,7 +87,8 @@ padding:56px 16px 24px;background:var(--paper)}
 .panel:target .open{grid-auto-flow:row;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px;
 cursor:default;max-width:1180px;margin:0 auto;pointer-events:none}
 .panel:target .open span{font-size:.9rem}
-.panel:target img{max-height:calc((100vh - 210px)/2);object-fit:contain;background:none}
+.panel:target img{max-height:calc((100vh - 210px)/2);object-fit:contain;object-position:left;
+background:none}
 .panel:target figcaption{font-size:1rem;max-width:1180px;margin:14px auto 0}
 .panel:target nav{display:flex;position:fixed;top:0;left:0;right:0;justify-content:flex-end;gap:8px;padding:8px 12px;
 background:var(--paper);border-bottom:1px solid var(--rule)}

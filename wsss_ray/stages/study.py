@@ -115,12 +115,12 @@ def opened(
         "data": data,
         "settings": list(settings),
     }
-    known: dict[str, Any] = {}
+    known: dict[tuple[str, int], Any] = {}
     where = storage.join(folder, RESULTS)
     if storage.exists(where):
         before = storage.read_json(where)
         if all(before.get(key) == head[key] for key in ("profile", "data", "settings")):
-            known = {row["name"]: row["seeds"] for row in before["rows"]}
+            known = dict(zip(_told_apart([row["name"] for row in before["rows"]]), before["rows"], strict=True))
         else:
             aside = f"results-{digest([before.get(key) for key in ('profile', 'data', 'settings')])[:8]}.json"
             storage.write_json(storage.join(folder, aside), before)
@@ -131,11 +131,16 @@ def opened(
             "published": dict(row.published),
             "note": row.note,
             "runs": row.recipe is not None,
-            "seeds": known.get(row.name, {}),
+            "seeds": known.get(key, {"seeds": {}})["seeds"],
         }
-        for row in study.rows
+        for row, key in zip(study.rows, _told_apart([row.name for row in study.rows]), strict=True)
     ]
     return {**head, "rows": rows}
+
+
+def _told_apart(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Names with how often each came before: tables print some twice."""
+    return [(name, list(names[:place]).count(name)) for place, name in enumerate(names)]
 
 
 def planned(
