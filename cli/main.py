@@ -81,14 +81,19 @@ def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127
 @app.command()
 def export(
     run_folder: Annotated[str, typer.Argument(help="Folder of a run (below --out/runs).", metavar="RUN")],
-    to: Annotated[Path, typer.Option(help="Folder to write palette PNGs into.")],
+    to: Annotated[Path, typer.Option(help="Folder to write into.")],
+    as_: Annotated[
+        str, typer.Option("--as", help="png, coco (RLE), polygons (CVAT, Label Studio) or mlflow (the network).")
+    ] = "png",
     what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
     voc_server: Annotated[bool, typer.Option("--voc-server", help="Also pack the VOC server's archive.")] = False,
+    tolerance: Annotated[float, typer.Option(help="polygons: pixels a line may be off; 0 follows every edge.")] = 1.0,
+    pictures: Annotated[bool, typer.Option("--pictures", help="coco, polygons: also write the pictures.")] = False,
 ) -> None:
-    """Write pseudo masks or predictions as palette PNGs."""
-    from wsss_ray.export import export_run
+    """Write masks or predictions as palette PNGs or annotations to correct, or the network as a model to serve."""
+    from wsss_ray.export import export as write
 
-    typer.echo(export_run(run_folder, to, what, voc_server))
+    typer.echo(write(run_folder, to, what, as_, voc_server, tolerance, pictures))
 
 
 @data_app.command()
@@ -112,6 +117,25 @@ def prepare(
     given = {"labels": labels and str(labels), "labels_from": labels_from, "saliency": saliency and str(saliency)}
     options.update({key: value for key, value in given.items() if value is not None})
     prepare_source(source, root, options, out, skip_bad, address)
+
+
+@data_app.command()
+def saliency(
+    source: Annotated[str, typer.Argument(help="voc, folder, coco.")],
+    root: Annotated[Path | None, typer.Argument(help="Where the pictures are.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
+    detector: Annotated[str, typer.Option(help="border_cut, fine_grained or spectral_residual.")] = "border_cut",
+    set_: Sets = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over pictures that cannot be read.")] = False,
+    address: Address = None,
+) -> None:
+    """Make saliency maps with a classical detector, for pictures that come without any."""
+    import yaml
+
+    from wsss_ray.stages.saliency import make_saliency
+
+    options = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in set_ or [])}
+    make_saliency(source, root, options, out, detector, skip_bad, address)
 
 
 @data_app.command()

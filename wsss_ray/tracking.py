@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -197,3 +198,35 @@ def serve(out: str, port: int) -> int:
     if root is not None:
         command += ["--default-artifact-root", root]
     return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
+
+
+def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "") -> str:
+    """Save ``folder`` (network, weights, ``answer.json``) as an MLflow pyfunc model at ``path``, and among the
+    artifacts of the run ``run_id`` where that is known; returns the URI ``mlflow models serve`` takes."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import ModelSignature
+    from mlflow.pyfunc import save_model as save
+    from mlflow.tracking import MlflowClient
+    from mlflow.types import ColSpec, Schema
+
+    inputs = Schema([ColSpec("string", "picture", required=False), ColSpec("string", "path", required=False)])
+    code = Path(__file__).with_name("served_model.py")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given
+        # Requirements are given, since MLflow would otherwise start the model in a second process to guess them.
+        save(
+            path=str(path),
+            python_model=str(code),
+            artifacts={"model": str(folder)},
+            signature=ModelSignature(inputs=inputs),
+            pip_requirements=["wsss-ray"],
+        )
+    if run_id is None:
+        return str(path)
+    try:
+        MlflowClient(tracking_uri=tracking_uri(out)).log_artifacts(run_id, str(path), "model")
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"MLflow at {tracking_uri(out)} does not take the model of run {run_id} ({reason})") from error
+    return f"runs:/{run_id}/model"

@@ -169,7 +169,7 @@ def predict(
     fresh = {one.picture for one in todo}
     return {
         "answered": sum(one["error"] is None and one["picture"] in fresh for one in mine),
-        "kept": len(asked) - len(todo),
+        "kept": sum(one["error"] is None and one["picture"] not in fresh for one in mine),
         "skipped": len(bad),
     }
 
