@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.runs import STEPS
 from wsss_ray.score.rank import Agreement, agreement
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Status = Literal["finished", "partly", "failed", "not run", "quoted"]
 METRICS: dict[str, str] = {
@@ -248,6 +251,30 @@ def protocols_in_words(report: Report) -> list[str]:
             more = f" (and {len(known) - 1} other, by row)" if len(known) > 1 else ""
             found.append(f"{METRICS[metric]}: {known[0]}{more}")
     return found
+
+
+def drawn(report: Report) -> Image.Image | None:
+    """Published and ours over the rows with error bars over seeds; joined where the study varies an axis."""
+    from wsss_ray.figure import Mark, Series, chart
+
+    numbers = report.axis is not None and all(_is_number(line.name) for line in report.lines)
+    places: list[float | str] = [float(line.name) if numbers else line.name for line in report.lines]
+    cells = [line.cells[report.metric] for line in report.lines]
+    published = tuple(Mark(x, (c.published,)) for x, c in zip(places, cells, strict=True) if c.published is not None)
+    found = tuple(Mark(x, c.ours) for x, c in zip(places, cells, strict=True) if c.ours)
+    joined = report.axis is not None
+    series = [Series("ours", found, joined), *([Series("published", published, joined, True)] if published else [])]
+    if not found:
+        return None
+    return chart(f"{report.name} ({report.scale})", series, report.axis or "row", METRICS[report.metric])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def markdown(report: Report) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from wsss_ray import build, storage
@@ -18,11 +21,12 @@ from wsss_ray.stages.cluster import cluster
 from wsss_ray.stages.progress import console
 from wsss_ray.stages.road import VERSIONS
 from wsss_ray.study import Row, Study
-from wsss_ray.study_report import markdown, summarize
+from wsss_ray.study_report import drawn, markdown, summarize
 from wsss_ray.tracking import Tracker
 
 RESULTS = "results.json"
 TABLE = "table.md"
+FIGURE = "figure.png"
 
 
 def run_study(
@@ -222,9 +226,15 @@ def num_parameters(done: runs.Run) -> float:
 
 
 def save(folder: str, results: dict[str, Any]) -> None:
-    """Results and table, each written atomically."""
+    """Results, table and figure, each written atomically."""
     storage.write_json(storage.join(folder, RESULTS), results)
-    storage.write_bytes(storage.join(folder, TABLE), markdown(summarize(results)).encode())
+    report = summarize(results)
+    storage.write_bytes(storage.join(folder, TABLE), markdown(report).encode())
+    picture = drawn(report)
+    if picture is not None:
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        storage.write_bytes(storage.join(folder, FIGURE), buffer.getvalue())
 
 
 def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
@@ -240,4 +250,9 @@ def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
         tracker.metrics({"order/tau_b": report.order.tau, "order/p_value": report.order.p_value})
     tracker.params({"rows": len(report.lines), "data": report.data or "toy", "settings": " ".join(report.settings)})
     tracker.text(markdown(report), TABLE)
+    picture = drawn(report)
+    if picture is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            picture.save(Path(folder) / FIGURE, optimize=True)
+            tracker.files([Path(folder) / FIGURE])
     tracker.flush()
