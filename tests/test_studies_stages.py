@@ -1,0 +1,173 @@
+"""KTSE, ESOL, SSSS and WS-FCN at paper scale are what was published; their tables hold the papers' numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
+
+from wsss_ray import scales
+from wsss_ray.config import UserError
+from wsss_ray.methods.ktse import IRN_FUSION, Ktse
+from wsss_ray.nets import build_backbone
+from wsss_ray.nets.optim import lr_at
+from wsss_ray.recipe import Localization, Recipe, override
+from wsss_ray.refine.gate import SSSS_GATE, WSFCN_GATE
+
+
+def published(name: str, metric: str) -> dict[str, float]:
+    """Row -> one of its numbers."""
+    return {row.name: row.published[metric] for row in build_study(name).rows if metric in row.published}  # type: ignore[index]
+
+
+def run_rows(name: str, scale: str = "toy", profile: str = "paper") -> dict[str, Recipe]:
+    """Row -> recipe of the rows that run."""
+    return {row.name: row.recipe for row in build_study(name, scale, profile).rows if row.recipe is not None}
+
+
+def test_numbers_of_the_papers() -> None:
+    assert published("ktse.table1", "masks")["KTSE"] == 73.8 and published("ktse.table1", "seeds")["FPR"] == 63.8
+    assert published("ktse.table2", "segmentation")["KTSE"] == 67.3
+    assert published("ktse.table3", "segmentation")["OCR"] == 72.7
+    assert published("ktse.table4", "segmentation")["KTSE"] == 37.2
+    assert published("ktse.table5", "segmentation")["KTSE"] == 45.9
+    assert list(published("ktse.table6", "seeds").values()) == [54.2, 57.1, 57.4, 60.2, 63.8, 67.0]
+    assert list(published("ktse.table7", "seeds").values()) == [54.2, 55.6, 54.9, 58.7, 60.2]
+    assert (
+        published("esol.table1", "masks")["ESOL, PSA"] == 66.4 and published("esol.table1", "seeds")["CDA, IRN"] == 50.8
+    )
+    assert published("esol.table1_coco", "masks") == {"CONTA": 35.2, "IRN": 42.9, "ESOL": 44.6}
+    assert list(published("esol.table6", "seeds").values()) == [48.4, 48.5, 49.1, 51.8, 50.1, 50.9, 52.8, 53.6]
+    assert published("ssss.readme", "segmentation")["SSSS + CRF, labels given, train"] == 66.9
+    assert published("wsfcn.table1", "params")["WS-FCN"] == 147.34
+    assert published("wsfcn.table2", "pixel_accuracy")["Large convolution 7x7"] == 86.95
+    assert published("wsfcn.table3", "segmentation")["Four scales, flip"] == 61.57
+    assert published("wsfcn.table4", "segmentation")["WS-FCN + CRF, labels given"] == 65.02
+    assert published("wsfcn.table5", "segmentation")["SGAN"] == 33.6
+
+
+def test_ktse_schedule() -> None:
+    released = ktse.recipe("paper", "released")
+    steps = [10_582 // released.train.batch_size_at(epoch) for epoch in range(released.train.epochs)]
+    assert (steps[9], steps[10], sum(steps)) == (1322, 661, 33_050)
+    schedule = released.train.schedule
+    assert lr_at(schedule, sum(steps[:10]), sum(steps), 661) == pytest.approx(0.772, abs=5e-4)
+    assert lr_at(schedule, sum(steps) - 1, sum(steps), 661) == pytest.approx(0.414, abs=5e-4)
+    assert (released.train.optimizer.momentum, released.train.augment.crop, released.train.augment.jitter) == (
+        5e-4,
+        320,
+        None,
+    )
+    assert released.localize.fusion == IRN_FUSION and released.refine.labels.background == 0.10
+    paper = ktse.recipe("paper")
+    assert (paper.train.optimizer.momentum, paper.train.batch_milestones, paper.method.warmup_epochs) == (0.9, {}, 0)
+    assert paper.refine.labels.background == 0.05
+
+
+def test_ktse_dropout_reaches_the_network_from_a_file() -> None:
+    net = ktse.recipe("paper").net
+    again = Recipe.model_validate_json(ktse.recipe("paper").model_dump_json()).net
+    assert again == net and net.options["dropout"] == (0.2, 0.2)
+    assert override(ktse.recipe("paper"), ["net.options.dropout=[0.1, 0.4]"]).net.options["dropout"] == (0.1, 0.4)
+    backbone = build_backbone(net.backbone, net.output_stride, **again.options)
+    assert [m.p for m in backbone.modules() if isinstance(m, torch.nn.Dropout2d)] == [0.2] * 4
+
+
+def test_ktse_ablations_change_only_their_parts() -> None:
+    rows = run_rows("ktse.table6", "paper", "released")
+    switches = {
+        name: tuple(getattr(row.method, key) for key in ("sie", "ssr", "ga", "la")) for name, row in rows.items()
+    }
+    assert switches["Base"] == (False,) * 4 and switches["Base + MGA"] == (False, False, True, True)
+    assert switches["Base + SIE + SSR + MGA"] == (True,) * 4
+    assert rows["Base"].localize.fusion == Ktse().fusion() and rows["Base"].localize.stride == 1
+    assert len({row.train.model_dump_json() for row in rows.values()}) == 1
+
+
+def chain_of(recipe: Localization) -> list[Localization]:
+    """The localizers in the order of their training."""
+    found: list[Localization] = []
+    part: Localization | None = recipe
+    while part is not None:
+        found.insert(0, part)
+        part = part.base
+    return found
+
+
+def test_esol_phases() -> None:
+    chain = chain_of(esol.recipe("paper"))
+    assert [part.method.phase for part in chain] == ["classifier", "expansion", "shrinkage"]
+    assert [part.train.epochs * (10_582 // part.train.batch_size) for part in chain] == [3305, 6610, 6610]
+    assert [part.train.optimizer.lr for part in chain] == [0.1, 0.01, 0.1]
+    assert {part.train.optimizer.momentum for part in chain} == {1e-4}
+    coco = chain_of(run_rows("esol.table2", "paper")["ESOL, ResNet-101"])
+    assert [part.train.optimizer.lr for part in coco] == [0.1, 0.001, 0.02]
+    assert coco[1].train.epochs * (82_783 // 16) == 51_730
+    with pytest.raises(UserError, match="no released code"):
+        resolve("esol", "toy", "released")
+
+
+def test_esol_alpha_and_rate_at_small_scales() -> None:
+    for scale in ("toy", "small"):
+        expansion = chain_of(esol.recipe(scale))[1]
+        assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(0.1)
+    alphas = [chain_of(row)[1].method.alpha for row in run_rows("esol.figure6a", "paper").values()]
+    assert alphas == [0.001, 0.003, 0.01, 0.03, 0.1]
+
+
+def test_esol_ablations() -> None:
+    rows = run_rows("esol.table6")
+    assert len(chain_of(rows["w/o DT_e"])) == 2 and len(chain_of(rows["w/o FL"])) == 3
+    assert rows["Baseline"].method.name == "cam"
+    assert {part.method.beta for part in chain_of(rows["w/o FL"])} == {1.0}
+    assert rows["w/o (DT_s + L_area)"].method.mu == 0 and rows["w/o (DT_s + L_area)"].method.trains == ("conv2",)
+
+
+def test_single_stage_recipes_end_at_their_own_masks() -> None:
+    for module, gate, preset in ((ssss, SSSS_GATE, 80.0), (wsfcn, WSFCN_GATE, 30.0)):
+        for scale in ("toy", "small", "paper"):
+            made = module.recipe(scale)
+            assert made.predicts and made.refine is None and made.segment is None and not made.affinity
+            assert made.predict.gate == gate and made.predict.crf.bilateral_xy == preset
+            assert made.method.warmup_epochs < made.train.epochs
+    paper = ssss.recipe("paper")
+    assert (paper.train.optimizer.lr, paper.train.schedule.name, paper.train.augment.resize) == (
+        1e-3,
+        "constant",
+        "area",
+    )
+    assert wsfcn.recipe("paper").method.multipliers == (1.0, 2.0, 20.0, 40.0)
+    assert wsfcn.recipe("paper", "released").method.fca.dilations == (1, 12, 24, 36)
+
+
+def test_wsfcn_rows() -> None:
+    rows = run_rows("wsfcn.table3")
+    assert [(row.predict.scales, row.predict.flip) for row in rows.values()] == [
+        ((1.0,), False),
+        ((1.0, 0.5, 1.5, 2.0), False),
+        ((1.0,), True),
+        ((1.0, 0.5, 1.5, 2.0), True),
+    ]
+    ways = run_rows("wsfcn.table4")
+    assert ways["WS-FCN"].predict.crf is None and ways["WS-FCN + CRF"].predict.crf is not None
+    assert ways["WS-FCN, labels given"].predict.gate.classes == "labels"
+    assert run_rows("wsfcn.table5")["SSSS"].method.penalty_floor == 0.1
+
+
+def test_wsfcn_parameters_are_the_published_ones() -> None:
+    for name, row in run_rows("wsfcn.table1", "paper", "released").items():
+        with torch.device("meta"):
+            network = row.method.build(build_backbone(row.net.backbone, **row.net.options), 20)
+        learns = sum(p.numel() for group in network.param_groups() for p in group.params) / 1e6
+        assert learns == pytest.approx(published("wsfcn.table1", "params")[name], abs=0.01), name
+
+
+def test_walkers_fit_their_crops() -> None:
+    for scale in ("toy", "small", "paper"):
+        crop = scales.affinity(scale, "irn").train.augment.crop
+        assert crop // 4 > 2 * (scales.walker(scale, "irn").train_radius - 1)
+        assert scales.affinity(scale, "psa").train.augment.crop // 8 > 2 * (scales.walker(scale, "psa").radius - 1)
+    irn = scales.affinity("paper", "irn")
+    assert (irn.train.batch_size, irn.train.epochs, irn.train.optimizer.lr) == (32, 3, 0.1)
+    psa = scales.affinity("paper", "psa")
+    assert (psa.net.backbone, psa.train.augment.crop, psa.train.epochs) == ("resnet38", 448, 8)
