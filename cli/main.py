@@ -11,6 +11,8 @@ from wsss_ray.cli.compare import compare
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
 from wsss_ray.cli.study import app as study_app
+from wsss_ray.cli.submit import submit
+from wsss_ray.cli.sweep import sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check pictures.")
@@ -19,6 +21,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
 app.command()(compare)
+app.command()(sweep)
+app.command()(submit)
 app.command()(report)
 app.command()(predict)
 
