@@ -25,12 +25,18 @@ VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 """Where the VOC server looks for masks inside the archive (comp6: trained with more than VOC)."""
 
 
-def artifact_folder(run_folder: str, name: str) -> str:
-    """The folder of one of a run's artifacts; UserError where the run has none of this name."""
+def run_record(run_folder: str) -> dict[str, Any]:
+    """What a run wrote down about itself; UserError where there is no finished run."""
     record = storage.join(storage.absolute(run_folder), "run.json")
     if not storage.exists(record):
         raise UserError(f"{run_folder}: no finished run here; give a folder below --out/runs")
     run: dict[str, Any] = storage.read_json(record)
+    return run
+
+
+def artifact_folder(run_folder: str, name: str) -> str:
+    """The folder of one of a run's artifacts; UserError where the run has none of this name."""
+    run = run_record(run_folder)
     if name not in run["artifacts"]:
         raise UserError(f"{run_folder}: this run made no {name}; it made {', '.join(sorted(run['artifacts']))}")
     root = storage.absolute(run_folder).rstrip("/").rsplit("/", 2)[0]
@@ -109,7 +115,7 @@ def export_annotations(
     ``label_studio.xml``, and with ``pictures`` the pictures below ``images/``."""
     from wsss_ray.annotations import CocoWriter, label_studio_config, label_studio_task
 
-    manifest = load_manifest(storage.read_json(storage.join(storage.absolute(run_folder), "run.json"))["data"])
+    manifest = load_manifest(run_record(run_folder)["data"])
     writer = CocoWriter(manifest.classes, as_polygons, tolerance)
     images: list[dict[str, Any]] = []
     folder = to / "images" if pictures else None
@@ -162,7 +168,7 @@ class _JsonList:
 
 def _with_files(run_folder: str, what: str, folder: Path | None) -> Iterator[tuple[str, bytes]]:
     """(file name, palette PNG) of every mask; the ending follows the picture's format. Pictures go into ``folder``."""
-    data = storage.read_json(storage.join(storage.absolute(run_folder), "run.json"))["data"]
+    data = run_record(run_folder)["data"]
     shards = {part_name(shard.path): shard for shard in load_manifest(data).shards}
     for part, masks in parts_of(run_folder, what):
         named: dict[str, str] = {}

@@ -28,11 +28,13 @@ ROOT = "WSSS_SERVE_ROOT"
 class Segmentation(PythonModel):
     """Rows with ``picture`` (base64 of a JPEG, PNG, ...) or ``path`` -> one answer each."""
 
+    # The saved signature states the schema; without this MLflow asks for type hints on every start.
+    _skip_type_hint_validation = True
+
     def load_context(self, context: Any) -> None:
         """Load the network once, when the server starts."""
         self.answerer = Answerer(open_model(context.artifacts["model"]))
 
-    # No type hint on the input: MLflow would take it for the schema, which the saved signature states.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """{"height", "width", "classes": [{"class", "share", "confidence"}], "mask": base64 of a palette PNG} for every
         row; a bad picture refuses the request, naming its row."""

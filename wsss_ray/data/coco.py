@@ -60,9 +60,9 @@ def open_coco(
 
     ``crowd`` and ``overlap``: how masks are drawn (``coco_masks.render``). ``empty``: whether pictures without any
     label are dropped. ``crowd_labels``: whether a crowd alone gives its picture a label. ``categories_from``: COCO's
-    own, or those the annotation files list (other data in its layout). ``masks=False`` leaves masks out. ``saliency``: a
-    folder of ``<picture>.png``. ``index``: where the parsed annotations are kept, by default the cache; on several
-    machines a folder that all of them see.
+    own, or those the annotation files list (other data in its layout). ``masks=False`` leaves masks out.
+    ``saliency``: a folder of ``<picture>.png``. ``index``: where the parsed annotations are kept, by default the cache;
+    on several machines a folder that all of them see.
     """
     _check("crowd", crowd, ("included", "excluded", "ignore"))
     _check("overlap", overlap, ("smallest", "last", "first"))
