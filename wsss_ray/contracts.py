@@ -7,9 +7,10 @@ Label spaces: image labels and class maps are foreground only, ``C`` classes, 0-
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from wsss_ray.config import Config
@@ -125,3 +126,5 @@ class FusionRule(Config):
     normalize: Literal["max", "minmax", "none"] = "max"
     """Per class over the whole picture."""
     epsilon: float = 1e-5
+    multiple: Annotated[int, Field(ge=1)] = 1
+    """Maps stored at the picture's own size are up-sampled to a multiple of this, then cropped (IRN: 16)."""

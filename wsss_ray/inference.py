@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import Normalize
 from wsss_ray.recipe import LocalizeConfig, PredictConfig
-from wsss_ray.refine.fusion import Pass, fuse_present, scaled_inputs, strided_size
+from wsss_ray.refine.fusion import Pass, fuse_present, scaled_inputs, strided_size, whole_cells
 from wsss_ray.refine.maps import ClassMaps
 
 MAX_PIXELS = 12_000_000
@@ -76,7 +76,9 @@ def class_maps(
         labels = torch.zeros(len(indices), outputs[0].plain.shape[1])
         for place, index in enumerate(indices):
             labels[place, list(present[index])] = 1
-        fused = fuse_present(outputs, rule, strided_size((height, width), config.stride), labels).numpy()
+        grid = strided_size((height, width), config.stride)
+        canvas = whole_cells(grid, rule.multiple) if config.stride == 1 else grid
+        fused = fuse_present(outputs, rule, canvas, labels, crop=grid).numpy()
         start = 0
         for index in indices:
             classes = np.asarray(sorted(present[index]), dtype=np.int32)

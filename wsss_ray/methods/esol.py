@@ -103,7 +103,7 @@ class Esol(MethodConfig):
 
     def fusion(self) -> FusionRule:
         """IRN's: rectified maps of all scales and flips are summed, then each class is divided by its maximum."""
-        return FusionRule(rectify="before", interpolation="bilinear", reduce="sum", normalize="max", epsilon=1e-5)
+        return FusionRule(rectify="before", reduce="sum", normalize="max", epsilon=1e-5, multiple=16)
 
     def background(self) -> float:
         """0.15, IRN's ``cam_eval_thres``; the paper reports its best threshold and does not print it."""

@@ -50,6 +50,8 @@ class Ktse(MethodConfig):
     """KTSE, whole by default; ``sie``, ``ssr``, ``ga``, ``la`` all off is the base row of its Table 6.
 
     Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the pictures' augmentation, dropout.
+    Each of several training workers counts for itself: ``num_pairs`` pictures of its own share, and the means of
+    labelled pixels (Eq 5-7) over that share; with one worker both are the published ones.
     """
 
     name: Literal["ktse"] = "ktse"
