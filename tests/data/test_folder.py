@@ -76,11 +76,19 @@ def test_test_pictures_need_no_labels(tmp_path):
         ("image,labels\na.jpg,\n", "no picture has a label"),
         ("image,labels\na.jpg,1\n", "labels are numbers"),
         ("image,labels\n", "no pictures found"),
+        ("image;labels\na.jpg;dog\n", "columns image;labels; .*separate columns by commas and labels by ;"),
+        ("image,labels\na.jpg,dog,cat\n", "labels.csv: line 2 has more fields .*; join several labels by ;"),
+        ("image,labels\nb.jpg,dog\na.jpg,dog|cat\n", r"labels.csv: line 3: label 'dog\|cat'; join several labels by ;"),
     ],
 )
 def test_bad_tables(tmp_path, text, word):
     with pytest.raises(UserError, match=word):
         open_source("folder", table(tmp_path, text))
+
+
+def test_commas_at_the_end_of_a_line_are_no_labels(tmp_path):
+    root = table(tmp_path, "image,labels\na.jpg,dog,,\nb.jpg,cat,,\n")
+    assert open_source("folder", root).classes == ["cat", "dog"]
 
 
 def test_table_in_another_encoding(tmp_path):

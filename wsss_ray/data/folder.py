@@ -123,8 +123,9 @@ def _read_csv(folder: Path) -> list[Entry]:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or []
             if "image" not in columns or "labels" not in columns:
+                hint = "; separate columns by commas and labels by ;" if len(columns) == 1 else ""
                 raise UserError(
-                    f"{path}: columns {', '.join(columns) or 'none'}; the first line must name image and labels"
+                    f"{path}: columns {', '.join(columns) or 'none'}; the first line must name image and labels{hint}"
                 )
             lines = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -135,11 +136,21 @@ def _read_csv(folder: Path) -> list[Entry]:
         if not name:
             raise UserError(f"{path}: line {number} names no picture; fill it in or delete the line")
         names = tuple(part.strip() for part in (line["labels"] or "").split(";") if part.strip())
+        _refuse_separators(f"{path}: line {number}", folder, names, line)
         split = (line.get("split") or "").strip() or None
         known = None if not names and split == "test" else names
         image = _picture(folder, name)
         entries.append(Entry(image, known, _split_name(split) if split else None, _id(name), f"{path}:{number}"))
     return entries
+
+
+def _refuse_separators(where: str, folder: Path, names: tuple[str, ...], line: dict[Any, Any]) -> None:
+    """Labels joined by something else than ``;``, which would lose some or make a class of two."""
+    if any(part.strip() for part in line.get(None, ())):
+        raise UserError(f"{where} has more fields than the first line names; join several labels by ;")
+    joined = next((name for name in names if any(mark in name for mark in "|,\t")), None)
+    if joined is not None and not (folder / "classes.txt").is_file():
+        raise UserError(f"{where}: label {joined!r}; join several labels by ;, or list that class in classes.txt")
 
 
 def _picture(folder: Path, name: str) -> Path:
