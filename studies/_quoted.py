@@ -100,3 +100,40 @@ SMAF_TABLE2: dict[str, tuple[float, float]] = {
     "PPC with EPS": (70.5, 73.3),
 }
 """SMAF Table 2, VOC train: seeds, and with a CRF."""
+
+ESOL_TABLE3: dict[str, dict[str, tuple[float, float | None]]] = {
+    "boxes": {"BoxSup": (62.0, 64.6), "Song et al.": (70.2, None), "BBAM": (73.7, 73.7)},
+    "I": {
+        "IRN": (63.5, 64.8),
+        "SEAM": (64.5, 65.7),
+        "BES": (65.7, 66.6),
+        "SC-CAM": (66.1, 65.9),
+        "RRM": (66.3, 66.5),
+        "CONTA": (66.1, 66.7),
+    },
+}
+"""ESOL Table 3 by supervision: val, test, on ResNets."""
+
+ESOL_TABLE4: dict[str, dict[str, tuple[float, float | None]]] = {
+    "I+S": {
+        "SeeNet": (63.1, 62.8),
+        "FickleNet": (64.9, 65.3),
+        "CIAN": (64.3, 65.3),
+        "Zhang et al.": (66.6, 66.7),
+        "Fan et al.": (67.2, 66.7),
+        "Sun et al.": (66.2, 66.9),
+        "LIID": (66.5, 67.5),
+        "Li et al.": (68.2, 68.5),
+        "Yao et al.": (68.3, 68.5),
+    },
+}
+"""ESOL Table 4: val, test, with saliency."""
+
+
+def supervised(table: dict[str, dict[str, tuple[float, float | None]]]) -> tuple[Row, ...]:
+    """Rows of a table above: val, with supervision and test in the note."""
+    return tuple(
+        Row(name, None, {"segmentation": val}, f"supervision {kind}" + (f"; test {test}" if test else ""))
+        for kind, values in table.items()
+        for name, (val, test) in values.items()
+    )

@@ -12,7 +12,7 @@ from wsss_ray import scales
 from wsss_ray.data.augment import Augment
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig
+from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.pamr import PamrRefiner
@@ -75,15 +75,25 @@ def thresholds(scale: Scale = "toy", profile: Literal["paper", "released"] = "pa
 
 
 def refiners(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
-    """What refinement without a network adds to the same maps."""
+    """What refinement adds to the same maps: without a network, and with IRN's or PSA's."""
+    kinds: tuple[scales.Walker, ...] = ("irn", "psa")
     refine = {"none": ThresholdSeeds(), "CRF": recipe(scale, profile).refine, "PAMR": PamrRefiner()}
     return Study(
         name="cam.refiners",
         title="the same class maps, refined",
         source="no paper prints these rows side by side",
         metric="masks",
-        rows=tuple(Row(name, _short(scale, profile, refiner)) for name, refiner in refine.items()),
+        rows=(
+            *(Row(name, _short(scale, profile, refiner)) for name, refiner in refine.items()),
+            *(Row(kind.upper(), _walked(scale, profile, kind)) for kind in kinds),
+        ),
     )
+
+
+def _walked(scale: Scale, profile: Literal["paper", "released"], kind: scales.Walker) -> Recipe:
+    """The recipe up to pseudo masks that IRN or PSA makes, whose network is trained too."""
+    changes = {"refine": scales.walker(scale, kind), "affinity": scales.affinity(scale, kind)}
+    return replaced(_short(scale, profile), changes)
 
 
 def _short(scale: Scale, profile: Literal["paper", "released"], refiner: RefinerConfig | None = None) -> Recipe:

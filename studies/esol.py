@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from wsss_ray.studies._quoted import quoted
+from wsss_ray.studies._quoted import ESOL_TABLE3, ESOL_TABLE4, quoted, supervised
 
 from wsss_ray import scales
 from wsss_ray.config import UserError
@@ -28,6 +28,12 @@ ALPHA = 0.01
 TOY_FACTOR = 100.0
 """Small scales multiply alpha by this: with rate 0.1 a hundred steps then go as far as the paper's 6610 at 0.01."""
 AXIS_NOTE = "the figure's values are not in the paper's text"
+UNUSED: dict[Phase, tuple[str, ...]] = {
+    "classifier": ("alpha", "beta", "gamma", "mu", "expansion_sampler"),
+    "expansion": ("gamma", "mu"),
+    "shrinkage": ("alpha",),
+}
+"""What changes nothing in a phase and stays at its default there, so that rows share the phases they have in common."""
 INFERRED = "what learns without the offsets is not stated: here the second convolution's weights"
 
 
@@ -74,6 +80,7 @@ def chain(scale: Scale, without: Collection[Component] = (), coco: bool = False,
     given["alpha"] = given.get("alpha", ALPHA) * (1 if scale == "paper" else TOY_FACTOR)
     made: Localization | None = None
     for method in phases(without, **given):
+        method = method.model_copy(update={key: Esol.model_fields[key].default for key in UNUSED[method.phase]})
         if method.phase == "shrinkage" and not method.shrinkage_sampler:
             # Ten times the rate suits layers that are new; at this point they are not.
             method = method.model_copy(update={"extra_lr_multiplier": 1.0})
@@ -220,25 +227,8 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     )
 
 
-def with_tests(values: dict[str, tuple[float, float | None]], note: str) -> tuple[Row, ...]:
-    """Quoted rows of (val, test)."""
-    return tuple(
-        Row(name, None, {"segmentation": val}, f"{note}; test {test}" if test else note)
-        for name, (val, test) in values.items()
-    )
-
-
 def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Segmentation on VOC."""
-    boxes = {"BoxSup": (62.0, 64.6), "Song et al.": (70.2, None), "BBAM": (73.7, 73.7)}
-    labels = {
-        "IRN": (63.5, 64.8),
-        "SEAM": (64.5, 65.7),
-        "BES": (65.7, 66.6),
-        "SC-CAM": (66.1, 65.9),
-        "RRM": (66.3, 66.5),
-        "CONTA": (66.1, 66.7),
-    }
     start = "whether DeepLab starts from COCO's weights, as deeplab-pytorch does, is not stated"
     return Study(
         name="esol.table3",
@@ -246,8 +236,7 @@ def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         source="ESOL Table 3, PASCAL VOC 2012 val, DeepLab-v2 on ResNet-101",
         metric="segmentation",
         rows=(
-            *with_tests(dict(boxes), "supervision boxes"),
-            *with_tests(dict(labels), "supervision I"),
+            *supervised(ESOL_TABLE3),
             Row("ESOL", recipe(scale, profile), {"segmentation": 69.9}, f"test 69.3; {start}"),
         ),
     )
@@ -256,24 +245,13 @@ def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Segmentation on VOC with saliency."""
     check(profile)
-    theirs = {
-        "SeeNet": (63.1, 62.8),
-        "FickleNet": (64.9, 65.3),
-        "CIAN": (64.3, 65.3),
-        "Zhang et al.": (66.6, 66.7),
-        "Fan et al.": (67.2, 66.7),
-        "Sun et al.": (66.2, 66.9),
-        "LIID": (66.5, 67.5),
-        "Li et al.": (68.2, 68.5),
-        "Yao et al.": (68.3, 68.5),
-    }
     how = "test 70.4; how masks and saliency maps are joined is not stated, so that this row is not run"
     return Study(
         name="esol.table4",
         title="ESOL: segmentation on VOC with saliency",
         source="ESOL Table 4, PASCAL VOC 2012 val, saliency maps of Li et al. or Liu et al.",
         metric="segmentation",
-        rows=(*with_tests(dict(theirs), "supervision I+S"), Row("ESOL", None, {"segmentation": 71.1}, how)),
+        rows=(*supervised(ESOL_TABLE4), Row("ESOL", None, {"segmentation": 71.1}, how)),
     )
 
 

@@ -206,11 +206,17 @@ def segmentation(
     )
 
 
+def on_vgg(made: Recipe, coco: bool) -> Recipe:
+    """The same under L2G's DeepLab-v2 on VGG-16."""
+    vgg = replaced(made, {"segment": scales.deeplab(made.scale, "v2", "vgg16", coco)})
+    if made.scale != "paper":
+        return vgg
+    return replaced(vgg, {"predict": PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2_vgg"])})
+
+
 def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """VGG-16."""
-    made = replaced(recipe(scale, profile), {"segment": scales.deeplab(scale, "v2", "vgg16")})
-    if scale == "paper":
-        made = replaced(made, {"predict": PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2_vgg"])})
+    made = on_vgg(recipe(scale, profile), False)
     return segmentation(
         "ktse.table2",
         "KTSE: segmentation on VOC, VGG-16",
@@ -281,7 +287,7 @@ def coco(scale: Scale, profile: Profile) -> Recipe:
 
 def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """COCO, VGG-16."""
-    made = replaced(coco(scale, profile), {"segment": scales.deeplab(scale, "v2", "vgg16", coco=True)})
+    made = on_vgg(coco(scale, profile), True)
     return segmentation(
         "ktse.table4",
         "KTSE: segmentation on COCO, VGG-16",

@@ -102,8 +102,8 @@ def on_train(made: Recipe) -> Recipe:
 
 
 def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """All numbers of the README."""
-    ways = variants(recipe(scale, profile))
+    """All numbers of the README; training looks at no val pictures, so that the rows on train share its network."""
+    ways = variants(replaced(recipe(scale, profile), {"train.validate_pictures": 0}))
     given = "image labels used at test time"
     return Study(
         name="ssss.readme",
