@@ -44,8 +44,8 @@ def prepare_source(
         console.print(f"{split}: {info.num_pictures} pictures, {', '.join(extras) or 'no masks'}")
         mapped = sum(shard.num_saliency for shard in manifest.shards_of(split))
         if 0 < mapped < info.num_pictures:
-            without, first = info.num_pictures - mapped, info.first_without_saliency
-            console.print(f"note: {without} pictures of {split!r} have no saliency map, the first is {first}")
+            without = f"{info.num_pictures - mapped} of {info.num_pictures} pictures of split {split!r}"
+            console.print(f"note: {without} have no saliency map, the first is {info.first_without_saliency}")
     console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
     return manifest
 

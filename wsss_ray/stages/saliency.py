@@ -14,7 +14,7 @@ from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.data import picture as pic
 from wsss_ray.data.detect import NOTE, describe, detect
-from wsss_ray.data.source import Item, Source, open_source, read_file
+from wsss_ray.data.source import Item, open_source, read_file
 from wsss_ray.recipe import Resources
 from wsss_ray.stages.cluster import Machines, cluster, machines
 from wsss_ray.stages.progress import Bar, console
@@ -40,26 +40,26 @@ def make_saliency(
     """
     made = describe(detector)
     source = open_source(name, root, **options)
+    items = [item for item in source.items if item.image is not None]
+    if not items:
+        raise UserError(f"{name}: no picture files to look at; this step is for folders, voc and coco")
     _claim(out, made)
     with cluster(address):
-        total, bad = detect_all(source, out, detector, machines(Resources()))
+        bad = detect_all(items, out, detector, machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
-            f"{len(bad)} pictures have no map, the other {total - len(bad)} do:\n  {listed}\n"
+            f"{len(bad)} pictures have no map, the other {len(items) - len(bad)} do:\n  {listed}\n"
             "mend them and call again, or leave them without a map with --skip-bad"
         )
-    console.print(f"{total - len(bad)} saliency maps by {detector} in {out}", soft_wrap=True)
+    console.print(f"{len(items) - len(bad)} saliency maps by {detector} in {out}", soft_wrap=True)
     console.print(f"next: wsss data prepare {name} ... --saliency {out}", soft_wrap=True)
-    return total - len(bad)
+    return len(items) - len(bad)
 
 
-def detect_all(source: Source, out: str, detector: str, layout: Machines) -> tuple[int, list[str]]:
-    """Detect in every picture that has no map yet; (number of pictures, what went wrong)."""
+def detect_all(items: list[Item], out: str, detector: str, layout: Machines) -> list[str]:
+    """Detect in every picture that has no map yet; what went wrong, one line a picture."""
     ready = set(storage.list_names(out))
-    items = [item for item in source.items if item.image is not None]
-    if not items:
-        raise UserError(f"{source.name}: no picture files to look at; this step is for folders, voc and coco")
     todo = [item for item in items if f"{item.image_id}.png" not in ready]
     bad: list[str] = []
     with Bar("saliency", len(items)) as bar:
@@ -67,7 +67,7 @@ def detect_all(source: Source, out: str, detector: str, layout: Machines) -> tup
         for row in _made(todo, out, detector, layout) if todo else ():
             bad += [str(line) for line in row["bad"]]
             bar.advance(int(row["items"]))
-    return len(items), bad
+    return bad
 
 
 def _claim(out: str, made: dict[str, Any]) -> None:
