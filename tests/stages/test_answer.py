@@ -255,6 +255,18 @@ def test_lists(pictures: Path, tmp_path: Path):
         list_pictures([str(pictures / "inner" / "a.png"), str(pictures / "a.png")], str(out))
 
 
+def test_names_with_any_letters(store: Path, pictures: Path, tmp_path: Path, local):
+    folder = tmp_path / "p q"
+    folder.mkdir()
+    (folder / "ä #1%.jpg").write_bytes((pictures / "a.jpg").read_bytes())
+    (asked,) = list_pictures([str(pictures / ".." / "p q")], str(tmp_path / "x"))
+    assert (asked.picture, asked.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
+    model = str(store / "train" / "seg")
+    out = (tmp_path / "o ut").as_uri()
+    assert predict(model, [folder.as_uri()], out, PLAIN)["answered"] == 1
+    assert (tmp_path / "o ut" / "masks" / "ä #1%.png").is_file()
+
+
 def test_two_folders_do_not_overwrite_each_other(store: Path, pictures: Path, tmp_path: Path, local):
     model, out = str(store / "train" / "seg"), str(tmp_path / "out")
     predict(model, [str(pictures / "a.jpg")], out, PLAIN)

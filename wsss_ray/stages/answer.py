@@ -9,11 +9,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -108,10 +110,10 @@ class AnswerWorker:
 
     def _write(self, name: str, picture: np.ndarray, answer: Answer) -> None:
         mask = encode_mask(answer.mask, self.answerer.palette)
-        storage.write_bytes(storage.join(self.out, "masks", f"{name}.png"), mask)
+        storage.write_bytes(_inside(self.out, f"masks/{name}.png"), mask)
         if self.overlays:
             laid = overlay_mask(picture, answer.mask, self.answerer.palette)
-            storage.write_bytes(storage.join(self.out, "overlays", f"{name}.jpg"), encode_jpeg(laid, 88))
+            storage.write_bytes(_inside(self.out, f"overlays/{name}.jpg"), encode_jpeg(laid, 88))
 
 
 def predict(
@@ -131,7 +133,7 @@ def predict(
     """
     resources = resources or Resources()
     opened = open_model(model, settings, classes)
-    out = storage.absolute(out).rstrip("/")
+    out = _clean(out)
     asked = list_pictures(places, out)
     weights = hashlib.sha256(storage.read_bytes(storage.join(opened.folder, "model.safetensors"))).hexdigest()
     state = storage.join(out, ".answers", digest({"version": VERSION, "weights": weights, "card": opened.card()}))
@@ -178,7 +180,7 @@ def list_pictures(places: Sequence[str], out: str) -> list[Asked]:
     """Every picture of files, folders (searched to the bottom), URIs and prepared data sets, but none in ``out``."""
     found: list[Asked] = []
     for place in places:
-        uri = storage.absolute(place).rstrip("/")
+        uri = _clean(place)
         filesystem, path = storage.open_fs(uri)
         info = filesystem.get_file_info(path)
         if info.type == pafs.FileType.NotFound:
@@ -198,7 +200,7 @@ def _below(uri: str, filesystem: pafs.FileSystem, path: str, out: str) -> list[A
     found = []
     for info in filesystem.get_file_info(pafs.FileSelector(path, recursive=True)):
         inner = info.path[len(path) :].lstrip("/")
-        where = storage.join(uri, inner)
+        where = _inside(uri, inner)
         hidden = any(part.startswith(".") for part in inner.split("/"))
         if info.is_file and not hidden and Path(inner).suffix.lower() in SUFFIXES and not where.startswith(f"{out}/"):
             found.append(Asked(inner.rpartition(".")[0], where, _stamp(info)))
@@ -211,6 +213,17 @@ def _prepared(uri: str) -> list[Asked]:
         for shard in load_manifest(uri).shards
         for name in read_shard_table(uri, shard, ["image_id"])["image_id"].to_pylist()
     ]
+
+
+def _clean(place: str) -> str:
+    """An absolute location without a slash at its end or ``..`` in it."""
+    where = storage.absolute(place)
+    return where.rstrip("/") if "://" in where else os.path.normpath(where)
+
+
+def _inside(folder: str, name: str) -> str:
+    """A location below a folder, whatever letters the name has."""
+    return storage.join(folder, quote(name) if "://" in folder else name)
 
 
 def _stamp(info: pafs.FileInfo) -> str:
