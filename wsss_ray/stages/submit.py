@@ -6,6 +6,7 @@ Authentication is Ray's: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import sys
@@ -32,7 +33,6 @@ EXCLUDES = (
     "*.db",
 )
 """What is never sent: data, results and weights lie where the cluster finds them."""
-ENTRYPOINT = "python -m wsss_ray.cli.main"
 COMMANDS_HERE = ("submit", "ui")
 """Commands that make no sense on a cluster."""
 
@@ -50,7 +50,7 @@ def submit_job(
         raise UserError(f"wsss {arguments[0]} runs on this machine; submit 'run', 'sweep', 'study' or 'data'")
     if not keeps_results(arguments):
         raise UserError(
-            "the folder a job works in is deleted after it: give --out an absolute path or URI that the cluster can write"
+            "the folder a job works in is deleted after it: give --out an absolute path or URI the cluster can write"
         )
     if folder and not Path(folder).is_dir():
         raise UserError(f"--folder {folder}: no such folder")
@@ -60,7 +60,7 @@ def submit_job(
         environment = {"working_dir": str(Path(folder).resolve()), "excludes": [*EXCLUDES, *exclude]}
     try:
         job = client.submit_job(
-            entrypoint=f"{ENTRYPOINT} {shlex.join(arguments)}",
+            entrypoint=entrypoint(arguments),
             runtime_env=environment,
             metadata={"wsss": shlex.join(arguments)[:500]},
         )
@@ -77,6 +77,12 @@ def submit_job(
         print(f"stopped {job}; submitting again goes on where it stopped", file=sys.stderr)
         raise
     return exit_code(client, job)
+
+
+def entrypoint(arguments: Sequence[str]) -> str:
+    """The job's shell command: with this Python where the cluster has it too, else with the one it finds first."""
+    here = shlex.quote(sys.executable)
+    return f"$(command -v {here} || echo python) -m wsss_ray.cli.main {shlex.join(arguments)}"
 
 
 def keeps_results(arguments: Sequence[str]) -> bool:
@@ -96,7 +102,7 @@ def connect(address: str) -> Any:
     if not address.startswith(("http://", "https://")):
         address = f"http://{address}"
     try:
-        return JobSubmissionClient(address)
+        client = JobSubmissionClient(address)
     except AuthenticationError as error:
         given = "the token it was given is not the cluster's" if _has_token() else "no token was given"
         raise UserError(
@@ -108,6 +114,9 @@ def connect(address: str) -> Any:
             f"{address}: no Ray dashboard answers ({_first_line(error)}); start one with 'ray start --head', "
             "or name it with --address http://HOST:8265"
         ) from error
+    for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
+    return client
 
 
 async def _print_log(client: Any, job: str) -> None:
@@ -128,6 +137,8 @@ def exit_code(client: Any, job: str) -> int:
 
 
 def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return False
     places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or any(place and Path(place).is_file() for place in places)
 
