@@ -19,10 +19,12 @@ def list_studies() -> None:
     """The studies there are: name, rows, title."""
     from wsss_ray.studies import build_study, study_names
 
-    for name in study_names():
+    known = study_names()
+    width = max(map(len, known), default=0)
+    for name in known:
         study = build_study(name)
         runnable = sum(row.recipe is not None for row in study.rows)
-        typer.echo(f"{name:<18} {runnable:>2} of {len(study.rows):>2} rows run  {study.title}")
+        typer.echo(f"{name:<{width}}  {runnable:>2} of {len(study.rows):>2} rows run  {study.title}")
 
 
 @app.command()

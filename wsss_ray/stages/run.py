@@ -18,6 +18,7 @@ from wsss_ray.data.detect import words
 from wsss_ray.data.manifest import Manifest
 from wsss_ray.nets.weights import locate
 from wsss_ray.recipe import Localization, Recipe, dump
+from wsss_ray.runs import STEPS
 from wsss_ray.stages import infer, road, score
 from wsss_ray.stages.cluster import cluster, machines
 from wsss_ray.stages.progress import console
@@ -219,6 +220,12 @@ def _score(
     done.artifacts[f"score {name}"] = made
     done.scores[name] = made.record["scores"]
     tracker.metrics(score.flat_metrics(name, made.record["scores"]))
+    for threshold, miou in score.curve_metrics(made.record["scores"]):
+        tracker.metrics({f"{name}/miou_at_threshold_percent": miou}, step=round(100 * threshold))
+    headline = next((made.record["scores"][v] for v in STEPS.get(name, ()) if v in made.record["scores"]), None)
+    if headline is not None:
+        # One short name per step, whatever its variant: what compare pages and parallel coordinates are built on.
+        tracker.metrics({f"miou/{name}": headline["miou"]})
     tracker.flush()
 
 
@@ -316,7 +323,10 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
     """What runs are searched by."""
     data = recipe.data.uri or "toy"
     return {
+        "kind": "run",
         "method": recipe.method.name,
+        "network": recipe.net.backbone,
+        "refiner": recipe.refine.name if recipe.refine is not None else "none",
         "profile": recipe.method.profile,
         "scale": recipe.scale,
         "data": data.rstrip("/").rsplit("/", 1)[-1],

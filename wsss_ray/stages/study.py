@@ -48,10 +48,14 @@ def run_study(
     wanted = chosen_rows(study, rows)
     folder = study_folder(out, study.name, scale)
     results = opened(study, scale, profile, folder, data, settings)
-    todo = planned(study, wanted, results, num_seeds, data, settings)
+    todo = startable(planned(study, wanted, results, num_seeds, data, settings), results)
     save(folder, results)
     if not todo:
-        console.print(f"{study.name}: every row asked for is done; 'wsss study report {study.name}' shows it")
+        failed = any(entry["status"] == "failed" for row in results["rows"] for entry in row["seeds"].values())
+        quoted = all(study.rows[place].recipe is None for place in wanted)
+        what = "these rows are quoted and none of them runs" if quoted else "every row asked for is done"
+        what = "no other row is left to run" if failed else what
+        console.print(f"{study.name}: {what}; 'wsss study report {study.name}' shows the table", soft_wrap=True)
         return results
     tags = {"kind": "study", "study": study.name, "scale": scale, "profile": profile, "metric": study.metric}
     tracker = Tracker(storage.absolute(out), study.name, tags)
@@ -185,6 +189,23 @@ def planned(
     return todo
 
 
+def startable(
+    todo: Sequence[tuple[int, int, Recipe, str]], results: dict[str, Any]
+) -> list[tuple[int, int, Recipe, str]]:
+    """What passes the checks before Ray; rows that do not (weights that are not there) are noted and shown at once."""
+    ready = []
+    for place, seed, recipe, key in todo:
+        row = results["rows"][place]
+        try:
+            runs.preflight(recipe)
+        except UserError as error:
+            row["seeds"][str(seed)] = {"status": "failed", "reason": str(error), "key": key}
+            console.print(f"{row['name']}: cannot run: {error}", markup=False, soft_wrap=True)
+        else:
+            ready.append((place, seed, recipe, key))
+    return ready
+
+
 def named(study: Study, row: Row, recipe: Recipe, seed: int) -> Recipe:
     """The recipe with the name and tags its run is found by."""
     tags = {**recipe.tags, "study": study.name, "row": row.name, "seed": str(seed)}
@@ -219,10 +240,11 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) 
 
 
 def num_parameters(done: runs.Run) -> float:
-    """Millions of parameters of the network that answers."""
+    """Millions of parameters that learn in the network that answers: what WS-FCN's tables count."""
     network = done.artifacts.get("segmenter") or done.artifacts["network"]
     spec = NetworkSpec.model_validate(storage.read_json(storage.join(network.uri, "network.json")))
-    return sum(parameter.numel() for parameter in build.network(spec).parameters()) / 1e6
+    groups = build.network(spec).param_groups()  # type: ignore[operator]
+    return sum(parameter.numel() for group in groups for parameter in group.params) / 1e6
 
 
 def save(folder: str, results: dict[str, Any]) -> None:

@@ -1,0 +1,157 @@
+"""A study for real: rows on Ray, one that fails, one that is quoted; a second call runs nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wsss_ray import storage
+from wsss_ray.config import UserError
+from wsss_ray.data.augment import Augment
+from wsss_ray.data.toy import ToyConfig
+from wsss_ray.methods.cam import CAMConfig
+from wsss_ray.recipe import DataConfig, LocalizeConfig, NetConfig, Recipe, TrainConfig
+from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.stages.cluster import cluster
+from wsss_ray.stages.study import chosen_rows, planned, run_study, slug
+from wsss_ray.study import Row, Study
+from wsss_ray.study_report import rows, summarize
+
+
+def tiny(threshold: float, weights: str | None = None) -> Recipe:
+    """A recipe of seconds."""
+    return Recipe(
+        data=DataConfig(toy=ToyConfig(num_train=16, num_val=4, size=64, num_classes=2)),
+        method=CAMConfig(),
+        net=NetConfig(backbone="toy", weights=weights),
+        train=TrainConfig(epochs=1, batch_size=8, augment=Augment(resize="scale", range=(1.0, 1.0), crop=64)),
+        localize=LocalizeConfig(scales=(1.0,), flip=False),
+        refine=ThresholdSeeds(threshold=threshold),
+    )
+
+
+@pytest.fixture
+def study() -> Study:
+    published = {"masks": 50.0}
+    return Study(
+        name="fake.table",
+        title="Two thresholds",
+        source="nowhere",
+        metric="masks",
+        rows=(
+            Row("Seeds at 0.2 (ours)", tiny(0.2), {"masks": 40.0, "params": 1.0}),
+            Row("Seeds at 0.6", tiny(0.6), published),
+            Row("No weights", tiny(0.2, "no_such_weights"), published),
+            Row("Quoted", None, published),
+        ),
+    )
+
+
+def entries(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row["seeds"].get("0", {}) for row in results["rows"]}
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """One local cluster for every call."""
+    with cluster():
+        yield
+
+
+def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: None) -> None:
+    from mlflow.tracking import MlflowClient
+
+    out = str(tmp_path)
+    results = run_study(study, "toy", "paper", out)
+    found = entries(results)
+    assert [found[row.name].get("status") for row in study.rows] == ["finished", "finished", "failed", None]
+    assert "no_such_weights" in found["No weights"]["reason"]
+    assert results == storage.read_json(f"{out}/studies/fake.table-toy/results.json")
+    for name in ("table.md", "figure.png"):
+        assert (tmp_path / "studies" / "fake.table-toy" / name).stat().st_size > 100
+    table = rows(summarize(results))
+    assert [line[2] for line in table[2:]] == ["failed", "-"] and float(table[0][2]) >= 0
+    params = found["Seeds at 0.2 (ours)"]["params"]
+    assert params is not None and 0 < params < 10
+    assert found["Seeds at 0.6"]["params"] is None, "counted only where the paper prints it"
+
+    # Both rows share data, network and maps.
+    record = storage.read_json(f"{out}/runs/{found['Seeds at 0.6']['run']}/run.json")
+    assert [step["title"] for step in record["steps"] if step["reused"]][:3] == ["data", "train", "localize"]
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.get_experiment_by_name("wsss-ray")
+    assert experiment is not None
+    parents = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    assert [run.info.status for run in parents] == ["FINISHED"]
+    children = client.search_runs(
+        [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}' and status = 'FINISHED'"
+    )
+    assert {run.data.tags["row"] for run in children} == {"Seeds at 0.2 (ours)", "Seeds at 0.6"}
+    assert {run.data.tags["study"] for run in children} == {"fake.table"}
+
+    # Again: what is finished stays, what failed is tried again and fails before Ray starts.
+    again = entries(run_study(study, "toy", "paper", out))
+    for name in ("Seeds at 0.2 (ours)", "Seeds at 0.6"):
+        assert again[name] == found[name]
+    assert again["No weights"]["status"] == "failed"
+    assert len(client.search_runs([experiment.experiment_id], "tags.kind = 'study'")) == 1
+    # Without the results the artifacts are still there.
+    (tmp_path / "studies" / "fake.table-toy" / "results.json").unlink()
+    rebuilt = entries(run_study(study, "toy", "paper", out, rows=["2"]))
+    assert rebuilt["Seeds at 0.6"]["scores"] == found["Seeds at 0.6"]["scores"]
+    assert rebuilt["Seeds at 0.2 (ours)"] == {}
+    record = storage.read_json(f"{out}/runs/{rebuilt['Seeds at 0.6']['run']}/run.json")
+    assert all(step["reused"] for step in record["steps"])
+
+
+def empty_results(study: Study) -> dict[str, Any]:
+    return {"rows": [{"name": row.name, "seeds": {}} for row in study.rows]}
+
+
+def test_plan_takes_first_seeds_first_and_knows_what_is_done(study: Study) -> None:
+    results = empty_results(study)
+    todo = planned(study, [0, 1, 3], results, 2, None, ["train.epochs=3"])
+    assert [(place, seed) for place, seed, _, _ in todo] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    recipe = todo[2][2]
+    assert (recipe.seed, recipe.train.epochs, recipe.name) == (1, 3, "fake.table.seeds-at-0.2-ours")
+    assert recipe.tags == {"study": "fake.table", "row": "Seeds at 0.2 (ours)", "seed": "1"}
+    for place, seed, _, key in todo[:3]:
+        results["rows"][place]["seeds"][str(seed)] = {"status": "finished", "key": key}
+    assert [entry[:2] for entry in planned(study, [0, 1, 3], results, 2, None, ["train.epochs=3"])] == [(1, 1)]
+    # Other settings are other results.
+    assert len(planned(study, [0, 1, 3], results, 2, None, ["train.epochs=4"])) == 4
+
+
+def test_settings_that_fit_no_row_end_the_call(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train.epoch"):
+        run_study(study, "toy", "paper", str(tmp_path), settings=["train.epoch=1"])
+    results = empty_results(study)
+    mixed = Study("m", "t", "s", "masks", (study.rows[0], Row("single", tiny(0.2).model_copy(update={"refine": None}))))
+    todo = planned(mixed, [0, 1], results, 1, None, ["refine.threshold=0.3"])
+    assert [place for place, *_ in todo] == [0]
+    assert results["rows"][1]["seeds"]["0"]["status"] == "failed"
+
+
+def test_other_settings_set_the_results_aside(study: Study, tmp_path: Path) -> None:
+    from wsss_ray.stages.study import opened
+
+    folder = str(tmp_path / "s")
+    first = opened(study, "toy", "paper", folder, None, [])
+    first["rows"][0]["seeds"]["0"] = {"status": "finished"}
+    storage.write_json(f"{folder}/results.json", first)
+    assert opened(study, "toy", "paper", folder, None, [])["rows"][0]["seeds"]
+    assert not opened(study, "toy", "paper", folder, None, ["seed=3"])["rows"][0]["seeds"]
+    kept = [name for name in storage.list_names(folder) if name != "results.json"]
+    assert len(kept) == 1 and storage.read_json(f"{folder}/{kept[0]}") == first
+
+
+def test_rows_are_chosen_by_name_slug_or_number(study: Study) -> None:
+    assert chosen_rows(study, []) == [0, 1, 2, 3]
+    assert chosen_rows(study, ["2", "seeds at 0.2 (OURS)", "seeds-at-0.6"]) == [0, 1]
+    with pytest.raises(UserError, match="3 'No weights'"):
+        chosen_rows(study, ["nothing"])
+    assert slug("L2G + SA (λ=0.5)") == "l2g-sa-0.5" and slug("…") == "row"
