@@ -162,6 +162,17 @@ def test_area_boxes_keep_their_promise():
     assert draw_area(10, 100, (1.0, 1.0), (3 / 4, 4 / 3), rng) == (0, 43, 10, 13)
 
 
+def test_area_box_is_cut_out_of_everything():
+    decoded = _decoded(20, 30)
+    geometry = Geometry((8, 8), 8, box=(3, 11, 8, 8))
+    sample = render(decoded, geometry, [], Augment(), Normalize())
+    rows, columns = slice(3, 11), slice(11, 19)
+    assert (sample["rgb"].permute(1, 2, 0) * 255).round().numpy().tolist() == decoded["picture"][rows, columns].tolist()
+    assert (sample["saliency"][0] * 255).round().numpy().tolist() == decoded["saliency"][rows, columns].tolist()
+    np.testing.assert_array_equal(sample["mask"].numpy(), decoded["mask"][rows, columns])
+    np.testing.assert_array_equal(sample["maps"].numpy(), decoded["maps"][:, rows, columns])
+
+
 def test_place_off_the_canvas_is_all_fill():
     assert (place(np.ones((4, 4), np.uint8), (9, 0), 5, fill=255) == 255).all()
 
