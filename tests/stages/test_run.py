@@ -1,0 +1,145 @@
+"""The whole road on generated pictures: what is made, what is reused, what is bit-identical, what never reads truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from wsss_ray import storage
+from wsss_ray.data.manifest import load_manifest, write_manifest
+from wsss_ray.recipe import Recipe, load, override
+from wsss_ray.stages.run import Run, run
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def first(ray_cluster: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A finished run."""
+    return run(tiny, str(tmp_path_factory.mktemp("first")), quiet=True)
+
+
+def contents(finished: Run) -> dict[str, str]:
+    """Content digest of every artifact."""
+    return {name: artifact.record["content"] for name, artifact in finished.artifacts.items()}
+
+
+def test_every_step_leaves_its_scores(first: Run) -> None:
+    assert set(first.scores) == {"seeds", "masks", "segmentation"}
+    assert set(first.scores["seeds"]) == {"fixed", "best", "curve"}
+    assert set(first.scores["segmentation"]) == {"single_scale", "multi_scale", "crf"}
+    for found in first.scores.values():
+        for values in found.values():
+            if "protocol" in values:
+                assert 0 <= values["miou"] <= 1
+    best = first.scores["seeds"]["best"]
+    assert best["miou"] == pytest.approx(max(first.scores["seeds"]["curve"]["miou"]), abs=1e-6)
+    assert best["miou"] >= first.scores["seeds"]["fixed"]["miou"] - 1e-9
+    assert "ground truth" in best["protocol"]
+
+
+def test_matrix_counts_every_pixel_of_the_split(first: Run) -> None:
+    counted = sum(sum(row) for row in first.scores["seeds"]["fixed"]["matrix"])
+    assert counted == 24 * 64 * 64
+
+
+def test_panels_and_files(first: Run) -> None:
+    folder = Path(first.folder)
+    assert (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+    assert {path.name for path in (folder / "panels").iterdir()} == {"train.png", "val.png"}
+
+
+def test_saved_recipe_repeats_the_run_bit_for_bit(first: Run, tmp_path: Path) -> None:
+    again = run(load(Path(first.folder) / "recipe.yaml"), str(tmp_path), quiet=True)
+    assert not any(artifact.reused for artifact in again.artifacts.values())
+    assert contents(again) == contents(first)
+
+
+def test_workers_change_no_bit_and_no_digest(first: Run, tiny: Recipe, tmp_path: Path) -> None:
+    other = run(
+        override(tiny, ["resources.inference_workers=1", "resources.loader_threads=1"]), str(tmp_path), quiet=True
+    )
+    assert contents(other) == contents(first)
+    assert {name: a.digest for name, a in other.artifacts.items()} == {
+        name: a.digest for name, a in first.artifacts.items()
+    }
+
+
+def test_second_run_computes_nothing(first: Run, tiny: Recipe) -> None:
+    again = run(tiny, str(Path(first.folder).parent.parent), quiet=True)
+    assert all(artifact.reused for artifact in again.artifacts.values())
+
+
+def test_later_settings_leave_earlier_steps_alone(first: Run, tiny: Recipe) -> None:
+    out = str(Path(first.folder).parent.parent)
+    other = run(override(tiny, ["refine={name: seeds, threshold: 0.3}", "segment=null"]), out, quiet=True)
+    assert other.artifacts["network"].reused and other.artifacts["maps"].reused
+    assert not other.artifacts["masks"].reused
+
+
+def test_half_finished_step_goes_on(first: Run, tiny: Recipe) -> None:
+    """Parts that were finished before a kill are not made again; the missing ones come out the same."""
+    maps = first.artifacts["maps"]
+    folder = storage.local_path(maps.uri)
+    assert folder is not None
+    parts = sorted(folder.glob("*.parquet"))
+    kept, lost = parts[0], parts[-1]
+    before = kept.stat().st_mtime_ns
+    lost.unlink()
+    (folder / "artifact.json").unlink()
+    again = run(tiny, str(Path(first.folder).parent.parent), quiet=True)
+    assert not again.artifacts["maps"].reused
+    assert kept.stat().st_mtime_ns == before
+    assert again.artifacts["maps"].record["content"] == maps.record["content"]
+
+
+def test_truth_is_read_by_score_alone(first: Run, tiny: Recipe, tmp_path: Path) -> None:
+    """The same pictures with every mask taken away give the same maps, masks and networks, and nothing to score."""
+    data = first.artifacts["network"].record  # the data lies beside the artifacts of the run
+    assert data["inputs"]["data"]
+    source = next((Path(first.folder).parent.parent / "data").iterdir())
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    manifest = load_manifest(str(source))
+    for shard in manifest.shards:
+        table = pq.read_table(source / shard.path)
+        place = table.schema.get_field_index("mask")
+        empty = [None] * table.num_rows
+        table = table.set_column(place, table.schema.field(place), [empty])
+        pq.write_table(table, blind / shard.path)
+    shards = tuple(
+        shard.model_copy(update={"digest": storage_digest(blind / shard.path), "num_masks": 0})
+        for shard in manifest.shards
+    )
+    splits = {name: info.model_copy(update={"has_masks": False}) for name, info in manifest.splits.items()}
+    write_manifest(manifest.model_copy(update={"shards": shards, "splits": splits, "has_masks": False}), str(blind))
+    made = run(override(tiny, [f"data.uri={blind}"]), str(tmp_path / "out"), quiet=True)
+    assert made.scores == {}
+    for name in ("network", "maps", "masks", "segmenter", "predictions"):
+        assert made.artifacts[name].record["content"] == first.artifacts[name].record["content"], name
+
+
+def storage_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_mlflow_holds_the_run(first: Run) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{Path(first.folder).parent.parent / 'mlflow.db'}")
+    assert first.mlflow_run is not None
+    logged = client.get_run(first.mlflow_run)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["method.name"] == "cam" and logged.data.tags["scale"] == "toy"
+    assert logged.data.metrics["seeds/fixed/miou"] == pytest.approx(first.scores["seeds"]["fixed"]["miou"])
+    history = client.get_metric_history(first.mlflow_run, "train/loss/cls")
+    assert [point.step for point in history] == [0, 1]
+    assert {file.path for file in client.list_artifacts(first.mlflow_run, "panels")} == {
+        "panels/train.png",
+        "panels/val.png",
+    }
