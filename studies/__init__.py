@@ -1,4 +1,5 @@
-"""The papers, one file each: their recipes, and their tables as typed functions with the published numbers beside them."""
+"""The papers, one file each: their recipes, and their tables as typed functions with the published numbers beside
+them."""
 
 from __future__ import annotations
 
@@ -39,10 +40,7 @@ def resolve(
     """The recipe of this name or file, with overrides; UserError names what is unknown and what there is."""
     from wsss_ray.recipe import load, override
 
-    if name.endswith((".yaml", ".yml")) or Path(name).is_file():
-        recipe = load(name)
-    else:
-        recipe = _built(name, scale, profile)
+    recipe = load(name) if name.endswith((".yaml", ".yml")) or Path(name).is_file() else _built(name, scale, profile)
     extra = ([f"data.uri={data}"] if data else []) + ([f"seed={seed}"] if seed is not None else [])
     return override(recipe, [*extra, *settings]) if extra or settings else recipe
 

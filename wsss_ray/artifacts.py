@@ -1,6 +1,7 @@
 """Configuration -> digest -> folder: a finished stage is loaded, never redone; a half-finished one resumes.
 
-A stage's folder is ``<out>/<stage>/<digest>``; it is finished when ``artifact.json`` is in it, which is written last and
+A stage's folder is ``<out>/<stage>/<digest>``; it is finished when ``artifact.json`` is in it, which is written last
+and
 atomically. The digest covers everything that can change the result and nothing that cannot.
 """
 

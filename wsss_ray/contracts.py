@@ -78,7 +78,8 @@ class ParamGroup:
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Anything the train stage can train: an ``nn.Module`` with these verbs. Localizers, segmenters, IRNet, AffinityNet."""
+    """Anything the train stage can train: an ``nn.Module`` with these verbs. Localizers, segmenters, IRNet,
+    AffinityNet."""
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named scalar parts; the trainer sums them. Parts named ``monitor/...`` are logged, not summed."""
@@ -92,7 +93,8 @@ class Localizer(Trainable, Protocol):
     """A network that learns from image labels and yields class maps."""
 
     def maps(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised -> (B, C, h, w) class evidence, un-normalised. Signed only where its fusion rule rectifies later."""
+        """(B, 3, H, W) normalised -> (B, C, h, w) class evidence, un-normalised. Signed only where its fusion rule
+        rectifies later."""
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C or C + 1, h, w) raw differentiable scores, background last where there is one.
@@ -116,10 +118,12 @@ class Segments(Protocol):
 
 
 class FusionRule(Config):
-    """How the maps of several scales and flips of a picture become one map per class (paper sections in each method)."""
+    """How the maps of several scales and flips of a picture become one map per class (paper sections in each
+    method)."""
 
     rectify: Literal["none", "before", "pair", "per_pass", "after"] = "before"
-    """Where ReLU stands: before up-sampling; after adding a map and its flip; after up-sampling each pass; after fusing."""
+    """Where ReLU stands: before up-sampling; after adding a map and its flip; after up-sampling each pass; after
+    fusing."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """Up-sampling of each pass to the common grid, align_corners False."""
     reduce: Literal["sum", "mean"] = "sum"

@@ -38,7 +38,8 @@ def passes(
     device: torch.device,
     precision: str,
 ) -> Iterator[Pass]:
-    """For every scale the output of same-sized (H, W, 3) uint8 pictures and, with ``flip``, of their mirror images (still mirrored).
+    """For every scale the output of same-sized (H, W, 3) uint8 pictures and, with ``flip``, of their mirror images
+    (still mirrored).
 
     Each ``Pass`` holds (B, K, h, w) float32.
     """

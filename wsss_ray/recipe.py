@@ -1,6 +1,7 @@
 """A run, typed: which pictures, which method on which network, and every step after it.
 
-A recipe is complete (no value is decided later), validated before Ray starts, and saved with its run; running the saved file
+A recipe is complete (no value is decided later), validated before Ray starts, and saved with its run; running the
+saved file
 repeats it. ``override`` is what ``--set train.epochs=2`` does.
 """
 
@@ -253,7 +254,8 @@ def validate(value: dict[str, Any], where: str) -> Recipe:
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """The recipe with ``key.path=value`` settings applied (values in YAML), checked as a whole.
 
-    Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so profiles are
+    Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so
+    profiles are
     chosen with ``--profile`` before overrides. Raises UserError for an unknown key, naming it and those there are.
     """
     keys = {setting.partition("=")[0].strip() for setting in settings}

@@ -24,9 +24,11 @@ NUM_ROWS = 8
 
 
 def make_panels(walk: Walk, run: Run) -> list[Path]:
-    """Two sheets: training pictures (picture | truth | map | pseudo mask) and validation pictures (picture | truth | prediction).
+    """Two sheets: training pictures (picture | truth | map | pseudo mask) and validation pictures (picture | truth |
+    prediction).
 
-    Pictures are the first of evenly spaced shards, the same for every run on the same data, so that runs compare side by side.
+    Pictures are the first of evenly spaced shards, the same for every run on the same data, so that runs compare side
+    by side.
     """
     assert walk.manifest is not None
     sheets = {}

@@ -1,4 +1,5 @@
-"""The same recipe at three sizes: ``paper`` as published, ``small`` for 2 cores on real pictures, ``toy`` for a minute."""
+"""The same recipe at three sizes: ``paper`` as published, ``small`` for 2 cores on real pictures, ``toy`` for a
+minute."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainC
     if scale == "toy":
         return TrainConfig(
             epochs=epochs or 15,
-            batch_size=16,
+            batch_size=8,
             optimizer=ADAMW.model_copy(update={"lr": 5e-4}),
             augment=Augment(resize="scale", range=(0.8, 1.25), crop=112),
         )

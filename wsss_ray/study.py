@@ -9,7 +9,8 @@ from typing import Literal
 from wsss_ray.recipe import Recipe, Scale
 
 Metric = Literal["seeds", "masks", "segmentation", "pixel_accuracy", "params"]
-"""seeds: mIoU of class maps at a threshold; masks: of refined pseudo masks; segmentation: of predictions on val; params: millions."""
+"""seeds: mIoU of class maps at a threshold; masks: of refined pseudo masks; segmentation: of predictions on val;
+params: millions."""
 Profile = Literal["paper", "released"]
 
 
@@ -42,7 +43,8 @@ class Study:
     axis: str | None = None
     """For figures: what the points vary; row names are then the values."""
     variant: str | None = None
-    """Which scored variant the metric is read from (``fixed``, ``best``, ``mask``, ``single_scale``, ``crf`` ...); None: the usual one."""
+    """Which scored variant the metric is read from (``fixed``, ``best``, ``mask``, ``single_scale``, ``crf`` ...);
+    None: the usual one."""
 
 
 StudyFunction = Callable[[Scale, Profile], Study]

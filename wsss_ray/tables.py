@@ -1,4 +1,5 @@
-"""What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by picture id."""
+"""What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by picture
+id."""
 
 from __future__ import annotations
 

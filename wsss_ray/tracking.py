@@ -18,7 +18,8 @@ _MAX_METRICS, _MAX_PARAMS = 1000, 100
 
 
 def tracking_uri(out: str) -> str:
-    """``MLFLOW_TRACKING_URI`` where it is set, otherwise SQLite beside the artifacts (in the working folder for a remote --out)."""
+    """``MLFLOW_TRACKING_URI`` where it is set, otherwise SQLite beside the artifacts (in the working folder for a
+    remote --out)."""
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given

@@ -1,4 +1,5 @@
-"""One training loop for localizers, affinity networks and segmenters; plain torch, resumable to the bit on one CPU worker."""
+"""One training loop for localizers, affinity networks and segmenters; plain torch, resumable to the bit on one CPU
+worker."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class World:
 
 @dataclass
 class Hooks:
-    """What the surroundings want to hear: every epoch (with a function that gives the whole state), and every few steps."""
+    """What the surroundings want to hear: every epoch (with a function that gives the whole state), and every few
+    steps."""
 
     on_epoch: Callable[[EpochReport, Callable[[], dict[str, Any]]], None] = lambda report, state: None
     on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None
@@ -82,8 +84,10 @@ def fit(
 ) -> None:
     """Train ``trainable`` in place.
 
-    ``state`` continues a run from what ``on_epoch``'s function gave; random numbers are re-seeded from (seed, step, rank) before
-    every step, so that a resumed run equals an unbroken one. Raises UserError on an empty epoch or a loss that is not finite.
+    ``state`` continues a run from what ``on_epoch``'s function gave; random numbers are re-seeded from (seed, step,
+    rank) before
+    every step, so that a resumed run equals an unbroken one. Raises UserError on an empty epoch or a loss that is not
+    finite.
     """
     hooks = hooks or Hooks()
     device = world.device
@@ -236,7 +240,8 @@ def validation_pictures(rows: Rows, num_classes: int, normalize: Normalize, limi
 
 @torch.no_grad()
 def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World, config: TrainConfig) -> float | None:
-    """Image-level mean average precision over prepared pictures ({"image" (3, H, W), "labels" (C,)}), shared among workers.
+    """Image-level mean average precision over prepared pictures ({"image" (3, H, W), "labels" (C,)}), shared among
+    workers.
 
     None for a trainable without image-level ``logits``.
     """

@@ -13,7 +13,8 @@ from wsss_ray.nets.backbone import Backbone
 
 
 class MethodConfig(Config):
-    """Settings of one localizer: ``name`` picks it, ``profile`` says whose side it takes where paper and code disagree."""
+    """Settings of one localizer: ``name`` picks it, ``profile`` says whose side it takes where paper and code
+    disagree."""
 
     name: str
     profile: Literal["paper", "released"] = "paper"
@@ -38,5 +39,6 @@ class MethodConfig(Config):
         return None
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
-        """The localizer (see ``contracts.Localizer``); ``base`` is the localizer it starts from, weights not yet loaded."""
+        """The localizer (see ``contracts.Localizer``); ``base`` is the localizer it starts from, weights not yet
+        loaded."""
         raise TypeError(f"method {self.name!r} has no build()")

@@ -27,7 +27,8 @@ class RefinerConfig(Config):
         raise TypeError(f"refiner {self.name!r} trains no network")
 
     def build(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        """The network to train (``contracts.Trainable``), where there is one; its ``normalize`` is set by the caller."""
+        """The network to train (``contracts.Trainable``), where there is one; its ``normalize`` is set by the
+        caller."""
         raise TypeError(f"refiner {self.name!r} trains no network")
 
     def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Inference over shards on Ray Data: actors hold a network once, one output file per shard, finished files are kept.
 
-Only shard names go in and only counters come out of the object store; pictures and maps never pass through it. An output file is
+Only shard names go in and only counters come out of the object store; pictures and maps never pass through it. An
+output file is
 renamed into place when it is whole, so a killed run loses at most the shards in flight.
 """
 
@@ -77,7 +78,8 @@ def run_parts(
 ) -> dict[str, float]:
     """Run ``factory``'s worker over (name, number of pictures) shards into ``out``, skipping those already there.
 
-    Returns {"images_per_second", "peak_memory_mb"} of this call. Raises UserError with a worker's own message where its input is bad.
+    Returns {"images_per_second", "peak_memory_mb"} of this call. Raises UserError with a worker's own message where
+    its input is bad.
     """
     done = set(storage.list_names(out))
     todo = [(name, count) for name, count in shards if part_name(name) not in done]

@@ -1,4 +1,5 @@
-"""``wsss data prepare``: a source's pictures are read, checked and written as Parquet shards in one pass over Ray Data."""
+"""``wsss data prepare``: a source's pictures are read, checked and written as Parquet shards in one pass over Ray
+Data."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def prepare_toy(config: ToyConfig, out: str, layout: Machines) -> dict[str, Any]
 def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) -> Manifest:
     """Write ``source`` into ``out``: every picture is decoded once, checked and stored; the manifest comes last.
 
-    Finished shards of a killed call are kept where the same pictures go into them. With ``skip_bad`` pictures that cannot be used are
+    Finished shards of a killed call are kept where the same pictures go into them. With ``skip_bad`` pictures that
+    cannot be used are
     left out and counted, otherwise they are all listed in one UserError and nothing is left behind.
     """
     if storage.exists(storage.join(out, MANIFEST)):

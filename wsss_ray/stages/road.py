@@ -89,7 +89,8 @@ def open_data(walk: Walk) -> None:
 
 
 def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
-    """The recipe with its splits decided by what the data has; UserError for one it has not, or for missing saliency."""
+    """The recipe with its splits decided by what the data has; UserError for one it has not, or for missing
+    saliency."""
     have = list(manifest.splits)
     train_split = recipe.data.train_split or next((s for s in ("train_aug", "trainaug", "train") if s in have), None)
     score_split = recipe.data.score_split or ("train" if "train" in have else train_split)

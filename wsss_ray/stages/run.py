@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsss_ray import storage
+import torch
+
+from wsss_ray import build, storage
 from wsss_ray.artifacts import Artifact, Store, digest
 from wsss_ray.build import NetworkSpec
 from wsss_ray.data.detect import words
-from wsss_ray.data.manifest import Manifest
+from wsss_ray.data.manifest import Manifest, load_manifest
 from wsss_ray.nets.weights import locate
-from wsss_ray.recipe import Localization, Recipe, dump
+from wsss_ray.recipe import Localization, NetConfig, Recipe, dump
 from wsss_ray.runs import STEPS
 from wsss_ray.stages import infer, road, score
 from wsss_ray.stages.cluster import cluster, machines
@@ -41,15 +43,20 @@ class Run:
 
 
 def preflight(recipe: Recipe) -> None:
-    """Everything that can be refused without Ray: missing weights are named with the fix."""
+    """Everything that can be refused without Ray: data, splits, saliency, backbones, weights; each names its fix."""
+    if recipe.data.uri is not None:
+        road.settle(recipe, load_manifest(storage.absolute(recipe.data.uri)))
+    nets: list[NetConfig] = []
     part: Localization | None = recipe
     while part is not None:
-        if part.net.weights is not None:
-            locate(part.net.weights)
+        nets.append(part.net)
         part = part.base
-    for extra in (recipe.affinity, recipe.segment):
-        if extra is not None and extra.net.weights is not None:
-            locate(extra.net.weights)
+    nets += [extra.net for extra in (recipe.affinity, recipe.segment) if extra is not None]
+    for net in nets:
+        with torch.device("meta"):
+            build.backbone(net, pretrained=False)
+        if net.weights is not None:
+            locate(net.weights)
 
 
 def run(

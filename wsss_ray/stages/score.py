@@ -1,4 +1,5 @@
-"""The score step, the only one that reads ground truth: one integer matrix per result, and the whole threshold curve in one pass."""
+"""The score step, the only one that reads ground truth: one integer matrix per result, and the whole threshold curve
+in one pass."""
 
 from __future__ import annotations
 
@@ -91,7 +92,8 @@ def score(
     out: str,
     machines: Machines,
 ) -> dict[str, Any]:
-    """Score ``results`` against the truth of ``shards``; {"scores": {variant: numbers with their protocol}} for the record."""
+    """Score ``results`` against the truth of ``shards``; {"scores": {variant: numbers with their protocol}} for the
+    record."""
     num_labels = len(manifest.classes) + 1
     factory = partial(ScoreWorker, data, results, kind, config.model_dump(mode="json"), num_labels)
     run_parts(title, factory, shards, out, machines)

@@ -6,6 +6,7 @@ import io
 import re
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -218,9 +219,8 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) 
     try:
         done = runs.run(recipe, out, parent=parent, quiet=True)
         params = num_parameters(done) if "params" in {study.metric, *row.published} else None
-    except (UserError, RuntimeError, OSError, ValueError, ArithmeticError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        return {"status": "failed", "reason": reason[:400], "seconds": time.monotonic() - start}
+    except Exception as error:  # whatever a row runs into, the others go on
+        return {"status": "failed", "reason": reason_of(error), "seconds": time.monotonic() - start}
     kept = {
         step: {
             variant: {key: values.get(key) for key in ("miou", "pixel_accuracy", "protocol")}
@@ -237,6 +237,15 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) 
         "mlflow_run": done.mlflow_run,
         "seconds": time.monotonic() - start,
     }
+
+
+def reason_of(error: Exception) -> str:
+    """One line for the table; what is not the user's to mend is also printed whole."""
+    line = next((line for line in str(error).splitlines() if line.strip()), "no message")[:400]
+    if isinstance(error, UserError):
+        return line
+    console.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
+    return f"{type(error).__name__}: {line}"
 
 
 def num_parameters(done: runs.Run) -> float:

@@ -1,4 +1,5 @@
-"""The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same name."""
+"""The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same
+name."""
 
 from __future__ import annotations
 
