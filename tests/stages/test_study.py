@@ -15,8 +15,9 @@ from wsss_ray.data.toy import ToyConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.recipe import DataConfig, LocalizeConfig, NetConfig, Recipe, TrainConfig
 from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.stages import run as runs
 from wsss_ray.stages.cluster import cluster
-from wsss_ray.stages.study import chosen_rows, planned, run_study, slug
+from wsss_ray.stages.study import chosen_rows, finished_row, planned, run_study, slug
 from wsss_ray.study import Row, Study
 from wsss_ray.study_report import rows, summarize
 
@@ -155,3 +156,20 @@ def test_rows_are_chosen_by_name_slug_or_number(study: Study) -> None:
     with pytest.raises(UserError, match="3 'No weights'"):
         chosen_rows(study, ["nothing"])
     assert slug("L2G + SA (λ=0.5)") == "l2g-sa-0.5" and slug("…") == "row"
+
+
+def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypatch, capsys) -> None:
+    def broken(*args: Any, **options: Any) -> None:
+        raise KeyError("lost\nsecond line")
+
+    monkeypatch.setattr(runs, "run", broken)
+    entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
+    assert entry["status"] == "failed" and entry["reason"].startswith("KeyError: ")
+    assert "Traceback" in capsys.readouterr().out
+
+    def refused(*args: Any, **options: Any) -> None:
+        raise UserError("train.epochs: too few; raise it")
+
+    monkeypatch.setattr(runs, "run", refused)
+    entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
+    assert entry["reason"] == "train.epochs: too few; raise it" and not capsys.readouterr().out
