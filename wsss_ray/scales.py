@@ -80,7 +80,14 @@ def segment(scale: Scale) -> SegmentConfig:
                 accumulate=2,
                 optimizer=OptimizerConfig(lr=2.5e-4, momentum=0.9, weight_decay=5e-4),
                 schedule=ScheduleConfig(name="poly", power=0.9, horizon=20_000, update_every=10, after="zero"),
-                augment=Augment(resize="choice", choices=(0.5, 0.75, 1.0, 1.25, 1.5), crop=321),
+                augment=Augment(
+                    resize="choice",
+                    choices=(0.5, 0.75, 1.0, 1.25, 1.5),
+                    crop=321,
+                    pad="right_bottom",
+                    flip_last=True,
+                    interpolation="linear",
+                ),
             ),
         )
     plain = NetConfig(backbone="toy") if scale == "toy" else net("small", NetConfig())
