@@ -267,8 +267,9 @@ def _answer(context: Context, pairs: list[tuple[Point, int]], on_epoch: Any, las
         for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
             outcomes.append(_off_curve(context, *pair, recipe, done))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        texts = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # The first line says which step, the last one what happened in its worker.
+        reason = texts[0] if isinstance(error, UserError) or len(texts) == 1 else f"{texts[0]} {texts[-1]}"
         return [Outcome(*pair, state="failed", reason=reason[:300]) for pair in pairs]
     outcomes[0].seconds = time.monotonic() - start
     return outcomes

@@ -29,6 +29,8 @@ from wsss_ray.watch import SeedWatch
 
 STATE = "state.pt"
 TRAINING_COLUMNS = ("image_id", "image", "labels", "saliency", "height", "width")
+WATCH_COLUMNS = ("image_id", "image", "labels", "mask")
+"""Of validation pictures alone, and only where ``train.validate_seeds`` opts in: early stopping scores seeds."""
 
 
 class TrainJob(Config):
@@ -196,7 +198,7 @@ def _train(job: TrainJob, board: Any) -> None:
     watch = None
     if job.val_split and config.validate_seeds and spec.localization is not None and world.rank == 0:
         watch = SeedWatch(
-            Rows(job.data, job.val_split, columns=TRAINING_COLUMNS),
+            Rows(job.data, job.val_split, columns=WATCH_COLUMNS),
             spec.num_classes,
             spec.localization,
             config.validate_seeds,
