@@ -153,9 +153,12 @@ def check(uri: Annotated[str, typer.Argument(help="Prepared shards.")]) -> None:
 @weights_app.command("list")
 def list_weights() -> None:
     """Published weights this platform knows."""
-    from wsss_ray.nets.weights import describe
+    from wsss_ray.nets.weights import WEIGHTS
+    from wsss_ray.nets.weights import check as check_file
 
-    typer.echo(describe())
+    for entry in WEIGHTS.values():
+        typer.echo(f"{entry.name:<28} {check_file(entry.name).verdict:<11} {entry.filename}")
+        typer.echo(f"{'':<28} {', '.join(entry.backbones)}; {entry.source}; licence: {entry.licence}")
 
 
 @weights_app.command()
@@ -169,9 +172,13 @@ def fetch(name: str, folder: Annotated[Path | None, typer.Option(help="Where to 
 @weights_app.command("check")
 def check_weights(source: str) -> None:
     """Check a weights file by name or path."""
+    from wsss_ray.config import UserError
     from wsss_ray.nets.weights import check as check_file
 
-    typer.echo(check_file(source))
+    state = check_file(source)
+    if state.verdict in ("absent", "damaged"):
+        raise UserError(state.message)
+    typer.echo(state.message)
 
 
 def main() -> None:

@@ -64,6 +64,7 @@ def masks_of(run_folder: str, what: str) -> Iterator[tuple[str, bytes]]:
 
 def export_run(run_folder: str, to: Path, what: str = "masks", voc_server: bool = False) -> str:
     """Write ``<to>/<image id>.png`` for every picture, with ``voc_server`` also ``<to>/results.tgz``."""
+    run_record(run_folder)
     to.mkdir(parents=True, exist_ok=True)
     count = 0
     archive = tarfile.open(to / "results.tgz", "w:gz") if voc_server else None  # noqa: SIM115

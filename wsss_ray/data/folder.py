@@ -47,14 +47,18 @@ def open_folder(
     seed: int = 0,
     saliency: str | Path | None = None,
     masks: str | Path | None = None,
+    labels: str | Path | None = None,
 ) -> Source:
-    """The pictures below ``root``; where no splits are given, a label-stratified draw makes ``train`` and ``val``."""
+    """The pictures below ``root``; where no splits are given, a label-stratified draw makes ``train`` and ``val``.
+
+    ``labels`` is a table that lies elsewhere than ``root``/labels.csv.
+    """
     if root is None or not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds the pictures")
     folder = Path(root)
     if not 0 <= val_fraction < 1:
         raise UserError(f"folder: val_fraction {val_fraction}; give a part from 0 up to, not including, 1")
-    layout, entries = _read(folder)
+    layout, entries = _read(folder, None if labels is None else Path(labels))
     if not entries:
         raise UserError(f"{folder}: no pictures found; add labels.csv, metadata.jsonl or one folder per class")
     classes, listed = _classes(folder, entries)
@@ -98,9 +102,11 @@ def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]
     return [replace(item, splits=(side[item.image_id],)) for item in ordered]
 
 
-def _read(folder: Path) -> tuple[str, list[Entry]]:
-    if (folder / "labels.csv").is_file():
-        return "labels.csv", _read_csv(folder)
+def _read(folder: Path, labels: Path | None) -> tuple[str, list[Entry]]:
+    if labels is not None and not labels.is_file():
+        raise UserError(f"{labels}: no such file; give the table of pictures and labels")
+    if labels is not None or (folder / "labels.csv").is_file():
+        return "labels.csv", _read_csv(folder, labels or folder / "labels.csv")
     if (folder / "metadata.jsonl").is_file():
         return "metadata.jsonl", _read_jsonl(folder, None)
     inner = [name for name in _SPLIT_NAMES if (folder / name / "metadata.jsonl").is_file()]
@@ -116,8 +122,7 @@ def _split_name(name: str) -> str:
     return "val" if name in ("validation", "valid") else name
 
 
-def _read_csv(folder: Path) -> list[Entry]:
-    path = folder / "labels.csv"
+def _read_csv(folder: Path, path: Path) -> list[Entry]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)

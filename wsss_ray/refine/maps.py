@@ -24,7 +24,10 @@ class ClassMaps:
     def full(self) -> np.ndarray:
         """(P, H, W) float32: the maps at picture size (bilinear, align_corners False)."""
         if self.maps.shape[0] == 0 or self.maps.shape[1:] == self.size:
-            return self.maps.reshape(len(self.classes), *self.maps.shape[1:]) if len(self.classes) else np.zeros((0,
-            *self.size), np.float32)
+            return (
+                self.maps.reshape(len(self.classes), *self.maps.shape[1:])
+                if len(self.classes)
+                else np.zeros((0, *self.size), np.float32)
+            )
         grid = torch.from_numpy(np.ascontiguousarray(self.maps))[None]
         return F.interpolate(grid, size=self.size, mode="bilinear", align_corners=False)[0].numpy()

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
-from ray.exceptions import RayError
 
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
@@ -43,9 +42,9 @@ def cluster(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS")
-    # Ray's own hint: the same folder must be importable by the workers, which they get from the driver's installation.
     try:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
@@ -56,7 +55,7 @@ def cluster(address: str | None = None) -> Iterator[None]:
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
-    except (ConnectionError, RayError, RuntimeError) as error:
+    except Exception as error:  # Ray raises plain exceptions, also where a node is too slow to start
         hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(
             f"cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}; {hint}"

@@ -202,7 +202,8 @@ def _score(
     settings = recipe.score
     if settings.background is None:
         settings = settings.model_copy(update={"background": recipe.method.background()})
-    protocol = protocols(recipe, split, saliency_words(recipe, manifest))
+    told = protocols(recipe, split, saliency_words(recipe, manifest))
+    protocol = {name: told[name] for name in score.PROTOCOLS[kind]}
     dumped = settings.model_dump(mode="json", exclude=None if settings.at else {"at"})
     config = {"kind": kind, "score": dumped, "split": split, "protocol": protocol}
     inputs = {kind: artifact.digest, "data": walk.manifest.splits[split].digest}

@@ -32,6 +32,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "predictions": ("single_scale", "multi_scale", "crf"),
 }
 """What is scored of each kind of artifact."""
+PROTOCOLS: dict[Kind, tuple[str, ...]] = {
+    "maps": ("fixed", "best"),
+    "masks": VARIANTS["masks"],
+    "predictions": VARIANTS["predictions"],
+}
+"""The variants whose numbers are reported of each kind."""
 _TOTALS = b"wsss.totals"
 
 
