@@ -25,11 +25,11 @@ class CAMConfig(MethodConfig):
     name: Literal["cam"] = "cam"
     style: Literal["psa", "irn"] = "psa"
     """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: none, torch's own init, 1/1/10/10, 0.15."""
-    dropout: float = Field(0.5, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
     """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
-    window: int | None = Field(None, ge=1)
+    window: int | None = Field(default=None, ge=1)
     """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole picture at once."""
-    window_stride: int = Field(64, ge=1)
+    window_stride: int = Field(default=64, ge=1)
 
     @model_validator(mode="before")
     @classmethod
