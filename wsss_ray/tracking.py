@@ -86,7 +86,11 @@ class Tracker:
             self._client = self._connect(MlflowClient)
             found = self._client.get_experiment_by_name(experiment)
             if found is None:
-                experiment_id = self._client.create_experiment(experiment, artifact_location=artifact_root(out))
+                experiment_id = self._client.create_experiment(
+                    experiment,
+                    artifact_location=artifact_root(out),
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
             else:
                 experiment_id = found.experiment_id
             all_tags = {**tags, "mlflow.source.name": "wsss", "mlflow.user": os.environ.get("USER", "wsss")}

@@ -6,12 +6,14 @@ of the cluster. The trials' file locks see to it that a stage two of them need i
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +23,7 @@ from typing import Any, Literal
 
 import ray
 from ray import tune
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from wsss_ray import storage
 from wsss_ray import sweep as book
@@ -223,9 +226,12 @@ def _trial(config: dict[str, Any]) -> None:
     last = {"epoch": 0, "seed_miou": 0.0}
 
     def on_epoch(title: str, epoch: dict[str, Any]) -> None:
-        if title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]:
+        watched = title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]
+        group = epoch.get("placement_group", "")
+        if watched:
             last.update(epoch=epoch["epoch"] + 1, seed_miou=epoch["seed_miou"])
-            tune.report({**last, "value": 0.0, "outcomes": ""})
+        if watched or group:
+            tune.report({**last, "value": 0.0, "outcomes": "", "group": group})
 
     if "job" in config:
         groups = [[(point, seed) for point, seed in json.loads(config["job"])]]
@@ -385,6 +391,7 @@ class _Recorder(tune.Callback):
         if trial.trial_id in self._answered:
             return
         self._answered.add(trial.trial_id)
+        release(str((trial.last_result or {}).get("group", "")))
         config = trial.config
         if "job" in config:
             pairs = [(point, seed) for point, seed in json.loads(config["job"])]
@@ -394,6 +401,24 @@ class _Recorder(tune.Callback):
             pairs = [(point, seed) for seed in self.made.seeds]
         self.add([Outcome(*pair, state=state, reason=reason, watched=watched) for pair in pairs])
         self.bar.advance()
+
+
+def release(group: str, seconds: float = 5.0) -> None:
+    """Give back the cores of a training whose driver was stopped, once its processes had time to end.
+
+    Ray keeps the placement group that a Train controller made when that controller is killed; the trials after it would
+    wait for its cores for ever.
+    """
+    if not group:
+        return
+
+    def remove() -> None:
+        from ray._raylet import PlacementGroupID
+
+        with contextlib.suppress(Exception):
+            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+
+    threading.Timer(seconds, remove).start()
 
 
 def close(made: Plan, outcomes: list[Outcome], folder: str, tracker: Tracker) -> None:
