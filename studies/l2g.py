@@ -22,7 +22,7 @@ from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Profile, Row, Study, StudyFunction
 
-CROP = {"toy": 112, "small": 224, "paper": 448}
+CROP = {"toy": 112, "small": 192, "paper": 448}
 CELL = 8
 """Output stride of every backbone used here; patches are whole cells."""
 

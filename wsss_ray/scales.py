@@ -46,10 +46,10 @@ def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainC
         )
     if scale == "small":
         return TrainConfig(
-            epochs=epochs or 8,
-            batch_size=16,
+            epochs=epochs or 15,
+            batch_size=8,
             optimizer=ADAMW,
-            augment=Augment(resize="long_side", range=(192, 320), crop=224),
+            augment=Augment(resize="long_side", range=(192, 320), crop=192),
             precision="bf16",
         )
     return paper
@@ -94,7 +94,7 @@ def segment(scale: Scale) -> SegmentConfig:
     return SegmentConfig(
         network=DeepLabV2(rates=(1, 3, 6) if scale == "toy" else (3, 6, 12), multi_scale_input=False),
         net=plain,
-        train=train(scale, TrainConfig(), epochs=15 if scale == "toy" else 8),
+        train=train(scale, TrainConfig(), epochs=10 if scale == "toy" else 5),
     )
 
 
