@@ -31,7 +31,13 @@ def net(scale: Scale, paper: NetConfig) -> NetConfig:
     if scale == "toy":
         return NetConfig(backbone="toy")
     if scale == "small":
-        return NetConfig(backbone="squeezenet", weights="squeezenet_deep_compression", output_stride=8)
+        return NetConfig(
+            backbone="squeezenet",
+            weights="squeezenet_deep_compression",
+            output_stride=8,
+            # The early layers stay as published, as conv1a and b2 of ResNet-38 do; it is a third faster.
+            options={"freeze_through": 5},
+        )
     return paper
 
 
