@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from wsss_ray import scales
-from wsss_ray.data.augment import Augment
+from wsss_ray.data.augment import Augment, Jitter
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
@@ -35,7 +35,7 @@ def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper"
                 batch_size=8,
                 optimizer=OptimizerConfig(lr=0.01, momentum=0.9 if profile == "paper" else 5e-4, weight_decay=5e-4),
                 schedule=ScheduleConfig(name="poly", power=0.9),
-                augment=Augment(resize="long_side", range=(256, 512), crop=448),
+                augment=Augment(resize="long_side", range=(256, 512), crop=448, jitter=Jitter()),
             ),
         ),
         localize=scales.localize(scale, LocalizeConfig()),
