@@ -158,8 +158,10 @@ def test_a_batch_in_parts_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, masks = noise(3, 3, 12, 15), noise(3, 2, 6, 8, seed=2)
     whole = pamr(picture, masks, 2)
     monkeypatch.setattr(module, "WEIGHTS_LIMIT", 1)
-    assert torch.equal(pamr(picture, masks, 2), whole)
-    assert torch.equal(torch.cat([pamr(picture[k : k + 1], masks[k : k + 1], 2) for k in range(3)]), whole)
+    alone = torch.cat([pamr(picture[k : k + 1], masks[k : k + 1], 2) for k in range(3)])
+    # Not to the bit: with several threads the softmax of a larger block is summed in another order.
+    torch.testing.assert_close(pamr(picture, masks, 2), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
 
 
 def test_dilations_larger_than_the_picture() -> None:

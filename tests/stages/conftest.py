@@ -1,4 +1,4 @@
-"""One local Ray for all tests of the steps, and a recipe that walks the whole road in seconds."""
+"""A local Ray for the tests of a file, and a recipe that walks the whole road in seconds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ TINY = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray that the steps join."""
+    """A local Ray that the steps join; gone at the end of the file, since sweeps start their own."""
     from wsss_ray.stages.cluster import cluster
 
     with cluster():

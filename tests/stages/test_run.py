@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -106,8 +107,7 @@ def test_truth_is_read_by_score_alone(first: Run, tiny: Recipe, tmp_path: Path) 
     for shard in manifest.shards:
         table = pq.read_table(source / shard.path)
         place = table.schema.get_field_index("mask")
-        empty = [None] * table.num_rows
-        table = table.set_column(place, table.schema.field(place), [empty])
+        table = table.set_column(place, table.schema.field(place), pa.nulls(table.num_rows, pa.binary()))
         pq.write_table(table, blind / shard.path)
     shards = tuple(
         shard.model_copy(update={"digest": storage_digest(blind / shard.path), "num_masks": 0})
