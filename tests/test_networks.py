@@ -124,3 +124,27 @@ def test_full_size_maps_are_cropped_from_whole_cells() -> None:
         expected = fuse([Pass(raw)], rule, size, labels, crop=crop)[0].numpy()
         assert found.maps.shape[1:] == crop
         np.testing.assert_allclose(found.maps, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("long_side", [22, 88])
+def test_long_side_is_what_scale_one_means(long_side: int) -> None:
+    """The maps of scales times the factor, on the grid of the picture itself."""
+    rule, device = Esol().fusion(), torch.device("cpu")
+    found = []
+    for config in (
+        LocalizeConfig(scales=(0.5, 1.0), long_side=long_side, fusion=rule),
+        LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
+    ):
+        found.append(class_maps(Maps(), ["a"], [PICTURE], [[0, 1]], config, Normalize(), device, 1)[0].maps)
+    assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
+    sides: list[int] = []
+
+    class Seen(Counted):
+        def scores(self, images: Tensor) -> Tensor:
+            sides.append(images.shape[3])
+            return super().scores(images)
+
+    predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
+    single, both, _ = class_scores(Seen(), [PICTURE], predict, Normalize(), device)
+    assert sides == [long_side, long_side // 2] and single.shape == both.shape == (1, 3, 36, 44)
+    assert not np.array_equal(single, both)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import Normalize
 from wsss_ray.recipe import LocalizeConfig, PredictConfig
-from wsss_ray.refine.fusion import Pass, fuse_present, scaled_inputs, strided_size, whole_cells
+from wsss_ray.refine.fusion import Pass, fuse_present, scaled_inputs, strided_size, unit_scale, whole_cells
 from wsss_ray.refine.maps import ClassMaps
 
 MAX_PIXELS = 12_000_000
@@ -73,7 +73,9 @@ def class_maps(
     for indices in same_size(pictures, batch_size):
         chosen = [pictures[index] for index in indices]
         height, width = chosen[0].shape[:2]
-        outputs = list(passes(network.maps, chosen, config.scales, config.flip, normalize, device, config.precision))  # type: ignore[arg-type]
+        unit = unit_scale((height, width), config.long_side)
+        scales = [unit * scale for scale in config.scales]
+        outputs = list(passes(network.maps, chosen, scales, config.flip, normalize, device, config.precision))  # type: ignore[arg-type]
         labels = torch.zeros(len(indices), outputs[0].plain.shape[1])
         for place, index in enumerate(indices):
             labels[place, list(present[index])] = 1
@@ -104,6 +106,7 @@ def class_scores(
     height, width = pictures[0].shape[:2]
     gated = config.gate.classes == "scores" and hasattr(network, "logits")
     nearest = min(config.scales, key=lambda scale: abs(scale - 1))
+    unit = unit_scale((height, width), config.long_side)
     total = single = None
     views: list[np.ndarray] = []
     count = 0
@@ -121,7 +124,7 @@ def class_scores(
             return scores  # type: ignore[no-any-return]
 
         flip = config.flip
-        for plain, mirrored in passes(forward, pictures, [scale], flip, normalize, device, config.precision):
+        for plain, mirrored in passes(forward, pictures, [unit * scale], flip, normalize, device, config.precision):
             for output in (plain, None if mirrored is None else mirrored.flip(3)):
                 if output is None:
                     continue

@@ -84,6 +84,10 @@ class TrainConfig(Config):
     """Stops early after so many optimiser steps; the schedule still sees the whole length."""
     validate_pictures: NonNegativeInt = 256
     """Pictures of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
+    validate_every: PositiveInt = 1
+    """Epochs between two such validations; the last epoch always has one."""
+    validate_long_side: PositiveInt | None = None
+    """Longer side these pictures are brought to; None: their own."""
     validate_seeds: NonNegativeInt = 0
     """Pictures of the validation split whose single-scale seeds are scored against their masks after each epoch of a
     localizer. 0, unless a sweep stops trials early: otherwise training reads no masks. Weights do not depend on it."""
@@ -98,6 +102,9 @@ class LocalizeConfig(Config):
     """Class maps of every picture of the training split, over scales and flips."""
 
     scales: Scales = (0.5, 1.0, 1.5, 2.0)
+    long_side: PositiveInt | None = None
+    """Longer side in pixels that scale 1 stands for; None: the picture's own, as in every paper. The network of a
+    schedule on small pictures needs it for large photographs."""
     flip: bool = True
     stride: PositiveInt = 4
     """Maps are fused and stored on the picture's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
@@ -148,6 +155,8 @@ class PredictConfig(Config):
     """Masks of the validation split, at a single scale, at all scales, and with the CRF: three separate scores."""
 
     scales: Scales = (0.5, 0.75, 1.0, 1.25, 1.5)
+    long_side: PositiveInt | None = None
+    """As for ``LocalizeConfig``."""
     flip: bool = True
     crf: CrfConfig | None = None
     """None predicts without a CRF."""

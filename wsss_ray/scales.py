@@ -26,6 +26,10 @@ ADAMW = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=5e-4)
 """What the small networks of ``toy`` and ``small`` train with; heads at ten times the rate as in the papers."""
 
 
+LONG_SIDE = 320
+"""Longer side of the pictures of ``small`` where maps and masks are read at scale 1: the largest it trains on."""
+
+
 def net(scale: Scale, paper: NetConfig) -> NetConfig:
     """The backbone of a scale."""
     if scale == "toy":
@@ -52,11 +56,13 @@ def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainC
         )
     if scale == "small":
         return TrainConfig(
-            epochs=epochs or 15,
+            epochs=epochs or 8,
             batch_size=8,
             optimizer=ADAMW,
             augment=Augment(resize="long_side", range=(192, 320), crop=192),
             precision="bf16",
+            validate_every=5,
+            validate_long_side=LONG_SIDE,
         )
     return paper
 
@@ -65,10 +71,10 @@ def localize(scale: Scale, paper: LocalizeConfig) -> LocalizeConfig:
     """Scales and storage of the class maps."""
     if scale == "paper":
         return paper
-    scales = (0.75, 1.0, 1.5) if scale == "toy" else (0.5, 1.0, 1.5, 2.0)
-    return LocalizeConfig(
-        scales=scales, stride=2 if scale == "toy" else 4, precision="fp32" if scale == "toy" else "bf16"
-    )
+    if scale == "toy":
+        return LocalizeConfig(scales=(0.75, 1.0, 1.5), stride=2)
+    # Scales 1.5 and 2 as well cost five times as much, for one point of mIoU (measured on eight classes of VOC).
+    return LocalizeConfig(scales=(0.5, 1.0), long_side=LONG_SIDE, stride=4, precision="bf16")
 
 
 def segment(scale: Scale) -> SegmentConfig:
@@ -109,7 +115,9 @@ def predict(scale: Scale) -> PredictConfig:
     if scale == "paper":
         return PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2"])
     scales = (0.75, 1.0, 1.25)
-    return PredictConfig(scales=scales, crf=PRESETS["deeplab_v2"], precision="fp32" if scale == "toy" else "bf16")
+    if scale == "toy":
+        return PredictConfig(scales=scales, crf=PRESETS["deeplab_v2"])
+    return PredictConfig(scales=scales, long_side=LONG_SIDE, crf=PRESETS["deeplab_v2"], precision="bf16")
 
 
 Head = Literal["v1", "v2"]

@@ -24,6 +24,7 @@ from wsss_ray.data.picture import decode_picture
 from wsss_ray.data.shards import Rows
 from wsss_ray.nets.optim import build_optimizer, lr_at, set_lr
 from wsss_ray.recipe import TrainConfig
+from wsss_ray.refine.fusion import scaled_inputs, unit_scale
 from wsss_ray.score.precision import mean_average_precision
 
 
@@ -134,7 +135,8 @@ def fit(
                 break
         seconds = time.monotonic() - start
         mean_ap = None
-        if validation:
+        last = epoch == config.epochs - 1 or (config.max_steps is not None and step >= config.max_steps)
+        if validation and (last or (epoch + 1) % config.validate_every == 0):
             trainable.eval()
             mean_ap = validate(trainable, validation, world, config)
         done = max(1, step - sum(steps_per_epoch[:epoch]))
@@ -224,8 +226,11 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
     return replace(batch, **cut)
 
 
-def validation_pictures(rows: Rows, num_classes: int, normalize: Normalize, limit: int) -> list[dict[str, Any]]:
-    """Up to ``limit`` evenly spaced labelled pictures, decoded and normalised at their own size, for ``validate``."""
+def validation_pictures(
+    rows: Rows, num_classes: int, normalize: Normalize, limit: int, long_side: int | None = None
+) -> list[dict[str, Any]]:
+    """Up to ``limit`` evenly spaced labelled pictures for ``validate``: decoded, normalised, at their own size or
+    brought to ``long_side``."""
     count = min(limit, len(rows))
     chosen = sorted({round(float(place)) for place in np.linspace(0, len(rows) - 1, count)}) if count else []
     pictures = []
@@ -234,7 +239,8 @@ def validation_pictures(rows: Rows, num_classes: int, normalize: Normalize, limi
         labels = np.zeros(num_classes, dtype=np.float32)
         labels[list(row["labels"])] = 1
         pixels = decode_picture(row["image"], row["image_id"])
-        pictures.append({"image": normalize.apply(pixels), "labels": labels})
+        unit = unit_scale((pixels.shape[0], pixels.shape[1]), long_side)
+        pictures.append({"image": scaled_inputs(pixels, unit, normalize.apply, flip=False)[0], "labels": labels})
     return pictures
 
 
@@ -247,6 +253,7 @@ def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World,
     """
     if not hasattr(trainable, "logits"):
         return None
+    form = torch.channels_last if config.channels_last else torch.contiguous_format
     mine = pictures[world.rank :: world.size]
     by_size: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     for picture in mine:
@@ -255,7 +262,7 @@ def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World,
     for group in by_size.values():
         for start in range(0, len(group), 16):
             chunk = group[start : start + 16]
-            images = torch.stack([picture["image"] for picture in chunk]).to(world.device)
+            images = torch.stack([picture["image"] for picture in chunk]).to(world.device, memory_format=form)
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 logits: Tensor = trainable.logits(images)  # type: ignore[operator]
             scores.append(logits.float().cpu().numpy())

@@ -80,6 +80,21 @@ def test_later_settings_leave_earlier_steps_alone(first: Run, tiny: Recipe) -> N
     assert not other.artifacts["masks"].reused
 
 
+def test_how_maps_are_read_trains_nothing(first: Run, tiny: Recipe) -> None:
+    out = str(Path(first.folder).parent.parent)
+    windowed = run(override(tiny, ["method.window=32", "method.window_stride=16", "segment=null"]), out, quiet=True)
+    assert windowed.artifacts["network"].reused and not windowed.artifacts["maps"].reused
+    assert windowed.artifacts["maps"].record["content"] != first.artifacts["maps"].record["content"]
+
+
+def test_validation_every_other_epoch_changes_no_weight(first: Run, tiny: Recipe) -> None:
+    out = str(Path(first.folder).parent.parent)
+    sparse = run(override(tiny, ["train.validate_every=2", "refine=null", "segment=null"]), out, quiet=True)
+    assert [epoch["mean_ap"] is None for epoch in sparse.history["train"]] == [True, False]
+    assert sparse.history["train"][-1]["mean_ap"] == first.history["train"][-1]["mean_ap"]
+    assert not sparse.artifacts["network"].reused
+
+
 def test_half_finished_step_goes_on(first: Run, tiny: Recipe) -> None:
     """Parts that were finished before a kill are not made again; the missing ones come out the same."""
     maps = first.artifacts["maps"]

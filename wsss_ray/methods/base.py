@@ -23,6 +23,12 @@ class MethodConfig(Config):
     wants_base: ClassVar[bool] = False
     """True where the method starts from another trained localizer (SMAF, ESOL's later phases)."""
 
+    map_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change how maps are read and nothing in training: a changed one makes new maps of the old
+    weights."""
+    label_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that change neither weights nor maps, but how labels are read from them."""
+
     single_stage: ClassVar[bool] = False
     """True where its network answers per pixel by itself (``contracts.Segments``): SSSS, WS-FCN."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ class CAMConfig(MethodConfig):
     """The baseline every method starts from; ``style`` sets the defaults of the two code bases the field uses."""
 
     name: Literal["cam"] = "cam"
+    map_fields: ClassVar[frozenset[str]] = frozenset({"window", "window_stride"})
     style: Literal["psa", "irn"] = "psa"
     """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: none, torch's own init, 1/1/10/10, 0.15."""
     dropout: float = Field(default=0.5, ge=0, lt=1)

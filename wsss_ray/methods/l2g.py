@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -62,6 +62,8 @@ class L2GConfig(MethodConfig):
     """L2G and its ablations; ``profile`` sets the defaults, every field can be given beside it."""
 
     name: Literal["l2g"] = "l2g"
+    map_fields: ClassVar[frozenset[str]] = frozenset({"map_form"})
+    label_fields: ClassVar[frozenset[str]] = frozenset({"background_threshold"})
     saliency: bool = True
     """On: shape transfer (Eq 7). Off: attention transfer (Eq 6)."""
     num_views: int = Field(4, ge=1)

@@ -28,6 +28,11 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
+def unit_scale(size: tuple[int, int], long_side: int | None) -> float:
+    """What scale 1 multiplies (H, W) by: 1, or the factor that makes the longer side ``long_side`` pixels."""
+    return 1.0 if long_side is None else long_side / max(size)
+
+
 def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """The grid with a cell every ``stride`` pixels: (H, W) divided and rounded up (IRN, stride 4)."""
     return -(-size[0] // stride), -(-size[1] // stride)

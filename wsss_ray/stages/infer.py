@@ -17,6 +17,7 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.picture import decode_picture, encode_mask
 from wsss_ray.data.shards import read_shard
 from wsss_ray.inference import class_maps, class_scores, forward_share, same_size
+from wsss_ray.methods import METHODS, MethodConfig
 from wsss_ray.recipe import Localization, LocalizeConfig, PredictConfig, Resources
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import crf_scores
@@ -37,9 +38,11 @@ from wsss_ray.tables import (
 Shards = Sequence[tuple[str, int]]
 
 
-def open_network(folder: str) -> tuple[torch.nn.Module, NetworkSpec, torch.device]:
-    """The trained network of a train artifact, on this worker's device."""
+def open_network(folder: str, method: MethodConfig | None = None) -> tuple[torch.nn.Module, NetworkSpec, torch.device]:
+    """The trained network of a train artifact, on this worker's device; ``method`` says how its maps are read."""
     spec = NetworkSpec.model_validate(storage.read_json(storage.join(folder, "network.json")))
+    if method is not None and spec.localization is not None:
+        spec = spec.model_copy(update={"localization": spec.localization.model_copy(update={"method": method})})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build.trained(spec, folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network, spec, device
@@ -48,10 +51,13 @@ def open_network(folder: str) -> tuple[torch.nn.Module, NetworkSpec, torch.devic
 class LocalizeWorker:
     """Pictures of a shard -> fused class maps of their labels."""
 
-    def __init__(self, data: str, network: str, config: dict[str, Any], batch_size: int) -> None:
+    def __init__(
+        self, data: str, network: str, config: dict[str, Any], batch_size: int, method: dict[str, Any] | None = None
+    ) -> None:
         self.data, self.batch_size = data, batch_size
         self.config = LocalizeConfig.model_validate(config)
-        self.network, self.spec, self.device = open_network(network)
+        read_by = None if method is None else METHODS[method["name"]].model_validate(method)
+        self.network, self.spec, self.device = open_network(network, read_by)
 
     def table(self, shard: str) -> pa.Table:
         """One row of ``MAPS_SCHEMA`` for every picture."""
@@ -152,7 +158,8 @@ def localize(
 ) -> dict[str, Any]:
     """Class maps of every picture of ``shards`` into ``out``."""
     config = localization.localize.model_dump(mode="json")
-    factory = partial(LocalizeWorker, data, network, config, resources.batch_size)
+    method = localization.method.model_dump(mode="json")
+    factory = partial(LocalizeWorker, data, network, config, resources.batch_size, method)
     return _summary(run_parts(title, factory, shards, out, machines, network=True))
 
 

@@ -156,6 +156,9 @@ def own_part(spec: NetworkSpec) -> dict[str, Any]:
     if part["localization"] is not None:
         for key in ("localize", "base"):
             part["localization"].pop(key)
+        method = spec.localization.method  # type: ignore[union-attr]
+        for key in method.map_fields | method.label_fields:
+            part["localization"]["method"].pop(key)
     if part["refiner"] is not None:
         part["refiner"].pop("labels", None)
     return part
@@ -167,6 +170,7 @@ def localize(walk: Walk, title: str, localization: Localization, network: Artifa
     config = {
         "localize": localization.localize.model_dump(mode="json"),
         "normalize": localization.net.normalize.model_dump(mode="json"),
+        "method": localization.method.model_dump(mode="json", include=set(localization.method.map_fields)),
     }
     split = str(walk.recipe.data.train_split)
     inputs = {"network": network.digest, "data": walk.manifest.splits[split].digest}

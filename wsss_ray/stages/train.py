@@ -194,6 +194,7 @@ def _train(job: TrainJob, board: Any) -> None:
             spec.num_classes,
             spec.net.normalize,
             config.validate_pictures,
+            config.validate_long_side,
         )
     watch = None
     if job.val_split and config.validate_seeds and spec.localization is not None and world.rank == 0:
