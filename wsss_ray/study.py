@@ -45,6 +45,8 @@ class Study:
     variant: str | None = None
     """Which scored variant the metric is read from (``fixed``, ``best``, ``mask``, ``single_scale``, ``crf`` ...);
     None: the usual one."""
+    also: tuple[str, ...] = ()
+    """Further columns of ours (``study_report.METRICS``), which no paper prints for these rows."""
 
 
 StudyFunction = Callable[[Scale, Profile], Study]

@@ -23,7 +23,21 @@ METRICS: dict[str, str] = {
     "segmentation": "segmentation mIoU %",
     "pixel_accuracy": "pixel accuracy %",
     "params": "parameters (millions)",
+    "seeds.fixed": "seeds mIoU % at the fixed threshold",
+    "segmentation.single_scale": "segmentation mIoU %, single scale",
+    "segmentation.multi_scale": "segmentation mIoU %, all views",
+    "precision": "precision %",
+    "recall": "recall %",
+    "heads": "recall of heads %",
+    "bodies": "recall of bodies %",
+    "minutes": "minutes of training",
 }
+"""Columns there may be. Precision and recall, means over classes, are those of the study's own metric; parts (toy) of
+its fixed threshold."""
+BESIDE = {"params": (1.0, "params"), "minutes": (1 / 60, "train_seconds")}
+"""Columns that are no score: (factor, key of a finished seed)."""
+PARTS = {"heads": "1", "bodies": "2"}
+OF_THE_METRIC = ("precision", "recall")
 ACCURACY_OF = ("segmentation", "masks", "seeds")
 """Pixel accuracy is read from the last of these a run has."""
 
@@ -89,7 +103,8 @@ def summarize(results: dict[str, Any]) -> Report:
     """The report of what ``stages.study`` keeps in ``results.json``."""
     metric = results["metric"]
     published = {key for row in results["rows"] for key in row["published"]}
-    metrics = (metric, *(key for key in METRICS if key in published and key != metric))
+    printed = (key for key in METRICS if key in published and key != metric)
+    metrics = tuple(dict.fromkeys((metric, *printed, *results.get("also", ()))))
     lines = tuple(_line(row, metrics, metric, results.get("variant")) for row in results["rows"])
     both = [(cell.published, cell.ours) for cell in (line.cells[metric] for line in lines)]
     ranked = [(value, ours) for value, ours in both if value is not None and ours]
@@ -133,7 +148,9 @@ def _line(row: dict[str, Any], metrics: Sequence[str], metric: str, variant: str
     failed = [seed for seed in seeds.values() if seed["status"] == "failed"]
     cells = {}
     for key in metrics:
-        found = [read(seed, key, variant if key == metric else None) for seed in finished]
+        found = [
+            read(seed, key, variant if key in OF_THE_METRIC or key == metric else None, metric) for seed in finished
+        ]
         values = tuple(value for value, _ in found if value is not None)
         protocols = dict.fromkeys(text for _, text in found if text)
         cells[key] = Cell(row["published"].get(key), values, " | ".join(protocols) or None)
@@ -144,21 +161,32 @@ def _line(row: dict[str, Any], metrics: Sequence[str], metric: str, variant: str
     return Line(row["name"], cells, status, "; ".join(reasons), row.get("note", ""))
 
 
-def read(seed: dict[str, Any], metric: str, variant: str | None) -> tuple[float | None, str | None]:
-    """(number in per cent, its protocol) of one metric of a finished seed; (None, None) where it has none.
+def read(
+    seed: dict[str, Any], column: str, variant: str | None = None, metric: str = "seeds"
+) -> tuple[float | None, str | None]:
+    """(number in per cent, its protocol) of one column of a finished seed; (None, None) where it has none.
 
     ``variant`` None takes the one a paper usually prints: seeds at the best threshold, segmentation with the CRF where
-    there is one, then multi-scale.
+    there is one, then multi-scale. ``metric`` is the study's own, whose precision, recall and parts are meant.
     """
-    if metric == "params":
-        return seed.get("params"), None
-    steps = ACCURACY_OF if metric == "pixel_accuracy" else (metric,)
+    if column in BESIDE:
+        factor, key = BESIDE[column]
+        return (None if seed.get(key) is None else factor * seed[key]), None
+    if column in PARTS:
+        steps, key, variant = (metric,), "part_recall", None
+    elif column in OF_THE_METRIC:
+        steps, key = (metric,), f"mean_{column}"
+    elif column == "pixel_accuracy":
+        steps, key = ACCURACY_OF, "pixel_accuracy"
+    else:
+        step, _, named = column.partition(".")
+        steps, key, variant = (step,), "miou", named or variant
     for step in steps:
-        scored = seed["scores"].get(step, {})
+        scored = {name: values for name, values in seed["scores"].get(step, {}).items() if values.get(key) is not None}
         name = variant if variant in scored else next((one for one in STEPS[step] if one in scored), None)
         if name is None or (variant is not None and name != variant):
             continue
-        value = scored[name].get("pixel_accuracy" if metric == "pixel_accuracy" else "miou")
+        value = scored[name][key].get(PARTS[column]) if column in PARTS else scored[name][key]
         return (None if value is None else 100 * value), scored[name]["protocol"]
     return None, None
 

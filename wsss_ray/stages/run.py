@@ -40,6 +40,8 @@ class Run:
     artifacts: dict[str, Artifact]
     mlflow_run: str | None = None
     history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    """What all trainings on its road took when they were computed."""
 
 
 def preflight(recipe: Recipe) -> None:
@@ -130,6 +132,7 @@ def take(walk: Walk, tracker: Tracker) -> Run:
         done.artifacts["predictions"] = predictions
         _score(walk, tracker, done, "segmentation", "predictions", predictions, recipe.data.val_split)
     done.history = {title: a.record["history"] for title, a in walk.steps if "history" in a.record}
+    done.train_seconds = sum(a.record.get("seconds", 0.0) for _, a in walk.steps if a.stage == "train")
     finish(walk, tracker, done)
     return done
 

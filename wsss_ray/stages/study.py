@@ -25,6 +25,8 @@ from wsss_ray.study import Row, Study
 from wsss_ray.study_report import drawn, markdown, summarize
 from wsss_ray.tracking import Tracker
 
+KEPT = ("miou", "pixel_accuracy", "mean_precision", "mean_recall", "part_recall", "protocol")
+"""What the results keep of every scored variant."""
 RESULTS = "results.json"
 TABLE = "table.md"
 FIGURE = "figure.png"
@@ -119,6 +121,7 @@ def opened(
         "metric": study.metric,
         "variant": study.variant,
         "axis": study.axis,
+        "also": list(study.also),
         "scale": scale,
         "profile": profile,
         "data": data,
@@ -223,7 +226,7 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) 
         return {"status": "failed", "reason": reason_of(error), "seconds": time.monotonic() - start}
     kept = {
         step: {
-            variant: {key: values.get(key) for key in ("miou", "pixel_accuracy", "protocol")}
+            variant: {key: values.get(key) for key in KEPT}
             for variant, values in scored.items()
             if "protocol" in values
         }
@@ -233,6 +236,7 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) 
         "status": "finished",
         "scores": kept,
         "params": params,
+        "train_seconds": done.train_seconds,
         "run": done.folder.rsplit("/", 1)[-1],
         "mlflow_run": done.mlflow_run,
         "seconds": time.monotonic() - start,
