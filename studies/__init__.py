@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
 from wsss_ray.config import UserError
@@ -16,16 +17,23 @@ if TYPE_CHECKING:
     from wsss_ray.study import Study
 
 
+def modules() -> dict[str, ModuleType]:
+    """The modules of this package by name."""
+    found = sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+    return {name: importlib.import_module(f"{__name__}.{name}") for name in found}
+
+
 def names() -> list[str]:
     """Names of the recipes: the modules of this package that have a ``recipe`` function."""
-    return sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
+    return [name for name, module in modules().items() if hasattr(module, "recipe")]
 
 
 def recipes() -> list[tuple[str, str]]:
     """(name, first line of what it is) of every recipe."""
-    modules = [(name, importlib.import_module(f"{__name__}.{name}")) for name in names()]
     return [
-        (name, (module.__doc__ or "").strip().splitlines()[0]) for name, module in modules if hasattr(module, "recipe")
+        (name, (module.__doc__ or "").strip().splitlines()[0])
+        for name, module in modules().items()
+        if hasattr(module, "recipe")
     ]
 
 
@@ -63,17 +71,13 @@ def _check_choices(scale: str, profile: str | None) -> None:
 
 def study_names() -> list[str]:
     """Names of the studies, ``module.key``: what the modules of this package list in ``STUDIES``."""
-    return [
-        f"{name}.{key}"
-        for name in names()
-        for key in getattr(importlib.import_module(f"{__name__}.{name}"), "STUDIES", {})
-    ]
+    return [f"{name}.{key}" for name, module in modules().items() for key in getattr(module, "STUDIES", {})]
 
 
 def build_study(name: str, scale: str = "toy", profile: str = "paper") -> Study:
     """The study of this name; UserError names what is unknown and what there is."""
     module, _, key = name.partition(".")
-    listed = getattr(importlib.import_module(f"{__name__}.{module}"), "STUDIES", {}) if module in names() else {}
+    listed = getattr(modules().get(module), "STUDIES", {})
     if key not in listed:
         raise UserError(f"no study {name!r}; there are: {', '.join(study_names())}")
     _check_choices(scale, profile)

@@ -172,6 +172,7 @@ def read(
     if column in BESIDE:
         factor, key = BESIDE[column]
         return (None if seed.get(key) is None else factor * seed[key]), None
+    steps: tuple[str, ...]
     if column in PARTS:
         steps, key, variant = (metric,), "part_recall", None
     elif column in OF_THE_METRIC:
