@@ -190,6 +190,13 @@ def main() -> None:
     except UserError as error:
         print(f"wsss: {error}", file=sys.stderr)
         sys.exit(2)
+    except Exception as error:
+        from wsss_ray import storage
+
+        if not storage.is_disk_full(error):
+            raise
+        print(f"wsss: {storage.DISK_FULL}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("wsss: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)

@@ -75,6 +75,18 @@ def write_bytes(uri: str, data: bytes) -> None:
         raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
 
 
+DISK_FULL = "no space left on the disk; free some there and run the same command again, it goes on where it stopped"
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error, also one that a worker or SQLite reports in words."""
+    while error is not None:
+        if any(words in str(error) for words in ("No space left on device", "database or disk is full")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def read_json(uri: str) -> Any:
     """A JSON file; UserError names the file when it is not JSON."""
     try:

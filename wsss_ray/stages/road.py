@@ -61,7 +61,12 @@ class Walk:
                 if artifact is None:
                     start = time.monotonic()
                     folder = self.store.folder(stage, uid)
-                    result = compute(folder)
+                    try:
+                        result = compute(folder)
+                    except Exception as error:
+                        if storage.is_disk_full(error):
+                            raise UserError(f"{folder}: {title}: {storage.DISK_FULL}") from None
+                        raise
                     record = {"config": config, "inputs": dict(inputs), "seconds": time.monotonic() - start, **result}
                     artifact = self.store.finish(stage, uid, {**record, "content": content_digest(folder)})
         if artifact.reused:

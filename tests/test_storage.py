@@ -1,0 +1,54 @@
+"""A full disk is one line that names the place, whoever noticed it."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wsss_ray.studies import resolve
+
+from wsss_ray import storage
+from wsss_ray.artifacts import Store
+from wsss_ray.config import UserError
+from wsss_ray.stages.cluster import Machines
+from wsss_ray.stages.road import Walk
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def wrapped() -> RuntimeError:
+    """As the train step reports what a worker met."""
+    error = RuntimeError("train: training failed")
+    error.__cause__ = FULL
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (FULL, True),
+        (wrapped(), True),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (None, False),
+    ],
+)
+def test_a_full_disk_is_known_by_any_of_its_names(error: BaseException | None, full: bool) -> None:
+    assert storage.is_disk_full(error) is full
+
+
+def test_a_step_on_a_full_disk_names_its_folder(tmp_path: Path) -> None:
+    walk = Walk(resolve("cam"), Store(str(tmp_path)), Machines(2, 0, 1, 2, 2))
+
+    def fails(error: Exception) -> Any:
+        def compute(folder: str) -> dict[str, Any]:
+            raise error
+
+        return compute
+
+    with pytest.raises(UserError, match=f"{tmp_path}/train/.*: training: no space left on the disk; free some"):
+        walk.stage("train", "training", {}, {}, fails(wrapped()))
+    with pytest.raises(ZeroDivisionError):
+        walk.stage("train", "training", {}, {}, fails(ZeroDivisionError()))
