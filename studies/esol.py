@@ -20,7 +20,6 @@ from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import Localization, LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.irn import Irn
-from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
 
 ALPHA = 0.01
@@ -130,8 +129,7 @@ def seeds(scale: Scale, without: Collection[Component] = (), **settings: Any) ->
 def bare(made: Recipe) -> Recipe:
     """Nothing but seeds, at full size at paper scale, as IRN scores them."""
     stride = 1 if made.scale == "paper" else 2
-    seed = ThresholdSeeds(threshold=0.15)
-    return replaced(made, {"refine": seed, "affinity": None, "segment": None, "localize.stride": stride})
+    return replaced(made, {"refine": None, "affinity": None, "segment": None, "localize.stride": stride})
 
 
 def baseline(scale: Scale) -> Recipe:

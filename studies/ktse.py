@@ -25,7 +25,7 @@ from wsss_ray.recipe import (
     replaced,
 )
 from wsss_ray.refine.crf import PRESETS
-from wsss_ray.refine.seeds import ConfidentSeeds, ThresholdSeeds
+from wsss_ray.refine.seeds import ConfidentSeeds
 from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 HORIZON = 52_880
@@ -147,7 +147,7 @@ def seeds(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
             "method": method(scale, profile, **settings),
             "localize.fusion": None,
             "localize.stride": stride,
-            "refine": ThresholdSeeds(threshold=0.2),
+            "refine": None,
             "affinity": None,
             "segment": None,
         },

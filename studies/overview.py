@@ -10,7 +10,6 @@ from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 from wsss_ray import scales
 from wsss_ray.recipe import Localization, Recipe, Scale, replaced
 from wsss_ray.refine.crf import PRESETS
-from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 SEED_COLUMNS = ("seeds.fixed", "precision", "recall", "heads", "bodies", "minutes")
@@ -19,7 +18,7 @@ SOURCE = "no paper prints these rows side by side"
 
 def bare(made: Recipe) -> Recipe:
     """Seeds alone."""
-    return replaced(made, {"refine": ThresholdSeeds(threshold=0.2), "affinity": None, "segment": None})
+    return replaced(made, {"refine": None, "affinity": None, "segment": None})
 
 
 def localizer_of(made: Recipe) -> Localization:

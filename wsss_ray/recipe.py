@@ -210,7 +210,7 @@ class Recipe(Localization):
     seed: NonNegativeInt = 0
     data: DataConfig = DataConfig()
     refine: Refiner | None
-    """Class maps to pseudo masks; None makes neither (single-stage methods predict by themselves)."""
+    """Class maps to pseudo masks; None ends at the maps and their seeds (single-stage methods make neither)."""
     affinity: AffinityConfig | None = None
     """Network and training of a refiner that has them."""
     segment: SegmentConfig | None = None

@@ -49,5 +49,20 @@ class Study:
     """Further columns of ours (``study_report.METRICS``), which no paper prints for these rows."""
 
 
+OF_SEEDS = frozenset({"seeds", "seeds.fixed", "precision", "recall", "heads", "bodies", "minutes"})
+"""Columns that a run may answer with its seeds alone."""
+
+
+def needed(study: Study, recipe: Recipe) -> Recipe:
+    """The recipe without the steps that no column of the study reads: masks and networks behind seeds, and so on."""
+    columns = {study.metric, *study.also, *(key for row in study.rows for key in row.published)}
+    if recipe.method.single_stage or not columns <= OF_SEEDS | {"masks"}:
+        return recipe
+    changes: dict[str, None] = {"segment": None}
+    if "masks" not in columns:
+        changes |= {"refine": None, "affinity": None}
+    return recipe.model_copy(update=changes)
+
+
 StudyFunction = Callable[[Scale, Profile], Study]
 """What a file of ``studies/`` lists in ``STUDIES = {"table1": table1, ...}``."""

@@ -128,7 +128,7 @@ def usual_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
     """What a recipe ends in; seeds at their fixed threshold where that is what varies."""
     if any(axis.key in ANSWERED for axis in axes):
         return "seeds.fixed"
-    return "segmentation" if recipe.predicts else "masks"
+    return "segmentation" if recipe.predicts else "seeds" if recipe.refine is None else "masks"
 
 
 def recipe_at(recipe: Recipe, point: Point, seed: int) -> Recipe:

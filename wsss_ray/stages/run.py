@@ -115,13 +115,14 @@ def take(walk: Walk, tracker: Tracker) -> Run:
     network = road.localizer(walk, recipe)
     done.artifacts["network"] = network
     masks = None
-    if recipe.refine is not None:
+    if recipe.refine is not None or not recipe.predicts:
         maps = road.localize(walk, "localize", recipe, network)
         done.artifacts["maps"] = maps
         _score(walk, tracker, done, "seeds", "maps", maps, str(recipe.data.score_split))
-        masks = refined(walk, maps)
-        done.artifacts["masks"] = masks
-        _score(walk, tracker, done, "masks", "masks", masks, str(recipe.data.score_split))
+        if recipe.refine is not None:
+            masks = refined(walk, maps)
+            done.artifacts["masks"] = masks
+            _score(walk, tracker, done, "masks", "masks", masks, str(recipe.data.score_split))
     answering = network if recipe.segment is None else None
     if recipe.segment is not None and masks is not None:
         spec = NetworkSpec(kind="segmenter", num_classes=walk.num_classes, segment=recipe.segment)

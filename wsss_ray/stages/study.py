@@ -21,7 +21,7 @@ from wsss_ray.stages import run as runs
 from wsss_ray.stages.cluster import cluster
 from wsss_ray.stages.progress import console
 from wsss_ray.stages.road import VERSIONS
-from wsss_ray.study import Row, Study
+from wsss_ray.study import Row, Study, needed
 from wsss_ray.study_report import drawn, markdown, summarize
 from wsss_ray.tracking import Tracker
 
@@ -178,7 +178,8 @@ def planned(
             seed = row.recipe.seed + offset
             extra = [f"data.uri={data}"] if data else []
             try:
-                recipe = named(study, row, override(row.recipe, [*extra, f"seed={seed}", *settings]), seed)
+                whole = override(row.recipe, [*extra, f"seed={seed}", *settings])
+                recipe = named(study, row, needed(study, whole), seed)
             except UserError as error:
                 refused.append(error)
                 seeds[str(seed)] = {"status": "failed", "reason": str(error), "key": ""}
