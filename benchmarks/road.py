@@ -35,6 +35,9 @@ from wsss_ray.stages.parts import run_parts
 from wsss_ray.tables import decode_maps, part_name, read_table, write_table
 
 
+SCALES = (0.5, 1.0)
+
+
 class Timed:
     """A localize worker that leaves the time each shard began and ended."""
 
@@ -67,7 +70,8 @@ def bare(queue: Any, factory: Any, out: str) -> None:
 
 def localize_both(data: str, network: str, split: str, workers: int, scratch: str) -> str:
     """The same shards through Ray and through plain processes; prints the ratio and returns the maps' folder."""
-    config = LocalizeConfig(fusion={"rectify": "before"}).model_dump(mode="json")
+    chosen = LocalizeConfig(scales=SCALES, precision="bf16", fusion={"rectify": "before"})
+    config = chosen.model_dump(mode="json")
     shards = [(info.path, info.num_rows) for info in load_manifest(data).shards_of(split)]
     pictures = sum(count for _, count in shards)
     seconds = {}
