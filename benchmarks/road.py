@@ -34,7 +34,6 @@ from wsss_ray.stages.infer import LocalizeWorker
 from wsss_ray.stages.parts import run_parts
 from wsss_ray.tables import decode_maps, part_name, read_table, write_table
 
-
 SCALES = (0.5, 1.0)
 
 
