@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
+from wsss_ray.contracts import FusionRule
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
@@ -69,7 +70,7 @@ def bare(queue: Any, factory: Any, out: str) -> None:
 
 def localize_both(data: str, network: str, split: str, workers: int, scratch: str) -> str:
     """The same shards through Ray and through plain processes; prints the ratio and returns the maps' folder."""
-    chosen = LocalizeConfig(scales=SCALES, precision="bf16", fusion={"rectify": "before"})
+    chosen = LocalizeConfig(scales=SCALES, precision="bf16", fusion=FusionRule())
     config = chosen.model_dump(mode="json")
     shards = [(info.path, info.num_rows) for info in load_manifest(data).shards_of(split)]
     pictures = sum(count for _, count in shards)
