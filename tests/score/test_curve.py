@@ -11,7 +11,7 @@ from wsss_ray.config import UserError
 from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.score.confusion import confusion, empty, scores
-from wsss_ray.score.curve import ThresholdCurve
+from wsss_ray.score.curve import ThresholdCurve, bins_of
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 Picture = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -122,3 +122,18 @@ def test_mistakes_are_named() -> None:
         curve.add(truth + 3, np.array([0]), maps)
     with pytest.raises(UserError, match="do not add up"):
         curve.merge(ThresholdCurve([0.3], 3))
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [np.arange(100) / 100, np.array([0.2]), np.array([0.0, 0.1, 0.1 + 1e-5, 0.9]), np.array([-0.5, 0.5, 1.5])],
+)
+def test_bins_are_those_of_a_binary_search(thresholds: np.ndarray) -> None:
+    """Also on a threshold, just beside one, and outside [0, 1]; the third list has two thresholds in one cell."""
+    exact = thresholds.astype(np.float32)
+    rng = np.random.default_rng(0)
+    near = [np.nextafter(exact, side, dtype=np.float32) for side in (-9, 9)]
+    values = np.concatenate([exact, *near, rng.random(5000, dtype=np.float32), np.float32([0, 1, -0.1, 1.1])])
+    found = bins_of(values.reshape(-1, 1), exact)
+    assert found.shape == (len(values), 1)
+    assert np.array_equal(found[:, 0], np.searchsorted(exact, values, side="left"))

@@ -10,6 +10,24 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
 from wsss_ray.score.confusion import Absent, Counts, mean_iou
 
+CELLS = 4096
+"""Cells of [0, 1] that ``bins_of`` looks values up by; a power of two, so that a float's cell is exact."""
+
+
+def bins_of(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many of the ascending ``thresholds`` lie below each value: ``searchsorted``, three times as fast.
+
+    A table has the count at each cell's lower edge, and one comparison settles the cell, where it holds no second
+    threshold. Any shape -> the same shape, int32.
+    """
+    edges = np.arange(CELLS + 1, dtype=thresholds.dtype) / CELLS
+    below = np.searchsorted(thresholds, edges, side="left").astype(np.int32)
+    if (np.diff(below) > 1).any() or thresholds[0] < 0:
+        return np.searchsorted(thresholds, values, side="left").astype(np.int32)
+    found = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
+    found += np.append(thresholds, np.asarray(np.inf, thresholds.dtype))[found] < values
+    return found
+
 
 class ThresholdCurve:
     """A histogram of truth, strongest class and the bin of its value; counts of parts of a set add up.
@@ -36,22 +54,28 @@ class ThresholdCurve:
             raise UserError(f"{name}: maps are {maps.shape[1:]}, the truth {truth.shape}: up-sample the maps first")
         if len(classes) and not (np.min(classes) >= 0 and np.max(classes) < num_classes):
             raise UserError(f"{name}: a map of class {np.max(classes)}, but there are {num_classes} classes")
-        counted = truth != IGNORE
-        rows = truth[counted].astype(np.int64)
-        if rows.size and rows.max() >= self.num_labels:
-            raise UserError(f"{name}: the truth holds index {rows.max()}, but there are {self.num_labels} labels")
+        present = np.bincount(truth.reshape(-1), minlength=IGNORE + 1)
+        if present[self.num_labels : IGNORE].any() or len(present) > IGNORE + 1:
+            worst = np.flatnonzero(np.delete(present, IGNORE)).max()
+            raise UserError(f"{name}: the truth holds index {worst}, but there are {self.num_labels} labels")
         if not len(classes):
             # Whatever the class: a value below every threshold is background.
-            self.counts[:, 0, 0] += np.bincount(rows, minlength=self.num_labels)
+            self.counts[:, 0, 0] += present[: self.num_labels]
             return
-        values = maps[:, counted]
-        strongest = values.argmax(axis=0)
-        top = values[strongest, np.arange(values.shape[1])]
+        num_bins = len(self.thresholds) + 1
+        # One number per pixel, (truth, strongest class, bin); unknown pixels make a row of their own, left out below.
+        rows = np.minimum(np.arange(IGNORE + 1), self.num_labels).astype(np.int32) * (len(classes) * num_bins)
+        places = rows[truth]
+        top, strongest = maps[0], np.zeros(1, np.int32)
+        for number in range(1, len(classes)):
+            better = maps[number] > top
+            top = np.maximum(top, maps[number])
+            strongest = np.where(better, np.int32(number * num_bins), strongest)
         # In the precision of the maps, as seeds compare them: 0.1 in float32 is not 0.1 in float64.
-        bins = np.searchsorted(self.thresholds.astype(maps.dtype), top, side="left")
-        shape = (self.num_labels, len(classes), len(self.thresholds) + 1)
-        flat = np.bincount(np.ravel_multi_index((rows, strongest, bins), shape), minlength=int(np.prod(shape)))
-        self.counts[:, np.asarray(classes)] += flat.reshape(shape)
+        places += strongest + bins_of(top, self.thresholds.astype(maps.dtype))
+        shape = (self.num_labels + 1, len(classes), num_bins)
+        flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
+        self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
 
     def merge(self, other: ThresholdCurve) -> ThresholdCurve:
         """Both parts of a set together."""
