@@ -97,7 +97,8 @@ def run_parts(
                 _Actor,
                 fn_constructor_args=(factory, out),
                 batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=workers),
+                # One shard at a time: a shard waiting behind another while an actor idles is time lost at the end.
+                compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=1,
                 num_gpus=machines.gpus / machines.inference_workers if machines.use_gpu else None,
             )
