@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from wsss_ray.studies import cam, eps, esol, ktse, l2g, overview, smaf, ssss, wsfcn
+from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 from wsss_ray import build
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.nets.optim import build_optimizer
-from wsss_ray.recipe import Localization, Scale, TrainConfig
+from wsss_ray.recipe import Localization, Scale, TrainConfig, localizer_of
 from wsss_ray.training import peak_memory_mb
 
 NUM_CLASSES = 8
@@ -46,7 +46,7 @@ LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
     "l2g shared": lambda scale: l2g.variant(scale, "paper", shared=True),
     "l2g without saliency": lambda scale: l2g.variant(scale, "paper", saliency=False),
     "smaf over eps": lambda scale: smaf.recipe(scale),
-    "smaf over cam": lambda scale: smaf.over(overview.localizer_of(cam.recipe(scale)), scale, "paper"),
+    "smaf over cam": lambda scale: smaf.over(localizer_of(cam.recipe(scale)), scale, "paper"),
     "ktse base": lambda scale: ktse.seeds(scale, "paper", **ktse.parts()),
     "ktse base + sie": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("sie")),
     "ktse base + ssr": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("ssr")),
@@ -83,7 +83,7 @@ def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, f
     localization = LOCALIZERS[name](scale)
     # Method by method the published crops differ: here all have CAM's.
     same: TrainConfig = cam.recipe(scale).train
-    network: Any = build.localizer(overview.localizer_of(localization), NUM_CLASSES)
+    network: Any = build.localizer(localizer_of(localization), NUM_CLASSES)
     network.to(device=device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network.param_groups(), localization.train.optimizer)
     batch = random_batch(same.augment.crop, batch_size).to(device)

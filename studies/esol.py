@@ -17,7 +17,7 @@ from wsss_ray.data.augment import Augment
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.esol import Component, Esol, Phase, phases
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Localization, LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import Localization, LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, localizer_of, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.irn import Irn
 from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
@@ -206,8 +206,7 @@ def table1_coco(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 def baseline_part(scale: Scale) -> Localization:
     """The localizer of ``baseline`` alone."""
-    made = baseline(scale)
-    return Localization(method=made.method, net=made.net, train=made.train, localize=made.localize)
+    return localizer_of(baseline(scale))
 
 
 def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:

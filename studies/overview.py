@@ -8,22 +8,12 @@ from __future__ import annotations
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 from wsss_ray import scales
-from wsss_ray.recipe import Localization, Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, localizer_of, replaced
 from wsss_ray.refine.crf import PRESETS
-from wsss_ray.study import Profile, Row, Study, StudyFunction
+from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
 
 SEED_COLUMNS = ("seeds.fixed", "precision", "recall", "heads", "bodies", "minutes")
 SOURCE = "no paper prints these rows side by side"
-
-
-def bare(made: Recipe) -> Recipe:
-    """Seeds alone."""
-    return replaced(made, {"refine": None, "affinity": None, "segment": None})
-
-
-def localizer_of(made: Recipe) -> Localization:
-    """The part of a recipe another method can start from."""
-    return Localization(**{name: getattr(made, name) for name in Localization.model_fields})
 
 
 def localizers(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -60,59 +50,45 @@ def components(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 
 def seeds(name: str, title: str, rows: dict[str, Recipe]) -> Study:
-    """Rows of recipes up to their seeds."""
-    return Study(
-        name=name,
-        title=title,
-        source=SOURCE,
-        metric="seeds",
-        variant="best",
-        also=SEED_COLUMNS,
-        rows=tuple(Row(label, bare(made)) for label, made in rows.items()),
-    )
+    """Rows scored by their seeds, all that is run of them."""
+    return side_by_side(name, title, "seeds", SEED_COLUMNS, rows, "best")
+
+
+def side_by_side(
+    name: str, title: str, metric: Metric, also: tuple[str, ...], rows: dict[str, Recipe], variant: str | None = None
+) -> Study:
+    """A study without published numbers."""
+    made = tuple(Row(label, recipe) for label, recipe in rows.items())
+    return Study(name, title, SOURCE, metric, made, variant=variant, also=also)
 
 
 def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Pseudo masks of CAM and of KTSE after a CRF, PSA and IRN."""
-    rows = []
+    rows = {}
     for label, made in {"CAM": cam.recipe(scale, profile), "KTSE": ktse.seeds(scale, profile)}.items():
-        rows.append(Row(f"{label} + CRF", replaced(bare(made), {"refine": cam.refiner(scale)})))
+        rows[f"{label} + CRF"] = replaced(made, {"refine": cam.refiner(scale)})
         for kind in ("psa", "irn"):
             walked = {"refine": scales.walker(scale, kind), "affinity": scales.affinity(scale, kind)}
-            rows.append(Row(f"{label} + {kind.upper()}", replaced(bare(made), walked)))
-    return Study(
-        name="overview.refined",
-        title="pseudo masks by refiner",
-        source=SOURCE,
-        metric="masks",
-        also=("seeds", "precision", "recall", "heads", "bodies"),
-        rows=tuple(rows),
-    )
+            rows[f"{label} + {kind.upper()}"] = replaced(made, walked)
+    also = ("seeds", "precision", "recall", "heads", "bodies")
+    return side_by_side("overview.refined", "pseudo masks by refiner", "masks", also, rows)
 
 
 def single_stage(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """SSSS and WS-FCN against CAM, CRF and DeepLab, all with one CRF preset at test time."""
-    own = {"predict.crf": PRESETS["ssss"]}
-    rows = {
-        "CAM + CRF + DeepLab": replaced(cam.recipe(scale, profile), own),
-        "SSSS": replaced(ssss.recipe(scale, profile), own),
-        "SSSS + FCA": replaced(ssss.recipe(scale, profile), own | wsfcn_part(scale, profile, coupling="gci")),
-        "SSSS + SF2": replaced(ssss.recipe(scale, profile), own | wsfcn_part(scale, profile, context="aspp")),
-        "WS-FCN": replaced(ssss.recipe(scale, profile), own | wsfcn_part(scale, profile)),
+    methods = {
+        "SSSS": ssss.recipe(scale, profile).method,
+        "SSSS + FCA": wsfcn.method(scale, profile, coupling="gci"),
+        "SSSS + SF2": wsfcn.method(scale, profile, context="aspp"),
+        "WS-FCN": wsfcn.method(scale, profile),
     }
-    return Study(
-        name="overview.single_stage",
-        title="single-stage methods and the multi-stage road",
-        source=SOURCE,
-        metric="segmentation",
-        also=("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes"),
-        rows=tuple(Row(label, made) for label, made in rows.items()),
-    )
-
-
-def wsfcn_part(scale: Scale, profile: Profile, **settings: str) -> dict[str, object]:
-    """WS-FCN in place of SSSS, everything around it left as it is."""
-    return {"method": wsfcn.method(scale, profile, **settings)}
+    around = ssss.recipe(scale, profile)
+    rows = {"CAM + CRF + DeepLab": cam.recipe(scale, profile)}
+    rows |= {label: replaced(around, {"method": method}) for label, method in methods.items()}
+    rows = {label: replaced(made, {"predict.crf": PRESETS["ssss"]}) for label, made in rows.items()}
+    also = ("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes")
+    title = "single-stage methods and the multi-stage road"
+    return side_by_side("overview.single_stage", title, "segmentation", also, rows)
 
 
 STUDIES: dict[str, StudyFunction] = {

@@ -136,6 +136,11 @@ class Localization(Config):
         return self
 
 
+def localizer_of(localization: Localization) -> Localization:
+    """The localizer of a recipe alone: what is trained, and what another method can start from."""
+    return Localization.model_construct(**{name: getattr(localization, name) for name in Localization.model_fields})
+
+
 class AffinityConfig(Config):
     """How a refiner that has a network (PSA, IRN) trains it."""
 

@@ -1,6 +1,6 @@
 """The MLflow model, as code that MLflow runs where it serves: pictures in, class shares and masks out.
 
-``wsss_ray.tracking.save_model`` is what names this file; nothing else imports it, since it needs mlflow.
+``wsss_ray.tracking.save_model`` is what names this file; nothing imports it, since it hands its functions to MLflow.
 """
 
 from __future__ import annotations
@@ -12,49 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mlflow.exceptions import MlflowException
-from mlflow.models import set_model
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
-from mlflow.pyfunc import PythonModel
 
 from wsss_ray.answering import Answer, Answerer, open_model
 from wsss_ray.config import UserError
 from wsss_ray.data.picture import decode_picture, encode_mask
+from wsss_ray.tracking import set_served_model
 
 ROOT = "WSSS_SERVE_ROOT"
 """The folder below which a served model may read the files of column ``path``; without it none are read."""
 
 
-class Segmentation(PythonModel):
-    """Rows with ``picture`` (base64 of a JPEG, PNG, ...) or ``path`` -> one answer each."""
+def load(folder: str) -> Answerer:
+    """The model in ``folder``, once, when the server starts."""
+    return Answerer(open_model(folder))
 
-    # The saved signature states the schema; without this MLflow asks for type hints on every start.
-    _skip_type_hint_validation = True
 
-    def load_context(self, context: Any) -> None:
-        """Load the network once, when the server starts."""
-        self.answerer = Answerer(open_model(context.artifacts["model"]))
+def answer(answerer: Answerer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with ``picture`` (base64 of a JPEG, PNG, ...) or ``path`` -> {"height", "width", "classes": [{"class",
+    "index", "share", "confidence"}], "mask": base64 of a palette PNG} each; UserError names the row of a bad picture.
+    """
+    pictures = [decode_picture(_bytes(row), f"row {number}") for number, row in enumerate(rows)]
+    return [_told(one, np.asarray(answerer.palette)) for one in answerer.answer(pictures)]
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """{"height", "width", "classes": [{"class", "share", "confidence"}], "mask": base64 of a palette PNG} for every
-        row; a bad picture refuses the request, naming its row."""
-        pictures = []
-        for number, row in enumerate(model_input.to_dict("records")):
-            try:
-                pictures.append(decode_picture(_bytes(row), f"row {number}"))
-            except UserError as error:
-                raise MlflowException(str(error), error_code=BAD_REQUEST) from error
-        return [self._row(answer) for answer in self.answerer.answer(pictures)]
 
-    def _row(self, answer: Answer) -> dict[str, Any]:
-        found = [
-            {"class": one.name, "index": one.index, "share": one.share, "confidence": one.confidence}
-            for one in answer.findings
-        ]
-        png = encode_mask(answer.mask, np.asarray(self.answerer.palette))
-        height, width = answer.mask.shape
-        mask = base64.b64encode(png).decode("ascii")
-        return {"height": height, "width": width, "classes": found, "mask": mask}
+def _told(found: Answer, palette: np.ndarray) -> dict[str, Any]:
+    classes = [
+        {"class": one.name, "index": one.index, "share": one.share, "confidence": one.confidence}
+        for one in found.findings
+    ]
+    mask = base64.b64encode(encode_mask(found.mask, palette)).decode("ascii")
+    height, width = found.mask.shape
+    return {"height": height, "width": width, "classes": classes, "mask": mask}
 
 
 def _bytes(row: dict[str, Any]) -> bytes:
@@ -75,4 +63,4 @@ def _bytes(row: dict[str, Any]) -> bytes:
     return where.read_bytes()
 
 
-set_model(Segmentation())
+set_served_model(load, answer)

@@ -235,3 +235,31 @@ def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"MLflow at {tracking_uri(out)} does not take the model of run {run_id} ({reason})") from error
     return f"runs:/{run_id}/model"
+
+
+def set_served_model(
+    load: Callable[[str], Any], answer: Callable[[Any, list[dict[str, Any]]], list[dict[str, Any]]]
+) -> None:
+    """Make two functions the MLflow model of the file that calls this: ``load`` a folder once, ``answer`` its rows.
+
+    A UserError of ``answer`` refuses the request as a bad one, in its own words.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import set_model
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+    from mlflow.pyfunc import PythonModel
+
+    class Served(PythonModel):
+        # The saved signature states the schema; without this MLflow asks for type hints on every start.
+        _skip_type_hint_validation = True
+
+        def load_context(self, context: Any) -> None:
+            self.loaded = load(context.artifacts["model"])
+
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            try:
+                return answer(self.loaded, model_input.to_dict("records"))
+            except UserError as error:
+                raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+
+    set_model(Served())

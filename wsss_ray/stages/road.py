@@ -13,7 +13,7 @@ from wsss_ray.build import NetworkSpec
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import Manifest, load_manifest
 from wsss_ray.nets.weights import locate, weights_digest
-from wsss_ray.recipe import Localization, Recipe
+from wsss_ray.recipe import Localization, Recipe, localizer_of
 from wsss_ray.stages import infer, train
 from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.prepare import prepare_toy
@@ -205,15 +205,9 @@ def localizer(walk: Walk, localization: Localization, prefix: str = "") -> Artif
         inputs["base"] = localizer(walk, base, prefix + "base ")
         if "maps" in localization.method.needs:
             inputs["maps"] = localize(walk, f"{prefix}base localize", base, inputs["base"])
-    spec = NetworkSpec(kind="localizer", num_classes=walk.num_classes, localization=as_plain(localization))
+    spec = NetworkSpec(kind="localizer", num_classes=walk.num_classes, localization=localizer_of(localization))
     trained = train_network(walk, f"{prefix}train", spec, inputs)
     warning = localization.method.warning([epoch["losses"] for epoch in trained.record.get("history", [])])
     if warning is not None:
         console.print(f"{prefix}train: {warning}", style="bold yellow", markup=False, soft_wrap=True)
     return trained
-
-
-def as_plain(localization: Localization) -> Localization:
-    """The localization part of a recipe alone."""
-    fields = {name: getattr(localization, name) for name in Localization.model_fields}
-    return Localization.model_construct(**fields)
