@@ -39,6 +39,9 @@ def run(
     ] = None,
     profile: Annotated[str, typer.Option(help="paper or released, where they disagree.")] = "paper",
     rows: Annotated[str, typer.Option(help="Only these rows: names or numbers from 1, with commas.")] = "",
+    max_concurrent: Annotated[
+        int | None, typer.Option(help="Rows at the same time; default: as many as have two cores or a GPU.", min=1)
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
     """Run every row that is not done yet; failed rows are reported and do not stop the others."""
@@ -49,7 +52,7 @@ def run(
 
     study = build_study(name, scale, profile)
     wanted = [row.strip() for row in rows.split(",") if row.strip()]
-    results = run_study(study, scale, profile, out, seeds, data, set_ or [], wanted, address)
+    results = run_study(study, scale, profile, out, seeds, data, set_ or [], wanted, address, max_concurrent)
     _show(summarize(results))
     if any(row["runs"] and _failed(row) for row in results["rows"]):
         raise typer.Exit(1)

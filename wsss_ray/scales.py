@@ -60,7 +60,7 @@ def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainC
         )
     if scale == "small":
         return TrainConfig(
-            epochs=epochs or 8,
+            epochs=epochs or 5,
             batch_size=8,
             optimizer=ADAMW,
             augment=Augment(resize="long_side", range=(192, 320), crop=192),

@@ -94,3 +94,26 @@ def machines(resources: Resources, share: int = 1) -> Machines:
         )
     workers = min(resources.inference_workers or limit, limit)
     return Machines(cpus, gpus, resources.train_workers, max(1, cpus // resources.train_workers), workers)
+
+
+def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
+    """How many runs go on at the same time: one per GPU, or per two cores, for each training worker.
+
+    UserError where more are asked for than have room.
+    """
+    whole = machines(resources)
+    limit = max(1, (whole.gpus or whole.cpus) // whole.train_workers)
+    if asked is not None and asked > limit:
+        raise UserError(
+            f"--max-concurrent {asked}: the cluster has room for {limit} runs of {whole.train_workers} training "
+            "worker(s); lower it, or join a larger cluster with --address"
+        )
+    usual = limit if whole.use_gpu else max(1, limit // 2)
+    return max(1, min(asked or usual, num_jobs))
+
+
+def this_node() -> str:
+    """The resource that pins the drivers of runs to this node, where their file locks hold."""
+    address = ray.util.get_node_ip_address()
+    have = ray.cluster_resources()
+    return f"node:{address}" if f"node:{address}" in have else next(key for key in have if key.startswith("node:"))

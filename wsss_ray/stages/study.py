@@ -1,15 +1,19 @@
-"""``wsss study run``: every row of a table with every seed, one after the other; finished ones are not run again."""
+"""``wsss study run``: every row of a table with every seed, some at a time; finished ones are not run again."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import ray
+from ray.exceptions import RayError
 
 from wsss_ray import build, storage
 from wsss_ray.artifacts import digest
@@ -18,7 +22,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.recipe import Recipe, override
 from wsss_ray.stages import run as runs
-from wsss_ray.stages.cluster import cluster
+from wsss_ray.stages.cluster import cluster, concurrency, this_node
 from wsss_ray.stages.progress import console
 from wsss_ray.stages.road import VERSIONS
 from wsss_ray.study import Row, Study, needed
@@ -30,6 +34,8 @@ KEPT = ("miou", "pixel_accuracy", "mean_precision", "mean_recall", "part_recall"
 RESULTS = "results.json"
 TABLE = "table.md"
 FIGURE = "figure.png"
+Todo = tuple[int, int, Recipe, str]
+"""Row, seed, recipe and key of something still to run."""
 
 
 def run_study(
@@ -42,11 +48,13 @@ def run_study(
     settings: Sequence[str] = (),
     rows: Sequence[str] = (),
     address: str | None = None,
+    max_concurrent: int | None = None,
 ) -> dict[str, Any]:
     """Run the rows of ``study`` that are not done yet, and return its results (``study_report.summarize`` reads them).
 
-    A row that fails is noted with its reason and the others go on. Raises UserError for unknown ``rows``, or where not
-    one of them can start.
+    ``max_concurrent`` rows run at the same time, each on its share of the cluster (default as for sweeps); what two of
+    them need is computed once. A row that fails is noted with its reason and the others go on. Raises UserError for
+    unknown ``rows``, or where not one of them can start.
     """
     wanted = chosen_rows(study, rows)
     folder = study_folder(out, study.name, scale)
@@ -65,13 +73,12 @@ def run_study(
     status = "FAILED"
     try:
         with cluster(address):
-            for number, (place, seed, recipe, key) in enumerate(todo, start=1):
-                row = study.rows[place]
-                console.print(f"[{number}/{len(todo)}] {study.name}: {row.name}, seed {seed}", markup=False)
-                entry = finished_row(study, row, recipe, out, tracker.run_id)
+            share = concurrency(todo[0][2].resources, max_concurrent, len(todo))
+            for (place, seed, _, key), entry in finished_rows(study, todo, out, tracker.run_id, share):
                 results["rows"][place]["seeds"][str(seed)] = {**entry, "key": key}
                 if entry["status"] == "failed":
-                    console.print(f"{row.name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
+                    name = study.rows[place].name
+                    console.print(f"{name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
                 save(folder, results)
         log_study(tracker, results)
         status = "FINISHED"
@@ -162,13 +169,13 @@ def planned(
     num_seeds: int,
     data: str | None,
     settings: Sequence[str],
-) -> list[tuple[int, int, Recipe, str]]:
+) -> list[Todo]:
     """(row, seed, recipe, key) of everything still to run, first seeds first; rows that settings do not fit are noted.
 
     Raises UserError where no row fits, or the data is not there.
     """
     given = load_manifest(storage.absolute(data)).digest if data else None
-    todo: list[tuple[int, int, Recipe, str]] = []
+    todo: list[Todo] = []
     refused: list[UserError] = []
     runnable = [place for place in wanted if study.rows[place].recipe is not None]
     for offset in range(num_seeds):
@@ -194,9 +201,7 @@ def planned(
     return todo
 
 
-def startable(
-    todo: Sequence[tuple[int, int, Recipe, str]], results: dict[str, Any]
-) -> list[tuple[int, int, Recipe, str]]:
+def startable(todo: Sequence[Todo], results: dict[str, Any]) -> list[Todo]:
     """What passes the checks before Ray; rows that do not (weights that are not there) are noted and shown at once."""
     ready = []
     for place, seed, recipe, key in todo:
@@ -217,11 +222,49 @@ def named(study: Study, row: Row, recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"name": f"{study.name}.{slug(row.name)}", "seed": seed, "tags": tags})
 
 
-def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str) -> dict[str, Any]:
-    """One row with one seed: what the results keep of it, or why it failed."""
+def finished_rows(
+    study: Study, todo: Sequence[Todo], out: str, parent: str, share: int
+) -> Iterator[tuple[Todo, dict[str, Any]]]:
+    """Everything of ``todo`` with what came of it, as they end; ``share`` at a time, each in a process of its own."""
+    told = (f"[{number}/{len(todo)}] {study.name}: " for number in range(1, len(todo) + 1))
+
+    def say(one: Todo) -> None:
+        console.print(f"{next(told)}{study.rows[one[0]].name}, seed {one[1]}", markup=False)
+
+    if share == 1:
+        for one in todo:
+            say(one)
+            yield one, finished_row(study, study.rows[one[0]], one[2], out, parent)
+        return
+    # Here, where the locks of its files hold that keep two rows from computing the same.
+    remote = ray.remote(num_cpus=0, max_retries=0, resources={this_node(): 0.001})(_row_elsewhere)
+    waiting = list(todo)
+    running: dict[Any, Todo] = {}
+    while waiting or running:
+        while waiting and len(running) < share:
+            one = waiting.pop(0)
+            say(one)
+            running[remote.remote(os.getcwd(), study, study.rows[one[0]], one[2], out, parent, share)] = one
+        ended, _ = ray.wait(list(running), num_returns=1)
+        one = running.pop(ended[0])
+        try:
+            yield one, ray.get(ended[0])
+        except RayError as error:
+            yield one, {"status": "failed", "reason": reason_of(error), "seconds": 0.0}
+
+
+def _row_elsewhere(folder: str, *given: Any) -> dict[str, Any]:
+    if Path(folder).is_dir():
+        os.chdir(folder)
+    return finished_row(*given)
+
+
+def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, share: int = 1) -> dict[str, Any]:
+    """One row with one seed, on one of ``share`` parts of the cluster: what the results keep of it, or why it
+    failed."""
     start = time.monotonic()
     try:
-        done = runs.run(recipe, out, parent=parent, quiet=True)
+        done = runs.run(recipe, out, parent=parent, quiet=True, share=share)
         params = num_parameters(done) if "params" in {study.metric, *row.published} else None
     except Exception as error:  # whatever a row runs into, the others go on
         return {"status": "failed", "reason": reason_of(error), "seconds": time.monotonic() - start}

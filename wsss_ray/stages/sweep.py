@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-import ray
 from ray import tune
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -28,9 +27,8 @@ from wsss_ray import storage
 from wsss_ray import sweep as book
 from wsss_ray.artifacts import Store
 from wsss_ray.config import UserError
-from wsss_ray.recipe import Resources
 from wsss_ray.space import Axis, Point, name_of
-from wsss_ray.stages.cluster import cluster, machines
+from wsss_ray.stages.cluster import cluster, concurrency, this_node
 from wsss_ray.stages.progress import Bar, console
 from wsss_ray.stages.run import preflight, run_tags
 from wsss_ray.stages.trial import Context, run_trial
@@ -70,22 +68,6 @@ def run_sweep(made: Plan, out: str, address: str | None = None, max_concurrent: 
         tracker.finish(status)
     close(made, recorder.outcomes, folder, tracker)
     return recorder.outcomes
-
-
-def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
-    """How many trials run at the same time: one per GPU, or per two cores, for each training worker.
-
-    UserError where more are asked for than have room.
-    """
-    whole = machines(resources)
-    limit = max(1, (whole.gpus or whole.cpus) // whole.train_workers)
-    if asked is not None and asked > limit:
-        raise UserError(
-            f"--max-concurrent {asked}: the cluster has room for {limit} trials of {whole.train_workers} training "
-            "worker(s); lower it, or join a larger cluster with --address"
-        )
-    usual = limit if whole.use_gpu else max(1, limit // 2)
-    return max(1, min(asked or usual, num_jobs))
 
 
 def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None) -> None:
@@ -135,7 +117,7 @@ def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None)
     try:
         with Bar("sweep", num_jobs, "trials") as recorder.bar:
             tune.Tuner(
-                tune.with_resources(run_trial, {"CPU": 0, _this_node(): 0.001}),
+                tune.with_resources(run_trial, {"CPU": 0, this_node(): 0.001}),
                 param_space={**space, "context": context.model_dump_json(), "axes": [asdict(a) for a in made.axes]},
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
@@ -154,13 +136,6 @@ def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None)
             ).fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _this_node() -> str:
-    """The resource that pins the trials' drivers to this node, where their file locks hold."""
-    address = ray.util.get_node_ip_address()
-    have = ray.cluster_resources()
-    return f"node:{address}" if f"node:{address}" in have else next(key for key in have if key.startswith("node:"))
 
 
 def _optuna(made: Plan, outcomes: Sequence[Outcome]) -> Any:
