@@ -65,11 +65,16 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 
 def over(localizer: Localization, scale: Scale, profile: Profile) -> Recipe:
-    """SMAF over any localizer."""
+    """SMAF over any localizer.
+
+    Toy maps are wide: their seeds are best at 0.4 to 0.5, and reactivation pulls everything above the threshold up to
+    1. On the toy 0.2 takes SMAF over EPS from 63.5 to 58.7 mIoU, 0.4 to 64.9; without reactivation both give 62.3.
+    """
+    given = {"profile": profile, "threshold": 0.4} if scale == "toy" else {"profile": profile}
     return Recipe(
         name="smaf",
         scale=scale,
-        method=SMAFConfig.model_validate({"profile": profile}),
+        method=SMAFConfig.model_validate(given),
         net=localizer.net,
         train=scales.train(scale, train(profile)),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
