@@ -37,8 +37,11 @@ def method(scale: Scale, profile: Profile, **changes: Any) -> L2GConfig:
 
     Small scales read the softmax that the transfer trains. It leaves the scores free up to a constant at every place,
     so that their ReLU (Eq 2) says little of a network that never was a classifier: toy seeds 34 mIoU, softmax 54.
+    Under AdamW ten times the rate drives the global head to background everywhere, in one of two toy runs for good.
     """
     own: dict[str, Any] = {"patch_size": pixels(scale, 320), "uniform_stride": pixels(scale, 64)}
+    if scale != "paper":
+        own["new_layer_multiplier"] = 1.0
     classifies = changes.get("local_only", False) and not changes.get("saliency", True)
     if scale != "paper" and not classifies:
         own["map_form"] = "softmax"

@@ -96,6 +96,9 @@ class L2GConfig(MethodConfig):
     """Weight of the transfer loss. released: 10 (VOC), 30 (COCO)."""
     norm: Literal["mean", "sum"] = "mean"
     """Squared norm of Eq 6-7: mean over all elements (released), or their sum per view (Eq 6 as printed)."""
+    new_layer_multiplier: float = Field(10.0, gt=0)
+    """Learning rate of the heads over the backbones'. A head that overshoots answers background everywhere, and the
+    gradient of a squared distance between probabilities vanishes there."""
     align: Literal["crop", "roi"] = "crop"
     """crop: softmax, then the cells under the view. roi: legacy RoIAlign of the scores, then softmax (released)."""
     empty_saliency: Literal["fallback", "none"] = "fallback"
@@ -249,5 +252,6 @@ class L2G(nn.Module):
         return config.kd_weight * transfer_loss(under, target, config.norm)
 
     def param_groups(self) -> list[ParamGroup]:
-        """PSA's four groups over both networks."""
-        return standard_groups(self)
+        """PSA's four groups over both networks, biases at twice the rate of weights."""
+        new = self.config.new_layer_multiplier
+        return standard_groups(self, (1.0, 2.0, new, 2 * new))
