@@ -14,7 +14,7 @@ from wsss_ray.data.augment import Augment, Jitter
 from wsss_ray.methods.eps import PRESETS as EPS_PRESETS
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import LocalizeConfig, NetConfig, PredictConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Profile, Row, Study, StudyFunction
@@ -69,7 +69,7 @@ def coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
             "train.schedule.horizon": COCO_LOGGED_HORIZON,
             "train.augment.range": (256, 448),
             "train.augment.crop": 321,
-            "predict": PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2"]),
+            "predict": scales.predict(scale),
         },
     )
 
@@ -129,7 +129,9 @@ def readme_coco(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def under(made: Recipe, head: scales.Head, trunk: scales.Trunk, wrapped: bool = False) -> Recipe:
     """A recipe with one of the DeepLabs of the L2G release behind it, and that one's CRF."""
     crf = scales.DEEPLAB_CRF[head, trunk] + ("_wrapped" if wrapped else "")
-    return replaced(made, {"segment": scales.deeplab(made.scale, head, trunk), "predict.crf": PRESETS[crf]})
+    return replaced(
+        made, {"segment": scales.deeplab(made.scale, head, trunk), "predict.crf": scales.test_crf(made.scale, crf)}
+    )
 
 
 def segmentation(scale: Scale = "toy", profile: Profile = "paper") -> Study:

@@ -211,7 +211,7 @@ def on_vgg(made: Recipe, coco: bool) -> Recipe:
     vgg = replaced(made, {"segment": scales.deeplab(made.scale, "v2", "vgg16", coco)})
     if made.scale != "paper":
         return vgg
-    return replaced(vgg, {"predict": PredictConfig(scales=(1.0,), flip=False, crf=PRESETS["deeplab_v2_vgg"])})
+    return replaced(vgg, {"predict": scales.predict(made.scale, "deeplab_v2_vgg")})
 
 
 def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:

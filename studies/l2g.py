@@ -18,7 +18,6 @@ from wsss_ray.methods.l2g import PRESETS as L2G_PRESETS
 from wsss_ray.methods.l2g import L2GConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
-from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Profile, Row, Study, StudyFunction
 
@@ -77,7 +76,7 @@ def train(profile: Profile) -> TrainConfig:
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
     """ResNet-38, N = 4 random patches of 320 (released: four corners and two), seeds at a constant without a CRF."""
     settings = method(scale, profile)
-    crf = PRESETS["deeplab_v2_wrapped" if profile == "released" else "deeplab_v2"]
+    crf = "deeplab_v2_wrapped" if profile == "released" else "deeplab_v2"
     return Recipe(
         name="l2g",
         scale=scale,
@@ -87,7 +86,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
         refine=ThresholdSeeds(threshold=settings.background_threshold),
         segment=scales.segment(scale),
-        predict=scales.predict(scale).model_copy(update={"crf": crf}),
+        predict=scales.predict(scale, crf),
     )
 
 

@@ -9,7 +9,6 @@ from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 from wsss_ray import scales
 from wsss_ray.recipe import Recipe, Scale, localizer_of, replaced
-from wsss_ray.refine.crf import PRESETS
 from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
 
 SEED_COLUMNS = ("seeds.fixed", "precision", "recall", "heads", "bodies", "minutes")
@@ -85,7 +84,7 @@ def single_stage(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     around = ssss.recipe(scale, profile)
     rows = {"CAM + CRF + DeepLab": cam.recipe(scale, profile)}
     rows |= {label: replaced(around, {"method": method}) for label, method in methods.items()}
-    rows = {label: replaced(made, {"predict.crf": PRESETS["ssss"]}) for label, made in rows.items()}
+    rows = {label: replaced(made, {"predict.crf": scales.test_crf(scale, "ssss")}) for label, made in rows.items()}
     also = ("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes")
     title = "single-stage methods and the multi-stage road"
     return side_by_side("overview.single_stage", title, "segmentation", also, rows)

@@ -15,7 +15,6 @@ from wsss_ray.methods.single_stage import SingleStageConfig
 from wsss_ray.methods.ssss import Ssss
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, PredictConfig, Recipe, Scale, ScoreConfig, TrainConfig, replaced
-from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.gate import SSSS_GATE, GateConfig
 from wsss_ray.study import Profile, Row, Study, StudyFunction
 
@@ -65,9 +64,10 @@ def schedule(scale: Scale, own: TrainConfig) -> TrainConfig:
 
 def predict(scale: Scale, gate: GateConfig = SSSS_GATE, crf: str = "ssss") -> PredictConfig:
     """Eight views, classes gated by the network's own image scores, and a CRF."""
+    own = scales.test_crf(scale, crf)
     if scale == "small":
-        return PredictConfig(scales=SCALES, long_side=scales.LONG_SIDE, gate=gate, crf=PRESETS[crf], precision="bf16")
-    return PredictConfig(scales=SCALES, gate=gate, crf=PRESETS[crf])
+        return PredictConfig(scales=SCALES, long_side=scales.LONG_SIDE, gate=gate, crf=own, precision="bf16")
+    return PredictConfig(scales=SCALES, gate=gate, crf=own)
 
 
 def single_stage(scale: Scale, name: str, method: SingleStageConfig, own: TrainConfig, answer: PredictConfig) -> Recipe:

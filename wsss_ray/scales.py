@@ -18,7 +18,7 @@ from wsss_ray.recipe import (
     TrainConfig,
 )
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS
+from wsss_ray.refine.crf import PRESETS, CrfConfig
 from wsss_ray.refine.irn import Irn
 from wsss_ray.refine.psa import Psa
 
@@ -30,8 +30,8 @@ LONG_SIDE = 320
 """Longer side of the pictures of ``small`` where maps and masks are read at scale 1: the largest it trains on."""
 
 
-TEST_CRF = PRESETS["deeplab_v2"].model_copy(update={"prune": 0.05})
-"""After DeepLab, over the labels whose probability reaches 5 % somewhere in the picture; the others do not win."""
+PRUNE = 0.05
+"""Small scales' CRF after a segmentation network leaves out the labels that reach this nowhere: they do not win."""
 
 
 def net(scale: Scale, paper: NetConfig) -> NetConfig:
@@ -121,14 +121,20 @@ def normalized_head(rate: int) -> DeepLabV1:
     return DeepLabV1(kind="seam", hidden=256, rate=rate, multi_scale_input=False)
 
 
-def predict(scale: Scale) -> PredictConfig:
-    """Test-time protocol of the segmentation network."""
+def test_crf(scale: Scale, preset: str = "deeplab_v2") -> CrfConfig:
+    """The CRF on a segmentation network's probabilities."""
+    return PRESETS[preset] if scale == "paper" else PRESETS[preset].model_copy(update={"prune": PRUNE})
+
+
+def predict(scale: Scale, crf: str = "deeplab_v2") -> PredictConfig:
+    """Test-time protocol of the segmentation network, with a preset of the CRF."""
+    own = test_crf(scale, crf)
     if scale == "paper":
-        return PredictConfig(scales=(1.0,), flip=False, crf=TEST_CRF)
+        return PredictConfig(scales=(1.0,), flip=False, crf=own)
     scales = (0.75, 1.0, 1.25)
     if scale == "toy":
-        return PredictConfig(scales=scales, crf=TEST_CRF)
-    return PredictConfig(scales=scales, long_side=LONG_SIDE, crf=TEST_CRF, precision="bf16")
+        return PredictConfig(scales=scales, crf=own)
+    return PredictConfig(scales=scales, long_side=LONG_SIDE, crf=own, precision="bf16")
 
 
 Head = Literal["v1", "v2"]
