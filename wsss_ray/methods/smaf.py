@@ -59,6 +59,10 @@ class SMAFConfig(MethodConfig):
         """Maps are non-negative already: bilinear, sum over scales and flips, per-class maximum (Eq 5-6)."""
         return FusionRule(rectify="none")
 
+    def background(self) -> float:
+        """``threshold``: seeds begin where the student was taught that the background ends (0.2 published, for both)."""
+        return self.threshold
+
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """A ``SMAF`` whose student is ``base`` itself; ``backbone`` is not used."""
         if base is None:
