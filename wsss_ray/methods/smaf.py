@@ -60,7 +60,7 @@ class SMAFConfig(MethodConfig):
         return FusionRule(rectify="none")
 
     def background(self) -> float:
-        """``threshold``: seeds begin where the student was taught that the background ends (0.2 published, for both)."""
+        """``threshold``: seeds begin where the student was taught that the background ends (0.2 published for both)."""
         return self.threshold
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
