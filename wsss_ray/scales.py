@@ -44,7 +44,7 @@ def net(scale: Scale, paper: NetConfig) -> NetConfig:
             weights="squeezenet_deep_compression",
             output_stride=8,
             # The early layers stay as published, as conv1a and b2 of ResNet-38 do; it is a third faster.
-            options={"freeze_through": 5},
+            options={"freeze_through": 5, "unit_taps": True},
         )
     return paper
 

@@ -228,6 +228,18 @@ def test_vgg_variants():
     assert [c.dilation[0] for c in floor.features if isinstance(c, torch.nn.Conv2d)] == [1] * 10 + [2] * 3
 
 
+def test_squeezenet_unit_taps_are_the_same_taps_divided() -> None:
+    torch.manual_seed(0)
+    plain = build_backbone("squeezenet", 8).eval()
+    unit = build_backbone("squeezenet", 8, unit_taps=True).eval()
+    unit.load_state_dict(plain.state_dict())
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found, given = unit(images), plain(images)
+    divisors = {name: float((given[name].sum() / found[name].sum()).round()) for name in given}
+    assert divisors == {"low": 240, "conv4": 190, "conv5": 54, "out": 45}
+
+
 def test_squeezenet_variants():
     with torch.device("meta"):
         published, dense = build_backbone("squeezenet", padded=False), build_backbone("squeezenet", 8)

@@ -12,6 +12,9 @@ ALLOWED_STRIDES = (8, 16)
 FIRES = {3: (96, 16, 64), 4: (128, 16, 64), 5: (128, 32, 128), 7: (256, 32, 128), 8: (256, 48, 192)}
 FIRES |= {9: (384, 48, 192), 10: (384, 64, 256), 12: (512, 64, 256)}
 """Index in ``features`` -> input, squeeze and (each) expand channels; 3 is the paper's fire2, 12 its fire9."""
+DEVIATION = {"low": 240.0, "conv4": 190.0, "conv5": 54.0, "out": 45.0}
+"""Standard deviation of the published network's taps over VOC photographs: without BatchNorm its features are large,
+and random heads on them start with logits of 50 and more, where a softmax has no gradient."""
 
 
 class Fire(nn.Module):
@@ -36,17 +39,18 @@ class SqueezeNet(Backbone):
     neither its first convolution nor its pools, which shrinks maps and shifts them against the picture by some
     pixels; ``padded`` (default) pads both so that cells line up with the picture as in the other backbones.
     ``freeze_through`` is the number of the last fire that never learns (1 = the first convolution only, 0 =
-    everything learns).
+    everything learns). ``unit_taps`` divides every tap by its ``DEVIATION``, for heads that expect features of order 1.
     """
 
     channels = {"low": 256, "conv4": 384, "conv5": 512, "out": 512}
     taps_after = {5: "low", 8: "conv4", 10: "conv5", 12: "out"}
 
-    def __init__(self, output_stride: int = 16, padded: bool = True, freeze_through: int = 0):
+    def __init__(self, output_stride: int = 16, padded: bool = True, freeze_through: int = 0, unit_taps: bool = False):
         super().__init__()
         if output_stride not in ALLOWED_STRIDES:
             allowed = ", ".join(map(str, ALLOWED_STRIDES))
             raise UserError(f"squeezenet has no output stride {output_stride}; allowed: {allowed}")
+        self.divisors = DEVIATION if unit_taps else dict.fromkeys(DEVIATION, 1.0)
         dense = output_stride == 8
         layers: list[nn.Module] = [nn.Conv2d(3, 96, 7, 2, padding=3 if padded else 0), nn.ReLU()]
         for index in range(2, 13):
@@ -76,5 +80,6 @@ class SqueezeNet(Backbone):
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.taps_after:
-                taps[self.taps_after[index]] = x
+                name = self.taps_after[index]
+                taps[name] = x / self.divisors[name]
         return taps
