@@ -69,7 +69,6 @@ def coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
             "train.schedule.horizon": COCO_LOGGED_HORIZON,
             "train.augment.range": (256, 448),
             "train.augment.crop": 321,
-            "predict": scales.predict(scale),
         },
     )
 

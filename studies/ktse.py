@@ -207,11 +207,9 @@ def segmentation(
 
 
 def on_vgg(made: Recipe, coco: bool) -> Recipe:
-    """The same under L2G's DeepLab-v2 on VGG-16."""
-    vgg = replaced(made, {"segment": scales.deeplab(made.scale, "v2", "vgg16", coco)})
-    if made.scale != "paper":
-        return vgg
-    return replaced(vgg, {"predict": scales.predict(made.scale, "deeplab_v2_vgg")})
+    """The same under L2G's DeepLab-v2 on VGG-16, and that one's CRF."""
+    vgg = scales.deeplab(made.scale, "v2", "vgg16", coco)
+    return replaced(made, {"segment": vgg, "predict": scales.predict(made.scale, "deeplab_v2_vgg")})
 
 
 def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:

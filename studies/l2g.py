@@ -40,10 +40,8 @@ def method(scale: Scale, profile: Profile, **changes: Any) -> L2GConfig:
     """
     own: dict[str, Any] = {"patch_size": pixels(scale, 320), "uniform_stride": pixels(scale, 64)}
     if scale != "paper":
-        own["new_layer_multiplier"] = 1.0
-    classifies = changes.get("local_only", False) and not changes.get("saliency", True)
-    if scale != "paper" and not classifies:
-        own["map_form"] = "softmax"
+        classifies = changes.get("local_only", False) and not changes.get("saliency", True)
+        own |= {"new_layer_multiplier": 1.0} | ({} if classifies else {"map_form": "softmax"})
     return L2GConfig(**{"profile": profile, **own, **changes})
 
 

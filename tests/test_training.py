@@ -70,13 +70,6 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
             assert torch.equal(tensor, network.state_dict()[key]), (done, key)
 
 
-def test_a_state_that_is_ignored_would_be_seen(rows: Rows) -> None:
-    recipe = small("ssss")
-    states, losses, _ = fit(recipe, rows)
-    moved = {**states[0], "model": states[1]["model"]}
-    assert fit(recipe, rows, moved)[1] != losses[1:]
-
-
 @pytest.mark.parametrize("name", ["cam", "eps", "l2g", "smaf", "ktse", "esol", "ssss", "wsfcn"])
 def test_single_stage_starts_from_any_trained_localizer(name: str, tmp_path: Path) -> None:
     """The file that a train step leaves is a weight file like the published ones; the trunk in it is taken over."""

@@ -265,7 +265,7 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, 
     start = time.monotonic()
     try:
         done = runs.run(recipe, out, parent=parent, quiet=True, share=share)
-        params = num_parameters(done) if "params" in {study.metric, *row.published} else None
+        params = num_parameters(done) if "params" in {study.metric, *study.also, *row.published} else None
     except Exception as error:  # whatever a row runs into, the others go on
         return {"status": "failed", "reason": reason_of(error), "seconds": time.monotonic() - start}
     kept = {
