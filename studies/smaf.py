@@ -60,8 +60,23 @@ def base(scale: Scale, profile: Profile) -> Localization:
 
 
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
-    """alpha 100, threshold 0.2, reactivation; seeds at 0.2, then a CRF on their labels (sxy 50, srgb 5, weight 10)."""
-    return over(base(scale, profile), scale, profile)
+    """alpha 100, threshold 0.2, reactivation; seeds at 0.2, then a CRF on their labels (sxy 50, srgb 5, weight 10).
+
+    ``small`` reads the student as EPS's softmax, as the released code does: the ReLU of EPS's scores starts a point lower
+    and ends two below it (fused seeds 32.7 against 34.6 mIoU on 120 pictures of eight VOC classes).
+    """
+    made = over(base(scale, profile), scale, profile)
+    return replaced(made, {"method.student": "softmax"}) if scale == "small" else made
+
+
+def small_train() -> TrainConfig:
+    """Two epochs of SGD for ``small``.
+
+    AdamW at the rate of the pre-training lost six points of EPS's maps (37.2 to 31.3 mIoU); with SGD the student rose
+    for an epoch, then fell as it fitted the errors of its targets (single scale 32.1, 33.0, then 31.6 after five).
+    """
+    optimizer = OptimizerConfig(lr=0.001, momentum=0.9, weight_decay=5e-4)
+    return scales.train("small", TrainConfig(), epochs=2).model_copy(update={"optimizer": optimizer})
 
 
 def over(localizer: Localization, scale: Scale, profile: Profile) -> Recipe:
@@ -77,7 +92,7 @@ def over(localizer: Localization, scale: Scale, profile: Profile) -> Recipe:
         scale=scale,
         method=method,
         net=localizer.net,
-        train=scales.train(scale, train(profile)),
+        train=small_train() if scale == "small" else scales.train(scale, train(profile)),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
         base=localizer,
         refine=CrfRefiner(
