@@ -62,8 +62,8 @@ def base(scale: Scale, profile: Profile) -> Localization:
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
     """alpha 100, threshold 0.2, reactivation; seeds at 0.2, then a CRF on their labels (sxy 50, srgb 5, weight 10).
 
-    ``small`` reads the student as EPS's softmax, as the released code does: the ReLU of EPS's scores starts a point lower
-    and ends two below it (fused seeds 32.7 against 34.6 mIoU on 120 pictures of eight VOC classes).
+    ``small`` reads the student as EPS's softmax, as the released code does: the ReLU of EPS's scores starts a point
+    lower and ends two below it (fused seeds 32.7 against 34.6 mIoU on 120 pictures of eight VOC classes).
     """
     made = over(base(scale, profile), scale, profile)
     return replaced(made, {"method.student": "softmax"}) if scale == "small" else made
