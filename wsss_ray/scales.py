@@ -49,8 +49,10 @@ def net(scale: Scale, paper: NetConfig) -> NetConfig:
     return paper
 
 
-def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainConfig:
-    """The schedule of a scale; ``epochs`` overrides the number of the small ones."""
+def train(
+    scale: Scale, paper: TrainConfig, epochs: int | None = None, small_optimizer: OptimizerConfig = ADAMW
+) -> TrainConfig:
+    """The schedule of a scale; ``epochs`` is of both small ones, ``small_optimizer`` of ``small`` alone."""
     if scale == "toy":
         return TrainConfig(
             epochs=epochs or 15,
@@ -62,7 +64,7 @@ def train(scale: Scale, paper: TrainConfig, epochs: int | None = None) -> TrainC
         return TrainConfig(
             epochs=epochs or 5,
             batch_size=8,
-            optimizer=ADAMW,
+            optimizer=small_optimizer,
             augment=Augment(resize="long_side", range=(192, 320), crop=192),
             precision="bf16",
             validate_every=5,
