@@ -61,14 +61,23 @@ def train(scale: Scale, profile: Profile) -> TrainConfig:
     own = scales.train(scale, TrainConfig())
     if profile == "paper":
         return own
-    return own.model_copy(update={"batch_size": 8, "batch_milestones": {own.epochs // 3: 16}})
+    return own.model_copy(update={"batch_size": 8, "batch_milestones": {small_warmup(scale): 16}})
+
+
+def small_warmup(scale: Scale) -> int:
+    """Two thirds of the small scales' epochs warm up in both profiles: their pseudo labels need a classifier first.
+
+    As SSR begins, the background plane has learnt nothing, and its cross-entropy pushes every class down: the first
+    epoch takes the toy's seeds from 29.3 to 13.7 mIoU (its third has 22.0), and those of ``small`` from 22.6 to 17.5.
+    """
+    return 2 * scales.train(scale, TrainConfig()).epochs // 3
 
 
 def method(scale: Scale, profile: Profile, **settings: Any) -> Ktse:
-    """KTSE of a profile; a third of the small scales' epochs warm up in both, since their heads start from nothing."""
+    """KTSE of a profile, with the warm-up of a scale (``small_warmup``)."""
     given: dict[str, Any] = {"profile": profile, **settings}
     if scale != "paper":
-        given = {"warmup_epochs": scales.train(scale, TrainConfig()).epochs // 3, "hidden": 64, **given}
+        given = {"warmup_epochs": small_warmup(scale), "hidden": 64, **given}
     return Ktse.model_validate(given)
 
 

@@ -25,14 +25,6 @@ CROP = {"toy": 112, "small": 192, "paper": 448}
 CELL = 8
 """Output stride of every backbone used here; patches are whole cells."""
 
-SMALL_SGD = OptimizerConfig(lr=0.003, momentum=0.9, nesterov=True, weight_decay=5e-4)
-"""What ``small`` trains with: its steps shrink with the gradient, AdamW's do not.
-
-With AdamW and heads at a tenth, once or ten times the backbone's rate, the global network gives 1.0000 to background
-after 30 steps on eight classes of VOC, where softmax and square leave no gradient to come back by: seeds 7.5 mIoU after
-five epochs, with SGD 36.7.
-"""
-
 
 def pixels(scale: Scale, side: int) -> int:
     """A patch of the paper's 448 crop on the crop of a scale, in whole cells."""
@@ -45,7 +37,7 @@ def method(scale: Scale, profile: Profile, **changes: Any) -> L2GConfig:
     Small scales read the softmax that the transfer trains. It leaves the scores free up to a constant at every place,
     so that their ReLU (Eq 2) says little of a network that never was a classifier: toy seeds 34 mIoU, softmax 54.
     Under AdamW ten times the rate drives the global head to background everywhere, in one of two toy runs for good:
-    ``toy`` has the backbone's rate, ``small`` SGD (``SMALL_SGD``) and the released weight of the transfer.
+    ``toy`` has the backbone's rate, ``small`` SGD (``scales.SGD``) and the released weight of the transfer.
     """
     own: dict[str, Any] = {"patch_size": pixels(scale, 320), "uniform_stride": pixels(scale, 64)}
     classifies = changes.get("local_only", False) and not changes.get("saliency", True)
@@ -90,7 +82,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
         scale=scale,
         method=settings,
         net=scales.net(scale, NetConfig(backbone="resnet38", weights="resnet38_imagenet")),
-        train=scales.train(scale, train(profile), small_optimizer=SMALL_SGD),
+        train=scales.train(scale, train(profile)),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
         refine=ThresholdSeeds(threshold=settings.background_threshold),
         segment=scales.segment(scale),
