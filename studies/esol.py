@@ -24,8 +24,6 @@ from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
 
 ALPHA = 0.01
 """Section 4.3.1; Section 4.1 prints 0.001."""
-TOY_FACTOR = 100.0
-"""Small scales multiply alpha by this: with rate 0.1 a hundred steps then go as far as the paper's 6610 at 0.01."""
 AXIS_NOTE = "the figure's values are not in the paper's text"
 UNUSED: dict[Phase, tuple[str, ...]] = {
     "classifier": ("alpha", "beta", "gamma", "mu", "expansion_sampler"),
@@ -53,7 +51,8 @@ def train(scale: Scale, phase: Phase, coco: bool = False) -> TrainConfig:
     """IRN's loader (long side 320-640, crop 512, batch 16), its 5 epochs at 0.1; then 10 at 0.01 and 10 at 0.1.
 
     COCO: 0.001 and 0.02 (Section 4.1). IRN's optimiser has no momentum to speak of, and the paper follows IRN. Small
-    scales move offsets by plain SGD, where only alpha times the rate counts.
+    scales move offsets by plain SGD, where only alpha times the rate counts: 0.001, which is ten times the paper's over
+    a tenth of its steps. On the toy a hundred times that drove 64 % of the samples off the map.
     """
     if scale != "paper":
         if phase == "classifier":
@@ -72,12 +71,14 @@ def train(scale: Scale, phase: Phase, coco: bool = False) -> TrainConfig:
 
 
 def chain(scale: Scale, without: Collection[Component] = (), coco: bool = False, **settings: Any) -> Localization:
-    """The phases, each the base of the next; ``settings`` go to all, ``alpha`` as the paper counts it."""
+    """The phases, each the base of the next; ``settings`` go to all."""
     given = dict(settings)
     if scale != "paper":
-        # Under AdamW ten times the rate keeps the extra 3x3 convolutions from learning anything.
-        given = {"channels": 64 if scale == "toy" else 128, "extra_lr_multiplier": 1.0, **given}
-    given["alpha"] = given.get("alpha", ALPHA) * (1 if scale == "paper" else TOY_FACTOR)
+        # Two more 3x3 convolutions of random weights learn next to nothing on the toy: seeds of the classifier 16.9
+        # mIoU after 15 epochs (13.7 is background alone), 40.5 where they start as the identity.
+        own = {"channels": 64 if scale == "toy" else 128, "extra_lr_multiplier": 1.0, "init": "identity"}
+        given = {**own, **given}
+    given = {"alpha": ALPHA, **given}
     made: Localization | None = None
     for method in phases(without, **given):
         method = method.model_copy(update={key: Esol.model_fields[key].default for key in UNUSED[method.phase]})
@@ -314,7 +315,7 @@ def figure6a(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     check(profile)
     text = "(a), range 0.001 to 0.1, best 0.01"
     if scale != "paper":
-        text += f"; here times {TOY_FACTOR:g} and ten times the rate"
+        text += "; here at ten times the rate"
     return figure(scale, "a", "alpha", (0.001, 0.003, 0.01, 0.03, 0.1), text)
 
 
