@@ -110,9 +110,11 @@ def test_esol_phases() -> None:
 def test_esol_alpha_and_rate_at_small_scales() -> None:
     for scale in ("toy", "small"):
         expansion = chain_of(esol.recipe(scale))[1]
-        assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(0.1)
+        assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(0.001)
         assert expansion.method.extra_lr_multiplier == 1
+        assert {phase.method.init for phase in chain_of(esol.recipe(scale))} == {"identity"}
     assert chain_of(esol.recipe("paper"))[0].method.extra_lr_multiplier == 10
+    assert chain_of(esol.recipe("paper"))[0].method.init == "torch"
     alphas = [chain_of(row)[1].method.alpha for row in run_rows("esol.figure6a", "paper").values()]
     assert alphas == [0.001, 0.003, 0.01, 0.03, 0.1]
 
