@@ -119,6 +119,21 @@ def test_esol_alpha_and_rate_at_small_scales() -> None:
     assert alphas == [0.001, 0.003, 0.01, 0.03, 0.1]
 
 
+def test_localizers_of_small_train_alike() -> None:
+    # A table of methods compares nothing where their optimisers differ. SMAF fine-tunes; ESOL then moves offsets.
+    for name in ("cam", "eps", "l2g", "ktse", "ssss", "wsfcn"):
+        assert resolve(name, "small").train.optimizer == scales.SGD
+    assert chain_of(resolve("esol", "small"))[0].train.optimizer == scales.SGD
+    assert resolve("smaf", "small").base.train.optimizer == scales.SGD
+
+
+def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
+    for scale, warm_up in (("toy", 10), ("small", 3), ("paper", 10)):
+        made = resolve("ktse", scale, "released")
+        assert made.method.warmup_epochs == warm_up
+        assert made.train.batch_milestones == {warm_up: 16}
+
+
 def test_esol_ablations() -> None:
     rows = run_rows("esol.table6")
     assert len(chain_of(rows["w/o DT_e"])) == 2 and len(chain_of(rows["w/o FL"])) == 3
