@@ -63,10 +63,14 @@ def schedule(scale: Scale, own: TrainConfig) -> TrainConfig:
 
 
 def predict(scale: Scale, gate: GateConfig = SSSS_GATE, crf: str = "ssss") -> PredictConfig:
-    """Eight views, classes gated by the network's own image scores, and a CRF."""
+    """Eight views, classes gated by the network's own image scores, and a CRF.
+
+    ``small`` has the views of its DeepLab: the published eight, larger than all it trains on, took 2.4 times as long
+    for 28.5 mIoU on val, where a single one has 28.4 (SSSS on eight classes of VOC, seed 0).
+    """
     own = scales.test_crf(scale, crf)
     if scale == "small":
-        return PredictConfig(scales=SCALES, long_side=scales.LONG_SIDE, gate=gate, crf=own, precision="bf16")
+        return scales.predict(scale, crf).model_copy(update={"gate": gate})
     return PredictConfig(scales=SCALES, gate=gate, crf=own)
 
 

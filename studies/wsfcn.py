@@ -121,7 +121,7 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Scales and flips at test time."""
     made = recipe(scale, profile)
-    no_crf = replaced(made, {"predict.crf": None})
+    no_crf = replaced(made, {"predict.crf": None, "predict.scales": ssss.SCALES})
     return Study(
         name="wsfcn.table3",
         title="WS-FCN: scales and flips at test time",
