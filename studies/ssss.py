@@ -66,7 +66,7 @@ def predict(scale: Scale, gate: GateConfig = SSSS_GATE, crf: str = "ssss") -> Pr
     """Eight views, classes gated by the network's own image scores, and a CRF.
 
     ``small`` has the six views of its DeepLab: 29.7 mIoU on val and 35.6 with the CRF, where the published eight, up to
-    twice the size it trains on, have 28.5 and 33.6 and cost 2.4 times as much (SSSS on eight classes of VOC, seed 0).
+    twice the size it trains on, have 28.5 and 33.6 on 2.4 times the pixels (SSSS on eight classes of VOC, seed 0).
     """
     own = scales.test_crf(scale, crf)
     if scale == "small":
