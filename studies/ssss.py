@@ -68,10 +68,9 @@ def predict(scale: Scale, gate: GateConfig = SSSS_GATE, crf: str = "ssss") -> Pr
     ``small`` has the six views of its DeepLab: 29.7 mIoU on val and 35.6 with the CRF, where the published eight, up to
     twice the size it trains on, have 28.5 and 33.6 on 2.4 times the pixels (SSSS on eight classes of VOC, seed 0).
     """
-    own = scales.test_crf(scale, crf)
     if scale == "small":
         return scales.predict(scale, crf).model_copy(update={"gate": gate})
-    return PredictConfig(scales=SCALES, gate=gate, crf=own)
+    return PredictConfig(scales=SCALES, gate=gate, crf=scales.test_crf(scale, crf))
 
 
 def single_stage(scale: Scale, name: str, method: SingleStageConfig, own: TrainConfig, answer: PredictConfig) -> Recipe:

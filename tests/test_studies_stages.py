@@ -113,8 +113,10 @@ def test_esol_alpha_and_rate_at_small_scales() -> None:
         assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(0.001)
         assert expansion.method.extra_lr_multiplier == 1
         assert {phase.method.init for phase in chain_of(esol.recipe(scale))} == {"identity"}
+        assert not expansion.method.clip_detach
     assert chain_of(esol.recipe("paper"))[0].method.extra_lr_multiplier == 10
     assert chain_of(esol.recipe("paper"))[0].method.init == "torch"
+    assert chain_of(esol.recipe("paper"))[1].method.clip_detach
     alphas = [chain_of(row)[1].method.alpha for row in run_rows("esol.figure6a", "paper").values()]
     assert alphas == [0.001, 0.003, 0.01, 0.03, 0.1]
 
@@ -127,11 +129,25 @@ def test_localizers_of_small_train_alike() -> None:
     assert resolve("smaf", "small").base.train.optimizer == scales.SGD
 
 
+def test_both_roads_of_small_predict_from_the_same_views() -> None:
+    for name in ("ssss", "wsfcn"):
+        single, several = resolve(name, "small").predict, resolve("cam", "small").predict
+        assert single.gate.classes == "scores"
+        for key in ("scales", "flip", "long_side", "precision"):
+            assert getattr(single, key) == getattr(several, key)
+        assert resolve(name, "paper").predict.scales == (1.0, 0.5, 1.5, 2.0)
+
+
 def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
     for scale, warm_up in (("toy", 10), ("small", 3), ("paper", 10)):
         made = resolve("ktse", scale, "released")
         assert made.method.warmup_epochs == warm_up
         assert made.train.batch_milestones == {warm_up: 16}
+
+
+def test_esol_classifier_is_shared_by_what_only_expansion_reads() -> None:
+    constant, learnt = (chain_of(esol.chain("toy", clip_detach=detach)) for detach in (True, False))
+    assert constant[0] == learnt[0] and constant[1].method.clip_detach != learnt[1].method.clip_detach
 
 
 def test_esol_ablations() -> None:
@@ -163,13 +179,14 @@ def test_single_stage_recipes_end_at_their_own_masks() -> None:
 
 
 def test_wsfcn_rows() -> None:
-    rows = run_rows("wsfcn.table3")
-    assert [(row.predict.scales, row.predict.flip) for row in rows.values()] == [
-        ((1.0,), False),
-        ((1.0, 0.5, 1.5, 2.0), False),
-        ((1.0,), True),
-        ((1.0, 0.5, 1.5, 2.0), True),
-    ]
+    for scale in ("toy", "small"):
+        rows = run_rows("wsfcn.table3", scale)
+        assert [(row.predict.scales, row.predict.flip) for row in rows.values()] == [
+            ((1.0,), False),
+            ((1.0, 0.5, 1.5, 2.0), False),
+            ((1.0,), True),
+            ((1.0, 0.5, 1.5, 2.0), True),
+        ]
     ways = run_rows("wsfcn.table4")
     assert ways["WS-FCN"].predict.crf is None and ways["WS-FCN + CRF"].predict.crf is not None
     assert ways["WS-FCN, labels given"].predict.gate.classes == "labels"

@@ -73,9 +73,9 @@ class Esol(MethodConfig):
     clip_max: Literal["channel", "picture"] = "channel"
     """The maximum over the places of each channel, or over all channels too."""
     clip_detach: bool = True
-    """Whether the maximum is a constant for the gradient. Clipped places have no gradient then: the inverse loss takes
-    down what lies below the ceiling, the object's weak parts, and recall falls as the offsets learn. Without it the
-    loss lowers the ceiling as well, and recall rises (measured on the toy)."""
+    """Whether the maximum is a constant for the gradient; Eq. 7 does not say. Clipped places then have no gradient, so
+    that the inverse loss only takes down what lies below the ceiling. ``studies/esol.py`` has what each did to recall.
+    """
     clip_at_inference: bool = True
     gamma: float = Field(default=1.0, ge=0)
     """Weight of the classification loss in the shrinkage (Eq. 6)."""
