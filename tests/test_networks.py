@@ -21,6 +21,7 @@ from wsss_ray.refine.fusion import Pass, fuse
 from wsss_ray.refine.gate import GateConfig
 from wsss_ray.refine.irn import Irn
 from wsss_ray.refine.psa import Psa
+from wsss_ray.stages.infer import predicted_masks
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
 
@@ -79,6 +80,28 @@ def test_gated_prediction_runs_an_answering_network_once() -> None:
     for one, other in zip(*found, strict=True):
         assert one is not None and other is not None and np.array_equal(one, other)
     assert found[0][2] is not None and found[0][2].shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0), (1.0, 0.5)])
+def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float, ...]) -> None:
+    """A class whose score passes the gate in the small view alone answers in the multi-scale mask alone."""
+
+    class Sized(Counted):
+        def logits(self, images: Tensor) -> Tensor:
+            return torch.tensor([[9.0, 9.0 if images.shape[3] < 44 else -9.0]]).repeat(len(images), 1)
+
+        def scores(self, images: Tensor) -> Tensor:
+            self._run(images)
+            return torch.tensor([0.1, 0.2, 0.7])[:, None, None].expand(len(images), 3, *images.shape[2:]).contiguous()
+
+    device, labels = torch.device("cpu"), np.ones(2, dtype=bool)
+    for flip in (False, True):
+        config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
+        single, multi, views = class_scores(Sized(), [PICTURE], config, Normalize(), device)
+        assert views is not None
+        masks = predicted_masks(config, PICTURE, labels, single[0], multi[0], views[0])
+        assert masks["crf"] is None and np.unique(masks["single_scale"]).tolist() == [1]
+        assert np.unique(masks["multi_scale"]).tolist() == [2]
 
 
 def test_single_stage_answer_is_its_scores_and_logits() -> None:

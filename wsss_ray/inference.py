@@ -101,7 +101,8 @@ def class_scores(
     """Probabilities of same-sized pictures from a network with ``scores`` (and ``answer``, which spares a second pass).
 
     Returns single-scale (first of ``config.scales`` closest to 1, no flip) and averaged over all views, both
-    (B, K, H, W) float32, and (B, N, C) image logits of the N views where the class gate reads scores, else None.
+    (B, K, H, W) float32, and (B, N, C) image logits of the N views, the single-scale one first, where the class gate
+    reads scores, else None.
     """
     height, width = pictures[0].shape[:2]
     gated = config.gate.classes == "scores" and hasattr(network, "logits")
@@ -109,7 +110,7 @@ def class_scores(
     unit = unit_scale((height, width), config.long_side)
     total = single = None
     views: list[np.ndarray] = []
-    count = 0
+    own = count = 0
     for scale in config.scales:
         logits: list[Tensor] = []
 
@@ -130,14 +131,14 @@ def class_scores(
                     continue
                 full = nn.functional.interpolate(output, (height, width), mode="bilinear", align_corners=False)
                 if scale == nearest and single is None:
-                    single = full
+                    single, own = full, len(views)
                 total = full if total is None else total + full
                 count += 1
         if gated:
             joined = torch.cat(logits).numpy()
             views += np.split(joined, len(joined) // len(pictures))
     assert total is not None and single is not None
-    stacked = np.stack(views, axis=1) if views else None
+    stacked = np.stack([views.pop(own), *views], axis=1) if views else None
     return single.numpy(), (total / count).numpy(), stacked
 
 

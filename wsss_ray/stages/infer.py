@@ -127,23 +127,38 @@ class PredictWorker:
     def _masks(
         self, row: dict[str, Any], picture: np.ndarray, single: np.ndarray, multi: np.ndarray, views: np.ndarray | None
     ) -> dict[str, Any]:
-        gate = self.config.gate
         labels = np.zeros(self.spec.num_classes, dtype=bool)
         labels[list(row["labels"] or [])] = True
-        allowed = gate_classes(gate, views, labels)
-        crf = None
-        if self.config.crf is not None:
-            crf = crf_scores(picture, read_scores(multi, gate, allowed, for_crf=True), self.config.crf).argmax(axis=0)
-        masks = {
-            "single_scale": read_scores(single, gate, allowed).argmax(axis=0),
-            "multi_scale": read_scores(multi, gate, allowed).argmax(axis=0),
-            "crf": crf,
-        }
         encoded = {
             name: None if mask is None else encode_mask(mask.astype(np.uint8), self.palette)
-            for name, mask in masks.items()
+            for name, mask in predicted_masks(self.config, picture, labels, single, multi, views).items()
         }
         return {"image_id": row["image_id"], **encoded}
+
+
+def predicted_masks(
+    config: PredictConfig,
+    picture: np.ndarray,
+    labels: np.ndarray,
+    single: np.ndarray,
+    multi: np.ndarray,
+    views: np.ndarray | None,
+) -> dict[str, np.ndarray | None]:
+    """What ``class_scores`` found in one picture -> (H, W) masks ``single_scale``, ``multi_scale`` and ``crf``.
+
+    The class gate of the single-scale mask reads that view alone, as if there were no others.
+    """
+    gate = config.gate
+    allowed = gate_classes(gate, views, labels)
+    alone = gate_classes(gate, None if views is None else views[:1], labels)
+    crf = None
+    if config.crf is not None:
+        crf = crf_scores(picture, read_scores(multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
+    return {
+        "single_scale": read_scores(single, gate, alone).argmax(axis=0),
+        "multi_scale": read_scores(multi, gate, allowed).argmax(axis=0),
+        "crf": crf,
+    }
 
 
 def localize(
