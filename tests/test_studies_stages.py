@@ -11,7 +11,7 @@ from wsss_ray.config import UserError
 from wsss_ray.methods.ktse import IRN_FUSION, Ktse
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import lr_at
-from wsss_ray.recipe import Localization, Recipe, override
+from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.gate import SSSS_GATE, WSFCN_GATE
 
 
@@ -108,15 +108,20 @@ def test_esol_phases() -> None:
 
 
 def test_esol_alpha_and_rate_at_small_scales() -> None:
-    for scale in ("toy", "small"):
-        expansion = chain_of(esol.recipe(scale))[1]
-        assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(0.001)
+    steps: dict[Scale, float] = {"toy": 0.001, "small": 0.0003}
+    for scale, step in steps.items():
+        _, expansion, shrinkage = chain_of(esol.recipe(scale))
+        assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(step)
+        assert shrinkage.train.optimizer.lr == 0.03
+        assert (shrinkage.method.gamma, shrinkage.method.area_map) == (0.1, "normalized")
         assert expansion.method.extra_lr_multiplier == 1
         assert {phase.method.init for phase in chain_of(esol.recipe(scale))} == {"identity"}
         assert not expansion.method.clip_detach
     assert chain_of(esol.recipe("paper"))[0].method.extra_lr_multiplier == 10
     assert chain_of(esol.recipe("paper"))[0].method.init == "torch"
     assert chain_of(esol.recipe("paper"))[1].method.clip_detach
+    published = chain_of(esol.recipe("paper"))[2].method
+    assert (published.gamma, published.area_map) == (1, "sigmoid")
     alphas = [chain_of(row)[1].method.alpha for row in run_rows("esol.figure6a", "paper").values()]
     assert alphas == [0.001, 0.003, 0.01, 0.03, 0.1]
 

@@ -191,6 +191,24 @@ def test_expansion_gradient_is_minus_alpha_times_the_plain_one() -> None:  # T28
     assert torch.equal(ours, -(2**-7) * plain)
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.1])
+def test_an_unsure_classifier_lifts_what_the_area_lowers(gamma: float) -> None:
+    """Both terms of Eq. 6 act on a score alike: sigmoid'(s) of its area, less gamma (1 - sigmoid(z)) of its logit."""
+    torch.manual_seed(0)
+    scores = (3 * torch.randn(1, 2, 4, 5)).requires_grad_()
+    with torch.no_grad():
+        scores += 0.2 - scores.mean(dim=(2, 3), keepdim=True)  # both logits are 0.2
+    labels = torch.ones(1, 2)
+    (
+        area_loss(scores, labels, "sigmoid", "all") + gamma * classification_loss(scores.mean(dim=(2, 3)), labels)
+    ).backward()
+    assert scores.grad is not None
+    share = torch.sigmoid(scores.detach())
+    pull = share * (1 - share) - gamma * (1 - torch.sigmoid(torch.tensor(0.2)))
+    assert torch.allclose(scores.grad, pull / scores.numel(), atol=1e-7)
+    assert bool((scores.grad < 0).all()) == (gamma == 1)
+
+
 def test_area_loss_by_hand() -> None:  # T29
     scores = torch.zeros(2, 3, 4, 4, requires_grad=True)
     labels = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
