@@ -150,9 +150,12 @@ def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
         assert made.train.batch_milestones == {warm_up: 16}
 
 
-def test_esol_classifier_is_shared_by_what_only_expansion_reads() -> None:
+def test_esol_phases_are_shared_by_what_only_later_ones_read() -> None:
     constant, learnt = (chain_of(esol.chain("toy", clip_detach=detach)) for detach in (True, False))
     assert constant[0] == learnt[0] and constant[1].method.clip_detach != learnt[1].method.clip_detach
+    plain = chain_of(esol.chain("toy", area_map="sigmoid", area_classes="all"))
+    own = chain_of(esol.chain("toy", area_map="normalized", area_classes="present"))
+    assert plain[:2] == own[:2] and plain[2].method != own[2].method
 
 
 def test_esol_ablations() -> None:
