@@ -161,6 +161,21 @@ def test_warm_up_ends_at_its_epoch() -> None:
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=10))) >= PARTS["full"]
 
 
+def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:
+    warm, batch = dataclasses.replace(AFTER_WARM_UP, epoch=0), make_batch(3)
+    for profile in ("paper", "released"):
+        model = network(Ktse(profile=profile, warmup_epochs=1, warmup_background=True), 3)
+        parts = model.loss(batch, warm)
+        assert set(parts) == {"cls", "bg", "fg"}
+        (parts["bg"] + parts["fg"]).backward()
+        moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        gradient = model.head.classify.weight.grad
+        assert moved == {"head.classify.weight"} and gradient[1:].count_nonzero() == 0
+        assert gradient[0].count_nonzero() > 0, f"{profile}: the plane learns, negative as it is"
+        without_labels = network(Ktse(profile=profile, warmup_epochs=1, warmup_background=True, ssr=False), 3)
+        assert set(without_labels.loss(batch, warm)) == {"cls"}
+
+
 def test_the_released_schedule_never_anneals_to_zero() -> None:
     """Its horizon counts batches of 8 for all 40 epochs of 10582 pictures; from epoch 10 on there are half as many."""
     schedule = ScheduleConfig(horizon=10582 // 8 * 40)

@@ -77,6 +77,12 @@ class GppHead(nn.Module):
         planes: Tensor = self.classify(self.reduce(taps).relu())
         return planes
 
+    def background(self, taps: Tensor) -> Tensor:
+        """The first of ``planes`` alone, (B, 1, h, w); its gradient reaches its own weights and nothing below them."""
+        reduced = self.reduce(taps).relu().detach()
+        plane: Tensor = nn.functional.conv2d(reduced, self.classify.weight[:1])
+        return plane
+
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) foreground planes -> (B, C) logits and the (B, C, h, w) pooled maps they come from."""
         pooled = self.pooling(features)

@@ -74,6 +74,12 @@ class Ktse(MethodConfig):
     """Learning rate of the head over the backbone's: 1 in the code, and the paper prints a single rate."""
     warmup_epochs: NonNegativeInt = 0
     """Epochs with L_cls alone; the paper mentions none."""
+    warmup_background: bool = False
+    """With SSR, the background plane alone learns from the pseudo labels in the warm-up, on features cut off from it.
+
+    Neither in the paper nor in the code, which have time to recover. Untrained, the plane loses every background pixel
+    as SSR begins, and its cross-entropy pushes the classes down until all pixels are labelled background.
+    """
     activation: Literal["max", "minmax"] = "max"
     """How maps are normalised before thresholds 0.6 and 0.2 (Eq 1 against the code)."""
 
@@ -201,7 +207,7 @@ class KtseNet(nn.Module):
         config = self.config
         partner = self._partner(batch)
         if progress.epoch < config.warmup_epochs:
-            return {"cls": classification_loss(self.logits(batch.image), batch.labels)}
+            return self._warmup_parts(batch)
 
         num = len(batch.image)
         alone = partner is not None and config.looks_at_partner
@@ -222,6 +228,23 @@ class KtseNet(nn.Module):
         if partner is not None:
             parts |= self._joined_parts(batch, partner, anchor, planes[num:] if alone else None, target)
         return parts
+
+    def _warmup_parts(self, batch: Batch) -> dict[str, Tensor]:
+        taps = self.backbone(batch.image)["out"]
+        planes = self.head.planes(taps).float()
+        parts = {"cls": classification_loss(self.pool(planes[:, 1:])[0], batch.labels)}
+        if self.config.ssr and self.config.warmup_background:
+            both = torch.cat([self.head.background(taps).float(), planes[:, 1:].detach()], dim=1)
+            target = self._labels(both, batch)
+            # Signed in both profiles: rectified, a negative plane has no gradient to come up by.
+            counted, mean = self._counted(batch.labels), self.config.ce_mean
+            background, foreground = terms.label_losses(both, target, counted, rectify=False, mean=mean)
+            parts |= {"bg": background, "fg": self.config.foreground_weight * foreground}
+        return parts
+
+    def _counted(self, labels: Tensor) -> Tensor | None:
+        """Which pictures' foreground labels count: (B,) bool, None for all."""
+        return labels.sum(dim=1) == 1 if self.config.foreground_images == "simple" else None
 
     def _partner(self, batch: Batch) -> Batch | None:
         if not self.config.sie:
@@ -270,8 +293,8 @@ class KtseNet(nn.Module):
         self, planes: Tensor, target: Tensor, labels: Tensor, low: Tensor, high: Tensor
     ) -> dict[str, Tensor]:
         config = self.config
-        simple = labels.sum(dim=1) == 1 if config.foreground_images == "simple" else None
-        background, foreground = terms.label_losses(planes, target, simple, config.rectify_scores, config.ce_mean)
+        counted = self._counted(labels)
+        background, foreground = terms.label_losses(planes, target, counted, config.rectify_scores, config.ce_mean)
         if config.inter_source == "scores":
             scores, active = terms.resize(planes[:, 1:].relu(), high.shape[-2:]), high
         else:
