@@ -62,9 +62,10 @@ def side_by_side(
 
 
 def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Pseudo masks of CAM and of KTSE after a CRF, PSA and IRN."""
+    """Pseudo masks of CAM, KTSE and ESOL after a CRF, PSA and IRN."""
     rows = {}
-    for label, made in {"CAM": cam.recipe(scale, profile), "KTSE": ktse.seeds(scale, profile)}.items():
+    localizers = {"CAM": cam.recipe(scale, profile), "KTSE": ktse.seeds(scale, profile), "ESOL": esol.seeds(scale)}
+    for label, made in localizers.items():
         rows[f"{label} + CRF"] = replaced(made, {"refine": cam.refiner(scale)})
         for kind in ("psa", "irn"):
             walked = {"refine": scales.walker(scale, kind), "affinity": scales.affinity(scale, kind)}
