@@ -75,7 +75,7 @@ class Ktse(MethodConfig):
     warmup_epochs: NonNegativeInt = 0
     """Epochs with L_cls alone; the paper mentions none."""
     warmup_background: bool = False
-    """With SSR, the background plane alone learns from the pseudo labels in the warm-up, on features cut off from it.
+    """With SSR, the background plane alone learns in the warm-up: from labels not smoothed yet, on features cut off from it.
 
     Neither in the paper nor in the code, which have time to recover. Untrained, the plane loses every background pixel
     as SSR begins, and its cross-entropy pushes the classes down until all pixels are labelled background.
@@ -235,7 +235,7 @@ class KtseNet(nn.Module):
         parts = {"cls": classification_loss(self.pool(planes[:, 1:])[0], batch.labels)}
         if self.config.ssr and self.config.warmup_background:
             both = torch.cat([self.head.background(taps).float(), planes[:, 1:].detach()], dim=1)
-            target = self._labels(both, batch)
+            target = self._labels(both, batch, num_iterations=0)
             # Signed in both profiles: rectified, a negative plane has no gradient to come up by.
             counted, mean = self._counted(batch.labels), self.config.ce_mean
             background, foreground = terms.label_losses(both, target, counted, rectify=False, mean=mean)
@@ -278,9 +278,10 @@ class KtseNet(nn.Module):
                 parts["soft_gpp"] = terms.global_alignment(pooled, masked_pooled, batch.labels)
         return parts
 
-    def _labels(self, planes: Tensor, batch: Batch) -> Tensor:
+    def _labels(self, planes: Tensor, batch: Batch, num_iterations: int | None = None) -> Tensor:
         config = self.config
-        features, iterations = planes[:, 1:].detach(), config.par_iterations
+        features = planes[:, 1:].detach()
+        iterations = config.par_iterations if num_iterations is None else num_iterations
         with torch.autocast(planes.device.type, enabled=False):
             picture = pseudo.guide(batch.rgb, batch.inside, config.truncated_guide)
             if config.label_order == "threshold_then_refine":
