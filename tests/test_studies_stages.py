@@ -144,7 +144,7 @@ def test_both_roads_of_small_predict_from_the_same_views() -> None:
 
 
 def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
-    for scale, warm_up in (("toy", 10), ("small", 3), ("paper", 10)):
+    for scale, warm_up in (("toy", 10), ("small", 6), ("paper", 10)):
         made = resolve("ktse", scale, "released")
         assert made.method.warmup_epochs == warm_up
         assert made.train.batch_milestones == {warm_up: 16}

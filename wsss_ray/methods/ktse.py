@@ -75,7 +75,7 @@ class Ktse(MethodConfig):
     warmup_epochs: NonNegativeInt = 0
     """Epochs with L_cls alone; the paper mentions none."""
     warmup_background: bool = False
-    """With SSR, the background plane alone learns in the warm-up: from labels not smoothed yet, on features cut off from it.
+    """With SSR, the background plane learns in the warm-up, alone: from labels not smoothed yet, on cut-off features.
 
     Neither in the paper nor in the code, which have time to recover. Untrained, the plane loses every background pixel
     as SSR begins, and its cross-entropy pushes the classes down until all pixels are labelled background.
