@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from wsss_ray import build
 from wsss_ray.build import NetworkSpec
+from wsss_ray.contracts import Batch, Progress
 from wsss_ray.data.augment import Normalize
 from wsss_ray.inference import class_maps, class_scores
 from wsss_ray.methods.esol import Esol
@@ -22,6 +23,7 @@ from wsss_ray.refine.gate import GateConfig
 from wsss_ray.refine.irn import Irn
 from wsss_ray.refine.psa import Psa
 from wsss_ray.stages.infer import predicted_masks
+from wsss_ray.stages.road import own_part
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
 
@@ -43,6 +45,31 @@ def test_batches_hold_what_the_refiner_needs() -> None:
 
     spec = NetworkSpec.model_construct(kind="affinity", num_classes=3, refiner=Curious())
     assert spec.needs == frozenset({"mask", "saliency"})
+
+
+@pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
+def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
+    affinity = AffinityConfig(net=NetConfig(backbone="toy", options={"width": 8}), train=TrainConfig())
+    mask = torch.randint(0, 3, (2, 48, 48), generator=torch.Generator().manual_seed(0))
+    image = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    batch = Batch(image, torch.ones(2, 2), torch.ones(2, 1, 48, 48), image, mask=mask)
+
+    def found(own: Any) -> tuple[Any, list[float]]:
+        spec = NetworkSpec(kind="affinity", num_classes=2, refiner=own, affinity=affinity)
+        torch.manual_seed(0)
+        parts = build.network(spec).loss(batch, Progress(0, 0, 1, 1))
+        return own_part(spec), [float(part.detach()) for part in parts.values()]
+
+    plain = found(refiner)
+    assert refiner.mask_fields
+    for field in refiner.mask_fields:
+        value = getattr(refiner, field)
+        changed = 0.5 if field == "keep" else value + 1
+        assert found(refiner.model_copy(update={field: changed})) == plain, field
+    if isinstance(refiner, Irn):
+        assert found(refiner.model_copy(update={"train_radius": 3}))[0] != plain[0]
+    else:
+        assert found(refiner.model_copy(update={"radius": 3}))[0] != plain[0]
 
 
 class Counted(nn.Module):

@@ -21,6 +21,8 @@ class RefinerConfig(Config):
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
+    mask_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings that only ``refine`` reads: masks made with another value need no other network."""
 
     def training_labels(self) -> RefinerConfig:
         """The refiner that makes that network's training masks."""

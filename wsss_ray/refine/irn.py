@@ -208,6 +208,7 @@ class Irn(RefinerConfig):
     name: Literal["irn"] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    mask_fields: ClassVar[frozenset[str]] = frozenset({"radius", "beta", "exp_times", "background", "keep"})
     labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeeds)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
     train_radius: PositiveInt = 10

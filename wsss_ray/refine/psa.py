@@ -129,6 +129,7 @@ class Psa(RefinerConfig):
     name: Literal["psa"] = "psa"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
+    mask_fields: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "exp_times"})
     labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeeds)
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
     padding: Literal["black", "mean"] = "black"

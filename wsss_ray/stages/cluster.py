@@ -13,6 +13,8 @@ import ray
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
+START_ATTEMPTS = 3
+
 
 @dataclass(frozen=True)
 class Machines:
@@ -49,22 +51,36 @@ def cluster(address: str | None = None) -> Iterator[None]:
         if address:
             ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
         else:
+            _start_here()
+    except Exception as error:  # Ray raises plain exceptions
+        where, hint = "start Ray on this machine", "is it too busy? Try again, or join a cluster by --address"
+        if address:
+            where = f"join Ray at {address}"
+            hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
+        raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
+    _quiet()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_here() -> None:
+    """A local node, tried again where it is late: Ray gives its agents a fixed time, too short on a busy machine."""
+    for left in reversed(range(START_ATTEMPTS)):
+        try:
             ray.init(
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 logging_level=logging.WARNING,
                 log_to_driver=False,
             )
-    except Exception as error:  # Ray raises plain exceptions, also where a node is too slow to start
-        hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
-        raise UserError(
-            f"cannot join Ray at {address or 'this machine'}: {str(error).splitlines()[0]}; {hint}"
-        ) from error
-    _quiet()
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        except Exception as error:
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+        else:
+            return
 
 
 def _quiet() -> None:

@@ -152,7 +152,7 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
 
 
 def own_part(spec: NetworkSpec) -> dict[str, Any]:
-    """What of a spec can change its own training: not how maps are made later, nor what is an input by its digest."""
+    """What of a spec can change its own training: not how maps or masks are made later, nor inputs, which have digests."""
     part: dict[str, Any] = spec.model_dump(mode="json")
     own = next(part[key] for key in ("localization", "affinity", "segment") if part[key] is not None)
     own["net"].pop("weights")
@@ -164,8 +164,9 @@ def own_part(spec: NetworkSpec) -> dict[str, Any]:
         method = spec.localization.method  # type: ignore[union-attr]
         for key in method.map_fields | method.label_fields:
             part["localization"]["method"].pop(key)
-    if part["refiner"] is not None:
-        part["refiner"].pop("labels", None)
+    if spec.refiner is not None:
+        for key in {"labels"} | spec.refiner.mask_fields:
+            part["refiner"].pop(key, None)
     return part
 
 
