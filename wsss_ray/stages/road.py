@@ -152,7 +152,7 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
 
 
 def own_part(spec: NetworkSpec) -> dict[str, Any]:
-    """What of a spec can change its own training: not how maps or masks are made later, nor inputs, which have digests."""
+    """What of a spec can change its own training: not how maps or masks are made later, nor its inputs."""
     part: dict[str, Any] = spec.model_dump(mode="json")
     own = next(part[key] for key in ("localization", "affinity", "segment") if part[key] is not None)
     own["net"].pop("weights")
