@@ -102,6 +102,27 @@ def test_pseudo_labels_are_background_present_classes_and_unknown() -> None:
     assert not pseudo.refine_then_threshold(torch.zeros_like(features), labels, picture)[0].any()
 
 
+def test_labels_of_the_paper_by_hand() -> None:
+    """Eq 4 on four cells: the map says whether, the feature which; 0.3 and 0.15 themselves are unknown."""
+    features = torch.zeros(1, 3, 1, 4)
+    features[0, 0, 0] = torch.tensor([10.0, 4.0, 1.0, 2.0])
+    features[0, 2, 0] = torch.tensor([0.0, 1.0, -1.0, 0.1])
+    features[0, 1] = 99.0
+    picture, labels = torch.zeros(1, 3, 1, 4), torch.tensor([[1.0, 0.0, 1.0]])
+    found = pseudo.threshold_then_refine(features, labels, picture, num_iterations=0)
+    assert found.tolist() == [[[1, 1, 0, 255]]], "cell 2: 0.9 of class 3's map, but class 1 is the larger feature"
+    assert not pseudo.threshold_then_refine(torch.zeros_like(features), labels, picture).any()
+
+
+def test_unknown_labels_of_the_paper_stay_unknown_and_spread_nothing() -> None:
+    torch.manual_seed(1)
+    features, picture = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 64, 64)
+    labels = torch.tensor([[1.0, 0, 1], [0, 1.0, 0]])
+    before, after = (pseudo.threshold_then_refine(features, labels, picture, num_iterations=n) for n in (0, 10))
+    assert torch.equal(before == 255, after == 255) and (after == 255).any()
+    assert (before != after).any(), "PAR moves labels between what is certain"
+
+
 def test_pseudo_labels_of_a_two_tone_picture() -> None:
     found = flat_labels([3.0, 7.0, 2.0], [1, 0, 0])
     assert found[32, 8] == 1 and found[32, 56] == 0

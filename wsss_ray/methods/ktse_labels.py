@@ -113,20 +113,22 @@ def threshold_then_refine(
     levels: tuple[float, float] = (0.3, 0.15),
     num_iterations: int = 10,
 ) -> Tensor:
-    """Pseudo labels as the paper writes them: Eq 4 on the maps of Eq 1, then PAR on the label -> (B, H, W) int64.
+    """Pseudo labels as the paper writes them: Eq 4, then PAR on the label -> (B, H, W) int64.
 
-    The paper does not say how a label with unknown pixels is refined: here every value, unknown included, is one plane
-    of ones and zeros at half size, and the largest after PAR wins.
+    The largest map of Eq 1 decides whether a pixel is certain, the largest feature which class it has. The paper does
+    not say how PAR reads a label with unknown pixels: here they spread nothing and stay 255, and what is certain takes
+    the class, or background, that weighs most among its neighbours. As one more value they would be a thin ring that
+    background fills: 10 points fewer of them, and those from objects.
     """
     size = picture.shape[-2:]
     planes, valid, classes = select_present(features, labels)
-    maps = normalized(resize(planes, size), "max") * valid[:, :, None, None]
-    best, index = maps.max(dim=1)
-    unknown = classes.shape[1] + 1
-    value = torch.where(best > levels[0], index + 1, torch.full_like(index, unknown))
-    value = torch.where(best < levels[1], torch.zeros_like(value), value)
-    one_hot = torch.nn.functional.one_hot(value, unknown + 1).movedim(-1, 1).to(picture.dtype)
+    raised = resize(planes, size)
+    best = (normalized(raised, "max") * valid[:, :, None, None]).amax(dim=1)
+    number = raised.masked_fill(~valid[:, :, None, None], float("-inf")).argmax(dim=1) + 1
+    number = torch.where(best < levels[1], torch.zeros_like(number), number)
+    certain = (best > levels[0]) | (best < levels[1])
+    one_hot = torch.nn.functional.one_hot(number, classes.shape[1] + 1).movedim(-1, 1).to(picture.dtype)
+    one_hot = one_hot * certain[:, None]
     refined = par(resize(picture, half(size)), resize(one_hot, half(size)), num_iterations=num_iterations)
-    answer = resize(refined, size).argmax(dim=1)
-    known = to_labels(answer.clamp(max=unknown - 1), classes)
-    return torch.where(answer == unknown, torch.full_like(known, IGNORE), known)
+    known = to_labels(resize(refined, size).argmax(dim=1), classes)
+    return known.masked_fill(~certain, IGNORE)

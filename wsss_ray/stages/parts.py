@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.stages.cluster import Machines
+from wsss_ray.stages.memory import keep_freed_memory
 from wsss_ray.stages.progress import Bar
 from wsss_ray.tables import part_name, write_table
 from wsss_ray.training import peak_memory_mb
@@ -39,6 +40,7 @@ class _Actor:
         import torch
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         self.worker, self.out = factory(), out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

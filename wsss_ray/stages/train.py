@@ -24,6 +24,7 @@ from wsss_ray.data.dataset import TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.stages.board import Board
 from wsss_ray.stages.cluster import Machines
+from wsss_ray.stages.memory import keep_freed_memory
 from wsss_ray.stages.progress import Bar
 from wsss_ray.tables import Lookup
 from wsss_ray.watch import SeedWatch
@@ -145,6 +146,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _train(job: TrainJob, board: Any) -> None:
+    keep_freed_memory()
     context = ray.train.get_context()
     world = training.World(context.get_world_rank(), context.get_world_size(), get_device())
     spec, config = job.spec, job.spec.train
