@@ -154,6 +154,19 @@ def test_brightness_and_contrast_of_a_channel_do_not_matter(weights: Callable[[t
     assert not torch.allclose(weights(picture), weights(picture.square()), atol=1e-3)
 
 
+def test_par_does_not_see_the_guides_units() -> None:
+    torch.manual_seed(6)
+    image, masks = torch.rand(1, 3, 20, 24), torch.rand(1, 3, 20, 24)
+    torch.testing.assert_close(par(255 * image + 7, masks), par(image, masks), rtol=0, atol=1e-5)
+
+
+def test_planes_of_any_layout_give_the_same_bits() -> None:
+    torch.manual_seed(7)
+    image, masks = torch.rand(2, 3, 20, 24), torch.rand(2, 5, 20, 24)
+    other = par(image.to(memory_format=torch.channels_last), masks.to(memory_format=torch.channels_last))
+    assert torch.equal(other, par(image, masks))
+
+
 def test_a_batch_in_parts_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     picture, masks = noise(3, 3, 12, 15), noise(3, 2, 6, 8, seed=2)
     whole = pamr(picture, masks, 2)

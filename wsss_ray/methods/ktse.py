@@ -51,7 +51,8 @@ class Ktse(MethodConfig):
 
     Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the pictures' augmentation, dropout.
     Each of several training workers counts for itself: ``num_pairs`` pictures of its own share, and the means of
-    labelled pixels (Eq 5-7) over that share; with one worker both are the published ones.
+    labelled pixels (Eq 5-7) over that share; with one worker both are the published ones. So does each piece of a batch
+    under ``train.accumulate``.
     """
 
     name: Literal["ktse"] = "ktse"
