@@ -16,6 +16,7 @@ from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfi
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.pamr import PamrRefiner
+from wsss_ray.refine.psa import LABELS_NOTE
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.study import Row, Study, StudyFunction
 
@@ -89,6 +90,7 @@ def thresholds(scale: Scale = "toy", profile: Literal["paper", "released"] = "pa
 def refiners(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
     """What refinement adds to the same maps: without a network, and with IRN's or PSA's."""
     kinds: tuple[scales.Walker, ...] = ("irn", "psa")
+    notes = {"psa": LABELS_NOTE}
     refine = {"none": ThresholdSeeds(), "CRF": recipe(scale, profile).refine, "PAMR": PamrRefiner()}
     return Study(
         name="cam.refiners",
@@ -97,7 +99,7 @@ def refiners(scale: Scale = "toy", profile: Literal["paper", "released"] = "pape
         metric="masks",
         rows=(
             *(Row(name, _short(scale, profile, refiner)) for name, refiner in refine.items()),
-            *(Row(kind.upper(), _walked(scale, profile, kind)) for kind in kinds),
+            *(Row(kind.upper(), _walked(scale, profile, kind), note=notes.get(kind, "")) for kind in kinds),
         ),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
@@ -13,6 +15,8 @@ from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import lr_at
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.gate import SSSS_GATE, WSFCN_GATE
+from wsss_ray.refine.irn import GRID_NOTE
+from wsss_ray.refine.psa import LABELS_NOTE, Psa
 
 
 def published(name: str, metric: str) -> dict[str, float]:
@@ -100,11 +104,31 @@ def test_esol_phases() -> None:
     assert [part.train.epochs * (10_582 // part.train.batch_size) for part in chain] == [3305, 6610, 6610]
     assert [part.train.optimizer.lr for part in chain] == [0.1, 0.01, 0.1]
     assert {part.train.optimizer.momentum for part in chain} == {1e-4}
+    assert {part.train.optimizer.weight_decay for part in chain} == {1e-4}
     coco = chain_of(run_rows("esol.table2", "paper")["ESOL, ResNet-101"])
     assert [part.train.optimizer.lr for part in coco] == [0.1, 0.001, 0.02]
-    assert coco[1].train.epochs * (82_783 // 16) == 51_730
     with pytest.raises(UserError, match="no released code"):
         resolve("esol", "toy", "released")
+
+
+def test_published_steps_on_coco_take_its_empty_pictures() -> None:
+    expansion = chain_of(run_rows("esol.table2", "paper")["ESOL, ResNet-101"])[1].train
+    sizes = {"dropped": 82_081, "kept": 82_783}
+    steps = {empty: expansion.epochs * (size // expansion.batch_size) for empty, size in sizes.items()}
+    assert steps == {"dropped": 51_300, "kept": 51_730}
+    for name in ("table1_coco", "table2"):
+        assert "empty=kept" in build_study(f"esol.{name}").source
+
+
+def test_rows_say_where_refiners_leave_the_release() -> None:
+    for name in ("esol.table1", "overview.refined", "cam.refiners"):
+        for row in build_study(name, "paper").rows:
+            if row.recipe is not None:
+                assert (LABELS_NOTE in row.note) == isinstance(row.recipe.refine, Psa), row.name
+    for name in ("table1", "table1_coco"):
+        study = build_study(f"esol.{name}", "paper")
+        assert GRID_NOTE in study.source
+        assert {row.recipe.localize.stride for row in study.rows if row.recipe is not None} == {4}
 
 
 def test_esol_alpha_and_rate_at_small_scales() -> None:
@@ -156,6 +180,29 @@ def test_esol_phases_are_shared_by_what_only_later_ones_read() -> None:
     plain = chain_of(esol.chain("toy", area_map="sigmoid", area_classes="all"))
     own = chain_of(esol.chain("toy", area_map="normalized", area_classes="present"))
     assert plain[:2] == own[:2] and plain[2].method != own[2].method
+
+
+LATER: list[dict[str, Any]] = [
+    {"alpha": 0.1},
+    {"beta": 0.3},
+    {"clip_max": "picture"},
+    {"clip_detach": False},
+    {"clip_at_inference": False},
+    {"trains": ("offsets", "classifier")},
+    {"offset_lr_multiplier": 10.0},
+    {"offset_weight_decay": 0.0},
+    {"deform_backend": "auto"},
+    {"gamma": 0.5},
+    {"mu": 0.5},
+    {"area_map": "normalized"},
+    {"area_classes": "present"},
+]
+
+
+@pytest.mark.parametrize("setting", LATER, ids=lambda setting: next(iter(setting)))
+def test_settings_of_later_phases_keep_the_classifier(setting: dict[str, Any]) -> None:
+    changed, usual = chain_of(esol.chain("paper", **setting)), chain_of(esol.chain("paper"))
+    assert changed[0] == usual[0] and changed[1:] != usual[1:]
 
 
 def test_esol_ablations() -> None:
@@ -216,5 +263,8 @@ def test_walkers_fit_their_crops() -> None:
         assert scales.affinity(scale, "psa").train.augment.crop // 8 > 2 * (scales.walker(scale, "psa").radius - 1)
     irn = scales.affinity("paper", "irn")
     assert (irn.train.batch_size, irn.train.epochs, irn.train.optimizer.lr) == (32, 3, 0.1)
+    assert (irn.train.optimizer.momentum, irn.train.optimizer.weight_decay) == (1e-4, 1e-4)
     psa = scales.affinity("paper", "psa")
+    assert (psa.train.optimizer.momentum, psa.train.optimizer.weight_decay) == (5e-4, 5e-4)
+    assert (psa.train.batch_size, psa.train.optimizer.lr) == (8, 0.1)
     assert (psa.net.backbone, psa.train.augment.crop, psa.train.epochs) == ("resnet38", 448, 8)

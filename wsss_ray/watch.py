@@ -1,4 +1,4 @@
-"""Seeds of a few validation pictures while a localizer trains: what early stopping of a sweep's trials goes by."""
+"""Seeds of a few validation pictures while a localizer trains: for early stopping, and to see one that drifts off."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wsss_ray.data.picture import decode_mask, decode_picture
 from wsss_ray.data.shards import Rows
 from wsss_ray.inference import class_maps
 from wsss_ray.recipe import Localization
+from wsss_ray.score.confusion import scores
 from wsss_ray.score.curve import ThresholdCurve
 
 THRESHOLDS = 50
@@ -31,7 +32,7 @@ class SeedWatch:
         if not found:
             raise UserError(
                 "train.validate_seeds: the validation split has no masks to score seeds against; "
-                "sweep without --asha, or prepare the data with masks"
+                "set it to 0, sweep without --asha, or prepare the data with masks"
             )
         self.ids = [row["image_id"] for row in found]
         self.present = [list(row["labels"]) for row in found]
@@ -39,9 +40,14 @@ class SeedWatch:
         self.truths = [decode_mask(row["mask"], row["image_id"]) for row in found]
         self.num_classes, self.normalize = num_classes, localization.net.normalize
         self.config = localization.localize.model_copy(update={"scales": (1.0,), "flip": False})
+        self.background = localization.method.background()
 
-    def score(self, network: nn.Module, device: torch.device) -> float:
-        """mIoU in [0, 1] of single-scale seeds at their best threshold; the network is left in the mode it was in."""
+    def score(self, network: nn.Module, device: torch.device) -> dict[str, float]:
+        """Of single-scale seeds, in [0, 1]: ``seed_miou`` at their best threshold; ``seed_recall`` and
+        ``seed_precision`` at the method's own, means over the foreground classes there are.
+
+        NaN where no class of theirs is in the truth (recall) or predicted; the network is left in the mode it was in.
+        """
         training = network.training
         network.eval()
         maps = class_maps(
@@ -49,6 +55,21 @@ class SeedWatch:
         )
         network.train(training)
         curve = ThresholdCurve([step / THRESHOLDS for step in range(THRESHOLDS)], self.num_classes + 1)
+        # A curve of its own: the method's threshold must not become a candidate for the best one.
+        fixed = ThresholdCurve([self.background], self.num_classes + 1)
         for found, truth in zip(maps, self.truths, strict=True):
-            curve.add(truth, found.classes, found.full(), found.image_id)
-        return curve.best()[1]
+            full = found.full()
+            curve.add(truth, found.classes, full, found.image_id)
+            fixed.add(truth, found.classes, full, found.image_id)
+        own = scores(fixed.matrices()[0])
+        return {
+            "seed_miou": curve.best()[1],
+            "seed_recall": _foreground_mean(own.recall),
+            "seed_precision": _foreground_mean(own.precision),
+        }
+
+
+def _foreground_mean(values: np.ndarray) -> float:
+    """Mean of (K,) scores, background first and left out, over the classes that have one."""
+    known = values[1:][~np.isnan(values[1:])]
+    return float(known.mean()) if len(known) else float("nan")

@@ -28,6 +28,7 @@ def test_released_trajectories(run, golden):
     arrays = golden("07_poly_optimizer.npz")
     settings = json.loads(str(arrays["meta"]))["groups"][run]
     momentum, _, nesterov, _ = settings[0]
+    assert max(s[1] for s in settings) in (0, float(arrays["wd"]))
     horizon, lr = int(arrays["T"]), float(arrays["lr0"])
     schedule = RUNS[run][1]
     config = OptimizerConfig(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=max(s[1] for s in settings))
@@ -50,11 +51,13 @@ def test_released_trajectories(run, golden):
 def test_released_two_group_run(golden):
     arrays = golden("b15_utils.npz")
     decay = float(arrays["opt_wd"])
-    momentum = float(arrays["opt_group0_momentum_wd_nesterov"][0])
+    momentum, first_decay, nesterov = arrays["opt_group0_momentum_wd_nesterov"].tolist()
     config = OptimizerConfig(lr=float(arrays["opt_lr"]), momentum=momentum, weight_decay=decay)
     first, second = (torch.nn.Parameter(torch.tensor(v)) for v in ([1.0, -2.0, 0.5], [0.3, 0.7]))
     groups = [ParamGroup("body", [first]), ParamGroup("head", [second], 10.0, 0.0)]
     optimizer = build_optimizer(groups, config)
+    built = optimizer.param_groups[0]
+    assert (built["momentum"], built["weight_decay"], built["nesterov"]) == (momentum, first_decay, bool(nesterov))
     for step in range(arrays["opt_lrs"].shape[0]):
         set_lr(optimizer, lr_at(POLY, step, int(arrays["opt_max_step"]), steps_per_epoch=1))
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(arrays["opt_lrs"][step].tolist(), abs=1e-12)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.golden_rules import fill_resnet38_set_a, fill_set_b, mxnet_name, set_a, set_b, set_b_input
 from wsss_ray.config import UserError
@@ -22,6 +24,25 @@ def trunk() -> Backbone:
     return build_backbone("resnet38").eval()
 
 
+def stages_of(trunk: Backbone, names: Sequence[str], images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The taps and the named stages' outputs (a block's without its activated input) of one pass."""
+    caught: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _, __, out: caught.update({name: out[0] if isinstance(out, tuple) else out})
+
+    hooks = [trunk.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    taps = trunk(images)
+    for hook in hooks:
+        hook.remove()
+    return taps, caught
+
+
+def statistics(values: Tensor) -> list[float]:
+    wide = values.double()
+    return [wide.mean().item(), wide.std(correction=0).item(), wide.min().item(), wide.max().item()]
+
+
 @torch.inference_mode()
 def test_matches_released_trunk_set_a(trunk, golden):
     arrays = golden("01_resnet38.npz")
@@ -32,13 +53,26 @@ def test_matches_released_trunk_set_a(trunk, golden):
     fill_resnet38_set_a(trunk, salt)
     for row, (key, torch_key) in enumerate(names.items()):
         assert state[torch_key].flatten()[:4].tolist() == arrays["recipe_first4"][row].tolist(), key
-    taps = trunk(torch.from_numpy(arrays["x"]))
+        total = state[torch_key].double().sum().item()
+        assert total == pytest.approx(float(arrays["recipe_sum64"][row]), rel=1e-6, abs=1e-4), key
+    assert sorted(names.values()) == arrays["torch_keys"].tolist()
+    inner = [name.removeprefix("dbg_").removesuffix("_stats") for name in arrays if name.endswith("_stats")]
+    inner = [name for name in inner if not name.startswith("conv") or name == "conv1a"]
+    taps, caught = stages_of(trunk, inner, torch.from_numpy(arrays["x"]))
+    assert len(caught) == 7
+    for name, found in caught.items():
+        assert list(found.shape) == arrays[f"dbg_{name}_shape"].tolist()
+        step = 8 if name in ("conv1a", "b2_2") else 1
+        sample = found[:, ::37, ::step, ::step]
+        assert (sample - torch.from_numpy(arrays[f"dbg_{name}_sample"])).abs().max() < 5e-5, name
+        assert statistics(found) == pytest.approx(arrays[f"dbg_{name}_stats"].tolist(), abs=5e-5), name
     for name, tap in (("conv4", "conv4"), ("conv5", "conv5"), ("conv6", "out"), ("dbg_b3_2", "low")):
         found = taps[tap]
         assert list(found.shape) == arrays[f"{name}_shape"].tolist()
         sample = arrays["dbg_b3_2_sample" if tap == "low" else f"{name}_every37"]
         assert (found[:, ::37] - torch.from_numpy(sample)).abs().max() < 5e-5
         if tap != "low":
+            assert statistics(found) == pytest.approx(arrays[f"{name}_stats"].tolist(), abs=5e-5), name
             mean = torch.from_numpy(arrays[f"{name}_chanmean"])
             assert (found.double().mean((2, 3)) - mean).abs().max() < 5e-5
 
@@ -48,14 +82,24 @@ def test_matches_released_trunk_set_b(trunk, golden):
     arrays = golden("b08_resnet38_rule.npz")
     prefix, gain = str(arrays["rule_prefix"]), float(arrays["gain"])
     fill_set_b(trunk, prefix, gain)
-    taps = trunk(torch.from_numpy(set_b_input("image", arrays["input_shape"], prefix)))
+    own = dict(zip(arrays["rule_keys"].tolist(), arrays["rule_shapes"].tolist(), strict=True))
+    shapes = {k: str(list(v.shape)) for k, v in trunk.state_dict().items() if "num_batches" not in k}
+    assert shapes == {k: shape for k, shape in own.items() if not k.startswith(("fc", "gconv"))}
+    images = torch.from_numpy(set_b_input("image", arrays["input_shape"], prefix))
+    taps, inner = stages_of(trunk, ("conv1a", "b2_2", "b4_5", "b5_2", "b6"), images)
     expected = {
+        "conv1a_every8ch": inner["conv1a"][:, ::8, ::4, ::4],
+        "b2_every16ch": inner["b2_2"][:, ::16],
+        "b4_every32ch": inner["b4_5"][:, ::32],
+        "b5_every64ch": inner["b5_2"][:, ::64],
+        "b6_every64ch": inner["b6"][:, ::64],
         "low_b3_every16ch": taps["low"][:, ::16],
         "high_every64ch": taps["out"][:, ::64],
         "psa_tap_1024x512_every32ch": taps["conv4"][:, ::32],
         "psa_tap_conv5_every64ch": taps["conv5"][:, ::64],
     }
     for name, found in expected.items():
+        assert found.shape == arrays[name].shape
         assert (found - torch.from_numpy(arrays[name])).abs().max() < 5e-5, name
     assert sum(p.numel() for p in trunk.parameters()) == int(arrays["param_count_backbone"])
     trainable = {k for k, p in trunk.named_parameters() if p.requires_grad}

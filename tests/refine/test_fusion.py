@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
 from wsss_ray.contracts import FusionRule
+from wsss_ray.methods.cam import CAMConfig
+from wsss_ray.nets import build_backbone
 from wsss_ray.refine.fusion import (
     Pass,
     fuse,
@@ -123,11 +127,26 @@ def test_irn_maps(golden: Golden) -> None:
     logits = [torch.from_numpy(data[f"logits_s{s}"]) for s in ("1.0", "0.5", "1.5", "2.0")]
     passes = [Pass(maps[:1], maps[1:]) for maps in logits]
     labels = torch.from_numpy(data["label"])[None]
+    assert np.flatnonzero(data["label"]).tolist() == data["keys"].tolist()
     strided = fuse_present(passes, CAM, strided_size(size, 4), labels)
     np.testing.assert_allclose(strided.numpy(), data["strided_cam"], atol=2e-6)
     high = fuse_present(passes, CAM, whole_cells(size, 16), labels, crop=size)
     np.testing.assert_allclose(high.numpy(), data["high_res"], atol=2e-6)
     assert abs(fuse_present(passes, CAM, size, labels).numpy() - data["high_res"]).max() > 0.01
+
+
+@torch.inference_mode()
+def test_irn_pair_through_the_network(golden: Golden) -> None:
+    data = golden("b07_irn_resnet50_rule.npz")
+    prefix, gain = str(data["rule_prefix"]), float(data["gain"])
+    num_classes, *size = data["cam_pair"].shape
+    net: Any = CAMConfig.model_validate({"style": "irn"}).build(build_backbone("resnet50", 16), num_classes).eval()
+    fill_set_b(net.backbone, prefix, gain, under="resnet50.")
+    net.head.weight.copy_(torch.from_numpy(set_b("classifier.weight", net.head.weight.shape, prefix, gain)))
+    maps = net.maps(torch.from_numpy(set_b_input("image", data["input_shape"], prefix)))
+    rule = CAM.model_copy(update={"normalize": "none"})
+    fused = fuse([Pass(maps[:1], maps[1:])], rule, (size[0], size[1]), torch.ones(1, num_classes))
+    np.testing.assert_allclose(fused[0].numpy(), data["cam_pair"], atol=2e-5)
 
 
 def test_ktse_pair_for_irn(golden: Golden) -> None:

@@ -20,6 +20,7 @@ from wsss_ray.refine.affinity import (
     path_cells,
     path_maximum,
     path_offsets,
+    source_grid,
 )
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import sample_mask
@@ -65,6 +66,12 @@ def test_paths_by_hand():
     assert len(path_cells((2, 1))) == 6 and len(path_cells((3, 4))) == 10
     lengths = [len(path_cells(offset)) for offset in path_offsets(10)]
     assert len(lengths) == 152 and lengths == sorted(lengths) and (lengths[0], lengths[-1]) == (2, 22)
+
+
+def test_sources_of_a_training_crop():
+    assert source_grid((512 // 4, 512 // 4), 10) == (119, 110)
+    source, target = at_offsets(torch.zeros(128, 128), 10, path_offsets(10))
+    assert source.numel() == 13_090 and target.shape == (152, 119, 110)
 
 
 def test_any_edge_on_the_path_closes_the_pair():
@@ -189,10 +196,12 @@ def test_resnet50_heads_match_released(golden):
     net = IRNet(build_backbone("resnet50"), num_classes=20, displacement=True).eval()
     fill_set_b(net.backbone, prefix, gain, under="resnet50.")
     state, names = net.state_dict(), released_names(net)
-    for key in arrays["irn_head_keys"].tolist():
+    for key, shape in zip(arrays["irn_head_keys"].tolist(), arrays["irn_head_shapes"].tolist(), strict=True):
+        assert str(list(state[names[key]].shape)) == shape, key
         rule = "mean_shift.running_mean" if key == "fc_dp7.4.running_mean" else key
         state[names.pop(key)].copy_(torch.from_numpy(set_b(rule, state[released_names(net)[key]].shape, prefix, gain)))
     assert not names
+    assert np.array_equal(net.displacement.mean.numpy(), arrays["mean_shift"])
     images = torch.from_numpy(set_b_input("image", arrays["input_shape"], prefix))
     with torch.no_grad():
         assert (net.edge_logits(images)[:, None] - torch.from_numpy(arrays["irn_edge_logits"])).abs().max() < 2e-5
@@ -333,7 +342,8 @@ def test_edge_rule_matches_released(golden):
     assert np.abs(found.numpy() - arrays["edge_out"]).max() < 1e-6
     assert list(net.seen.shape) == arrays["padded_shape"].tolist()
     assert torch.equal(net.seen[:, :, :height, :width], torch.cat([picture, picture.flip(3)]))
-    assert (net.seen[:, :, height:] == 0).all() and (net.seen[:, :, :, width:] == 0).all()
+    zero = bool((net.seen[:, :, height:] == 0).all() and (net.seen[:, :, :, width:] == 0).all())
+    assert zero == bool(arrays["pad_is_zero_right_bottom"])
 
 
 def test_canvas_never_cuts():

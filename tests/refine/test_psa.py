@@ -20,7 +20,7 @@ from wsss_ray.refine.grid import vote_mask
 from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import power_background
 from wsss_ray.refine.psa import AffinityNet, Psa, affinities, feature_links
-from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, confident_index
+from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, block_mean, confident_index
 
 PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
 LABELS = RefinerConfig(name="labels")
@@ -47,8 +47,9 @@ def released_net(arrays: dict[str, np.ndarray]) -> AffinityNet:
     net = AffinityNet(GivenTaps({k: torch.from_numpy(arrays[v]).requires_grad_() for k, v in names.items()}), 20)
     prefix, gains = str(arrays["rule_prefix"]), {"f8": float(arrays["gain_f8"]), "f9": float(arrays["gain_f9"])}
     ours = {"f8_3": net.reduce[0], "f8_4": net.reduce[1], "f8_5": net.reduce[2], "f9": net.mix}
-    for key in arrays["rule_keys"].tolist():
+    for key, shape in zip(arrays["rule_keys"].tolist(), arrays["rule_shapes"].tolist(), strict=True):
         weight = ours.pop(key.removesuffix(".weight")).weight
+        assert str(list(weight.shape)) == shape
         weight.data.copy_(torch.from_numpy(set_b(key, weight.shape, prefix, gains[key[:2]])))
     assert not ours
     return net
@@ -104,6 +105,7 @@ def test_head_and_gradients_match_released(golden):
     labels = pair_labels(torch.from_numpy(arrays["label"]).long()[None], 5, search_offsets(5))
     for name, part in zip(("bg", "fg", "neg"), labels, strict=True):
         assert int(part.sum()) == round(float(arrays[f"{name}_cnt"]))
+        assert np.array_equal(part[0].flatten(1).numpy(), arrays["neg" if name == "neg" else f"{name}_pos"] > 0)
     parts = affinity_losses(found, labels)
     shares = {"affinity_background": ("bg", 4), "affinity_foreground": ("fg", 4), "affinity_different": ("neg", 2)}
     for part, (name, share) in shares.items():
@@ -136,6 +138,25 @@ def test_cells_of_one_label_match_released_labels(golden):
     whole = (cells == cells[..., :1]).all(dim=2).numpy()
     voted = vote_mask(pixels[None], torch.ones(1, 1, *pixels.shape), 8)[0].numpy()
     assert whole.any() and np.array_equal(voted[whole], arrays["score_label"][whole])
+
+
+def test_votes_of_a_padded_crop_are_nearly_the_released_labels(golden):
+    """Released PSA averages scores over the crop's cells, empty ones are unknown; we vote over each pixel's label."""
+    arrays = golden("b09_psa_aff_padding.npz")
+    side, (left, top) = int(arrays["crop_size"]), arrays["offset_left_top"].tolist()
+    scores = {name: arrays[f"score_{name}"].astype(np.float32) for name in ("low", "high")}
+    _, height, width = scores["low"].shape
+    edges = ((0, 0), (top, side - top - height), (left, side - left - width))
+    low, high = (np.pad(part, edges) for part in (scores["low"], scores["high"]))
+    cell = side // arrays["label"].shape[0]
+    pooled = [block_mean(part, cell)[:, ::cell, ::cell] for part in (low, high)]
+    assert np.array_equal(confident_index(*pooled), arrays["label"])
+    mask = torch.from_numpy(confident_index(low, high))[None]
+    inside = torch.zeros(1, 1, side, side)
+    inside[:, :, top : top + height, left : left + width] = 1
+    voted = vote_mask(mask, inside, cell)[0].numpy()
+    assert 0 < (voted != arrays["label"]).mean() < 0.05
+    assert ((voted == 255) & (arrays["label"] == 255))[0].all()
 
 
 # the network

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from wsss_ray.config import UserError
 from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.crf import PRESETS, crf_labels
 from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, winners
 from wsss_ray.refine.seeds import (
@@ -58,6 +59,16 @@ def test_irn_seeds_before_the_crf(golden: Golden) -> None:
         for stored, level in (("fg30", 0.30), ("bg05", 0.05), ("bg10", 0.10)):
             seed = winners(constant_background(data[f"cam{k}"], level))
             np.testing.assert_array_equal(seed, data[f"hard{k}_{stored}"])
+
+
+def test_irn_seeds_after_the_crf(golden: Golden) -> None:
+    pytest.importorskip("pydensecrf")
+    data = golden("b06_irn_ir_label.npz")
+    for k in (0, 1):
+        num_labels = len(data[f"keys{k}"]) + 1
+        for stored in ("fg30", "bg05", "bg10"):
+            marginals = crf_labels(data[f"img{k}"], data[f"hard{k}_{stored}"], num_labels, PRESETS["irn"])
+            np.testing.assert_array_equal(winners(marginals), data[f"crf{k}_{stored}"])
 
 
 def test_psa_affinity_labels_from_pooled_scores(golden: Golden) -> None:

@@ -75,6 +75,8 @@ def test_ktse_evaluator(golden: Golden) -> None:
         k = key.removeprefix("eval_gt_")
         curve.add(data[key], data[f"eval_keys_{k}"], data[f"eval_cam_{k}"])
     np.testing.assert_allclose(100 * curve.mious("zero"), iou[:, -1], atol=1e-6)
+    each = [np.nan_to_num(scores(matrix).iou) for matrix in curve.matrices()]
+    np.testing.assert_allclose(100 * np.stack(each), iou[:, :-1], atol=1e-6)
 
 
 def test_parts_add_up() -> None:

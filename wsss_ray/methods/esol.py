@@ -6,7 +6,7 @@ No code was released. What the paper leaves open is a setting here, and its docs
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,13 +27,22 @@ Component = Literal["DT_e", "FL", "DT_s", "L_area"]
 """What Table 6 takes away: the offsets of either phase, feature clipping, the area loss."""
 STRUCTURE = ("channels", "kernel", "bias", "activation", "conv2")
 """Settings that all phases of one run share, since later ones take over the layers of earlier ones."""
+CLIPPING = ("beta", "clip_max")
+"""Settings that the expansion and the shrinkage share: the second goes on with the features of the first."""
 HEAD_RATE = 10.0
+ADVICE: dict[Phase, str] = {
+    "classifier": "lower the learning rate",
+    "expansion": "lower alpha times the learning rate (base.method.alpha, base.train.optimizer.lr in 'esol')",
+    "shrinkage": "lower the learning rate (train.optimizer.lr)",
+}
+"""What to do about offsets that ran away."""
 
 
 class Esol(MethodConfig):
     """One phase of ESOL; the later two start from a ``base`` in the phase before, and take over its network."""
 
     name: Literal["esol"] = "esol"
+    map_fields: ClassVar[frozenset[str]] = frozenset({"clip_at_inference"})
     phase: Phase = "classifier"
 
     channels: int | None = Field(default=None, ge=1)
@@ -67,7 +76,7 @@ class Esol(MethodConfig):
 
     alpha: float = Field(default=0.01, gt=0)
     """Weight of the inverse loss (Eq. 5): 0.01 in Sec. 4.3.1, 0.001 in Sec. 4.1. Only its product with the rate matters
-    where there is neither momentum nor weight decay."""
+    where there is neither momentum nor weight decay. Of the expansion alone: the other phases refuse another value."""
     beta: float = Field(default=0.15, gt=0, le=1)
     """Features are clipped at beta times their maximum (Eq. 7); 1 is off."""
     clip_max: Literal["channel", "picture"] = "channel"
@@ -77,6 +86,7 @@ class Esol(MethodConfig):
     that the inverse loss only takes down what lies below the ceiling. ``studies/esol.py`` has what each did to recall.
     """
     clip_at_inference: bool = True
+    """Whether maps are read off clipped features; ``logits`` are those of training, always clipped."""
     gamma: float = Field(default=1.0, ge=0)
     """Weight of the classification loss in the shrinkage (Eq. 6)."""
     mu: float = Field(default=1.0, ge=0)
@@ -90,6 +100,8 @@ class Esol(MethodConfig):
     def _possible(self) -> Esol:
         if self.profile == "released":
             raise ValueError("ESOL has no released code: use profile 'paper'")
+        if self.phase != "expansion" and self.alpha != type(self).model_fields["alpha"].default:
+            raise ValueError(f"the {self.phase} does not read alpha: set the expansion's, base.method.alpha in 'esol'")
         sampler = {"expansion": self.expansion_sampler, "shrinkage": self.shrinkage_sampler}.get(self.phase, True)
         if not sampler and "offsets" in self.trains:
             hint = "skip the phase, or set" if self.phase == "expansion" else "set"
@@ -113,8 +125,9 @@ class Esol(MethodConfig):
 
     def warning(self, history: Sequence[Mapping[str, float]]) -> str | None:
         """Whether the offsets ran away; in the shrinkage, whose loss should fall, only whether they left the map."""
-        found = runaway(history) if self.phase == "expansion" else runaway(history, min_offset=float("inf"))
-        return None if found is None else f"the {self.phase} ran away: {found}"
+        limit = 1.0 if self.phase == "expansion" else float("inf")
+        found = runaway(history, min_offset=limit)
+        return None if found is None else f"the {self.phase} ran away: {found}; {ADVICE[self.phase]}"
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """An ``EsolNet``; a later phase takes over ``base``'s network, backbone included, and freezes it in place.
@@ -132,8 +145,10 @@ def phases(without: Collection[Component] = (), **settings: Any) -> list[Esol]:
 
     What the paper leaves open in its rows is read so (inferred): without DT_e nothing is left to learn in the
     expansion, which falls away; without DT_s the regular weights of the second convolution learn in its place.
+    ``alpha`` goes to the expansion alone.
     """
     removed = dict(settings)
+    inverse = {"alpha": removed.pop("alpha")} if "alpha" in removed else {}
     if "DT_e" in without:
         removed["expansion_sampler"] = False
     if "FL" in without:
@@ -141,7 +156,11 @@ def phases(without: Collection[Component] = (), **settings: Any) -> list[Esol]:
     if "L_area" in without:
         removed["mu"] = 0.0
     shrinkage = {"shrinkage_sampler": False, "trains": ("conv2",)} if "DT_s" in without else {}
-    order: list[tuple[Phase, dict[str, Any]]] = [("classifier", {}), ("expansion", {}), ("shrinkage", shrinkage)]
+    order: list[tuple[Phase, dict[str, Any]]] = [
+        ("classifier", {}),
+        ("expansion", inverse),
+        ("shrinkage", shrinkage),
+    ]
     return [
         Esol(phase=phase, **{**removed, **own})
         for phase, own in order
@@ -216,8 +235,8 @@ class EsolNet(nn.Module):
         return torch.relu(self.evidence(images))
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C): the classifier is linear and has no bias, so pooling may come last."""
-        return spatial_mean(self.evidence(images))
+        """(B, 3, H, W) -> (B, C), clipped; the classifier is linear and has no bias, so pooling may come last."""
+        return spatial_mean(self._scores(images, True))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Classifier: cross-entropy. Expansion: minus alpha times it (Eq. 5). Shrinkage: with the area loss (Eq. 6)."""
@@ -309,7 +328,7 @@ def _checked(config: Esol, backbone: Backbone, num_classes: int, base: nn.Module
     if not isinstance(base, EsolNet) or base.config.phase not in wanted:
         given = f"esol in phase {base.config.phase!r}" if isinstance(base, EsolNet) else type(base).__name__
         raise UserError(f"esol in phase {config.phase!r} starts from esol in phase {choice}, not {given}: set 'base'")
-    for key in STRUCTURE:
+    for key in STRUCTURE + (CLIPPING if base.config.phase == "expansion" else ()):
         ours, theirs = getattr(config, key), getattr(base.config, key)
         if ours != theirs:
             raise UserError(f"method.{key} is {ours} but base.method.{key} is {theirs}: give every phase the same")

@@ -47,20 +47,20 @@ def runaway(history: Sequence[Mapping[str, float]], max_outside: float = 0.25, m
 
     The inverse loss has no minimum. It has gone too far where taps read beyond the map (share above ``max_outside``),
     or where they are more than ``min_offset`` cells away and, twice in a row, went further while the loss of present
-    classes fell (steps overshoot) or foreground ``recall`` did (an entry that only scoring can add; Sec. 4.3.1: too
-    large an alpha drifts to the background). Shorter ways only mix neighbours, and the loss then falls by chance too.
+    classes fell (steps overshoot) or foreground ``recall`` did (an entry of runs with ``train.validate_seeds``; Sec.
+    4.3.1: too large an alpha drifts to the background). Shorter ways only mix neighbours, and the loss then falls by
+    chance too.
     """
-    advice = "lower alpha times the learning rate (method.alpha, train.optimizer.lr)"
     for epoch, now in enumerate(history):
         outside = now.get("monitor/outside", 0.0)
         if not outside <= max_outside:
-            return f"epoch {epoch}: {outside:.0%} of the samples left the map; {advice}"
+            return f"epoch {epoch}: {outside:.0%} of the samples left the map"
         if epoch < 2 or now.get("monitor/offset", 0.0) < min_offset:
             continue
         window = history[epoch - 2 : epoch + 1]
         for key, what in (("monitor/present_bce", "the loss of present classes"), ("recall", "foreground recall")):
             if _monotone(window, "monitor/offset", 1) and _monotone(window, key, -1):
-                return f"epoch {epoch}: offsets grow while {what} falls; {advice}"
+                return f"epoch {epoch}: offsets grow while {what} falls"
     return None
 
 

@@ -34,6 +34,9 @@ from wsss_ray.refine.walk import propagate
 STRIDE = 4
 """Boundaries, labels and scores live on the picture's grid divided by this."""
 
+GRID_NOTE = "seeds and labels of IRNet are of the maps' stride 4 grid, where released IRN fuses them at full size again"
+"""What a run with one set of maps differs in: the walk needs them on that grid, which is what such a run stores."""
+
 
 class EdgeBranch(nn.Module):
     """Every tap to 32 channels on the stride-4 grid, then one 1x1 convolution over all of them (released IRN)."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsss_ray import storage
+import torch
+
+from wsss_ray import build, storage
 from wsss_ray.artifacts import Artifact, Store, content_digest, digest
 from wsss_ray.build import NetworkSpec
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import Manifest, load_manifest
+from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets.weights import locate, weights_digest
 from wsss_ray.recipe import Localization, Recipe, localizer_of
 from wsss_ray.stages import infer, train
@@ -21,6 +24,9 @@ from wsss_ray.stages.progress import console
 
 VERSIONS = {"data": 1, "train": 1, "localize": 1, "refine": 1, "predict": 2, "score": 1}
 """Raised when a step's code changes its result, so that old artifacts are not mistaken for new ones."""
+
+LATE_MAP_FIELDS = frozenset({"clip_at_inference"})
+"""Map fields that were training settings once: digests hold them as they did then, so that old artifacts are found."""
 
 
 @dataclass
@@ -94,8 +100,8 @@ def open_data(walk: Walk) -> None:
 
 
 def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
-    """The recipe with its splits decided by what the data has; UserError for one it has not, or for missing
-    saliency."""
+    """The recipe with its splits decided by what the data has; UserError for one it has not, for missing
+    saliency, or for a base that does not fit."""
     have = list(manifest.splits)
     train_split = recipe.data.train_split or next((s for s in ("train_aug", "trainaug", "train") if s in have), None)
     score_split = recipe.data.score_split or ("train" if "train" in have else train_split)
@@ -117,6 +123,10 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
                 f"--set {key}.saliency=false"
             )
         needing, key = needing.base, f"base.{key}"
+    if recipe.base is not None:
+        # Without memory: a base that does not fit is refused before anything has been trained.
+        with torch.device("meta"):
+            build.localizer(localizer_of(recipe), len(manifest.classes))
     data = recipe.data.model_copy(update={"train_split": train_split, "score_split": score_split})
     return recipe.model_copy(update={"data": data})
 
@@ -162,12 +172,24 @@ def own_part(spec: NetworkSpec) -> dict[str, Any]:
         for key in ("localize", "base"):
             part["localization"].pop(key)
         method = spec.localization.method  # type: ignore[union-attr]
+        settings = part["localization"]["method"]
         for key in method.map_fields | method.label_fields:
-            part["localization"]["method"].pop(key)
+            settings.pop(key)
+        settings |= {key: type(method).model_fields[key].default for key in LATE_MAP_FIELDS & method.map_fields}
     if spec.refiner is not None:
         for key in {"labels"} | spec.refiner.mask_fields:
             part["refiner"].pop(key, None)
     return part
+
+
+def map_settings(method: MethodConfig) -> dict[str, Any]:
+    """What of a method can change the maps of a trained network, but for ``LATE_MAP_FIELDS`` at their default."""
+    keys = {
+        key
+        for key in method.map_fields
+        if key not in LATE_MAP_FIELDS or getattr(method, key) != type(method).model_fields[key].default
+    }
+    return method.model_dump(mode="json", include=keys)
 
 
 def localize(walk: Walk, title: str, localization: Localization, network: Artifact) -> Artifact:
@@ -176,7 +198,7 @@ def localize(walk: Walk, title: str, localization: Localization, network: Artifa
     config = {
         "localize": localization.localize.model_dump(mode="json"),
         "normalize": localization.net.normalize.model_dump(mode="json"),
-        "method": localization.method.model_dump(mode="json", include=set(localization.method.map_fields)),
+        "method": map_settings(localization.method),
     }
     split = str(walk.recipe.data.train_split)
     inputs = {"network": network.digest, "data": walk.manifest.splits[split].digest}
@@ -208,7 +230,13 @@ def localizer(walk: Walk, localization: Localization, prefix: str = "") -> Artif
             inputs["maps"] = localize(walk, f"{prefix}base localize", base, inputs["base"])
     spec = NetworkSpec(kind="localizer", num_classes=walk.num_classes, localization=localizer_of(localization))
     trained = train_network(walk, f"{prefix}train", spec, inputs)
-    warning = localization.method.warning([epoch["losses"] for epoch in trained.record.get("history", [])])
+    warning = warning_of(localization.method, trained.record.get("history", []))
     if warning is not None:
         console.print(f"{prefix}train: {warning}", style="bold yellow", markup=False, soft_wrap=True)
     return trained
+
+
+def warning_of(method: MethodConfig, history: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the records of a training's epochs warn of; ``recall`` joins the loss parts where seeds were scored."""
+    recalls = [{"recall": epoch["seed_recall"]} if "seed_recall" in epoch else {} for epoch in history]
+    return method.warning([{**epoch["losses"], **own} for epoch, own in zip(history, recalls, strict=True)])

@@ -32,7 +32,7 @@ from wsss_ray.watch import SeedWatch
 STATE = "state.pt"
 TRAINING_COLUMNS = ("image_id", "image", "labels", "saliency", "height", "width")
 WATCH_COLUMNS = ("image_id", "image", "labels", "mask")
-"""Of validation pictures alone, and only where ``train.validate_seeds`` opts in: early stopping scores seeds."""
+"""Of validation pictures alone, and only where ``train.validate_seeds`` opts in to score seeds every epoch."""
 
 
 class TrainJob(Config):
@@ -202,7 +202,7 @@ def _train(job: TrainJob, board: Any) -> None:
             "learning_rate": report.learning_rate,
         }
         if watch is not None:
-            record["seed_miou"] = watch.score(network, world.device)
+            record |= watch.score(network, world.device)
         history.append(record)
         if world.rank != 0:
             ray.train.report(report.losses)
