@@ -7,15 +7,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from tests.fake_run import fake_run, prepare
+from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.page import LIMIT, write_page
-from wsss_ray.page_charts import Series, chart, confusion_chart, ticks
+from wsss_ray.page_charts import Mark, Series, chart, confusion_chart, ticks
 from wsss_ray.page_pictures import BUDGET, choose, data_uri, run_pictures
 from wsss_ray.runs import open_run
+from wsss_ray.tables import COUNTS_SCHEMA, read_table, write_table
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -103,6 +106,66 @@ def test_tiles_show_picture_truth_map_and_mask(tmp_path: Path) -> None:
     assert shown["003"].score == 0 and shown["003"].labels == (1,) and shown["003"].size == (24, 32)
 
 
+def seeds_only(out: Path, name: str) -> str:
+    """Make a fake run one that ended at its maps: scored seeds, no masks; its folder."""
+    folder = fake_run(out, name, prepare(out / "data"), {"003"})
+    for part in storage.list_names(str(out / "score" / name)):
+        rows = read_table(str(out / "score" / name / part)).to_pylist()
+        fixed = pa.Table.from_pylist([{**row, "variant": "fixed"} for row in rows], schema=COUNTS_SCHEMA)
+        write_table(fixed, str(out / "score" / f"{name}-seeds" / part))
+    record = storage.read_json(f"{folder}/run.json")
+    seeds = record["scores"]["seeds"]
+    record["scores"] = {"seeds": {**seeds, "fixed": {**seeds["best"], "threshold": 0.7}}}
+    score = {"stage": "score", "digest": f"{name}-seeds"}
+    record["artifacts"] = {"maps": record["artifacts"]["maps"], "score seeds": score}
+    storage.write_json(f"{folder}/run.json", record)
+    return folder
+
+
+def test_run_that_ends_at_its_maps_shows_seeds(tmp_path: Path) -> None:
+    run = open_run(seeds_only(tmp_path, "fake-1"))
+    shown = {one.image_id: one for one in run_pictures(run, "seeds")}
+    assert [caption for caption, _ in shown["000"].tiles] == ["picture", "truth", "class map", "seeds at 0.7"]
+    assert shown["003"].group == "worst" and shown["003"].score == 0
+    assert {one.group for one in shown.values()} >= {"best", "worst", "random"}
+    # Its maps are 1 everywhere: at 0.7 all is the class, at 1 all is background.
+    picture, *_, seeds = (data for _, data in shown["000"].tiles)
+    assert seeds != picture
+    record = storage.read_json(f"{run.folder}/run.json")
+    record["scores"]["seeds"]["fixed"]["threshold"] = 1.0
+    storage.write_json(f"{run.folder}/run.json", record)
+    empty = next(one for one in run_pictures(open_run(run.folder), "seeds") if one.image_id == "000")
+    assert empty.tiles[-1] == ("seeds at 1", picture)
+    write_page(run.folder, str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    parsed(page)
+    assert "<h2>Pictures: seeds</h2>" in page and "Pictures: pseudo masks" not in page
+
+
+def test_unscored_seeds_stand_at_the_recipes_threshold(tmp_path: Path) -> None:
+    folder = seeds_only(tmp_path, "fake-1")
+    record = storage.read_json(f"{folder}/run.json")
+    storage.write_json(f"{folder}/run.json", {**record, "scores": {}})
+    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "class map"
+    text = Path(folder, "recipe.yaml").read_text()
+    Path(folder, "recipe.yaml").write_text(text.replace("absent: skip", "background: 0.4"))
+    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
+
+
+def test_page_keeps_its_limit(tmp_path: Path) -> None:
+    """Smaller pictures, then fewer, then none, and a word that says so."""
+    folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data", num_pictures=6, size=(375, 500)))
+    numbers = []
+    for limit in (LIMIT, 1_000_000, 300_000, 60_000):
+        told = write_page(folder, str(tmp_path / "page.html"), limit=limit)
+        page = (tmp_path / "page.html").read_text()
+        numbers.append(len(parsed(page).sources))
+        assert len(page.encode()) <= limit and ("without pictures" in told) == (limit == 60_000), told
+    assert numbers[0] == numbers[1] == 42 and 0 < numbers[2] < 42 and numbers[3] == 0
+    told = write_page(folder, str(tmp_path / "page.html"), limit=1000)
+    assert "more than the 0.001 MB a page should have" in told
+
+
 def test_best_and_worst_are_chosen_by_their_objects() -> None:
     # (N, 3, K): background always right; picture i finds 10 i of 100 object pixels and invents none.
     counts = np.zeros((11, 3, 2), np.int64)
@@ -168,6 +231,13 @@ def test_charts_place_points_and_bars() -> None:
     assert high > low, "larger values stand higher"
     assert drawn.count('class="line1"') == 4, "the line, and one error bar with its two ends"
     assert chart([Series("none", [], [], 1)], "T", "x", "y") == ""
+
+
+def test_words_beside_near_marks_stand_apart() -> None:
+    line = Series("", [0.0, 1.0], [0.0, 40.0], 1)
+    drawn = chart([line], "T", "x", "y", [Mark(0.13, 34.7, "best 0.13", 2), Mark(0.2, 33.9, "method's 0.2", 1)])
+    heights = [float(y) for y in re.findall(r'class="mark" x="[\d.]+" y="([\d.]+)"', drawn)]
+    assert len(heights) == 2 and abs(heights[0] - heights[1]) > 14
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 20, 80])

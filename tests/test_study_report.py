@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.figure import wide
 from wsss_ray.page import write_page
+from wsss_ray.page_charts import Series
+from wsss_ray.page_charts import chart as page_chart
 from wsss_ray.score.rank import agreement, tau_b
 from wsss_ray.study_report import (
     drawn,
@@ -197,6 +201,36 @@ def test_axis_of_numbers_is_joined(results: dict[str, Any], tmp_path: Path) -> N
     storage.write_json(str(tmp_path / "results.json"), results)
     write_page(str(tmp_path), str(tmp_path / "page.html"))
     assert (tmp_path / "page.html").read_text().count("<polyline") == 2
+
+
+def test_axis_over_decades_is_a_logarithm(results: dict[str, Any]) -> None:
+    """0.001, 0.01 and 0.1 stand at equal distances."""
+    results["axis"] = "rate"
+    results["rows"] = results["rows"][:2] + [{**results["rows"][1], "published": {}}]
+
+    def columns(*names: str) -> list[int]:
+        for row, name in zip(results["rows"], names, strict=True):
+            row["name"], row["published"] = name, {}
+        picture = drawn(summarize(results))
+        assert picture is not None
+        pixels = np.asarray(picture).astype(int)
+        # The only saturated blue is the dots' and the line between them; a dot is the higher.
+        blue = (pixels[..., 2] - pixels[..., 0] > 120).sum(axis=0)
+        places = np.flatnonzero(blue > 8)
+        return [int(run.mean()) for run in np.split(places, np.flatnonzero(np.diff(places) > 8) + 1)]
+
+    first, middle, last = columns("0.001", "0.01", "0.1")
+    assert abs((middle - first) - (last - middle)) <= 4 < last - middle
+    first, middle, last = columns("0.01", "0.05", "0.1")
+    assert middle - first < last - middle, "within 20 times the axis stays as it is"
+    assert wide([0.001, 0.1]) and not wide([0.01, 0.1]) and not wide([0.0, 1.0]) and not wide([])
+
+
+def test_page_charts_space_a_wide_axis_by_its_logarithm() -> None:
+    text = page_chart([Series("ours", [0.001, 0.01, 0.1], [1.0, 2.0, 3.0], 1, dots=True)], "T", "x", "y", log=True)
+    first, middle, last = (float(x) for x in re.findall(r'class="fill1" cx="([\d.]+)"', text))
+    assert middle - first == pytest.approx(last - middle, abs=0.2)
+    assert all(f">{name}</text>" in text for name in ("0.001", "0.01", "0.1"))
 
 
 def test_results_are_found_by_scale(results: dict[str, Any], tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def chart(
     return canvas
 
 
+def wide(values: Sequence[float]) -> bool:
+    """Whether an axis of these values wants a logarithm: all positive, the largest over 20 times the smallest."""
+    return bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+
+
 def beside(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
     """Charts of one size as a sheet, ``columns`` side by side."""
     columns = min(columns, len(charts))

@@ -12,13 +12,13 @@ import yaml
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.page_charts import Mark, Series, chart, confusion_chart
-from wsss_ray.page_pictures import BUDGET, Shown, run_pictures
+from wsss_ray.page_pictures import BUDGET, KINDS, LEAST, Shown, run_pictures
 from wsss_ray.page_style import SCRIPT, STYLE
 from wsss_ray.runs import STEPS, RunFolder, open_run
 from wsss_ray.study_report import find_results
 
 LIMIT = 10_000_000
-"""Bytes of a page."""
+"""Bytes of a page; pictures shrink, then become fewer, until it fits."""
 TITLES = {"seeds": "Seeds", "masks": "Pseudo masks", "segmentation": "Segmentation"}
 COLOURS = {"seeds": 1, "masks": 2, "segmentation": 3}
 VARIANTS = {
@@ -31,7 +31,7 @@ VARIANTS = {
 }
 
 
-def write_page(name: str, to: str, out: str = "results", scale: str | None = None) -> str:
+def write_page(name: str, to: str, out: str = "results", scale: str | None = None, limit: int = LIMIT) -> str:
     """Write the page of a run (folder or name) or a study (``l2g.table1``, or its folder) to ``to``; says what it is.
 
     Raises UserError where ``name`` is neither.
@@ -43,26 +43,45 @@ def write_page(name: str, to: str, out: str = "results", scale: str | None = Non
             run = open_run(name, out)
         except UserError as no_run:
             raise UserError(f"{no_run}; and {no_study}") from None
-        page = run_page(run)
+        data, left_out = within(run, limit)
     else:
         from wsss_ray.page_study import study_page
 
-        page = study_page(results)
-    data = page.encode()
+        data, left_out = study_page(results).encode(), False
     storage.write_bytes(storage.absolute(to), data)
-    return f"{to} ({len(data) / 1e6:.1f} MB, opens without a network)"
+    told = ", without pictures, which did not fit" if left_out else ""
+    told += f", more than the {limit / 1e6:g} MB a page should have" if len(data) > limit else ""
+    return f"{to} ({len(data) / 1e6:.1f} MB{told}, opens without a network)"
 
 
-def run_page(run: RunFolder) -> str:
-    """The page of one run as HTML."""
-    recipe = run.recipe
-    pictures: list[str] = []
+def within(run: RunFolder, limit: int = LIMIT) -> tuple[bytes, bool]:
+    """(the page of a run, whether its pictures had to be left out) of at most ``limit`` bytes where text allows it."""
+    bare = run_page(run, 0).encode()
+    budget = min(BUDGET, limit - len(bare))
+    while budget >= 4 * LEAST * len(KINDS):
+        page = run_page(run, budget).encode()
+        if len(page) <= limit:
+            return page, False
+        budget -= max(len(page) - limit, budget // 8)
+    return bare, bool(pictures(run, BUDGET))
+
+
+def pictures(run: RunFolder, budget: int) -> list[str]:
+    """The sections of pictures, which share ``budget`` bytes; what a run made no artifact of has none."""
+    steps = [step for step, kind in KINDS.items() if budget and run.artifact(kind) is not None]
+    sections: list[str] = []
     number = 0
-    for step in ("masks", "segmentation"):
-        shown = run_pictures(run, step, BUDGET // 2)
+    for step in steps:
+        shown = run_pictures(run, step, budget // len(steps))
         if shown:
-            pictures.append(picture_section(run, step, shown, number))
+            sections.append(picture_section(run, step, shown, number))
             number += len(shown)
+    return sections
+
+
+def run_page(run: RunFolder, budget: int = BUDGET) -> str:
+    """The page of one run as HTML, with ``budget`` bytes of pictures; none for 0."""
+    recipe = run.recipe
     data = recipe["data"]["uri"] or "generated toy pictures"
     facts = {
         "method": f"{recipe['method']['name']} ({recipe['method'].get('profile', 'paper')})",
@@ -79,7 +98,7 @@ def run_page(run: RunFolder) -> str:
         section("Curves", curves(run)),
         section("Classes", classes(run)),
         section("Confusion", confusion(run)),
-        *pictures,
+        *pictures(run, budget),
         section("Recipe", recipe_block(recipe)),
     ]
     return document(recipe["name"], facts, sections, run.name)
@@ -272,7 +291,7 @@ def picture_section(run: RunFolder, step: str, shown: Sequence[Shown], start: in
     for place, picture in enumerate(shown, start=start):
         group = "by class" if picture.group.startswith("class ") else picture.group
         groups.setdefault(group, []).append(panel(picture, place, start, start + len(shown), run.labels, palette))
-    title = {"masks": "Pictures: pseudo masks", "segmentation": "Pictures: predictions"}[step]
+    title = {"seeds": "seeds", "masks": "pseudo masks", "segmentation": "predictions"}[step]
     lead = (
         "Best and worst by the mean IoU of a picture's classes, which only chooses pictures. Touch one to enlarge it."
     )
@@ -280,7 +299,7 @@ def picture_section(run: RunFolder, step: str, shown: Sequence[Shown], start: in
         f'<h3>{escape(name.capitalize())}</h3><div class="panels">{"".join(panels)}</div>'
         for name, panels in groups.items()
     )
-    return section(title, body, lead if any(picture.score is not None for picture in shown) else "")
+    return section(f"Pictures: {title}", body, lead if any(picture.score is not None for picture in shown) else "")
 
 
 def panel(

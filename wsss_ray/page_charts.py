@@ -48,8 +48,10 @@ def chart(
     x_names: Sequence[str] | None = None,
     zero: bool = False,
     whole: bool = False,
+    log: bool = False,
 ) -> str:
-    """Lines over x; ``x_names`` names x = 0, 1, 2 ...; ``whole`` ticks x at integers; ``zero`` starts y at 0.
+    """Lines over x; ``x_names`` names x = 0, 1, 2 ...; ``whole`` ticks x at integers; ``zero`` starts y at 0; ``log``
+    spaces x, all positive, by its logarithm and ticks it at the values themselves.
 
     An empty string where there is no point.
     """
@@ -66,11 +68,14 @@ def chart(
         x_low, x_high = -0.4, len(x_names) - 0.6
     else:
         x_ticks = [tick for tick in ticks(x_low, x_high, inside=True) if not whole or tick == round(tick)]
+    if log:
+        x_ticks = sorted({x for x, _, _ in points})
+        x_low, x_high = math.log10(x_low), math.log10(x_high)
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
 
     def at_x(x: float) -> float:
-        return LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return LEFT + ((math.log10(x) if log else x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
 
     def at_y(y: float) -> float:
         return HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
@@ -85,11 +90,15 @@ def chart(
     body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_title, "middle", "axis"))
     for one in series:
         body.append(_series(one, at_x, at_y))
+    told: list[tuple[float, float]] = []
     for mark in marks:
         x, y = at_x(mark.x), at_y(mark.y)
         anchor = "end" if x > WIDTH * 0.7 else "start"
+        above = max(TOP + 8, y - 7)
+        crowded = any(abs(x - other) < 7 * _MAX_NAME and abs(above - height) < 14 for other, height in told)
+        told.append((x, y + 19 if crowded else above))
         body.append(f'<circle class="fill{mark.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        body.append(_text(x + (8 if anchor == "start" else -8), max(TOP + 8, y - 7), mark.text, anchor, "mark"))
+        body.append(_text(x + (8 if anchor == "start" else -8), told[-1][1], mark.text, anchor, "mark"))
     legend = "".join(
         f'<span class="key"><i class="back{one.colour}"></i>{escape(one.name)}</span>' for one in series if one.name
     )

@@ -16,6 +16,7 @@ from wsss_ray.data.manifest import Manifest, load_manifest
 from wsss_ray.data.picture import decode_mask, decode_picture
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.panels import overlay_map, overlay_mask
+from wsss_ray.refine.planes import constant_background, to_mask, winners
 from wsss_ray.runs import STEPS, RunFolder
 from wsss_ray.score.confusion import Counts, mean_iou
 from wsss_ray.tables import decode_maps, part_name, read_table
@@ -24,6 +25,10 @@ BUDGET = 6_500_000
 """Bytes of all pictures of a page together, as base64."""
 LARGEST, SMALLEST = 480, 140
 """Longest side in pixels: what is tried first, and what is kept whatever its bytes."""
+LEAST = 12_000
+"""Characters a picture's tile may have at least; fewer pictures are shown where the budget allows them less."""
+KINDS = {"seeds": "maps", "masks": "masks", "segmentation": "predictions"}
+"""What is shown of a step -> the run's artifact it lies in."""
 GROUPS = {"best": 4, "worst": 4, "random": 6}
 MAX_CLASSES = 24
 """Pictures chosen by class: one for each of so many classes, those with most pixels of truth."""
@@ -85,27 +90,50 @@ def choose(
 
 
 def run_pictures(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
-    """Panels of the masks ("masks") or predictions ("segmentation") of a run, whole within ``budget`` bytes.
+    """Panels of the "seeds", pseudo masks ("masks") or predictions ("segmentation") of a run, within ``budget`` bytes.
 
     Empty where the run made none of these or its pictures are gone.
     """
-    kind = {"masks": "masks", "segmentation": "predictions"}[step]
-    folder = run.artifact(kind)
+    folder = run.artifact(KINDS[step])
     try:
         manifest = load_manifest(run.record["data"])
     except UserError:
         return []
     if folder is None:
         return []
-    split = str(run.record.get("splits", {}).get({"masks": "score", "segmentation": "val"}[step]) or "train")
+    split = str(run.record.get("splits", {}).get("val" if step == "segmentation" else "score") or "train")
     where = _places(folder, {part_name(shard.path): shard.path for shard in manifest.shards_of(split)})
     scored = run.counts(step)
     variant = next((name for name in STEPS[step] if name in scored), None)
     ids, counts = scored[variant] if variant is not None else (sorted(where), None)
-    chosen = [entry for entry in choose(ids, counts, run.labels) if entry[0] in where]
-    maps = run.artifact("maps") if step == "masks" else None
+    chosen = [entry for entry in choose(ids, counts, run.labels) if entry[0] in where][: budget // (4 * LEAST)]
+    maps = run.artifact("maps") if step != "segmentation" else None
+    threshold = seed_threshold(run) if step == "seeds" else None
     share = budget // max(1, 4 * len(chosen))
-    return [_panel(entry, run.record["data"], where[entry[0]], folder, maps, step, manifest, share) for entry in chosen]
+    shown = []
+    for image_id, group, score in chosen:
+        shard = where[image_id]
+        picture, tiles, present = _given(run.record["data"], shard, image_id, manifest)
+        answered, found = _answers(step, folder, maps, part_name(shard), image_id, picture, manifest, threshold)
+        shown.append(
+            Shown(
+                image_id=image_id,
+                group=group,
+                score=score,
+                labels=tuple(sorted((present | found) - {0, 255})),
+                tiles=tuple((caption, data_uri(tile, share)) for caption, tile in [*tiles, *answered]),
+                size=(picture.shape[0], picture.shape[1]),
+            )
+        )
+    return shown
+
+
+def seed_threshold(run: RunFolder) -> float | None:
+    """The fixed threshold at which seeds were scored; where they were not, the recipe's, None where it names none."""
+    given: float | None = run.scored("seeds").get("fixed", {}).get("threshold")
+    if given is None:
+        given = run.recipe.get("score", {}).get("background")
+    return given
 
 
 def _places(folder: str, shard_of: dict[str, str]) -> dict[str, str]:
@@ -124,46 +152,51 @@ def _row(folder: str, part: str, image_id: str) -> dict[str, object]:
     return row
 
 
-def _panel(
-    entry: tuple[str, str, float | None],
-    data: str,
-    shard: str,
-    folder: str,
-    maps: str | None,
-    step: str,
-    manifest: Manifest,
-    share: int,
-) -> Shown:
-    image_id, group, score = entry
+def _given(
+    data: str, shard: str, image_id: str, manifest: Manifest
+) -> tuple[np.ndarray, list[tuple[str, np.ndarray]], set[int]]:
+    """(picture, its tile and that of the truth, mask values of its labels and truth)."""
     table = read_shard_table(data, shard, columns=["image_id", "image", "labels", "mask"])
     row = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
-    palette = np.asarray(manifest.palette, dtype=np.uint8)
     picture = decode_picture(row["image"], image_id)
     tiles = [("picture", picture)]
     present = {index + 1 for index in row["labels"] or []}
     if row["mask"] is not None:
         truth = decode_mask(row["mask"], image_id)
         present |= {int(value) for value in np.unique(truth)}
-        tiles.append(("truth", overlay_mask(picture, truth, palette)))
-    found = _row(folder, part_name(shard), image_id)
+        tiles.append(("truth", overlay_mask(picture, truth, np.asarray(manifest.palette, dtype=np.uint8))))
+    return picture, tiles, present
+
+
+def _answers(
+    step: str,
+    folder: str,
+    maps: str | None,
+    part: str,
+    image_id: str,
+    picture: np.ndarray,
+    manifest: Manifest,
+    threshold: float | None,
+) -> tuple[list[tuple[str, np.ndarray]], set[int]]:
+    """(tiles of what the run made of a picture, mask values in them)."""
+    tiles, masks = [], []
     if maps is not None:
-        full = decode_maps(_row(maps, part_name(shard), image_id)).full()
+        found = decode_maps(_row(maps, part, image_id))
+        full = found.full()
         strongest = full.max(axis=0) if len(full) else np.zeros(picture.shape[:2], np.float32)
         tiles.append(("class map", overlay_map(picture, strongest)))
-    columns = {"masks": {"mask": "pseudo mask"}, "segmentation": {"multi_scale": "prediction", "crf": "with CRF"}}[step]
-    for column, caption in columns.items():
-        if found[column] is not None:
-            mask = decode_mask(found[column], image_id)  # type: ignore[arg-type]
-            present |= {int(value) for value in np.unique(mask)}
-            tiles.append((caption, overlay_mask(picture, mask, palette)))
-    return Shown(
-        image_id=image_id,
-        group=group,
-        score=score,
-        labels=tuple(sorted(present - {0, 255})),
-        tiles=tuple((caption, data_uri(tile, share)) for caption, tile in tiles),
-        size=(picture.shape[0], picture.shape[1]),
-    )
+        if threshold is not None:
+            seeds = to_mask(winners(constant_background(full, threshold)), found.classes)
+            masks.append((f"seeds at {threshold:g}", seeds))
+    columns = {"masks": {"mask": "pseudo mask"}, "segmentation": {"multi_scale": "prediction", "crf": "with CRF"}}
+    if step in columns:
+        row = _row(folder, part, image_id)
+        for column, caption in columns[step].items():
+            if row[column] is not None:
+                masks.append((caption, decode_mask(row[column], image_id)))  # type: ignore[arg-type]
+    palette = np.asarray(manifest.palette, dtype=np.uint8)
+    tiles += [(caption, overlay_mask(picture, mask, palette)) for caption, mask in masks]
+    return tiles, {int(value) for _, mask in masks for value in np.unique(mask)}
 
 
 def data_uri(picture: np.ndarray, share: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from wsss_ray.figure import wide
 from wsss_ray.page import document, duration, section, table
 from wsss_ray.page_charts import Series, chart, cut
 from wsss_ray.study_report import (
@@ -60,7 +61,8 @@ def rows_chart(report: Report) -> str:
     if not numeric:
         short = all(len(line.name) <= 8 for line in report.lines) and len(report.lines) <= 8
         names = [line.name if short else str(place) for place, line in enumerate(report.lines, start=1)]
-    drawn = chart(series, METRICS[report.metric], report.axis or "row", METRICS[report.metric], x_names=names)
+    log = names is None and wide([x for one in series for x in one.x])
+    drawn = chart(series, METRICS[report.metric], report.axis or "row", METRICS[report.metric], x_names=names, log=log)
     if names is None or not drawn or names[0] == report.lines[0].name:
         return drawn
     key = ", ".join(f"{place} {cut(line.name)}" for place, line in enumerate(report.lines, start=1))

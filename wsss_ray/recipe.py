@@ -90,7 +90,8 @@ class TrainConfig(Config):
     """Longer side these pictures are brought to; None: their own."""
     validate_seeds: NonNegativeInt = 0
     """Pictures of the validation split whose single-scale seeds are scored against their masks after each epoch of a
-    localizer. 0, unless a sweep stops trials early: otherwise training reads no masks. Weights do not depend on it."""
+    localizer: mIoU, recall and precision. 0, unless a sweep stops trials early or you watch ESOL's expansion: otherwise
+    training reads no masks. Weights do not depend on it."""
 
     def batch_size_at(self, epoch: int) -> int:
         """The global batch size of an epoch."""

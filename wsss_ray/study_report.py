@@ -77,6 +77,8 @@ class Line:
     reason: str
     """Why a seed failed."""
     note: str
+    num_stale: int = 0
+    """Seeds of another recipe, data or version, which the cells leave out."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def _line(row: dict[str, Any], metrics: Sequence[str], metric: str, variant: str
     seeds = row.get("seeds", {})
     finished = [seeds[key] for key in sorted(seeds, key=int) if seeds[key]["status"] == "finished"]
     failed = [seed for seed in seeds.values() if seed["status"] == "failed"]
+    num_stale = sum(seed["status"] == "stale" for seed in seeds.values())
     cells = {}
     for key in metrics:
         found = [
@@ -158,7 +161,7 @@ def _line(row: dict[str, Any], metrics: Sequence[str], metric: str, variant: str
     if finished and failed:
         status = "partly"
     reasons = dict.fromkeys(seed["reason"] for seed in failed)
-    return Line(row["name"], cells, status, "; ".join(reasons), row.get("note", ""))
+    return Line(row["name"], cells, status, "; ".join(reasons), row.get("note", ""), num_stale)
 
 
 def read(
@@ -237,6 +240,7 @@ def remarks(line: Line) -> str:
     """What is to be known of a row: failure, then note."""
     parts = [f"failed: {line.reason}"] if line.reason else []
     parts += ["quoted, not run"] if line.status == "quoted" else []
+    parts += [f"{line.num_stale} older seed{'s' * (line.num_stale > 1)} left out"] if line.num_stale else []
     return "; ".join([*parts, line.note] if line.note else parts)
 
 
@@ -284,7 +288,7 @@ def protocols_in_words(report: Report) -> list[str]:
 
 def drawn(report: Report) -> Image.Image | None:
     """Published and ours over the rows with error bars over seeds; joined where the study varies an axis."""
-    from wsss_ray.figure import Mark, Series, chart
+    from wsss_ray.figure import Mark, Series, chart, wide
 
     numbers = report.axis is not None and all(_is_number(line.name) for line in report.lines)
     places: list[float | str] = [float(line.name) if numbers else line.name for line in report.lines]
@@ -295,7 +299,8 @@ def drawn(report: Report) -> Image.Image | None:
     series = [Series("ours", found, joined), *([Series("published", published, joined, True)] if published else [])]
     if not found:
         return None
-    return chart(f"{report.name} ({report.scale})", series, report.axis or "row", METRICS[report.metric])
+    log = numbers and wide([float(mark.x) for one in series for mark in one.marks])
+    return chart(f"{report.name} ({report.scale})", series, report.axis or "row", METRICS[report.metric], log)
 
 
 def _is_number(text: str) -> bool:

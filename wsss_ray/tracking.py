@@ -19,7 +19,11 @@ _MAX_METRICS, _MAX_PARAMS = 1000, 100
 
 def tracking_uri(out: str) -> str:
     """``MLFLOW_TRACKING_URI`` where it is set, otherwise SQLite beside the artifacts (in the working folder for a
-    remote --out)."""
+    remote --out).
+
+    Several machines want a server, over PostgreSQL for instance: ``mlflow server --artifacts-destination FOLDER
+    --backend-store-uri postgresql+psycopg2://USER@HOST/DATABASE``, psycopg2-binary installed beside it alone.
+    """
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given
@@ -123,6 +127,8 @@ class Tracker:
             run = self._client.get_run(run_id)
         except MlflowException:
             return None
+        if run.info.lifecycle_stage != "active":  # deleted in the UI
+            return None
         self._client.update_run(run_id, status="RUNNING")
         for key, value in tags.items():
             self._client.set_tag(run_id, key, value[:5000])
@@ -131,8 +137,9 @@ class Tracker:
     def end_children(self) -> None:
         """Mark runs below this one that still claim to be running as killed: their processes are gone."""
         query = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
-        for run in self._client.search_runs([self.experiment_id], query, max_results=1000):
-            self._client.set_terminated(run.info.run_id, "KILLED")
+        while found := list(self._client.search_runs([self.experiment_id], query, max_results=1000)):
+            for run in found:
+                self._client.set_terminated(run.info.run_id, "KILLED")
 
     def params(self, values: dict[str, Any]) -> None:
         """Flat parameters; long values are cut at MLflow's limit."""

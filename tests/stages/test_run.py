@@ -11,7 +11,7 @@ import pytest
 from wsss_ray import storage
 from wsss_ray.data.manifest import load_manifest, write_manifest
 from wsss_ray.recipe import Recipe, load, override
-from wsss_ray.stages.run import Run, run
+from wsss_ray.stages.run import Run, by_percent, run
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -141,3 +141,17 @@ def test_mlflow_holds_the_run(first: Run) -> None:
         "panels/train.png",
         "panels/val.png",
     }
+
+
+def test_curve_has_one_value_a_step(first: Run) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{Path(first.folder).parent.parent / 'mlflow.db'}")
+    assert first.mlflow_run is not None
+    history = client.get_metric_history(first.mlflow_run, "seeds/miou_at_threshold_percent")
+    curve = first.scores["seeds"]["curve"]
+    assert {point.step: point.value for point in history} == dict(enumerate(curve["miou"]))
+    assert len(history) == len(curve["thresholds"]) == 100
+    # Thresholds between those of the curve, asked for by hand, do not stand in their neighbours' place.
+    assert by_percent([(0.33, 0.1), (0.3333, 0.2), (0.336, 0.3), (0.34, 0.4)]) == {33: 0.1, 34: 0.4}
+    assert by_percent([(0.328, 0.1), (0.33, 0.2), (0.5, 0.3)]) == {33: 0.2, 50: 0.3}

@@ -18,7 +18,8 @@ from wsss_ray.recipe import DataConfig, LocalizeConfig, NetConfig, Recipe, Train
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.stages import run as runs
 from wsss_ray.stages.cluster import cluster
-from wsss_ray.stages.study import chosen_rows, finished_row, planned, run_study, slug
+from wsss_ray.stages.study import finished_row, run_study
+from wsss_ray.stages.study_plan import STALE, chosen_rows, held, left_out, opened, planned, slug, study_folder
 from wsss_ray.study import Row, Study
 from wsss_ray.study_report import rows, summarize
 
@@ -92,6 +93,8 @@ def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: N
     assert experiment is not None
     parents = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
     assert [run.info.status for run in parents] == ["FINISHED"]
+    tags = {key: parents[0].data.tags[key] for key in ("method", "data", "scale", "profile", "study")}
+    assert tags == {"method": "cam", "data": "toy", "scale": "toy", "profile": "paper", "study": "fake.table"}
     children = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}' and status = 'FINISHED'"
     )
@@ -103,6 +106,24 @@ def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: N
     for name in ("Seeds at 0.2 (ours)", "Seeds at 0.6"):
         assert again[name] == found[name]
     assert again["No weights"]["status"] == "failed"
+    assert len(client.search_runs([experiment.experiment_id], "tags.kind = 'study'")) == 1
+
+    # Killed in the middle of a row: the next call goes on in the same run and ends what still claims to be running.
+    parent = parents[0].info.run_id
+    lost = client.create_run(experiment.experiment_id, tags={"mlflow.parentRunId": parent})
+    client.update_run(parent, status="RUNNING")
+    kept = storage.read_json(f"{out}/studies/fake.table-toy/results.json")
+    del kept["rows"][1]["seeds"]["0"]
+    storage.write_json(f"{out}/studies/fake.table-toy/results.json", {**kept, "mlflow_status": "RUNNING"})
+    assert entries(run_study(study, "toy", "paper", out))["Seeds at 0.6"]["status"] == "finished"
+    assert client.get_run(lost.info.run_id).info.status == "KILLED"
+    assert client.get_run(parent).info.status == "FINISHED"
+    # Killed after the last row: nothing is left to run but to end the study's run.
+    client.update_run(parent, status="RUNNING")
+    kept = storage.read_json(f"{out}/studies/fake.table-toy/results.json")
+    storage.write_json(f"{out}/studies/fake.table-toy/results.json", {**kept, "mlflow_status": "RUNNING"})
+    run_study(study, "toy", "paper", out, rows=["1", "2"])
+    assert client.get_run(parent).info.status == "FINISHED"
     assert len(client.search_runs([experiment.experiment_id], "tags.kind = 'study'")) == 1
     # Without the results the artifacts are still there.
     (tmp_path / "studies" / "fake.table-toy" / "results.json").unlink()
@@ -143,8 +164,6 @@ def test_settings_that_fit_no_row_end_the_call(study: Study, tmp_path: Path) -> 
 
 
 def test_other_settings_set_the_results_aside(study: Study, tmp_path: Path) -> None:
-    from wsss_ray.stages.study import opened
-
     folder = str(tmp_path / "s")
     first = opened(study, "toy", "paper", folder, None, [])
     first["rows"][0]["seeds"]["0"] = {"status": "finished"}
@@ -163,6 +182,61 @@ def test_rows_are_chosen_by_name_slug_or_number(study: Study) -> None:
     assert slug("L2G + SA (λ=0.5)") == "l2g-sa-0.5" and slug("…") == "row"
 
 
+def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three seeds, then another recipe with one: the other two are of another network and leave the average."""
+
+    def scored(miou: float, key: str) -> dict[str, Any]:
+        scores = {"masks": {"mask": {"miou": miou, "protocol": "train"}}}
+        return {"status": "finished", "scores": scores, "key": key, "params": None}
+
+    first = opened(study, "toy", "paper", str(tmp_path), None, [])
+    for place, seed, _, key in planned(study, [0, 1], first, 3, None, []):
+        first["rows"][place]["seeds"][str(seed)] = scored(0.5, key)
+    storage.write_json(str(tmp_path / "results.json"), first)
+    left_out(study, first, [], None, [])
+    assert len(summarize(first).lines[0].cells["masks"].ours) == 3 and not capsys.readouterr().out
+
+    changed = dataclasses.replace(study, rows=(dataclasses.replace(study.rows[0], recipe=tiny(0.3)), *study.rows[1:]))
+    results = opened(changed, "toy", "paper", str(tmp_path), None, [])
+    todo = planned(changed, [0], results, 1, None, [])
+    left_out(changed, results, todo, None, [])
+    assert [entry["status"] for entry in results["rows"][0]["seeds"].values()] == [STALE] * 3
+    assert capsys.readouterr().out.count("Seeds at 0.2 (ours) (2)") == 1, "the one that runs now is not named"
+    (place, seed, _, key), *_ = todo
+    results["rows"][place]["seeds"][str(seed)] = scored(0.9, key)
+    lines = summarize(results).lines
+    assert lines[0].cells["masks"].ours == (pytest.approx(90.0),) and len(lines[1].cells["masks"].ours) == 3
+    assert "2 older seeds left out" in rows(summarize(results))[0][-1]
+
+    left_out(study, results, [], None, [])
+    counted = [entry["status"] for entry in results["rows"][0]["seeds"].values()]
+    assert counted == [STALE, "finished", "finished"], "with the first recipe the first seeds count again"
+
+
+def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
+    folder = study_folder(str(tmp_path), study.name, "toy")
+    with held(folder):
+        with pytest.raises(UserError, match=f"{folder}: another process runs this study; wait"):
+            run_study(study, "toy", "paper", str(tmp_path), rows=["4"])
+        run_study(study, "small", "paper", str(tmp_path), rows=["4"])
+    assert run_study(study, "toy", "paper", str(tmp_path), rows=["4"])["rows"][3]["seeds"] == {}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        run_study(study, "toy", "paper", str(tmp_path / "file"), rows=["4"])
+
+
+def test_traceback_of_a_row_elsewhere_reaches_the_driver(
+    study: Study, tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train").write_text("where a folder of trainings should be")
+    results = run_study(study, "toy", "paper", str(tmp_path), rows=["1", "2"], max_concurrent=2)
+    for name in ("Seeds at 0.2 (ours)", "Seeds at 0.6"):
+        entry = entries(results)[name]
+        assert entry["status"] == "failed" and "Error: " in entry["reason"] and "traceback" not in entry
+    printed = capsys.readouterr().out
+    assert printed.count("Traceback (most recent call last)") >= 2 and "in finished_row" in printed
+
+
 def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypatch, capsys) -> None:
     def broken(*args: Any, **options: Any) -> None:
         raise KeyError("lost\nsecond line")
@@ -170,11 +244,11 @@ def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypa
     monkeypatch.setattr(runs, "run", broken)
     entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
     assert entry["status"] == "failed" and entry["reason"].startswith("KeyError: ")
-    assert "Traceback" in capsys.readouterr().out
+    assert entry["traceback"].startswith("Traceback") and not capsys.readouterr().out
 
     def refused(*args: Any, **options: Any) -> None:
         raise UserError("train.epochs: too few; raise it")
 
     monkeypatch.setattr(runs, "run", refused)
     entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
-    assert entry["reason"] == "train.epochs: too few; raise it" and not capsys.readouterr().out
+    assert entry["reason"] == "train.epochs: too few; raise it" and "traceback" not in entry

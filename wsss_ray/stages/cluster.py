@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -14,6 +16,10 @@ from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
 START_ATTEMPTS = 3
+ORPHANS_AFTER = (2.0, 3.0, 5.0, 10.0)
+"""Seconds between looks for what dead trainings hold."""
+Node = tuple[int, int]
+"""CPUs and GPUs of one node."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,18 @@ def _quiet() -> None:
 
 def machines(resources: Resources, share: int = 1) -> Machines:
     """The layout of one of ``share`` runs on the joined cluster; UserError where it asks for more than there is."""
-    have = ray.cluster_resources()
-    cpus, gpus = max(1, int(have.get("CPU", 1))), int(have.get("GPU", 0))
+    return layout(live_nodes(), resources, share)
+
+
+def live_nodes() -> list[Node]:
+    """The nodes of the joined cluster that are there now."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in found]
+
+
+def layout(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Machines:
+    """``machines`` of these nodes; the threads of a training worker never exceed what a node can give it."""
+    cpus, gpus = max(1, places(nodes, 1)), places(nodes, 1, use_gpu=True)
     cpus, gpus = max(1, cpus // share), max(1, gpus // share) if gpus else 0
     if resources.gpus is False:
         gpus = 0
@@ -108,8 +124,16 @@ def machines(resources: Resources, share: int = 1) -> Machines:
         raise UserError(
             f"resources.train_workers: {resources.train_workers} workers, but the cluster has {limit} {kind}; lower it"
         )
-    workers = min(resources.inference_workers or limit, limit)
-    return Machines(cpus, gpus, resources.train_workers, max(1, cpus // resources.train_workers), workers)
+    inference = min(resources.inference_workers or limit, limit)
+    threads = max(1, cpus // resources.train_workers)
+    while threads > 1 and places(nodes, threads, gpus > 0) < share * resources.train_workers:
+        threads -= 1
+    return Machines(cpus, gpus, resources.train_workers, threads, inference)
+
+
+def places(nodes: Sequence[Node], threads: int, use_gpu: bool = False) -> int:
+    """How many workers of so many CPUs, each with a GPU of its own where asked, the nodes hold at the same time."""
+    return sum(min(cpus // threads, gpus) if use_gpu else cpus // threads for cpus, gpus in nodes)
 
 
 def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
@@ -117,15 +141,61 @@ def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
 
     UserError where more are asked for than have room.
     """
-    whole = machines(resources)
-    limit = max(1, (whole.gpus or whole.cpus) // whole.train_workers)
+    return room(live_nodes(), resources, asked, num_jobs)
+
+
+def room(nodes: Sequence[Node], resources: Resources, asked: int | None, num_jobs: int) -> int:
+    """``concurrency`` on these nodes."""
+    whole = layout(nodes, resources)
+    limit = max(1, places(nodes, 1, whole.use_gpu) // whole.train_workers)
     if asked is not None and asked > limit:
         raise UserError(
             f"--max-concurrent {asked}: the cluster has room for {limit} runs of {whole.train_workers} training "
             "worker(s); lower it, or join a larger cluster with --address"
         )
-    usual = limit if whole.use_gpu else max(1, limit // 2)
+    largest = max((cpus for cpus, _ in nodes), default=1)
+    usual = limit if whole.use_gpu else max(1, places(nodes, min(2, max(1, largest))) // whole.train_workers)
     return max(1, min(asked or usual, num_jobs))
+
+
+def release_orphans() -> None:
+    """Give back what trainings hold whose driver died or was stopped: now, and a few times in the background.
+
+    Ray keeps the placement group of a Train controller that is killed until the job ends, and whatever wants its cores
+    would wait for ever. Ray notes such a death some seconds late. Never raises.
+    """
+
+    def later() -> None:
+        for seconds in ORPHANS_AFTER:
+            time.sleep(seconds)
+            _remove_orphans()
+
+    _remove_orphans()
+    threading.Thread(target=later, daemon=True).start()
+
+
+def _remove_orphans() -> None:
+    if not ray.is_initialized():
+        return  # what follows would start a cluster
+    with contextlib.suppress(Exception):  # all of it is Ray's own, which another version may lack
+        from ray._private.state import state
+        from ray._raylet import PlacementGroupID
+        from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+        from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+        job = ray.get_runtime_context().get_job_id()
+        for raw in state._connect_and_get_accessor().get_placement_group_table():
+            group = PlacementGroupTableData.FromString(raw)
+            # Groups that no actor made (Tune's own are the driver's) are marked as if their actor were dead.
+            by_actor = group.creator_actor_id.strip(b"\xff") != b""
+            if (
+                by_actor
+                and group.creator_actor_dead
+                and not group.is_detached
+                and group.creator_job_id.hex() == job
+                and group.state != PlacementGroupTableData.REMOVED
+            ):
+                remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def this_node() -> str:

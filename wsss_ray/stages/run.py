@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,13 +232,24 @@ def _score(
     done.artifacts[f"score {name}"] = made
     done.scores[name] = made.record["scores"]
     tracker.metrics(score.flat_metrics(name, made.record["scores"]))
-    for threshold, miou in score.curve_metrics(made.record["scores"]):
-        tracker.metrics({f"{name}/miou_at_threshold_percent": miou}, step=round(100 * threshold))
+    for percent, miou in by_percent(score.curve_metrics(made.record["scores"])).items():
+        tracker.metrics({f"{name}/miou_at_threshold_percent": miou}, step=percent)
     headline = next((made.record["scores"][v] for v in STEPS.get(name, ()) if v in made.record["scores"]), None)
     if headline is not None:
         # One short name per step, whatever its variant: what compare pages and parallel coordinates are built on.
         tracker.metrics({f"miou/{name}": headline["miou"]})
     tracker.flush()
+
+
+def by_percent(points: Sequence[tuple[float, float]]) -> dict[int, float]:
+    """Threshold in whole per cent -> mIoU at the threshold nearest to it: MLflow keeps one value a step."""
+    nearest: dict[int, tuple[float, float]] = {}
+    for threshold, miou in points:
+        percent = round(100 * threshold)
+        off = abs(100 * threshold - percent)
+        if percent not in nearest or off < nearest[percent][0]:
+            nearest[percent] = (off, miou)
+    return {percent: miou for percent, (_, miou) in nearest.items()}
 
 
 def saliency_words(recipe: Localization, manifest: Manifest) -> str:
@@ -285,7 +296,7 @@ def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
         values |= {
             f"{name}/{key}": epoch[key] for key in ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")
         }
-        values[f"{name}/seed_miou"] = epoch.get("seed_miou")
+        values |= {f"{name}/{key}": epoch.get(key) for key in ("seed_miou", "seed_recall", "seed_precision")}
         tracker.metrics(values, step=epoch["epoch"])
     tracker.tags({f"artifact.{name}": f"{artifact.stage}/{artifact.digest}", f"reused.{name}": str(artifact.reused)})
     weights = record.get("inputs", {}).get("weights")
@@ -333,7 +344,6 @@ def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
 
 def run_tags(recipe: Recipe) -> dict[str, str]:
     """What runs are searched by."""
-    data = recipe.data.uri or "toy"
     return {
         "kind": "run",
         "method": recipe.method.name,
@@ -341,12 +351,17 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
         "refiner": recipe.refine.name if recipe.refine is not None else "none",
         "profile": recipe.method.profile,
         "scale": recipe.scale,
-        "data": data.rstrip("/").rsplit("/", 1)[-1],
+        "data": data_name(recipe.data.uri),
         "seed": str(recipe.seed),
         "git_commit": git_commit(),
         **({"masks_in_training": "val seeds of every epoch"} if recipe.train.validate_seeds else {}),
         **recipe.tags,
     }
+
+
+def data_name(uri: str | None) -> str:
+    """What data is searched by: the last part of its place, ``toy`` for generated pictures."""
+    return (uri or "toy").rstrip("/").rsplit("/", 1)[-1]
 
 
 def git_commit() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import tempfile
 import time
 import traceback
@@ -16,26 +15,31 @@ import ray
 from ray.exceptions import RayError
 
 from wsss_ray import build, storage
-from wsss_ray.artifacts import digest
 from wsss_ray.build import NetworkSpec
 from wsss_ray.config import UserError
-from wsss_ray.data.manifest import load_manifest
-from wsss_ray.recipe import Recipe, override
+from wsss_ray.recipe import Recipe
 from wsss_ray.stages import run as runs
-from wsss_ray.stages.cluster import cluster, concurrency, this_node
+from wsss_ray.stages.cluster import cluster, concurrency, release_orphans, this_node
 from wsss_ray.stages.progress import console
-from wsss_ray.stages.road import VERSIONS
-from wsss_ray.study import Row, Study, needed
+from wsss_ray.stages.study_plan import (
+    RESULTS,
+    Todo,
+    chosen_rows,
+    held,
+    left_out,
+    opened,
+    planned,
+    startable,
+    study_folder,
+)
+from wsss_ray.study import Row, Study
 from wsss_ray.study_report import drawn, markdown, summarize
 from wsss_ray.tracking import Tracker
 
 KEPT = ("miou", "pixel_accuracy", "mean_precision", "mean_recall", "part_recall", "protocol")
 """What the results keep of every scored variant."""
-RESULTS = "results.json"
 TABLE = "table.md"
 FIGURE = "figure.png"
-Todo = tuple[int, int, Recipe, str]
-"""Row, seed, recipe and key of something still to run."""
 
 
 def run_study(
@@ -54,172 +58,79 @@ def run_study(
 
     ``max_concurrent`` rows run at the same time, each on its share of the cluster (default as for sweeps); what two of
     them need is computed once. A row that fails is noted with its reason and the others go on. Raises UserError for
-    unknown ``rows``, or where not one of them can start.
+    unknown ``rows``, where not one of them can start, or where another process runs this study.
     """
     wanted = chosen_rows(study, rows)
     folder = study_folder(out, study.name, scale)
-    results = opened(study, scale, profile, folder, data, settings)
-    todo = startable(planned(study, wanted, results, num_seeds, data, settings), results)
+    with held(folder):
+        results = opened(study, scale, profile, folder, data, settings)
+        todo = startable(planned(study, wanted, results, num_seeds, data, settings), results)
+        left_out(study, results, todo, data, settings)
+        save(folder, results)
+        if todo or results["mlflow_status"] not in ("", "FINISHED"):
+            run_rows(study, results, todo, folder, out, address, max_concurrent)
+            return results
+    failed = any(entry["status"] == "failed" for row in results["rows"] for entry in row["seeds"].values())
+    quoted = all(study.rows[place].recipe is None for place in wanted)
+    what = "these rows are quoted and none of them runs" if quoted else "every row asked for is done"
+    what = "no other row is left to run" if failed else what
+    console.print(f"{study.name}: {what}; 'wsss study report {study.name}' shows the table", soft_wrap=True)
+    return results
+
+
+def run_rows(
+    study: Study,
+    results: dict[str, Any],
+    todo: Sequence[Todo],
+    folder: str,
+    out: str,
+    address: str | None,
+    max_concurrent: int | None,
+) -> None:
+    """Run ``todo`` into ``results``, as children of the MLflow run that earlier calls began."""
+    tracker = Tracker(storage.absolute(out), study.name, study_tags(study, results), resume=results["mlflow_run"])
+    results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
     save(folder, results)
-    if not todo:
-        failed = any(entry["status"] == "failed" for row in results["rows"] for entry in row["seeds"].values())
-        quoted = all(study.rows[place].recipe is None for place in wanted)
-        what = "these rows are quoted and none of them runs" if quoted else "every row asked for is done"
-        what = "no other row is left to run" if failed else what
-        console.print(f"{study.name}: {what}; 'wsss study report {study.name}' shows the table", soft_wrap=True)
-        return results
-    tags = {"kind": "study", "study": study.name, "scale": scale, "profile": profile, "metric": study.metric}
-    tracker = Tracker(storage.absolute(out), study.name, tags)
     status = "FAILED"
     try:
-        with cluster(address):
-            share = concurrency(todo[0][2].resources, max_concurrent, len(todo))
-            for (place, seed, _, key), entry in finished_rows(study, todo, out, tracker.run_id, share):
-                results["rows"][place]["seeds"][str(seed)] = {**entry, "key": key}
-                if entry["status"] == "failed":
-                    name = study.rows[place].name
-                    console.print(f"{name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
-                save(folder, results)
+        tracker.end_children()
+        if todo:
+            with cluster(address):
+                share = concurrency(todo[0][2].resources, max_concurrent, len(todo))
+                for (place, seed, _, key), entry in finished_rows(study, todo, out, tracker.run_id, share):
+                    trace = entry.pop("traceback", None)
+                    if trace:
+                        console.print(trace, markup=False, soft_wrap=True)
+                    results["rows"][place]["seeds"][str(seed)] = {**entry, "key": key}
+                    if entry["status"] == "failed":
+                        name = study.rows[place].name
+                        console.print(f"{name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
+                    save(folder, results)
         log_study(tracker, results)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
     finally:
+        tracker.end_children()
         tracker.finish(status)
-    return results
+        results["mlflow_status"] = status
+        save(folder, results)
 
 
-def study_folder(out: str, name: str, scale: str) -> str:
-    """Where a study keeps its results."""
-    return storage.join(storage.absolute(out), "studies", f"{name}-{scale}")
-
-
-def slug(name: str) -> str:
-    """A row's name as part of a folder's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.") or "row"
-
-
-def chosen_rows(study: Study, wanted: Sequence[str]) -> list[int]:
-    """Indices of the rows asked for by name, by name as in folders, or by number from 1; all for an empty list."""
-    places = []
-    for text in wanted:
-        fits = [
-            place
-            for place, row in enumerate(study.rows)
-            if text.lower() == row.name.lower() or slug(text) == slug(row.name) or text == str(place + 1)
-        ]
-        exact = [place for place in fits if study.rows[place].name.lower() == text.lower()]
-        if not fits:
-            names = ", ".join(f"{place + 1} {row.name!r}" for place, row in enumerate(study.rows))
-            raise UserError(f"--rows {text}: {study.name} has no such row; it has {names}")
-        places.append((exact or fits)[0])
-    return sorted(set(places)) if wanted else list(range(len(study.rows)))
-
-
-def opened(
-    study: Study, scale: str, profile: str, folder: str, data: str | None, settings: Sequence[str]
-) -> dict[str, Any]:
-    """The results kept for the same data, settings and profile, laid over the study's rows; others are set aside."""
-    head = {
+def study_tags(study: Study, results: dict[str, Any]) -> dict[str, str]:
+    """What a study's own run is searched by: as for runs, with every method of its rows."""
+    methods = dict.fromkeys(row.recipe.method.name for row in study.rows if row.recipe is not None)
+    return {
+        "kind": "study",
         "study": study.name,
-        "title": study.title,
-        "source": study.source,
+        "method": ", ".join(methods),
+        "data": runs.data_name(results["data"]),
+        "scale": results["scale"],
+        "profile": results["profile"],
         "metric": study.metric,
-        "variant": study.variant,
-        "axis": study.axis,
-        "also": list(study.also),
-        "scale": scale,
-        "profile": profile,
-        "data": data,
-        "settings": list(settings),
+        "git_commit": runs.git_commit(),
     }
-    known: dict[tuple[str, int], Any] = {}
-    where = storage.join(folder, RESULTS)
-    if storage.exists(where):
-        before = storage.read_json(where)
-        if all(before.get(key) == head[key] for key in ("profile", "data", "settings")):
-            known = dict(zip(_told_apart([row["name"] for row in before["rows"]]), before["rows"], strict=True))
-        else:
-            aside = f"results-{digest([before.get(key) for key in ('profile', 'data', 'settings')])[:8]}.json"
-            storage.write_json(storage.join(folder, aside), before)
-            console.print(f"{study.name}: results of other settings are kept as {aside}")
-    rows = [
-        {
-            "name": row.name,
-            "published": dict(row.published),
-            "note": row.note,
-            "runs": row.recipe is not None,
-            "seeds": known.get(key, {"seeds": {}})["seeds"],
-        }
-        for row, key in zip(study.rows, _told_apart([row.name for row in study.rows]), strict=True)
-    ]
-    return {**head, "rows": rows}
-
-
-def _told_apart(names: Sequence[str]) -> list[tuple[str, int]]:
-    """Names with how often each came before: tables print some twice."""
-    return [(name, list(names[:place]).count(name)) for place, name in enumerate(names)]
-
-
-def planned(
-    study: Study,
-    wanted: Sequence[int],
-    results: dict[str, Any],
-    num_seeds: int,
-    data: str | None,
-    settings: Sequence[str],
-) -> list[Todo]:
-    """(row, seed, recipe, key) of everything still to run, first seeds first; rows that settings do not fit are noted.
-
-    Raises UserError where no row fits, or the data is not there.
-    """
-    given = load_manifest(storage.absolute(data)).digest if data else None
-    todo: list[Todo] = []
-    refused: list[UserError] = []
-    runnable = [place for place in wanted if study.rows[place].recipe is not None]
-    for offset in range(num_seeds):
-        for place in runnable:
-            row, seeds = study.rows[place], results["rows"][place]["seeds"]
-            assert row.recipe is not None
-            seed = row.recipe.seed + offset
-            extra = [f"data.uri={data}"] if data else []
-            try:
-                whole = override(row.recipe, [*extra, f"seed={seed}", *settings])
-                recipe = named(study, row, needed(study, whole), seed)
-            except UserError as error:
-                refused.append(error)
-                seeds[str(seed)] = {"status": "failed", "reason": str(error), "key": ""}
-                continue
-            changes = recipe.model_dump(mode="json", exclude={"resources"})
-            key = digest({"recipe": changes, "versions": VERSIONS, "data": given})
-            entry = seeds.get(str(seed))
-            if entry is None or entry["status"] != "finished" or entry["key"] != key:
-                todo.append((place, seed, recipe, key))
-    if refused and len(refused) == len(runnable) * num_seeds:
-        raise refused[0]
-    return todo
-
-
-def startable(todo: Sequence[Todo], results: dict[str, Any]) -> list[Todo]:
-    """What passes the checks before Ray; rows that do not (weights that are not there) are noted and shown at once."""
-    ready = []
-    for place, seed, recipe, key in todo:
-        row = results["rows"][place]
-        try:
-            runs.preflight(recipe)
-        except UserError as error:
-            row["seeds"][str(seed)] = {"status": "failed", "reason": str(error), "key": key}
-            console.print(f"{row['name']}: cannot run: {error}", markup=False, soft_wrap=True)
-        else:
-            ready.append((place, seed, recipe, key))
-    return ready
-
-
-def named(study: Study, row: Row, recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with the name and tags its run is found by."""
-    tags = {**recipe.tags, "study": study.name, "row": row.name, "seed": str(seed)}
-    return recipe.model_copy(update={"name": f"{study.name}.{slug(row.name)}", "seed": seed, "tags": tags})
 
 
 def finished_rows(
@@ -250,7 +161,8 @@ def finished_rows(
         try:
             yield one, ray.get(ended[0])
         except RayError as error:
-            yield one, {"status": "failed", "reason": reason_of(error), "seconds": 0.0}
+            release_orphans()
+            yield one, failure(error, 0.0)
 
 
 def _row_elsewhere(folder: str, *given: Any) -> dict[str, Any]:
@@ -267,7 +179,7 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, 
         done = runs.run(recipe, out, parent=parent, quiet=True, share=share)
         params = num_parameters(done) if "params" in {study.metric, *study.also, *row.published} else None
     except Exception as error:  # whatever a row runs into, the others go on
-        return {"status": "failed", "reason": reason_of(error), "seconds": time.monotonic() - start}
+        return failure(error, time.monotonic() - start)
     kept = {
         step: {
             variant: {key: values.get(key) for key in KEPT}
@@ -287,13 +199,13 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, 
     }
 
 
-def reason_of(error: Exception) -> str:
-    """One line for the table; what is not the user's to mend is also printed whole."""
+def failure(error: Exception, seconds: float) -> dict[str, Any]:
+    """One line for the table; the traceback of what is not the user's to mend, for the driver, whom prints reach."""
     line = next((line for line in str(error).splitlines() if line.strip()), "no message")[:400]
     if isinstance(error, UserError):
-        return line
-    console.print("".join(traceback.format_exception(error)), markup=False, soft_wrap=True)
-    return f"{type(error).__name__}: {line}"
+        return {"status": "failed", "reason": line, "seconds": seconds}
+    whole = "".join(traceback.format_exception(error))
+    return {"status": "failed", "reason": f"{type(error).__name__}: {line}", "seconds": seconds, "traceback": whole}
 
 
 def num_parameters(done: runs.Run) -> float:
@@ -327,7 +239,9 @@ def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
         tracker.metrics({f"row/{line.name}/{report.metric}": cell.mean})
     if report.order is not None:
         tracker.metrics({"order/tau_b": report.order.tau, "order/p_value": report.order.p_value})
-    tracker.params({"rows": len(report.lines), "data": report.data or "toy", "settings": " ".join(report.settings)})
+    tracker.params({"data": report.data or "toy", "settings": " ".join(report.settings)})
+    # A tag, since a later version of the study may have more, and MLflow refuses another value of a parameter.
+    tracker.tags({"rows": str(len(report.lines))})
     tracker.text(markdown(report), TABLE)
     picture = drawn(report)
     if picture is not None:

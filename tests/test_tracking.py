@@ -1,0 +1,69 @@
+"""Many short runs at once in one SQLite store: none lost, none locked out, and what a resumed run takes over."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from wsss_ray.tracking import Tracker
+
+NUM_PROCESSES, NUM_RUNS = 3, 5
+
+
+def write_runs(out: str, parent: str, writer: int) -> None:
+    """``NUM_RUNS`` short runs one after another, as the rows of a study write them."""
+    for number in range(NUM_RUNS):
+        tracker = Tracker(out, f"run {writer}.{number}", {"writer": str(writer)}, parent)
+        tracker.params({f"key.{place}": place for place in range(120)})
+        for step in range(30):
+            tracker.metrics({f"curve/{name}": float(step) for name in range(12)}, step)
+        tracker.tags({"number": str(number)})
+        tracker.text("text", "recipe.yaml")
+        tracker.finish()
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An output folder with its own store, whatever the environment names."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return str(tmp_path)
+
+
+def test_processes_that_write_at_once_lose_nothing(out: str) -> None:
+    """The store does not exist yet: the processes also race for its tables and its experiment."""
+    from mlflow.tracking import MlflowClient
+
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_runs, args=(out, "parent", place)) for place in range(NUM_PROCESSES)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0] * NUM_PROCESSES
+    client = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name("wsss-ray")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.mlflow.parentRunId = 'parent'", max_results=1000)
+    assert len({(run.data.tags["writer"], run.data.tags["number"]) for run in found}) == NUM_PROCESSES * NUM_RUNS
+    for run in found:
+        assert run.info.status == "FINISHED" and len(run.data.params) == 120 and len(run.data.metrics) == 12
+    history = client.get_metric_history(found[0].info.run_id, "curve/3")
+    assert [point.step for point in history] == list(range(30))
+    assert [file.path for file in client.list_artifacts(found[-1].info.run_id)] == ["recipe.yaml"]
+
+
+def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str) -> None:
+    parent = Tracker(out, "study", {"kind": "study"})
+    child, other = Tracker(out, "row", {}, parent.run_id), Tracker(out, "row", {}, "another")
+    client = parent._client
+    again = Tracker(out, "study", {"kind": "study", "new": "yes"}, resume=parent.run_id)
+    assert again.run_id == parent.run_id and client.get_run(parent.run_id).data.tags["new"] == "yes"
+    again.end_children()
+    states = [client.get_run(run.run_id).info.status for run in (child, other, again)]
+    assert states == ["KILLED", "RUNNING", "RUNNING"]
+    again.finish()
+    client.delete_run(parent.run_id)
+    assert Tracker(out, "study", {}, resume=parent.run_id).run_id != parent.run_id
+    assert Tracker(out, "study", {}, resume="0" * 32).run_id not in (parent.run_id, "0" * 32)
