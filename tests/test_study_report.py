@@ -24,6 +24,7 @@ from wsss_ray.study_report import (
     headings,
     markdown,
     order_in_words,
+    read,
     rows,
     setting_in_words,
     summarize,
@@ -242,3 +243,15 @@ def test_results_are_found_by_scale(results: dict[str, Any], tmp_path: Path) -> 
         find_results("fake.table1", str(tmp_path))
     with pytest.raises(UserError, match="wsss study run other"):
         find_results("other", str(tmp_path))
+
+
+def test_precision_and_recall_are_read_of_the_threshold_that_is_named() -> None:
+    protocol = {"protocol": "train"}
+    scored = {
+        "best": {"miou": 0.4, "mean_precision": 0.5, "mean_recall": 0.6, **protocol},
+        "fixed": {"miou": 0.3, "mean_precision": 0.2, "mean_recall": 0.7, **protocol},
+    }
+    seed = {"status": "finished", "scores": {"seeds": scored}}
+    columns = ("precision", "recall", "precision.fixed", "recall.fixed")
+    found = [read(seed, column, "best", "seeds")[0] for column in columns]
+    assert found == pytest.approx([50, 60, 20, 70])

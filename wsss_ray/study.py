@@ -49,7 +49,19 @@ class Study:
     """Further columns of ours (``study_report.METRICS``), which no paper prints for these rows."""
 
 
-OF_SEEDS = frozenset({"seeds", "seeds.fixed", "precision", "recall", "heads", "bodies", "minutes"})
+OF_SEEDS = frozenset(
+    {
+        "seeds",
+        "seeds.fixed",
+        "precision",
+        "recall",
+        "precision.fixed",
+        "recall.fixed",
+        "heads",
+        "bodies",
+        "minutes",
+    }
+)
 """Columns that a run may answer with its seeds alone."""
 
 

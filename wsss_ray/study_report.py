@@ -28,6 +28,8 @@ METRICS: dict[str, str] = {
     "segmentation.multi_scale": "segmentation mIoU %, all views",
     "precision": "precision %",
     "recall": "recall %",
+    "precision.fixed": "precision % at the fixed threshold",
+    "recall.fixed": "recall % at the fixed threshold",
     "heads": "recall of heads %",
     "bodies": "recall of bodies %",
     "minutes": "minutes of training",
@@ -178,8 +180,9 @@ def read(
     steps: tuple[str, ...]
     if column in PARTS:
         steps, key, variant = (metric,), "part_recall", None
-    elif column in OF_THE_METRIC:
-        steps, key = (metric,), f"mean_{column}"
+    elif column.partition(".")[0] in OF_THE_METRIC:
+        what, _, named = column.partition(".")
+        steps, key, variant = (metric,), f"mean_{what}", named or variant
     elif column == "pixel_accuracy":
         steps, key = ACCURACY_OF, "pixel_accuracy"
     else:
