@@ -39,7 +39,7 @@ def compare(
 def _recipes(result: Comparison) -> Table:
     table = _table("Recipes differ in" if result.differing else "Recipes are the same", result)
     for key, values in result.differing.items():
-        table.add_row(key, *("-" if value is None else str(value) for value in values))
+        _row(table, key, *("-" if value is None else str(value) for value in values))
     return table
 
 
@@ -49,7 +49,7 @@ def _scores(result: Comparison) -> Table:
     for line in result.scores:
         texts = [text for text in line.protocols if text is not None]
         protocol = texts[0] if line.one_protocol else "differs: " + " | ".join(text or "-" for text in line.protocols)
-        table.add_row(f"{line.step} {line.variant}", *map(_percent, line.values), protocol)
+        _row(table, f"{line.step} {line.variant}", *map(_percent, line.values), protocol)
     return table
 
 
@@ -68,7 +68,7 @@ def _classes(result: Comparison, all_classes: bool) -> list[Table]:
         for place in range(1, len(result.names)):
             table.add_column(f"({place + 1}) - (1)", justify="right")
         for label, values in rows:
-            table.add_row(label, *map(_percent, values), *(_signed(values[0], value) for value in values[1:]))
+            _row(table, label, *map(_percent, values), *(_signed(values[0], value) for value in values[1:]))
         tables.append(table)
     return tables
 
@@ -82,24 +82,32 @@ def _tests(result: Comparison) -> Table:
     for test in result.tests:
         name, found = f"{test.step} {test.variant}", test.result
         if found is None:
-            table.add_row(name, f"({test.run + 1})", "-", "-", "-", test.verdict)
+            _row(table, name, f"({test.run + 1})", "-", "-", "-", test.verdict)
             continue
         interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
         gap, chance = f"{100 * found.difference:+.1f}", f"{found.p_value:.3f}"
-        table.add_row(
-            name, f"({test.run + 1})", gap, interval, chance, f"{test.verdict} ({found.num_pictures} pictures)"
-        )
+        verdict = f"{test.verdict} ({found.num_pictures} pictures)"
+        _row(table, name, f"({test.run + 1})", gap, interval, chance, verdict)
     return table
 
 
 def _table(title: str, result: Comparison, justify: str = "left") -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left")
     table.add_column("")
     for place, name in enumerate(result.names):
-        table.add_column(f"({place + 1}) {name}", justify=justify, overflow="fold")  # type: ignore[arg-type]
+        heading = Text(f"({place + 1}) {name}")
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """A row of texts: Rich would take brackets in values for its markup."""
+    from rich.text import Text
+
+    table.add_row(*map(Text, cells))
 
 
 def _percent(value: float | None) -> str:

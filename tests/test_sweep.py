@@ -11,8 +11,7 @@ from wsss_ray.studies import resolve
 
 from wsss_ray import sweep
 from wsss_ray.config import UserError
-from wsss_ray.space import Axis, grid, name_of, parse_axis, parse_space, sample
-from wsss_ray.stages.submit import entrypoint, keeps_results
+from wsss_ray.space import Axis, grid, name_of, num_points, parse_axis, parse_space, sample
 from wsss_ray.sweep import Outcome, jobs, lines, plan
 
 
@@ -43,11 +42,24 @@ def test_interval_keeps_its_kind() -> None:
     assert parse_axis("a=1e-5..1e-2:log") == Axis("a", (), 1e-5, 1e-2, log=True)
 
 
-@pytest.mark.parametrize("text", ["a", "a=", "=1", "a=[1", "a=1,1", "a=5..1", "a=0..1:log", "a=9:1:1", "a=1:9:0"])
+BAD = ["a", "a=", "=1", "a=[1", "a=1,1", "a=5..1", "a=0..1:log", "a=9:1:1", "a=1:9:0"]
+NO_SETTINGS = ["a=2024-01-01", "a=1,.nan", "a=.inf", "a=1e999,1", "a=0..1e999", "a=[.inf],[1.0]", "a={1: x, b: y}"]
+
+
+@pytest.mark.parametrize("text", BAD + NO_SETTINGS)
 def test_bad_axis_is_one_line_with_the_fix(text: str) -> None:
     with pytest.raises(UserError, match="--over") as found:
         parse_axis(text)
     assert "\n" not in str(found.value)
+
+
+def test_date_in_quotes_is_a_word() -> None:
+    assert parse_axis("a='2024-01-01',b").values == ("2024-01-01", "b")
+
+
+def test_size_of_a_space_is_known_where_it_is_finite() -> None:
+    assert num_points(parse_space(["a=1,2,4", "b=3..6"])) == 12
+    assert num_points(parse_space(["a=1,2,4", "b=3.0..6.0"])) is None
 
 
 def test_key_given_twice_is_refused() -> None:
@@ -148,10 +160,54 @@ def test_metric_is_read_from_the_usual_variant() -> None:
 def test_state_comes_back_from_disk(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]"]))
     outcomes = [Outcome(point, 0, "finished", 0.5, computed=["train"]) for point in made.points()]
-    assert sweep.load(str(tmp_path)) == ([], None)
-    sweep.save(str(tmp_path), made, outcomes, "run")
-    assert sweep.load(str(tmp_path)) == (outcomes, "run")
-    assert jobs(made.points(), made.seeds, sweep.load(str(tmp_path))[0]) == []
+    assert sweep.load(str(tmp_path), "data") == ([], None)
+    sweep.save(str(tmp_path), made, outcomes, "run", "data")
+    assert sweep.load(str(tmp_path), "data") == (outcomes, "run")
+    assert jobs(made.points(), made.seeds, sweep.load(str(tmp_path), "data")[0]) == []
+
+
+def test_outcomes_of_other_data_or_steps_do_not_count(tmp_path: Path) -> None:
+    made = plan(resolve("cam"), parse_space(["train.epochs=1,2"]))
+    sweep.save(str(tmp_path), made, [Outcome(point, 0, "finished", 0.5) for point in made.points()], "run", "data")
+    assert sweep.load(str(tmp_path), "other data") == ([], None)
+
+
+def test_values_stay_under_their_columns_after_a_reload(tmp_path: Path) -> None:
+    made = plan(resolve("cam"), parse_space(["train.epochs=1,2", "score.background=0.3"]))
+    first = [Outcome(point, 0, "finished", 0.5) for point in made.points()]
+    sweep.save(str(tmp_path), made, first, "run", "data")
+    loaded, _ = sweep.load(str(tmp_path), "data")
+    assert sweep.headings(made.axes, made.metric)[:2] == ["epochs", "background"]
+    assert [cells[:2] for cells in sweep.rows(lines(loaded), made.axes)] == [["1", "0.3"], ["2", "0.3"]]
+    assert [name_of(one.point) for one in loaded] == [name_of(one.point) for one in first]
+
+
+def test_point_drawn_twice_is_one_outcome_and_two_draws() -> None:
+    first = Outcome({"a": 1}, 0, "finished", 0.4, computed=["train"])
+    again = Outcome({"a": 1}, 0, "finished", 0.4, reused=["train"])
+    found = sweep.merged(sweep.merged([first, Outcome({"a": 2}, 0, "finished", 0.5)], [again]), [again])
+    assert [(one.point["a"], one.computed, one.draws) for one in found] == [(1, ["train"], 3), (2, [], 1)]
+    assert lines(found)[0].values == (40.0,) and lines(found)[0].std is None
+    assert sweep.num_drawn(found) == 4
+    retried = sweep.merged([Outcome({"a": 1}, 0, "failed")], [first])
+    assert [one.state for one in retried] == ["finished"]
+
+
+def test_draws_of_several_seeds_count_once() -> None:
+    seeds = [Outcome({"a": 1}, seed, "finished", 0.4) for seed in (0, 1, 2)]
+    assert sweep.num_drawn(seeds) == 1 and sweep.num_drawn(sweep.merged(seeds, seeds)) == 2
+
+
+def test_tpe_draws_no_more_than_there_is() -> None:
+    recipe = resolve("cam")
+    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe").draws() == 3
+    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe", trials=2).draws() == 2
+    assert plan(recipe, parse_space(["score.background=0.1..0.5"]), search="tpe", trials=7).draws() == 7
+
+
+def test_early_stopping_refuses_several_seeds() -> None:
+    with pytest.raises(UserError, match="--asha with --seeds 3.*without --asha"):
+        plan(resolve("cam"), parse_space(["train.epochs=1,2"]), num_seeds=3, stopping=True)
 
 
 def test_table_has_spread_best_and_reasons() -> None:
@@ -163,7 +219,7 @@ def test_table_has_spread_best_and_reasons() -> None:
     found = lines(outcomes)
     assert found[0].mean == pytest.approx(42) and found[0].std == pytest.approx(2.8284, abs=1e-4)
     assert sweep.best(found) is found[1]
-    texts = sweep.rows(found)
+    texts = sweep.rows(found, (Axis("a.b"),))
     assert texts[0][:3] == ["1", "42.0", "2.8 (2)"]
     assert texts[2][1] == "-" and texts[2][-1] == "failed: too large"
 
@@ -180,11 +236,3 @@ def test_picture_has_ink_for_every_point(space: list[str]) -> None:
     fewer = np.asarray(sweep.picture(made, lines(outcomes[:-2])))
     assert full.shape == fewer.shape and (full != fewer).any()
     assert (sweep.picture(made, []).size) == (full.shape[1], full.shape[0])
-
-
-def test_jobs_name_a_place_that_outlives_them() -> None:
-    assert keeps_results(["run", "cam", "--out", "/shared/results"])
-    assert keeps_results(["run", "cam", "--out=s3://bucket/results"])
-    assert keeps_results(["list"]) and keeps_results(["data", "check", "x"])
-    assert not keeps_results(["run", "cam"]) and not keeps_results(["sweep", "cam", "--out", "results"])
-    assert entrypoint(["run", "a b"]).endswith("-m wsss_ray.cli.main run 'a b'")

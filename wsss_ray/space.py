@@ -65,6 +65,7 @@ def parse_axis(text: str) -> Axis:
         return Axis(key, _stepped(text, *(Decimal(part) for part in steps.groups())))
     if interval:
         low, high, log = _number(interval[1]), _number(interval[2]), bool(interval[3])
+        _text_in_json(text, [low, high])
         if not low < high or (log and low <= 0):
             raise UserError(f"--over {text}: an interval rises{' from above 0' if log else ''}; {_HELP}")
         return Axis(key, (), low, high, log, isinstance(low, int) and isinstance(high, int))
@@ -73,7 +74,7 @@ def parse_axis(text: str) -> Axis:
     except yaml.YAMLError:
         raise UserError(f"--over {text}: the values are not valid YAML; {_HELP}") from None
     found = tuple(_number(value) if isinstance(value, str) else value for value in listed)
-    if len({json.dumps(value) for value in found}) < len(found):
+    if len({_text_in_json(text, value) for value in found}) < len(found):
         raise UserError(f"--over {text}: a value is given twice")
     return Axis(key, found)
 
@@ -102,16 +103,23 @@ def grid(axes: Sequence[Axis]) -> list[Point]:
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
-def sample(axes: Sequence[Axis], num_points: int, seed: int) -> list[Point]:
-    """``num_points`` random points, none twice (all of them where there are no more), the same ones for the same seed.
+def num_points(axes: Sequence[Axis]) -> int | None:
+    """How many different points there are, None for endlessly many."""
+    if any(not axis.listed and not axis.whole for axis in axes):
+        return None
+    return math.prod(len(axis.values) if axis.listed else int(axis.high) - int(axis.low) + 1 for axis in axes)
+
+
+def sample(axes: Sequence[Axis], num_wanted: int, seed: int) -> list[Point]:
+    """``num_wanted`` random points, none twice (all of them where there are no more), the same ones for the same seed.
 
     A longer sample begins with the shorter one.
     """
     chance = random.Random(seed)
-    size = math.prod(len(axis.values) if axis.listed else MAX_POINTS for axis in axes)
+    size = num_points(axes) or num_wanted
     points: dict[str, Point] = {}
-    for _ in range(100 * num_points):
-        if len(points) >= min(num_points, size):
+    for _ in range(100 * num_wanted):
+        if len(points) >= min(num_wanted, size):
             break
         point = {axis.key: axis.draw(chance) for axis in axes}
         points.setdefault(json.dumps(point), point)
@@ -142,6 +150,17 @@ def _number(text: str) -> Any:
     if not re.fullmatch(_NUMBER, text):
         return text
     return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
+
+
+def _text_in_json(text: str, value: Any) -> str:
+    """A value as the JSON it is kept in; UserError for dates, infinite numbers and whatever else JSON has not."""
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"--over {text}: dates and infinite numbers are no settings; write finite numbers, words, true, false, "
+            "null, or lists of them, and quotes around a word that looks like a date"
+        ) from None
 
 
 def _stepped(text: str, low: Decimal, high: Decimal, step: Decimal) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import mean, stdev
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.figure import Mark, Series, beside, chart
 from wsss_ray.recipe import Recipe, replaced
 from wsss_ray.runs import STEPS
-from wsss_ray.space import Axis, Point, grid, sample, short_keys, text_of
+from wsss_ray.space import Axis, Point, grid, num_points, sample, short_keys, text_of
 
 Search = Literal["grid", "random", "tpe"]
 State = Literal["finished", "failed", "stopped"]
@@ -53,6 +53,10 @@ class Plan:
         """All points of a grid or random search; tpe finds its own."""
         return grid(self.axes) if self.search == "grid" else sample(self.axes, self.trials, self.recipe.seed)
 
+    def draws(self) -> int:
+        """How many points tpe draws in all: no more than there are."""
+        return min(self.trials, num_points(self.axes) or self.trials)
+
 
 @dataclass
 class Outcome:
@@ -75,6 +79,8 @@ class Outcome:
     mlflow_run: str = ""
     watched: float | None = None
     """Seed score of the last epoch, with early stopping."""
+    draws: int = 1
+    """How often tpe drew its point."""
 
     @property
     def key(self) -> str:
@@ -105,6 +111,11 @@ def plan(
     if step not in STEPS or (variant and variant not in STEPS[step]):
         known = ", ".join(f"{name}[.{'|'.join(variants)}]" for name, variants in STEPS.items())
         raise UserError(f"--metric {metric}: choose one of {known}")
+    if stopping and num_seeds > 1:
+        raise UserError(
+            f"--asha with --seeds {num_seeds}: it would stop unlucky seeds and keep the mean of the lucky ones; use "
+            "--asha with one seed, then run the best points with --seeds and without --asha"
+        )
     if stopping:
         changed = {"train.validate_seeds": recipe.train.validate_seeds or STOPPING_PICTURES}
         recipe = replaced(recipe, changed)
@@ -146,6 +157,22 @@ def jobs(points: Sequence[Point], seeds: Sequence[int], done: Sequence[Outcome])
                 rest = {key: value for key, value in point.items() if key not in ANSWERED}
                 groups.setdefault(outcome_key(rest, seed), []).append((point, seed))
     return list(groups.values())
+
+
+def merged(outcomes: Sequence[Outcome], new: Sequence[Outcome]) -> list[Outcome]:
+    """``outcomes`` and ``new``, one per point and seed; what is finished stays and counts the draws that repeat it."""
+    kept = {outcome.key: outcome for outcome in outcomes}
+    for one in new:
+        before = kept.get(one.key)
+        if before is not None:
+            one = replace(before if before.state == "finished" else one, draws=before.draws + one.draws)
+        kept[one.key] = one
+    return list(kept.values())
+
+
+def num_drawn(outcomes: Sequence[Outcome]) -> int:
+    """How many trials of tpe these outcomes are, points that were drawn again counted again."""
+    return sum(max(one.draws for one in line.outcomes) for line in lines(outcomes))
 
 
 def value_of(scores: dict[str, dict[str, Any]], metric: str) -> float | None:
@@ -223,9 +250,10 @@ def order(outcomes: Sequence[Outcome], points: Sequence[Point]) -> list[Outcome]
     return sorted(outcomes, key=lambda one: (place.get(json.dumps(one.point, sort_keys=True), last), one.seed))
 
 
-def save(folder: str, made: Plan, outcomes: Sequence[Outcome], mlflow_run: str | None) -> None:
-    """``sweep.json``, written atomically after every trial."""
+def save(folder: str, made: Plan, outcomes: Sequence[Outcome], mlflow_run: str | None, made_with: str) -> None:
+    """``sweep.json``, written atomically after every trial; ``made_with`` is a digest of the data and the steps."""
     value = {
+        "made_with": made_with,
         "recipe": made.recipe.model_dump(mode="json"),
         "axes": [asdict(axis) for axis in made.axes],
         "seeds": list(made.seeds),
@@ -238,13 +266,19 @@ def save(folder: str, made: Plan, outcomes: Sequence[Outcome], mlflow_run: str |
     storage.write_json(storage.join(folder, "sweep.json"), value)
 
 
-def load(folder: str) -> tuple[list[Outcome], str | None]:
-    """Trials of an earlier call and its MLflow run; nothing where there was none."""
+def load(folder: str, made_with: str) -> tuple[list[Outcome], str | None]:
+    """Trials of an earlier call and its MLflow run; nothing where there was none, or one of other data or steps."""
     path = storage.join(folder, "sweep.json")
     if not storage.exists(path):
         return [], None
     value = storage.read_json(path)
-    return [Outcome(**trial) for trial in value["trials"]], value["mlflow_run"]
+    if value.get("made_with") != made_with:
+        return [], None
+    outcomes = [Outcome(**trial) for trial in value["trials"]]
+    for one in outcomes:
+        # The file's keys are sorted.
+        one.point = {axis["key"]: one.point[axis["key"]] for axis in value["axes"]}
+    return outcomes, value["mlflow_run"]
 
 
 def headings(axes: Sequence[Axis], metric: str) -> list[str]:
@@ -252,14 +286,14 @@ def headings(axes: Sequence[Axis], metric: str) -> list[str]:
     return [*short_keys([axis.key for axis in axes]).values(), f"{metric} mIoU %", "± (seeds)", "seconds", "steps"]
 
 
-def rows(found: Sequence[Line]) -> list[list[str]]:
+def rows(found: Sequence[Line], axes: Sequence[Axis]) -> list[list[str]]:
     """The closing table as text, one line per point."""
     table = []
     for line in found:
         spread = f"{line.std:.1f} ({len(line.values)})" if line.std is not None else ""
         number = "-" if line.mean is None else f"{line.mean:.1f}"
         seconds = f"{sum(one.seconds for one in line.outcomes):.0f}"
-        table.append([*(text_of(value) for value in line.point.values()), number, spread, seconds, remark(line)])
+        table.append([*(text_of(line.point[axis.key]) for axis in axes), number, spread, seconds, remark(line)])
     return table
 
 

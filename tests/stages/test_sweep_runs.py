@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,20 +104,78 @@ def test_every_trial_is_a_child_of_the_sweep(swept: tuple[Path, Plan, list[Outco
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {run.info.run_id for run in children} == {one.mlflow_run for one in outcomes if one.state == "finished"}
     assert {run.info.status for run in children} == {"FINISHED"}
+    # Under one name in all of them, also where the scores come off another run's curve.
+    values = {run.info.run_id: run.data.metrics["sweep/value"] for run in children}
+    assert values == {one.mlflow_run: pytest.approx(one.value) for one in outcomes if one.state == "finished"}
     assert (out / "sweeps" / made.name / "sweep.png").stat().st_size > 1000
 
 
 def test_same_command_again_runs_nothing_that_is_done(
     swept: tuple[Path, Plan, list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ray import tune
-
     out, made, outcomes = swept
+    forbid_trials(monkeypatch)
+    again = run_sweep(made, str(out))
+    assert {one.key: one.value for one in again} == {one.key: one.value for one in outcomes}
+
+
+def forbid_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a sweep that starts trials fails."""
+    from ray import tune
 
     class Untouched(tune.Tuner):
         def __init__(self, *args: object, **kwargs: object) -> None:
             raise AssertionError("a finished sweep started trials")
 
     monkeypatch.setattr(tune, "Tuner", Untouched)
-    again = run_sweep(made, str(out))
-    assert {one.key: one.value for one in again} == {one.key: one.value for one in outcomes}
+
+
+def test_outcomes_of_older_steps_are_run_again(
+    swept: tuple[Path, Plan, list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wsss_ray.stages import road
+
+    out, made, _ = swept
+    forbid_trials(monkeypatch)
+    monkeypatch.setitem(road.VERSIONS, "score", -1)
+    kept = (out / "sweeps" / made.name / "sweep.json").read_bytes()
+    with pytest.raises(AssertionError, match="started trials"):
+        run_sweep(made, str(out))
+    (out / "sweeps" / made.name / "sweep.json").write_bytes(kept)
+
+
+def test_tpe_stops_at_the_end_of_its_space(
+    swept: tuple[Path, Plan, list[Outcome]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    out, _, _ = swept
+    made = plan(small(), parse_space(["refine.threshold=0.2,0.4"]), search="tpe", trials=20)
+    first = run_sweep(made, str(out), max_concurrent=1)
+    assert sum(one.draws for one in first) == 2 and len({one.key for one in first}) == len(first)
+    forbid_trials(monkeypatch)
+    assert run_sweep(made, str(out)) == first
+
+
+def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
+    """The first trial holds both cores in training when it dies; the second one needs them."""
+    made = plan(small(), parse_space(["train.epochs=200,1"]))
+    killer = threading.Thread(target=kill_while_training, args=(tmp_path,), daemon=True)
+    killer.start()
+    outcomes = run_sweep(made, str(tmp_path), max_concurrent=1)
+    assert [(one.point["train.epochs"], one.state) for one in outcomes] == [(200, "failed"), (1, "finished")]
+
+
+def kill_while_training(out: Path) -> None:
+    """SIGKILL the process of the one trial there is, once its training has written something."""
+    from ray._private.state import actors
+
+    while not list(out.glob("train/*/checkpoints/*")):
+        time.sleep(0.2)
+    while True:
+        with contextlib.suppress(Exception):
+            alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
+            trials = [actor["Pid"] for actor in alive if actor["ActorClassName"] in ("ImplicitFunc", "run_trial")]
+            if trials and any("RayTrainWorker" in actor["ActorClassName"] for actor in alive):
+                os.kill(trials[0], signal.SIGKILL)
+                return
+        time.sleep(0.2)

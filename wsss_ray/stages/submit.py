@@ -6,11 +6,14 @@ Authentication is Ray's: RAY_AUTH_MODE=token with RAY_AUTH_TOKEN, RAY_AUTH_TOKEN
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,38 @@ EXCLUDES = (
 """What is never sent: data, results and weights lie where the cluster finds them."""
 COMMANDS_HERE = ("submit", "ui")
 """Commands that make no sense on a cluster."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+"""States of a job that do not change any more."""
+PATIENCE = 300.0
+"""Seconds without an answer of the cluster after which a job is no longer followed."""
+PAUSE = 2.0
+"""Seconds between two tries to follow a job."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The option by which a command says where its results go."""
+
+    option: str
+    needed: bool = True
+    """Without it results go into the working folder."""
+    uri: bool = True
+    """Whether a URI or ~ will do, too."""
+
+
+PLACES = {
+    "run": Place("--out"),
+    "sweep": Place("--out"),
+    "study run": Place("--out"),
+    "study report": Place("--to", needed=False),
+    "data prepare": Place("--out"),
+    "data saliency": Place("--out"),
+    "export": Place("--to", uri=False),
+    "predict": Place("--out"),
+    "report": Place("--out"),
+    "weights fetch": Place("--folder", needed=False, uri=False),
+}
+"""Every command that writes."""
 
 
 def submit_job(
@@ -48,10 +83,7 @@ def submit_job(
         raise UserError("nothing to submit: wsss submit -- run cam --out /shared/results")
     if arguments[0] in COMMANDS_HERE:
         raise UserError(f"wsss {arguments[0]} runs on this machine; submit 'run', 'sweep', 'study' or 'data'")
-    if not keeps_results(arguments):
-        raise UserError(
-            "the folder a job works in is deleted after it: give --out an absolute path or URI the cluster can write"
-        )
+    refuse_lost_results(arguments)
     if folder and not Path(folder).is_dir():
         raise UserError(f"--folder {folder}: no such folder")
     client = connect(address)
@@ -71,12 +103,14 @@ def submit_job(
         print(f"follow it: ray job logs --address {address} --follow {job}")
         return 0
     try:
-        asyncio.run(_print_log(client, job))
+        return followed(client, job, address)
     except KeyboardInterrupt:
-        client.stop_job(job)
-        print(f"stopped {job}; submitting again goes on where it stopped", file=sys.stderr)
+        try:
+            client.stop_job(job)
+            print(f"stopped {job}; submitting again goes on where it stopped", file=sys.stderr)
+        except Exception as error:
+            print(f"could not stop {job} ({_first_line(error)}); it may go on", file=sys.stderr)
         raise
-    return exit_code(client, job)
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
@@ -85,13 +119,23 @@ def entrypoint(arguments: Sequence[str]) -> str:
     return f"$(command -v {here} || echo python) -m wsss_ray.cli.main {shlex.join(arguments)}"
 
 
-def keeps_results(arguments: Sequence[str]) -> bool:
-    """Whether a command that writes results names a place that outlives its job."""
-    if arguments[0] not in ("run", "sweep") and list(arguments[:2]) != ["study", "run"]:
-        return True
-    given = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == "--out"]
-    given += [name.removeprefix("--out=") for name in arguments if name.startswith("--out=")]
-    return bool(given) and ("://" in given[-1] or given[-1].startswith(("/", "~")))
+def refuse_lost_results(arguments: Sequence[str]) -> None:
+    """UserError where a command would write its results into the folder that is deleted with its job."""
+    command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in PLACES), None)
+    if command is None or "--help" in arguments:
+        return
+    place = PLACES[command]
+    given = [value for name, value in zip(arguments, arguments[1:], strict=False) if name == place.option]
+    given += [name.removeprefix(f"{place.option}=") for name in arguments if name.startswith(f"{place.option}=")]
+    if not given and not place.needed:
+        return
+    last = given[-1] if given else ""
+    if not (last.startswith("/") or (place.uri and ("://" in last or last.startswith("~")))):
+        kind = "an absolute path or URI" if place.uri else "an absolute path"
+        raise UserError(
+            f"the folder a job works in is deleted after it: give 'wsss {command}' {place.option} with {kind} the "
+            "cluster can write"
+        )
 
 
 def connect(address: str) -> Any:
@@ -119,15 +163,59 @@ def connect(address: str) -> Any:
     return client
 
 
-async def _print_log(client: Any, job: str) -> None:
-    async for text in client.tail_job_logs(job):
-        print(text, end="", flush=True)
+def followed(client: Any, job: str, address: str) -> int:
+    """Print a job's log until the job has ended, through lost connections, and return its exit code.
+
+    Raises UserError where the cluster does not answer for PATIENCE seconds, or does not know the job any more.
+    """
+    log = _Log(client, job)
+    silent_since: float | None = None
+    while True:
+        lost: BaseException | None = None
+        try:
+            asyncio.run(log.show())
+        except Exception as error:  # Ray and aiohttp raise plain and own exceptions for a broken connection
+            lost = error
+        try:
+            info = client.get_job_info(job)
+        except Exception as error:
+            if "does not exist" in str(error):
+                raise UserError(f"{address}: the cluster does not know {job} any more: was it restarted?") from error
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > PATIENCE:
+                raise UserError(
+                    f"{address}: no answer for {PATIENCE:.0f} s ({_first_line(error)}); {job} may go on: "
+                    f"ray job logs --address {address} --follow {job}"
+                ) from error
+        else:
+            silent_since = None
+            if str(info.status) in ENDED:
+                if lost is not None:
+                    with contextlib.suppress(Exception):
+                        asyncio.run(log.show())
+                return exit_code(info, job)
+        time.sleep(PAUSE)
 
 
-def exit_code(client: Any, job: str) -> int:
+class _Log:
+    """A job's log, of which every character is shown once: the cluster sends it from its start to each listener."""
+
+    def __init__(self, client: Any, job: str) -> None:
+        self.client, self.job, self.shown = client, job, 0
+
+    async def show(self) -> None:
+        """Print what was not shown yet, until the connection closes."""
+        place = 0
+        async for text in self.client.tail_job_logs(self.job):
+            new = text[max(0, self.shown - place) :]
+            place += len(text)
+            self.shown = max(self.shown, place)
+            print(new, end="", flush=True)
+
+
+def exit_code(info: Any, job: str) -> int:
     """The exit code of an ended job; 1 where it ended without one, with its reason on stderr."""
-    info = client.get_job_info(job)
-    if str(info.status) == "SUCCEEDED" or getattr(info.status, "value", "") == "SUCCEEDED":
+    if str(info.status) == "SUCCEEDED":
         return 0
     code = info.driver_exit_code
     if code is None or code == 0:

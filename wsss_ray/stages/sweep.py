@@ -13,23 +13,26 @@ import logging
 import os
 import shutil
 import tempfile
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
 from ray import tune
-from ray.util.placement_group import PlacementGroup, remove_placement_group
+from rich.table import Table
+from rich.text import Text
 
 from wsss_ray import storage
 from wsss_ray import sweep as book
-from wsss_ray.artifacts import Store
+from wsss_ray.artifacts import Store, digest
 from wsss_ray.config import UserError
+from wsss_ray.data.manifest import load_manifest
+from wsss_ray.recipe import Recipe
 from wsss_ray.space import Axis, Point, name_of
-from wsss_ray.stages.cluster import cluster, concurrency, this_node
+from wsss_ray.stages.cluster import cluster, concurrency, release_orphans, this_node
 from wsss_ray.stages.progress import Bar, console
+from wsss_ray.stages.road import VERSIONS
 from wsss_ray.stages.run import preflight, run_tags
 from wsss_ray.stages.trial import Context, run_trial
 from wsss_ray.sweep import Outcome, Plan, recipe_at
@@ -42,12 +45,50 @@ REDUCTION = 3
 def run_sweep(made: Plan, out: str, address: str | None = None, max_concurrent: int | None = None) -> list[Outcome]:
     """Run what is left of a sweep; its table, figure and state lie in ``<out>/sweeps/<name>``.
 
-    A trial that fails is reported and stops nothing. Raises UserError where nothing can run.
+    A trial that fails is reported and stops nothing. Raises UserError where nothing can run, or where another process
+    runs this sweep.
     """
     preflight(made.recipe)
     store = Store(out)
     folder = storage.join(store.uri, "sweeps", made.name)
-    outcomes, earlier = book.load(folder)
+    with alone(folder):
+        return _run_alone(made, store, folder, address, max_concurrent)
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Hold a sweep's folder, or raise UserError; processes on other machines are not heard of for a remote folder."""
+    from filelock import FileLock, Timeout
+
+    here = storage.local_path(folder)
+    if here is None:
+        here = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest(folder)
+    lock = FileLock(here / ".lock")
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process runs this sweep; wait until it ends or stop it, then give the command again"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write ({error}); free some space there or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def made_with(recipe: Recipe) -> str:
+    """Digest of what a sweep's results hang on besides its plan: the prepared data and the versions of the steps."""
+    uri = recipe.data.uri
+    given = load_manifest(storage.absolute(uri)).digest if uri is not None else None
+    return digest({"versions": VERSIONS, "data": given})
+
+
+def _run_alone(made: Plan, store: Store, folder: str, address: str | None, max_concurrent: int | None) -> list[Outcome]:
+    stamp = made_with(made.recipe)
+    outcomes, earlier = book.load(folder, stamp)
     outcomes = [outcome for outcome in outcomes if outcome.state != "failed"]
     tags = {**run_tags(made.recipe), "kind": "sweep", "sweep": made.name, "search": made.search}
     tracker = Tracker(store.uri, f"sweep {made.name}", tags, resume=earlier)
@@ -55,8 +96,9 @@ def run_sweep(made: Plan, out: str, address: str | None = None, max_concurrent: 
     try:
         tracker.end_children()
         tracker.params({f"over.{axis.key}": _axis_text(axis) for axis in made.axes})
-        console.print(f"sweep: {folder}" + (f" ({len(outcomes)} trials kept)" if outcomes else ""), soft_wrap=True)
-        recorder = _Recorder(made, folder, outcomes, tracker.run_id)
+        kept = f" ({len(outcomes)} trials kept)" if outcomes else ""
+        console.print(f"sweep: {folder}{kept}", soft_wrap=True, markup=False)
+        recorder = _Recorder(made, folder, outcomes, tracker.run_id, stamp)
         with cluster(address):
             _tune(made, recorder, store.uri, max_concurrent)
         status = "FINISHED"
@@ -75,7 +117,7 @@ def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None)
     space: dict[str, Any] = {}
     searcher = None
     if made.search == "tpe":
-        num_jobs = made.trials - len(book.lines(recorder.outcomes))
+        num_jobs = made.draws() - book.num_drawn(recorder.outcomes)
         searcher = _optuna(made, recorder.outcomes)
     else:
         points = recorder.check(made.points())
@@ -162,8 +204,8 @@ def _optuna(made: Plan, outcomes: Sequence[Outcome]) -> Any:
         known = [value for value in found if value is not None]
         points.append({f"over/{axis.key}": _place(axis, line.point[axis.key]) for axis in made.axes})
         rewards.append(mean(known) if known else 0.0)
-    # With a done trial fewer to draw the seed would repeat the points that are known.
-    sampler = optuna.samplers.TPESampler(seed=made.recipe.seed + len(points))
+    # With the same seed it would draw the points that are known once more.
+    sampler = optuna.samplers.TPESampler(seed=made.recipe.seed + book.num_drawn(outcomes))
     metric = "seed_miou" if made.stopping else "value"
     return OptunaSearch(
         kinds,
@@ -182,8 +224,8 @@ def _place(axis: Axis, value: Any) -> Any:
 class _Recorder(tune.Callback):
     """Hears of every trial in the sweep's driver: one line for people, and the state on disk."""
 
-    def __init__(self, made: Plan, folder: str, outcomes: list[Outcome], parent: str) -> None:
-        self.made, self.folder, self.outcomes, self.parent = made, folder, outcomes, parent
+    def __init__(self, made: Plan, folder: str, outcomes: list[Outcome], parent: str, stamp: str) -> None:
+        self.made, self.folder, self.outcomes, self.parent, self.stamp = made, folder, outcomes, parent, stamp
         self.bar = Bar("sweep", 0)
         self._answered: set[str] = set()
 
@@ -211,8 +253,8 @@ class _Recorder(tune.Callback):
                 ran = f"computed {', '.join(one.computed) or 'nothing'}; reused {', '.join(one.reused) or 'nothing'}"
                 told = f"{self.made.metric} {number} in {one.seconds:.0f} s ({ran})"
             console.print(f"  {name_of(one.point)} seed={one.seed}: {told}", soft_wrap=True, markup=False)
-        self.outcomes += new
-        book.save(self.folder, self.made, self.outcomes, self.parent)
+        self.outcomes = book.merged(self.outcomes, new)
+        book.save(self.folder, self.made, self.outcomes, self.parent, self.stamp)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -239,7 +281,7 @@ class _Recorder(tune.Callback):
         if trial.trial_id in self._answered:
             return
         self._answered.add(trial.trial_id)
-        release(str((trial.last_result or {}).get("group", "")))
+        release_orphans()
         config = trial.config
         if "job" in config:
             pairs = [(point, seed) for point, seed in json.loads(config["job"])]
@@ -251,39 +293,15 @@ class _Recorder(tune.Callback):
         self.bar.advance()
 
 
-def release(group: str, seconds: float = 5.0) -> None:
-    """Give back the cores of a training whose driver was stopped, once its processes had time to end.
-
-    Ray keeps the placement group that a Train controller made when that controller is killed; the trials after it would
-    wait for its cores for ever.
-    """
-    if not group:
-        return
-
-    def remove() -> None:
-        from ray._raylet import PlacementGroupID
-
-        with contextlib.suppress(Exception):
-            remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
-
-    threading.Timer(seconds, remove).start()
-
-
 def close(made: Plan, outcomes: list[Outcome], folder: str, tracker: Tracker) -> None:
     """The closing table, the figure, and both in the sweep's MLflow run."""
-    from rich.table import Table
-
     points = made.points() if made.search != "tpe" else []
     found = book.lines(book.order(outcomes, points))
-    table = Table(title=f"sweep of {made.recipe.name} ({made.recipe.scale}), {made.search}", title_justify="left")
-    for column in book.headings(made.axes, made.metric):
-        table.add_column(column, justify="left" if column == "steps" else "right")
-    for line in book.rows(found):
-        table.add_row(*line)
-    console.print(table)
+    console.print(closing_table(made, found))
     best = book.best(found)
     if best is not None:
-        console.print(f"best:     {name_of(best.point)}: {made.metric} {best.mean:.1f} %")
+        told = f"best:     {name_of(best.point)}: {made.metric} {best.mean:.1f} %"
+        console.print(told, soft_wrap=True, markup=False)
         tracker.metrics({"best/value": (best.mean or 0.0) / 100})
         tracker.tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
     buffer = io.BytesIO()
@@ -295,8 +313,19 @@ def close(made: Plan, outcomes: list[Outcome], folder: str, tracker: Tracker) ->
         tracker.files([local], "sweep")
     tracker.text(json.dumps(storage.read_json(storage.join(folder, "sweep.json")), indent=1), "sweep/sweep.json")
     tracker.finish()
-    console.print(f"figure:   {storage.join(folder, 'sweep.png')}", soft_wrap=True)
+    console.print(f"figure:   {storage.join(folder, 'sweep.png')}", soft_wrap=True, markup=False)
     console.print("compare:  wsss ui")
+
+
+def closing_table(made: Plan, found: Sequence[book.Line]) -> Table:
+    """One row per point, as texts: Rich would take brackets in values for its markup."""
+    title = f"sweep of {made.recipe.name} ({made.recipe.scale}), {made.search}"
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    for column in book.headings(made.axes, made.metric):
+        table.add_column(Text(column), justify="left" if column == "steps" else "right")
+    for cells in book.rows(found, made.axes):
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def _axis_text(axis: Axis) -> str:

@@ -21,6 +21,9 @@ from wsss_ray.stages.run import Run, protocols, run, run_tags
 from wsss_ray.sweep import Outcome, flat_scores, recipe_at, value_of
 from wsss_ray.tracking import Tracker
 
+METRIC = "sweep/value"
+"""What every trial logs its own metric as, whatever that is: parallel coordinates want one name for all."""
+
 
 class Context(Config):
     """What every trial of a sweep needs to know."""
@@ -43,12 +46,9 @@ def run_trial(config: dict[str, Any]) -> None:
     last = {"epoch": 0, "seed_miou": 0.0}
 
     def on_epoch(title: str, epoch: dict[str, Any]) -> None:
-        watched = title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]
-        group = epoch.get("placement_group", "")
-        if watched:
+        if title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]:
             last.update(epoch=epoch["epoch"] + 1, seed_miou=epoch["seed_miou"])
-        if watched or group:
-            tune.report({**last, "value": 0.0, "outcomes": "", "group": group})
+            tune.report({**last, "value": 0.0, "outcomes": ""})
 
     if "job" in config:
         groups = [[(point, seed) for point, seed in json.loads(config["job"])]]
@@ -57,7 +57,10 @@ def run_trial(config: dict[str, Any]) -> None:
         raw = config["over"]
         point = {axis.key: axis.values[raw[axis.key]] if axis.listed else raw[axis.key] for axis in axes}
         groups = [[(point, seed)] for seed in context.seeds]
-    outcomes = [outcome for group in groups for outcome in _answer(context, group, on_epoch, last)]
+    outcomes = []
+    for group in groups:
+        last.update(epoch=0, seed_miou=0.0)
+        outcomes += _answer(context, group, on_epoch, last)
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
     value = mean(values) if values else 0.0
     tune.report({**last, "value": value, "outcomes": json.dumps([asdict(outcome) for outcome in outcomes])})
@@ -86,6 +89,9 @@ def _answer(context: Context, pairs: list[tuple[Point, int]], on_epoch: Any, las
         computed = [step["title"] for step in steps if not step["reused"]]
         reused = [step["title"] for step in steps if step["reused"]]
         outcomes = [_outcome(context, point, seed, done.scores, computed, reused, done)]
+        tracker = Tracker(context.out, first.name, {}, context.parent, resume=done.mlflow_run)
+        tracker.metrics({METRIC: outcomes[0].value})
+        tracker.finish()
         outcomes[0].watched = last["seed_miou"] if last["epoch"] else None
         for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
             outcomes.append(_off_curve(context, *pair, recipe, done))
@@ -134,9 +140,10 @@ def _off_curve(context: Context, point: Point, seed: int, recipe: Recipe, done: 
     tracker.params({**point, "seed": seed})
     for step, found in scores.items():
         tracker.metrics(score.flat_metrics(step, found))
-    tracker.finish()
     outcome = _outcome(context, point, seed, scores, [], ["curve of seeds"], done)
     outcome.mlflow_run = tracker.run_id
+    tracker.metrics({METRIC: outcome.value})
+    tracker.finish()
     return outcome
 
 
