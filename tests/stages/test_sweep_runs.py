@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ from wsss_ray.recipe import Recipe
 from wsss_ray.space import parse_space
 from wsss_ray.stages.sweep import run_sweep
 from wsss_ray.sweep import Outcome, Plan, plan
+
+ROOT = Path(__file__).parents[2]
 
 SMALL = [
     "data.toy.num_train=12",
@@ -157,6 +161,13 @@ def test_tpe_stops_at_the_end_of_its_space(
 
 
 def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
+    """In a process that knew no other cluster: the killer asks Ray's private state who is alive."""
+    call = "import sys; from tests.stages import test_sweep_runs as t; t.killed_trial(t.Path(sys.argv[1]))"
+    told = subprocess.run([sys.executable, "-c", call, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
+def killed_trial(tmp_path: Path) -> None:
     """The first trial holds both cores in training when it dies; the second one needs them."""
     made = plan(small(), parse_space(["train.epochs=200,1"]))
     killer = threading.Thread(target=kill_while_training, args=(tmp_path,), daemon=True)
