@@ -118,7 +118,7 @@ def threshold_then_refine(
     The largest map of Eq 1 decides whether a pixel is certain, the largest feature which class it has. The paper does
     not say how PAR reads a label with unknown pixels: here they spread nothing and stay 255, and what is certain takes
     the class, or background, that weighs most among its neighbours. As one more value they would be a thin ring that
-    background fills: 10 points fewer of them, and those from objects.
+    background fills (20 crops of one network: 97.5 % of the pixels labelled instead of 87 %).
     """
     size = picture.shape[-2:]
     planes, valid, classes = select_present(features, labels)
