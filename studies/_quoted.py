@@ -138,6 +138,7 @@ def supervised(table: dict[str, dict[str, tuple[float, float | None]]]) -> tuple
         for name, (val, test) in values.items()
     )
 
+
 KTSE_TABLE3 = """DRS, I+S, 71.2, 71.4
 NSROM, I+S, 70.4, 70.2
 EPS, I+S, 71.0, 71.8

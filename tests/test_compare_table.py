@@ -11,9 +11,9 @@ from wsss_ray.compare import Comparison
 
 
 def test_brackets_in_values_and_names_are_printed() -> None:
-    differing = {"data.toy.words": ("[/tmp/x]", [True, False])}
+    differing = {"data.toy.words": ("[/there]", [True, False])}
     result = Comparison(names=("[a]", "b"), differing=differing, scores=[], labels=())
     page = io.StringIO()
     Console(file=page, width=200).print(_recipes(result))
     text = page.getvalue()
-    assert "[/tmp/x]" in text and "[True, False]" in text and "(1) [a]" in text
+    assert "[/there]" in text and "[True, False]" in text and "(1) [a]" in text

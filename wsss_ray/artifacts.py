@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from wsss_ray import storage
+from wsss_ray.config import UserError
 
 RECORD = "artifact.json"
 
@@ -66,18 +69,44 @@ class Store:
     def lock(self, stage: str, uid: str) -> Iterator[None]:
         """Hold the stage: of several runs that need it one computes, the others wait and then load.
 
-        The lock is the operating system's and dies with its process. For a remote store it lies in this machine's
-        temporary folder, so that only runs on one machine wait for each other (others would write the same bytes to
-        the same names).
+        Only runs on one machine wait for each other over a remote store; others would write the same bytes to the same
+        names.
         """
-        from filelock import FileLock
-
-        folder = storage.local_path(self.folder(stage, uid))
-        if folder is None:
-            folder = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([self.uri, stage, uid])
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with folder_lock(self.folder(stage, uid)):
             yield
+
+
+def folder_lock(folder: str) -> FileLock:
+    """A folder's lock, not held yet: the operating system's, which dies with its process.
+
+    A remote folder's lies in this machine's temporary folder, and holds on this machine alone.
+    """
+    place = storage.local_path(folder)
+    if place is None:
+        place = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([folder])
+    place.mkdir(parents=True, exist_ok=True)
+    return FileLock(place / ".lock")
+
+
+@contextlib.contextmanager
+def held(folder: str, what: str) -> Iterator[None]:
+    """Keep other processes off the folder of a "study" or "sweep", whose results two of them would overwrite.
+
+    Raises UserError at once where another has it, or where nothing can be written there.
+    """
+    try:
+        lock = folder_lock(folder)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process runs this {what}; wait until it ends, or give this one another --out"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write ({error}); free some space there or choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def content_digest(uri: str) -> str:

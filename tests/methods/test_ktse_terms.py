@@ -103,14 +103,16 @@ def test_pseudo_labels_are_background_present_classes_and_unknown() -> None:
 
 
 def test_labels_of_the_paper_by_hand() -> None:
-    """Eq 4 on four cells: the map says whether, the feature which; 0.3 and 0.15 themselves are unknown."""
-    features = torch.zeros(1, 3, 1, 4)
-    features[0, 0, 0] = torch.tensor([10.0, 4.0, 1.0, 2.0])
-    features[0, 2, 0] = torch.tensor([0.0, 1.0, -1.0, 0.1])
-    features[0, 1] = 99.0
-    picture, labels = torch.zeros(1, 3, 1, 4), torch.tensor([[1.0, 0.0, 1.0]])
+    """Eq 4 on four cells of 2 x 2 pixels, which half size keeps apart: the map says whether, the feature which."""
+    cells = torch.zeros(1, 3, 1, 4)
+    cells[0, 0, 0] = torch.tensor([10.0, 4.0, 1.0, 2.0])
+    cells[0, 2, 0] = torch.tensor([0.0, 1.0, -1.0, 0.1])
+    cells[0, 1] = 99.0
+    features = cells.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    picture, labels = torch.zeros(1, 3, 2, 8), torch.tensor([[1.0, 0.0, 1.0]])
     found = pseudo.threshold_then_refine(features, labels, picture, num_iterations=0)
-    assert found.tolist() == [[[1, 1, 0, 255]]], "cell 2: 0.9 of class 3's map, but class 1 is the larger feature"
+    expected = [1, 1, 1, 1, 0, 0, 255, 255]
+    assert found.tolist() == [[expected, expected]], "cell 2: all of class 3's map, but class 1 is the larger feature"
     assert not pseudo.threshold_then_refine(torch.zeros_like(features), labels, picture).any()
 
 

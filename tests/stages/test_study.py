@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from wsss_ray import storage
+from wsss_ray.artifacts import held
 from wsss_ray.config import UserError
 from wsss_ray.data.augment import Augment
 from wsss_ray.data.toy import ToyConfig
@@ -19,7 +20,7 @@ from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.stages import run as runs
 from wsss_ray.stages.cluster import cluster
 from wsss_ray.stages.study import finished_row, run_study
-from wsss_ray.stages.study_plan import STALE, chosen_rows, held, left_out, opened, planned, slug, study_folder
+from wsss_ray.stages.study_plan import STALE, chosen_rows, left_out, opened, planned, slug, study_folder
 from wsss_ray.study import Row, Study
 from wsss_ray.study_report import rows, summarize
 
@@ -215,7 +216,7 @@ def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.C
 
 def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
     folder = study_folder(str(tmp_path), study.name, "toy")
-    with held(folder):
+    with held(folder, "study"):
         with pytest.raises(UserError, match=f"{folder}: another process runs this study; wait"):
             run_study(study, "toy", "paper", str(tmp_path), rows=["4"])
         run_study(study, "small", "paper", str(tmp_path), rows=["4"])

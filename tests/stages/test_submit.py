@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -147,3 +150,94 @@ def test_cluster_that_is_gone_is_one_line_that_says_how_to_go_on(quick: None) ->
     with pytest.raises(UserError, match="restarted"):
         followed(forgotten, "job", "here")
     assert forgotten.heard == ["log", "status"]
+
+
+class Cable:
+    """Carries TCP from a port of its own to another one, until it is cut."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host, self.far = host, port
+        self.loop = asyncio.new_event_loop()
+        self.writers: set[asyncio.StreamWriter] = set()
+        self.num_cut = 0
+        server = self.loop.run_until_complete(asyncio.start_server(self._carry, "127.0.0.1", 0))
+        self.port = server.sockets[0].getsockname()[1]
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(self.host, self.far)
+        self.writers |= {writer, far_writer}
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            try:
+                while data := await source.read(65536):
+                    target.write(data)
+                    await target.drain()
+            except OSError:
+                pass
+            finally:
+                target.close()
+
+        await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
+
+    def cut(self) -> None:
+        """Break every connection there is; later ones are carried again."""
+
+        def abort() -> None:
+            for writer in self.writers:
+                self.num_cut += not writer.is_closing()
+                writer.transport.abort()
+            self.writers.clear()
+
+        self.loop.call_soon_threadsafe(abort)
+
+
+@pytest.fixture
+def dashboard() -> Iterator[tuple[str, int]]:
+    """Host and port of a real job server."""
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("aiohttp_cors")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = ray.init(
+        num_cpus=1,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        dashboard_port=port,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+    )
+    host, _, given = str(context.dashboard_url).rpartition(":")
+    yield host, int(given)
+    ray.shutdown()
+
+
+def test_real_job_is_followed_through_a_cut_connection(
+    dashboard: tuple[str, int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cable = Cable(*dashboard)
+    address = f"http://127.0.0.1:{cable.port}"
+    client = submit.connect(address)
+    job = submitted(
+        submit.connect(":".join(map(str, dashboard))),
+        "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done; exit 3",
+    )
+    for seconds in (4.0, 7.0):
+        threading.Timer(seconds, cable.cut).start()
+    assert followed(client, job, address) == 3
+    shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("line ")]
+    assert shown == [f"line {place}" for place in range(1, 9)]
+    assert cable.num_cut > 1, "no connection was there to be cut"
+
+
+def submitted(client: Any, command: str) -> str:
+    """A job, once the cluster's agent is there to take it."""
+    for left in reversed(range(60)):
+        try:
+            return str(client.submit_job(entrypoint=command))
+        except RuntimeError as error:
+            if not left or "try again later" not in str(error):
+                raise
+            time.sleep(1)
+    raise AssertionError

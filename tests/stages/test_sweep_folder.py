@@ -18,15 +18,21 @@ from rich.table import Table
 from wsss_ray.studies import resolve
 
 from tests.fake_run import prepare
+from wsss_ray.artifacts import digest, held
 from wsss_ray.config import UserError
 from wsss_ray.space import parse_space
 from wsss_ray.stages import road
-from wsss_ray.stages.sweep import alone, closing_table, made_with
+from wsss_ray.stages.road import made_with
+from wsss_ray.stages.sweep import closing_table
 from wsss_ray.sweep import Outcome, lines, plan
 
-HOLD = (
-    "import sys; from wsss_ray.stages.sweep import alone\nwith alone(sys.argv[1]): print('held', flush=True); input()"
-)
+HOLD = """
+import sys
+from wsss_ray.artifacts import held
+with held(sys.argv[1], "sweep"):
+    print("held", flush=True)
+    input()
+"""
 """A process that holds the folder it is given until it reads a line."""
 
 
@@ -56,37 +62,38 @@ def test_second_process_on_a_sweep_is_refused(
 def test_remote_sweeps_are_held_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     first, second = "mock://bucket/sweeps/a", "mock://bucket/sweeps/b"
-    with alone(first), alone(second), pytest.raises(UserError, match=f"{first}: another process"), alone(first):
+    taken = pytest.raises(UserError, match=f"{first}: another process")
+    with held(first, "sweep"), held(second, "sweep"), taken, held(first, "sweep"):
         pass
-    with alone(first):
+    with held(first, "sweep"):
         pass
 
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write.*choose another --out"), alone(str(tmp_path / "file" / "sweeps")):
+    folder = str(tmp_path / "file" / "sweeps")
+    with pytest.raises(UserError, match="cannot write.*choose another --out"), held(folder, "sweep"):
         pass
 
 
 def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / "data")
-    toy = resolve("cam")
-    prepared = resolve("cam", data=str(tmp_path / "data"))
-    stamps = {made_with(toy), made_with(prepared)}
+    prepared = str(tmp_path / "data")
+    stamps = {digest(made_with(None)), digest(made_with(prepared))}
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     changed = json.dumps(manifest).replace(manifest["classes"][0], "unicorn")
     (tmp_path / "data" / "manifest.json").write_text(changed)
-    stamps.add(made_with(prepared))
+    stamps.add(digest(made_with(prepared)))
     monkeypatch.setitem(road.VERSIONS, "score", -1)
-    stamps |= {made_with(toy), made_with(prepared)}
+    stamps |= {digest(made_with(None)), digest(made_with(prepared))}
     assert len(stamps) == 5
 
 
 def test_brackets_in_values_are_printed() -> None:
     made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
-    outcomes = [Outcome(point, 0, "failed", reason="no [/tmp/x] there") for point in made.points()]
+    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.points()]
     text = printed(closing_table(made, lines(outcomes)))
-    assert "[1.0]" in text and "[0.5, 1.0]" in text and "[/tmp/x]" in text
+    assert "[1.0]" in text and "[0.5, 1.0]" in text and "[/there]" in text
 
 
 def printed(table: Table) -> str:

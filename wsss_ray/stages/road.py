@@ -22,11 +22,13 @@ from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.prepare import prepare_toy
 from wsss_ray.stages.progress import console
 
-VERSIONS = {"data": 1, "train": 1, "localize": 1, "refine": 1, "predict": 2, "score": 1}
+VERSIONS = {"data": 1, "train": 2, "localize": 1, "refine": 1, "predict": 2, "score": 1}
 """Raised when a step's code changes its result, so that old artifacts are not mistaken for new ones."""
 
-LATE_MAP_FIELDS = frozenset({"clip_at_inference"})
-"""Map fields that were training settings once: digests hold them as they did then, so that old artifacts are found."""
+
+def made_with(uri: str | None) -> dict[str, Any]:
+    """What results hang on besides their recipe: the versions of the steps and the prepared data, None for toy."""
+    return {"versions": VERSIONS, "data": load_manifest(storage.absolute(uri)).digest if uri is not None else None}
 
 
 @dataclass
@@ -172,24 +174,12 @@ def own_part(spec: NetworkSpec) -> dict[str, Any]:
         for key in ("localize", "base"):
             part["localization"].pop(key)
         method = spec.localization.method  # type: ignore[union-attr]
-        settings = part["localization"]["method"]
         for key in method.map_fields | method.label_fields:
-            settings.pop(key)
-        settings |= {key: type(method).model_fields[key].default for key in LATE_MAP_FIELDS & method.map_fields}
+            part["localization"]["method"].pop(key)
     if spec.refiner is not None:
         for key in {"labels"} | spec.refiner.mask_fields:
             part["refiner"].pop(key, None)
     return part
-
-
-def map_settings(method: MethodConfig) -> dict[str, Any]:
-    """What of a method can change the maps of a trained network, but for ``LATE_MAP_FIELDS`` at their default."""
-    keys = {
-        key
-        for key in method.map_fields
-        if key not in LATE_MAP_FIELDS or getattr(method, key) != type(method).model_fields[key].default
-    }
-    return method.model_dump(mode="json", include=keys)
 
 
 def localize(walk: Walk, title: str, localization: Localization, network: Artifact) -> Artifact:
@@ -198,7 +188,7 @@ def localize(walk: Walk, title: str, localization: Localization, network: Artifa
     config = {
         "localize": localization.localize.model_dump(mode="json"),
         "normalize": localization.net.normalize.model_dump(mode="json"),
-        "method": map_settings(localization.method),
+        "method": localization.method.model_dump(mode="json", include=set(localization.method.map_fields)),
     }
     split = str(walk.recipe.data.train_split)
     inputs = {"network": network.digest, "data": walk.manifest.splits[split].digest}

@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from wsss_ray import build, storage
+from wsss_ray.artifacts import held
 from wsss_ray.build import NetworkSpec
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Recipe
@@ -25,7 +26,6 @@ from wsss_ray.stages.study_plan import (
     RESULTS,
     Todo,
     chosen_rows,
-    held,
     left_out,
     opened,
     planned,
@@ -62,7 +62,7 @@ def run_study(
     """
     wanted = chosen_rows(study, rows)
     folder = study_folder(out, study.name, scale)
-    with held(folder):
+    with held(folder, "study"):
         results = opened(study, scale, profile, folder, data, settings)
         todo = startable(planned(study, wanted, results, num_seeds, data, settings), results)
         left_out(study, results, todo, data, settings)

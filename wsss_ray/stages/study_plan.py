@@ -1,25 +1,18 @@
-"""What a study has and what is left to run of it: its kept results, their keys, and the lock of its folder."""
+"""What a study has and what is left to run of it: its kept results and their keys."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from wsss_ray import storage
 from wsss_ray.artifacts import digest
 from wsss_ray.config import UserError
-from wsss_ray.data.manifest import load_manifest
 from wsss_ray.recipe import Recipe, override
 from wsss_ray.stages import run as runs
 from wsss_ray.stages.progress import console
-from wsss_ray.stages.road import VERSIONS
+from wsss_ray.stages.road import made_with
 from wsss_ray.study import Row, Study, needed
 
 RESULTS = "results.json"
@@ -27,31 +20,6 @@ STALE = "stale"
 """State of a seed that was finished with another recipe, data or version."""
 Todo = tuple[int, int, Recipe, str]
 """Row, seed, recipe and key of something still to run."""
-
-
-@contextlib.contextmanager
-def held(folder: str) -> Iterator[None]:
-    """Keep other processes off a study, whose results two of them would overwrite; UserError where one has it.
-
-    As for stages: a remote folder's lock lies in this machine's temporary folder and holds on this machine alone.
-    """
-    place = storage.local_path(folder)
-    if place is None:
-        place = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([folder])
-    lock = FileLock(place / ".lock", timeout=0)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise UserError(
-            f"{folder}: another process runs this study; wait until it ends, or give this one another --out"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write ({error}); free some space there or choose another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def study_folder(out: str, name: str, scale: str) -> str:
@@ -140,7 +108,7 @@ def planned(
 
     Raises UserError where no row fits, or the data is not there.
     """
-    given = data_digest(data)
+    given = made_with(data)
     todo: list[Todo] = []
     refused: list[UserError] = []
     runnable = [place for place in wanted if study.rows[place].recipe is not None]
@@ -163,13 +131,8 @@ def planned(
     return todo
 
 
-def data_digest(data: str | None) -> str | None:
-    """The digest of the data's manifest, None for generated pictures."""
-    return load_manifest(storage.absolute(data)).digest if data else None
-
-
 def settled(
-    study: Study, row: Row, seed: int, data: str | None, given: str | None, settings: Sequence[str]
+    study: Study, row: Row, seed: int, data: str | None, given: dict[str, Any], settings: Sequence[str]
 ) -> tuple[Recipe, str]:
     """The recipe of one row and seed, and the key its result is known by; UserError where a setting does not fit."""
     assert row.recipe is not None
@@ -177,7 +140,7 @@ def settled(
     whole = override(row.recipe, [*extra, f"seed={seed}", *settings])
     recipe = named(study, row, needed(study, whole), seed)
     changes = recipe.model_dump(mode="json", exclude={"resources"})
-    return recipe, digest({"recipe": changes, "versions": VERSIONS, "data": given})
+    return recipe, digest({"recipe": changes, **given})
 
 
 def left_out(
@@ -187,7 +150,7 @@ def left_out(
 
     Those that fit again count again. Names once the rows that this call does not run anew.
     """
-    given = data_digest(data)
+    given = made_with(data)
     names: dict[str, int] = {}
     for place, (row, kept) in enumerate(zip(study.rows, results["rows"], strict=True)):
         for seed, entry in kept["seeds"].items():

@@ -6,14 +6,13 @@ of the cluster. The trials' file locks see to it that a stage two of them need i
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -25,14 +24,12 @@ from rich.text import Text
 
 from wsss_ray import storage
 from wsss_ray import sweep as book
-from wsss_ray.artifacts import Store, digest
+from wsss_ray.artifacts import Store, digest, held
 from wsss_ray.config import UserError
-from wsss_ray.data.manifest import load_manifest
-from wsss_ray.recipe import Recipe
 from wsss_ray.space import Axis, Point, name_of
 from wsss_ray.stages.cluster import cluster, concurrency, release_orphans, this_node
 from wsss_ray.stages.progress import Bar, console
-from wsss_ray.stages.road import VERSIONS
+from wsss_ray.stages.road import made_with
 from wsss_ray.stages.run import preflight, run_tags
 from wsss_ray.stages.trial import Context, run_trial
 from wsss_ray.sweep import Outcome, Plan, recipe_at
@@ -51,43 +48,12 @@ def run_sweep(made: Plan, out: str, address: str | None = None, max_concurrent: 
     preflight(made.recipe)
     store = Store(out)
     folder = storage.join(store.uri, "sweeps", made.name)
-    with alone(folder):
+    with held(folder, "sweep"):
         return _run_alone(made, store, folder, address, max_concurrent)
 
 
-@contextlib.contextmanager
-def alone(folder: str) -> Iterator[None]:
-    """Hold a sweep's folder, or raise UserError; processes on other machines are not heard of for a remote folder."""
-    from filelock import FileLock, Timeout
-
-    here = storage.local_path(folder)
-    if here is None:
-        here = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest(folder)
-    lock = FileLock(here / ".lock")
-    try:
-        here.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another process runs this sweep; wait until it ends or stop it, then give the command again"
-        ) from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write ({error}); free some space there or choose another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def made_with(recipe: Recipe) -> str:
-    """Digest of what a sweep's results hang on besides its plan: the prepared data and the versions of the steps."""
-    uri = recipe.data.uri
-    given = load_manifest(storage.absolute(uri)).digest if uri is not None else None
-    return digest({"versions": VERSIONS, "data": given})
-
-
 def _run_alone(made: Plan, store: Store, folder: str, address: str | None, max_concurrent: int | None) -> list[Outcome]:
-    stamp = made_with(made.recipe)
+    stamp = digest(made_with(made.recipe.data.uri))
     outcomes, earlier = book.load(folder, stamp)
     outcomes = [outcome for outcome in outcomes if outcome.state != "failed"]
     tags = {**run_tags(made.recipe), "kind": "sweep", "sweep": made.name, "search": made.search}

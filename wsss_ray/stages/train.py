@@ -183,8 +183,6 @@ def _train(job: TrainJob, board: Any) -> None:
         )
     state, history = _restore(world)
     last = [0.0]
-    placed = ray.util.get_current_placement_group()
-    group = placed.id.hex() if placed is not None else ""
 
     def on_step(step: int, num_steps: int, loss: float) -> None:
         if world.rank == 0 and (time.monotonic() - last[0] > 1 or step == num_steps):
@@ -207,7 +205,7 @@ def _train(job: TrainJob, board: Any) -> None:
         if world.rank != 0:
             ray.train.report(report.losses)
             return
-        board.epoch.remote({**record, "placement_group": group})
+        board.epoch.remote(record)
         with tempfile.TemporaryDirectory() as folder:
             whole = snapshot()
             build.save_state(network, Path(folder) / build.MODEL)
