@@ -14,7 +14,8 @@ if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():
     torch.ones(16 << 20).mul(2).sum()
-step()
+for _ in range(20):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     step()
@@ -23,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> int:
-    """Page faults of ten rounds over tensors of 64 MiB."""
+    """Page faults of ten rounds over tensors of 64 MiB, after the twenty in which the heap finds its size."""
     told = subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True)
     return int(told.stdout)
 
