@@ -249,9 +249,9 @@ def test_precision_and_recall_are_read_of_the_threshold_that_is_named() -> None:
     protocol = {"protocol": "train"}
     scored = {
         "best": {"miou": 0.4, "mean_precision": 0.5, "mean_recall": 0.6, **protocol},
-        "fixed": {"miou": 0.3, "mean_precision": 0.2, "mean_recall": 0.7, **protocol},
+        "fixed": {"miou": 0.3, "mean_precision": 0.2, "mean_recall": 0.7, "recall_foreground": 0.9, **protocol},
     }
     seed = {"status": "finished", "scores": {"seeds": scored}}
-    columns = ("precision", "recall", "precision.fixed", "recall.fixed")
+    columns = ("precision", "recall", "precision.fixed", "recall.fixed", "recall_foreground.fixed")
     found = [read(seed, column, "best", "seeds")[0] for column in columns]
-    assert found == pytest.approx([50, 60, 20, 70])
+    assert found == pytest.approx([50, 60, 20, 70, 90])

@@ -153,6 +153,8 @@ def score_table(run: RunFolder) -> str:
         "pixel_accuracy": "pixel accuracy",
         "mean_precision": "precision",
         "mean_recall": "recall",
+        "precision_foreground": "precision, foreground",
+        "recall_foreground": "recall, foreground",
         "coverage": "coverage",
     }
     rows = [

@@ -30,16 +30,26 @@ METRICS: dict[str, str] = {
     "recall": "recall %",
     "precision.fixed": "precision % at the fixed threshold",
     "recall.fixed": "recall % at the fixed threshold",
+    "precision_foreground": "precision %, foreground",
+    "recall_foreground": "recall %, foreground",
+    "precision_foreground.fixed": "precision %, foreground, at the fixed threshold",
+    "recall_foreground.fixed": "recall %, foreground, at the fixed threshold",
     "heads": "recall of heads %",
     "bodies": "recall of bodies %",
     "minutes": "minutes of training",
 }
-"""Columns there may be. Precision and recall, means over classes, are those of the study's own metric; parts (toy) of
-its fixed threshold."""
+"""Columns there may be. Precision and recall, means over all labels or over the foreground's, are those of the study's
+own metric; parts (toy) of its fixed threshold."""
 BESIDE = {"params": (1.0, "params"), "minutes": (1 / 60, "train_seconds")}
 """Columns that are no score: (factor, key of a finished seed)."""
 PARTS = {"heads": "1", "bodies": "2"}
-OF_THE_METRIC = ("precision", "recall")
+OF_THE_METRIC = {
+    "precision": "mean_precision",
+    "recall": "mean_recall",
+    "precision_foreground": "precision_foreground",
+    "recall_foreground": "recall_foreground",
+}
+"""Columns and the scores they are."""
 ACCURACY_OF = ("segmentation", "masks", "seeds")
 """Pixel accuracy is read from the last of these a run has."""
 
@@ -182,7 +192,7 @@ def read(
         steps, key, variant = (metric,), "part_recall", None
     elif column.partition(".")[0] in OF_THE_METRIC:
         what, _, named = column.partition(".")
-        steps, key, variant = (metric,), f"mean_{what}", named or variant
+        steps, key, variant = (metric,), OF_THE_METRIC[what], named or variant
     elif column == "pixel_accuracy":
         steps, key = ACCURACY_OF, "pixel_accuracy"
     else:

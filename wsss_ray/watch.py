@@ -64,12 +64,6 @@ class SeedWatch:
         own = scores(fixed.matrices()[0])
         return {
             "seed_miou": curve.best()[1],
-            "seed_recall": _foreground_mean(own.recall),
-            "seed_precision": _foreground_mean(own.precision),
+            "seed_recall": own.recall_foreground,
+            "seed_precision": own.precision_foreground,
         }
-
-
-def _foreground_mean(values: np.ndarray) -> float:
-    """Mean of (K,) scores, background first and left out, over the classes that have one."""
-    known = values[1:][~np.isnan(values[1:])]
-    return float(known.mean()) if len(known) else float("nan")

@@ -73,6 +73,16 @@ def test_three_ways_to_count_absent_classes() -> None:
     assert scores(matrix).miou_foreground == 0
 
 
+def test_maps_that_grow_gain_recall_of_the_foreground_where_the_mean_over_labels_falls() -> None:
+    truth, narrow = masks([0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 0, 0, 1, 1, 0, 2])
+    _, wide = masks([0], [0, 1, 1, 2, 1, 1, 1, 2])
+    before, after = (scores(confusion(truth, found, 3)) for found in (narrow, wide))
+    assert before.recall_foreground == pytest.approx((2 / 3 + 1) / 2) and after.recall_foreground == 1
+    assert before.mean_recall == pytest.approx((1 + 2 / 3 + 1) / 3) and after.mean_recall == pytest.approx(2.25 / 3)
+    assert before.precision_foreground == 1 and after.precision_foreground == pytest.approx((3 / 5 + 1 / 2) / 2)
+    assert after.mean_precision == pytest.approx((1 + 3 / 5 + 1 / 2) / 3)
+
+
 def test_a_perfect_prediction_scores_one() -> None:
     truth = np.random.default_rng(0).integers(0, 4, (9, 11)).astype(np.uint8)
     result = scores(confusion(truth, truth, 4))

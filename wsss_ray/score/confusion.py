@@ -120,6 +120,10 @@ class Scores:
     """Mean without background (the first number SSSS prints)."""
     mean_precision: float
     mean_recall: float
+    """Means over all K labels: where foreground grows into the background, the background's recall falls with it."""
+    precision_foreground: float
+    recall_foreground: float
+    """Means without background: what CAMs' over- and under-activation is judged by."""
     pixel_accuracy: float
     coverage: float
     """Share of counted pixels whose prediction is not unknown."""
@@ -147,6 +151,8 @@ def scores(matrix: np.ndarray, absent: Absent = "skip", unknown: Unknown = "miss
         miou_foreground=float(mean_iou(counts, absent, foreground=True)),
         mean_precision=_mean(precision, absent),
         mean_recall=_mean(recall, absent),
+        precision_foreground=_mean(precision[1:], absent),
+        recall_foreground=_mean(recall[1:], absent),
         pixel_accuracy=float(_ratio(counts.intersection.sum(), matrix.sum())),
         coverage=coverage,
         object_iou=float(_ratio(right, objects + found - right)),

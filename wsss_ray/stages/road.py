@@ -22,7 +22,7 @@ from wsss_ray.stages.cluster import Machines
 from wsss_ray.stages.prepare import prepare_toy
 from wsss_ray.stages.progress import console
 
-VERSIONS = {"data": 1, "train": 2, "localize": 1, "refine": 1, "predict": 2, "score": 1}
+VERSIONS = {"data": 1, "train": 2, "localize": 1, "refine": 1, "predict": 2, "score": 2}
 """Raised when a step's code changes its result, so that old artifacts are not mistaken for new ones."""
 
 

@@ -36,7 +36,10 @@ from wsss_ray.study import Row, Study
 from wsss_ray.study_report import drawn, markdown, summarize
 from wsss_ray.tracking import Tracker
 
-KEPT = ("miou", "pixel_accuracy", "mean_precision", "mean_recall", "part_recall", "protocol")
+KEPT = (
+    *("miou", "pixel_accuracy", "mean_precision", "mean_recall", "precision_foreground", "recall_foreground"),
+    *("part_recall", "protocol"),
+)
 """What the results keep of every scored variant."""
 TABLE = "table.md"
 FIGURE = "figure.png"
