@@ -75,7 +75,7 @@ def test_test_pictures_need_no_labels(tmp_path):
         ("image,labels\n,dog\n", "line 2 names no picture"),
         ("image,labels\na.jpg,\n", "no picture has a label"),
         ("image,labels\na.jpg,1\n", "labels are numbers"),
-        ("image,labels\n", "no pictures found"),
+        ("image,labels\n", "labels.csv: no pictures found below its first line"),
         ("image;labels\na.jpg;dog\n", "columns image;labels; .*separate columns by commas and labels by ;"),
         ("image,labels\na.jpg,dog,cat\n", "labels.csv: line 2 has more fields .*; join several labels by ;"),
         ("image,labels\nb.jpg,dog\na.jpg,dog|cat\n", r"labels.csv: line 3: label 'dog\|cat'; join several labels by ;"),

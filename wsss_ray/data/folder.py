@@ -133,6 +133,8 @@ def _read_csv(folder: Path, path: Path) -> list[Entry]:
                     f"{path}: columns {', '.join(columns) or 'none'}; the first line must name image and labels{hint}"
                 )
             lines = list(reader)
+        if not lines:
+            raise UserError(f"{path}: no pictures found below its first line; add a line for each")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a UTF-8 CSV file ({error}); save it as CSV UTF-8") from error
     entries = []
