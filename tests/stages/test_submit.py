@@ -15,7 +15,7 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.stages import submit
-from wsss_ray.stages.submit import entrypoint, followed, refuse_lost_results, submit_job
+from wsss_ray.stages.submit import entrypoint, followed, refuse_lost_results, submit_job, taken
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,29 @@ class Cluster:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "PAUSE", 0.01)
     monkeypatch.setattr(submit, "PATIENCE", 0.2)
+
+
+class Young:
+    """A cluster that takes no job yet, and says so as often as it is told to."""
+
+    def __init__(self, error: str, times: int) -> None:
+        self.error, self.times = error, times
+
+    def submit_job(self, **job: Any) -> str:
+        self.times -= 1
+        if self.times >= 0:
+            raise RuntimeError(f"Request failed with status code 500: {self.error}")
+        return f"job of {job['entrypoint']}"
+
+
+def test_cluster_that_has_only_just_started_is_waited_for(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = "No available agent to submit job, please try again later.."
+    assert taken(Young(agents, 3), "here", entrypoint="it") == "job of it"
+    with pytest.raises(UserError, match="not taken .*No such file"):
+        taken(Young("No such file", 1), "here", entrypoint="it")
+    monkeypatch.setattr(submit, "WARM_UP", 0.1)
+    with pytest.raises(UserError, match="not taken .*try again later"):
+        taken(Young(agents, 1000), "here", entrypoint="it")
 
 
 GONE = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")

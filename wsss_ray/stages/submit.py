@@ -43,7 +43,11 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 PATIENCE = 300.0
 """Seconds without an answer of the cluster after which a job is no longer followed."""
 PAUSE = 2.0
-"""Seconds between two tries to follow a job."""
+"""Seconds between two tries to hand in or follow a job."""
+WARM_UP = 120.0
+"""Seconds a cluster may take from its start until it can take jobs."""
+NOT_YET = "No available agent"
+"""What Ray answers until then."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,13 @@ def submit_job(
     environment: dict[str, Any] = {}
     if folder:
         environment = {"working_dir": str(Path(folder).resolve()), "excludes": [*EXCLUDES, *exclude]}
-    try:
-        job = client.submit_job(
-            entrypoint=entrypoint(arguments),
-            runtime_env=environment,
-            metadata={"wsss": shlex.join(arguments)[:500]},
-        )
-    except Exception as error:
-        raise UserError(f"{address}: the job was not taken ({_first_line(error)})") from error
+    job = taken(
+        client,
+        address,
+        entrypoint=entrypoint(arguments),
+        runtime_env=environment,
+        metadata={"wsss": shlex.join(arguments)[:500]},
+    )
     print(f"submitted {job} to {address}", flush=True)
     if not follow:
         print(f"follow it: ray job logs --address {address} --follow {job}")
@@ -111,6 +114,21 @@ def submit_job(
         except Exception as error:
             print(f"could not stop {job} ({_first_line(error)}); it may go on", file=sys.stderr)
         raise
+
+
+def taken(client: Any, address: str, **job: Any) -> str:
+    """The name of a job handed in; waits up to WARM_UP seconds for a cluster that has only just started.
+
+    Raises UserError where the cluster does not take it.
+    """
+    start = time.monotonic()
+    while True:
+        try:
+            return str(client.submit_job(**job))
+        except Exception as error:
+            if NOT_YET not in str(error) or time.monotonic() - start > WARM_UP:
+                raise UserError(f"{address}: the job was not taken ({_first_line(error)})") from error
+        time.sleep(PAUSE)
 
 
 def entrypoint(arguments: Sequence[str]) -> str:
@@ -148,10 +166,10 @@ def connect(address: str) -> Any:
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError as error:
-        given = "the token it was given is not the cluster's" if _has_token() else "no token was given"
+        given = "the token it was given is not the cluster's" if _sends_token() else "no token was given"
         raise UserError(
             f"{address}: the cluster wants a token and {given}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE "
-            "(or RAY_AUTH_TOKEN) to the cluster's token"
+            "(or RAY_AUTH_TOKEN, or ~/.ray/auth_token) to the cluster's token"
         ) from error
     except (ConnectionError, RuntimeError, OSError) as error:
         raise UserError(
@@ -224,8 +242,8 @@ def exit_code(info: Any, job: str) -> int:
     return int(code) if code > 0 else 128 - int(code)
 
 
-def _has_token() -> bool:
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+def _sends_token() -> bool:
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return False
     places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or any(place and Path(place).is_file() for place in places)
