@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +26,7 @@ from wsss_ray.stages.cluster import layout, release_orphans, room
 @pytest.fixture
 def two_cores() -> Iterator[None]:
     """A Ray with two cores."""
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -116,3 +121,30 @@ def test_without_ray_there_is_nothing_to_release() -> None:
     assert not ray.is_initialized()
     release_orphans()
     assert not ray.is_initialized()
+
+
+JOINED = """
+import ray
+from wsss_ray.stages.cluster import cluster
+with cluster():
+    print("joined", ray.get_runtime_context().gcs_address)
+"""
+
+
+def test_without_an_address_nobody_elses_cluster_is_joined(two_cores: None) -> None:
+    theirs = ray.get_runtime_context().gcs_address
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        # Where 'ray start' leaves the address that Ray joins by itself.
+        left = Path(folder) / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text(theirs)
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        told = subprocess.run(
+            [sys.executable, "-c", JOINED],
+            env={**environment, "RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    joined = [line.split()[1] for line in told.stdout.splitlines() if line.startswith("joined ")]
+    assert len(joined) == 1 and joined[0] != theirs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -224,6 +223,7 @@ def dashboard() -> Iterator[tuple[str, int]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = ray.init(
+        address="local",
         num_cpus=1,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
@@ -242,25 +242,11 @@ def test_real_job_is_followed_through_a_cut_connection(
     cable = Cable(*dashboard)
     address = f"http://127.0.0.1:{cable.port}"
     client = submit.connect(address)
-    job = submitted(
-        submit.connect(":".join(map(str, dashboard))),
-        "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done; exit 3",
-    )
+    command = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done; exit 3"
+    job = taken(submit.connect(":".join(map(str, dashboard))), "there", entrypoint=command)
     for seconds in (4.0, 7.0):
         threading.Timer(seconds, cable.cut).start()
     assert followed(client, job, address) == 3
     shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("line ")]
     assert shown == [f"line {place}" for place in range(1, 9)]
     assert cable.num_cut > 1, "no connection was there to be cut"
-
-
-def submitted(client: Any, command: str) -> str:
-    """A job, once the cluster's agent is there to take it."""
-    for left in reversed(range(60)):
-        try:
-            return str(client.submit_job(entrypoint=command))
-        except RuntimeError as error:
-            if not left or "try again later" not in str(error):
-                raise
-            time.sleep(1)
-    raise AssertionError

@@ -72,10 +72,14 @@ def cluster(address: str | None = None) -> Iterator[None]:
 
 
 def _start_here() -> None:
-    """A local node, tried again where it is late: Ray gives its agents a fixed time, too short on a busy machine."""
+    """A node of this run's own, tried again where it is late: Ray gives its agents too short a time on a busy machine.
+
+    ``local``, since without an address Ray joins whatever ``ray start`` has left running here.
+    """
     for left in reversed(range(START_ATTEMPTS)):
         try:
             ray.init(
+                address="local",
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 logging_level=logging.WARNING,
