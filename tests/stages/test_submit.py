@@ -132,8 +132,10 @@ def test_cluster_that_has_only_just_started_is_waited_for(quick: None, monkeypat
     assert taken(Young(agents, 3), "here", entrypoint="it") == "job of it"
     with pytest.raises(UserError, match="not taken .*No such file"):
         taken(Young("No such file", 1), "here", entrypoint="it")
+    with pytest.raises(UserError, match=r"not taken \(OSError: disk full\)"):
+        taken(Young("Traceback (most recent call last):\n  File here\nOSError: disk full", 1), "here", entrypoint="it")
     monkeypatch.setattr(submit, "WARM_UP", 0.1)
-    with pytest.raises(UserError, match="not taken .*try again later"):
+    with pytest.raises(UserError, match="not taken .*try again later.*--dashboard-agent-listen-port"):
         taken(Young(agents, 1000), "here", entrypoint="it")
 
 

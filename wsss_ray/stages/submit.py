@@ -44,7 +44,7 @@ PATIENCE = 300.0
 """Seconds without an answer of the cluster after which a job is no longer followed."""
 PAUSE = 2.0
 """Seconds between two tries to hand in or follow a job."""
-WARM_UP = 120.0
+WARM_UP = 60.0
 """Seconds a cluster may take from its start until it can take jobs."""
 NOT_YET = "No available agent"
 """What Ray answers until then."""
@@ -121,13 +121,21 @@ def taken(client: Any, address: str, **job: Any) -> str:
 
     Raises UserError where the cluster does not take it.
     """
-    start = time.monotonic()
+    since: float | None = None
     while True:
         try:
             return str(client.submit_job(**job))
         except Exception as error:
-            if NOT_YET not in str(error) or time.monotonic() - start > WARM_UP:
+            if NOT_YET not in str(error):
                 raise UserError(f"{address}: the job was not taken ({_first_line(error)})") from error
+            if since is None:
+                print(f"{address} takes no jobs yet; trying for up to {WARM_UP:.0f} s", file=sys.stderr)
+                since = time.monotonic()
+            if time.monotonic() - since > WARM_UP:
+                raise UserError(
+                    f"{address}: the job was not taken ({_first_line(error)}); another Ray of that machine may hold "
+                    "the port of its agent: give 'ray start' a free one by --dashboard-agent-listen-port"
+                ) from error
         time.sleep(PAUSE)
 
 
@@ -250,5 +258,6 @@ def _sends_token() -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # A server's error comes with its traceback, which says in its last line what went wrong.
+    return lines[-1 if lines[0].endswith("Traceback (most recent call last):") else 0][:200]
