@@ -149,7 +149,7 @@ def score_table(run: RunFolder) -> str:
     """Every scored variant with its protocol."""
     keys = {
         "miou": "mIoU %",
-        "miou_foreground": "foreground only",
+        "miou_foreground": "mIoU, foreground",
         "pixel_accuracy": "pixel accuracy",
         "mean_precision": "precision",
         "mean_recall": "recall",

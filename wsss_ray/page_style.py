@@ -31,7 +31,7 @@ table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums
 th{text-align:left;font-weight:600;color:var(--soft);border-bottom:1px solid var(--rule);padding:6px 14px 6px 0;
 vertical-align:bottom}
 td{padding:6px 14px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top}
-td.n,th.n{text-align:right;white-space:nowrap}
+td.n,th.n{text-align:right}td.n{white-space:nowrap}
 td.wide{min-width:14em}
 table.lines td:first-child{min-width:11em}
 ol.road{list-style:none;margin:0;padding:0}
