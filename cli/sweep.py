@@ -27,7 +27,11 @@ def sweep(
     search: Annotated[str, typer.Option(help="grid, random or tpe (needs the extra 'sweep').")] = "grid",
     trials: Annotated[int | None, typer.Option(help="Points of random and tpe; default 20.", min=1)] = None,
     metric: Annotated[
-        str | None, typer.Option(help="seeds, masks, segmentation, or a variant like seeds.fixed; default: the last.")
+        str | None,
+        typer.Option(
+            help="seeds, masks, segmentation, or a variant like seeds.fixed; nothing behind it runs. Default: the "
+            "last, or what inference or a refiner changes."
+        ),
     ] = None,
     max_concurrent: Annotated[
         int | None, typer.Option(help="Trials at the same time; default: as many as have two cores or a GPU.", min=1)

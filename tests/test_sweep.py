@@ -127,6 +127,43 @@ def test_plan_refuses_before_anything_starts() -> None:
         plan(recipe, parse_space(["seed=1,2"]))
 
 
+@pytest.mark.parametrize(
+    ("over", "metric", "left"),
+    [
+        (["score.background=0.1,0.2"], "seeds.fixed", set()),
+        (["localize.scales=[1.0],[0.5]"], "seeds", set()),
+        (["score.background=0.1,0.2", "refine.crf=psa,irn"], "masks", {"refine"}),
+        (["refine.threshold=0.1,0.2"], "masks", {"refine"}),
+        (["train.epochs=1,2", "score.background=0.1,0.2"], "seeds.fixed", set()),
+        (["train.epochs=1,2"], "segmentation", {"refine", "segment"}),
+        (["predict.flip=true,false", "localize.flip=true,false"], "segmentation", {"refine", "segment"}),
+    ],
+)
+def test_nothing_runs_behind_what_is_asked_for(over: list[str], metric: str, left: set[str]) -> None:
+    made = plan(resolve("cam"), parse_space(over))
+    assert made.metric == metric
+    assert {name for name in ("refine", "segment") if getattr(made.recipe, name) is not None} == left
+
+
+@pytest.mark.parametrize(
+    ("over", "metric", "words"),
+    [
+        ("refine.crf=psa,irn", "seeds", "--over refine.crf: seeds do not hang on it; give --metric masks"),
+        ("segment.train.epochs=1,2", "masks", "masks do not hang on it; give --metric segmentation"),
+        ("predict.flip=true,false", "masks", "masks do not hang on it; give --metric segmentation"),
+        ("segment.train.epochs=1,2", "seeds.fixed", "seeds do not hang on it; give --metric segmentation"),
+    ],
+)
+def test_what_the_metric_does_not_hang_on_is_refused(over: str, metric: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        plan(resolve("cam"), parse_space([over]), metric=metric)
+
+
+def test_single_stage_methods_are_swept_whole() -> None:
+    made = plan(resolve("ssss"), parse_space(["score.background=0.1,0.2"]), metric="seeds")
+    assert made.recipe.predicts and made.recipe == resolve("ssss")
+
+
 def test_one_good_point_is_enough_for_a_plan() -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=-1,2"]))
     assert [point["train.epochs"] for point in made.points()] == [-1, 2]

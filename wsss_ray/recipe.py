@@ -240,6 +240,14 @@ class Recipe(Localization):
         return self.segment is not None or self.method.single_stage
 
 
+def up_to(recipe: Recipe, step: str) -> Recipe:
+    """The recipe without what comes behind its scored ``seeds`` or ``masks``; single-stage methods are one whole."""
+    if recipe.method.single_stage or step == "segmentation":
+        return recipe
+    behind = ("segment",) if step == "masks" else ("refine", "affinity", "segment")
+    return recipe.model_copy(update=dict.fromkeys(behind))
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML that ``load`` accepts, every value resolved."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

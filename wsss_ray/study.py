@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wsss_ray.recipe import Recipe, Scale
+from wsss_ray.recipe import Recipe, Scale, up_to
 
 Metric = Literal["seeds", "masks", "segmentation", "pixel_accuracy", "params"]
 """seeds: mIoU of class maps at a threshold; masks: of refined pseudo masks; segmentation: of predictions on val;
@@ -72,12 +72,9 @@ OF_SEEDS = frozenset(
 def needed(study: Study, recipe: Recipe) -> Recipe:
     """The recipe without the steps that no column of the study reads: masks and networks behind seeds, and so on."""
     columns = {study.metric, *study.also, *(key for row in study.rows for key in row.published)}
-    if recipe.method.single_stage or not columns <= OF_SEEDS | {"masks"}:
-        return recipe
-    changes: dict[str, None] = {"segment": None}
-    if "masks" not in columns:
-        changes |= {"refine": None, "affinity": None}
-    return recipe.model_copy(update=changes)
+    if columns <= OF_SEEDS:
+        return up_to(recipe, "seeds")
+    return up_to(recipe, "masks") if columns <= OF_SEEDS | {"masks"} else recipe
 
 
 StudyFunction = Callable[[Scale, Profile], Study]

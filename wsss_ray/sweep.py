@@ -14,7 +14,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts import digest
 from wsss_ray.config import UserError
 from wsss_ray.figure import Mark, Series, beside, chart
-from wsss_ray.recipe import Recipe, replaced
+from wsss_ray.recipe import Recipe, replaced, up_to
 from wsss_ray.runs import STEPS
 from wsss_ray.space import Axis, Point, grid, num_points, sample, short_keys, text_of
 
@@ -102,7 +102,8 @@ def plan(
     metric: str | None = None,
     stopping: bool = False,
 ) -> Plan:
-    """A checked plan; UserError for a bad search, metric or key, before anything starts."""
+    """A checked plan of what the metric needs of the recipe; UserError for a bad search, metric or key, before anything
+    starts."""
     if search not in ("grid", "random", "tpe"):
         raise UserError(f"--search {search}: choose grid, random or tpe")
     if search == "grid" and trials is not None:
@@ -111,6 +112,7 @@ def plan(
     if step not in STEPS or (variant and variant not in STEPS[step]):
         known = ", ".join(f"{name}[.{'|'.join(variants)}]" for name, variants in STEPS.items())
         raise UserError(f"--metric {metric}: choose one of {known}")
+    recipe = _as_far_as(recipe, step, axes)
     if stopping and num_seeds > 1:
         raise UserError(
             f"--asha with --seeds {num_seeds}: it would stop unlucky seeds and keep the mean of the lucky ones; use "
@@ -136,10 +138,32 @@ def plan(
 
 
 def usual_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
-    """What a recipe ends in; seeds at their fixed threshold where that is what varies."""
+    """What a recipe ends in; what comes of the maps alone where nothing else varies: refiners are judged by masks,
+    inference by seeds, a threshold by seeds at it."""
+    roots = {_root(axis) for axis in axes}
+    if roots and roots <= {"score", "localize", "refine", "affinity"} and not recipe.method.single_stage:
+        if roots & {"refine", "affinity"}:
+            return "masks"
+        return "seeds.fixed" if any(axis.key in ANSWERED for axis in axes) else "seeds"
     if any(axis.key in ANSWERED for axis in axes):
         return "seeds.fixed"
     return "segmentation" if recipe.predicts else "seeds" if recipe.refine is None else "masks"
+
+
+def _as_far_as(recipe: Recipe, step: str, axes: Sequence[Axis]) -> Recipe:
+    """The recipe up to a scored step; UserError where something varies that the step does not hang on."""
+    short = up_to(recipe, step)
+    for axis in axes:
+        root = _root(axis)
+        left_out = getattr(recipe, root, None) is not None and getattr(short, root, None) is None
+        if left_out or (root == "predict" and recipe.predicts and not short.predicts):
+            what = "segmentation" if root in ("segment", "predict") else "masks"
+            raise UserError(f"--over {axis.key}: {step} do not hang on it; give --metric {what}")
+    return short
+
+
+def _root(axis: Axis) -> str:
+    return axis.key.partition(".")[0]
 
 
 def recipe_at(recipe: Recipe, point: Point, seed: int) -> Recipe:
