@@ -22,6 +22,8 @@ Search = Literal["grid", "random", "tpe"]
 State = Literal["finished", "failed", "stopped"]
 ANSWERED = ("score.background",)
 """Keys whose values one pass over the maps answers: trials that differ only here are one job."""
+CHANGED_BY = {"refine": "masks", "affinity": "masks", "segment": "segmentation", "predict": "segmentation"}
+"""Part of a recipe -> the first scored step it changes; the others change seeds."""
 STOPPING_PICTURES = 32
 """Validation pictures whose seeds are scored after each epoch with early stopping."""
 
@@ -102,8 +104,10 @@ def plan(
     metric: str | None = None,
     stopping: bool = False,
 ) -> Plan:
-    """A checked plan of what the metric needs of the recipe; UserError for a bad search, metric or key, before anything
-    starts."""
+    """A checked plan, of the recipe up to the last step that the metric or an axis needs.
+
+    Raises UserError for a bad search, metric or key, before anything starts.
+    """
     if search not in ("grid", "random", "tpe"):
         raise UserError(f"--search {search}: choose grid, random or tpe")
     if search == "grid" and trials is not None:
@@ -112,7 +116,7 @@ def plan(
     if step not in STEPS or (variant and variant not in STEPS[step]):
         known = ", ".join(f"{name}[.{'|'.join(variants)}]" for name, variants in STEPS.items())
         raise UserError(f"--metric {metric}: choose one of {known}")
-    recipe = _as_far_as(recipe, step, axes)
+    recipe = up_to(recipe, _last_step(step, axes))
     if stopping and num_seeds > 1:
         raise UserError(
             f"--asha with --seeds {num_seeds}: it would stop unlucky seeds and keep the mean of the lucky ones; use "
@@ -142,7 +146,7 @@ def usual_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
     inference by seeds, a threshold by seeds at it."""
     roots = {_root(axis) for axis in axes}
     if roots and roots <= {"score", "localize", "refine", "affinity"} and not recipe.method.single_stage:
-        if roots & {"refine", "affinity"}:
+        if roots & set(CHANGED_BY):
             return "masks"
         return "seeds.fixed" if any(axis.key in ANSWERED for axis in axes) else "seeds"
     if any(axis.key in ANSWERED for axis in axes):
@@ -150,16 +154,10 @@ def usual_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
     return "segmentation" if recipe.predicts else "seeds" if recipe.refine is None else "masks"
 
 
-def _as_far_as(recipe: Recipe, step: str, axes: Sequence[Axis]) -> Recipe:
-    """The recipe up to a scored step; UserError where something varies that the step does not hang on."""
-    short = up_to(recipe, step)
-    for axis in axes:
-        root = _root(axis)
-        left_out = getattr(recipe, root, None) is not None and getattr(short, root, None) is None
-        if left_out or (root == "predict" and recipe.predicts and not short.predicts):
-            what = "segmentation" if root in ("segment", "predict") else "masks"
-            raise UserError(f"--over {axis.key}: {step} do not hang on it; give --metric {what}")
-    return short
+def _last_step(step: str, axes: Sequence[Axis]) -> str:
+    """The last scored step that the metric or what varies hangs on."""
+    order = list(STEPS)
+    return max([step, *(CHANGED_BY.get(_root(axis), "seeds") for axis in axes)], key=order.index)
 
 
 def _root(axis: Axis) -> str:
