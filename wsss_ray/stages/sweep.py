@@ -116,7 +116,9 @@ def _tune(made: Plan, recorder: _Recorder, out: str, max_concurrent: int | None)
             metric="seed_miou",
             mode="max",
             max_t=max(2, epochs),
-            grace_period=max(1, epochs // REDUCTION**2),
+            # Before that seeds may be background alone: after three of 15 epochs the best L2G of a toy grid, 60.5 in the
+            # end, had 13.7 like the others, and was stopped.
+            grace_period=max(1, epochs // REDUCTION),
             reduction_factor=REDUCTION,
             stop_last_trials=False,
         )
