@@ -10,8 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ from wsss_ray.studies import resolve
 
 from wsss_ray.recipe import Recipe
 from wsss_ray.space import parse_space
-from wsss_ray.stages.sweep import run_sweep
+from wsss_ray.stages.sweep import early_stopping, run_sweep
 from wsss_ray.sweep import Outcome, Plan, plan
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,33 @@ def test_thresholds_are_read_off_one_curve_as_if_each_had_run(swept: tuple[Path,
     for threshold, value in masks.items():
         assert curve[threshold] == pytest.approx(value, abs=1e-6)
     assert record["best"]["threshold"] != 0.3333
+
+
+@pytest.mark.parametrize("epochs", [2, 3, 5, 9, 15, 40])
+def test_trials_are_stopped_in_the_middle_of_their_training(epochs: int) -> None:
+    falling = stops(epochs, lambda place, epoch: 0.9 - place / 10)
+    assert falling[0] is None and None not in falling[3:]
+    assert all(max(1, epochs // 3) <= epoch < epochs for epoch in falling if epoch is not None)
+    # Ahead until the last epoch, and there behind: by then nothing is left to save.
+    assert stops(epochs, lambda place, epoch: (place - 100 * (epoch == epochs) * place) / 10) == [None] * 9
+
+
+def stops(epochs: int, score: Callable[[int, int], float]) -> list[int | None]:
+    """The epoch at which each of nine trials, one after the other, is stopped."""
+    scheduler, found = early_stopping(epochs), []
+    for place in range(9):
+        trial = SimpleNamespace(trial_id=str(place))
+        scheduler.on_trial_add(None, trial)
+        answers = (
+            (epoch, scheduler.on_trial_result(None, trial, {"epoch": epoch, "seed_miou": score(place, epoch)}))
+            for epoch in range(1, epochs + 1)
+        )
+        found.append(next((epoch for epoch, answer in answers if answer == "STOP"), None))
+    return found
+
+
+def test_a_single_epoch_is_not_stopped() -> None:
+    assert early_stopping(1) is None
 
 
 def test_every_trial_is_a_child_of_the_sweep(swept: tuple[Path, Plan, list[Outcome]]) -> None:
