@@ -23,13 +23,11 @@ def compare(
     all_classes: Annotated[bool, typer.Option("--all-classes", help="List every class, however many.")] = False,
 ) -> None:
     """What differs between runs, their scores, and whether the difference is more than chance."""
-    from rich.console import Console
-
     from wsss_ray.compare import compare_runs
     from wsss_ray.runs import open_run
+    from wsss_ray.stages.progress import console
 
     result = compare_runs([open_run(name, out) for name in runs], resamples, seed)
-    console = Console(highlight=False)
     for table in (_recipes(result), _scores(result), *_classes(result, all_classes), _tests(result)):
         console.print(table)
     if any(line.variant == "best" for line in result.scores):

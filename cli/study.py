@@ -80,21 +80,19 @@ def _failed(row: dict[str, Any]) -> bool:
 
 
 def _show(found: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from wsss_ray.stages.progress import console
     from wsss_ray.study_report import headings, order_in_words, protocols_in_words, rows, setting_in_words
 
-    console = Console(highlight=False, markup=False)
-    table = Table(title=f"{found.name}: {found.title}", title_justify="left")
+    table = Table(title=Text(f"{found.name}: {found.title}", style="table.title"), title_justify="left")
     titles = headings(found)
     for place, title in enumerate(titles):
         numeric = 0 < place < len(titles) - 1
-        table.add_column(title, justify="right" if numeric else "left", no_wrap=numeric and "±" in title)
-    from rich.text import Text
-
+        table.add_column(Text(title), justify="right" if numeric else "left", no_wrap=numeric and "±" in title)
     for cells in rows(found):
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
     for text in (found.source, setting_in_words(found), *protocols_in_words(found), order_in_words(found)):
-        console.print(text)
+        console.print(text, markup=False)

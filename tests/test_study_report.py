@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +246,23 @@ def test_results_are_found_by_scale(results: dict[str, Any], tmp_path: Path) -> 
         find_results("fake.table1", str(tmp_path))
     with pytest.raises(UserError, match="wsss study run other"):
         find_results("other", str(tmp_path))
+
+
+def test_tables_in_a_log_keep_their_headings_whole_unless_a_width_is_asked_for(
+    results: dict[str, Any], tmp_path: Path
+) -> None:
+    storage.write_json(str(tmp_path / "results.json"), results)
+
+    def told(**columns: str) -> str:
+        command = [sys.executable, "-m", "wsss_ray.cli.main", "study", "report", str(tmp_path)]
+        others = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**others, **columns})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "seeds mIoU %: published" in told()
+    narrow = told(COLUMNS="60")
+    assert max(map(len, narrow.splitlines())) <= 60 and "seeds mIoU %: published" not in narrow
 
 
 def test_precision_and_recall_are_read_of_the_threshold_that_is_named() -> None:
