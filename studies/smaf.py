@@ -200,7 +200,7 @@ def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Reactivation."""
-    smaf = recipe(scale, profile)
+    smaf = fused(scale, profile, *ALL)
     return Study(
         name="smaf.table5",
         title="SMAF: reactivation",
