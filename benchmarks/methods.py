@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
-from wsss_ray import build
+from wsss_ray.artifacts import network as build
 from wsss_ray.contracts import Batch, Progress
+from wsss_ray.engine.train import TrainConfig, peak_memory_mb
 from wsss_ray.nets.optim import build_optimizer
-from wsss_ray.recipe import Localization, Scale, TrainConfig, localizer_of
-from wsss_ray.training import peak_memory_mb
+from wsss_ray.recipe import Localization, Scale, localizer_of
 
 NUM_CLASSES = 8
 

@@ -22,18 +22,19 @@ import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
+from wsss_ray.artifacts.tables import decode_maps, part_name, read_table, write_table
+from wsss_ray.cluster.join import cluster, machines
+from wsss_ray.cluster.shards import run_parts
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
-from wsss_ray.recipe import LocalizeConfig, Resources
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.recipe import Resources
 from wsss_ray.refine.planes import constant_background, to_mask, winners
 from wsss_ray.score.confusion import confusion, empty
 from wsss_ray.score.curve import ThresholdCurve
-from wsss_ray.stages.cluster import cluster, machines
-from wsss_ray.stages.infer import LocalizeWorker
-from wsss_ray.stages.parts import run_parts
-from wsss_ray.tables import decode_maps, part_name, read_table, write_table
+from wsss_ray.stages.localize import LocalizeWorker
 
 SCALES = (0.5, 1.0)
 

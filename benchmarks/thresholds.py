@@ -16,12 +16,12 @@ from pyarrow.fs import FileSelector
 from wsss_ray.studies import resolve
 
 from wsss_ray import storage
+from wsss_ray.experiments.run import run
+from wsss_ray.experiments.sweep import plan
+from wsss_ray.experiments.sweep_run import run_sweep
+from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe, replaced
 from wsss_ray.refine.crf import CrfRefiner
-from wsss_ray.space import parse_space
-from wsss_ray.stages.run import run
-from wsss_ray.stages.sweep import run_sweep
-from wsss_ray.sweep import plan
 
 PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 

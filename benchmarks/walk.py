@@ -14,7 +14,7 @@ import time
 import torch
 from torch import Tensor
 
-from wsss_ray.refine.affinity import path_offsets
+from wsss_ray.refine.pairs import path_offsets
 from wsss_ray.refine.walk import edge_links, walk
 
 STRIDE, RADIUS, BETA, EXP_TIMES = 4, 5, 10.0, 8

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from wsss_ray.compare import Comparison
+    from wsss_ray.reports.compare import Comparison
 
 MANY_CLASSES = 30
 """Above this many labels only those that changed most are listed, unless all are asked for."""
@@ -23,9 +23,9 @@ def compare(
     all_classes: Annotated[bool, typer.Option("--all-classes", help="List every class, however many.")] = False,
 ) -> None:
     """What differs between runs, their scores, and whether the difference is more than chance."""
-    from wsss_ray.compare import compare_runs
-    from wsss_ray.runs import open_run
-    from wsss_ray.stages.progress import console
+    from wsss_ray.artifacts.record import open_run
+    from wsss_ray.cluster.progress import console
+    from wsss_ray.reports.compare import compare_runs
 
     result = compare_runs([open_run(name, out) for name in runs], resamples, seed)
     for table in (_recipes(result), _scores(result), *_classes(result, all_classes), _tests(result)):

@@ -50,7 +50,7 @@ def run(
     """Train, localize, refine, segment, predict and score; finished steps are loaded, not redone."""
     from wsss_ray.studies import resolve
 
-    from wsss_ray.stages.run import run as walk
+    from wsss_ray.experiments.run import run as walk
 
     walk(resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or []), out, address)
 
@@ -95,7 +95,7 @@ def export(
     pictures: Annotated[bool, typer.Option("--pictures", help="coco, polygons: also write the pictures.")] = False,
 ) -> None:
     """Write masks or predictions as palette PNGs or annotations to correct, or the network as a model to serve."""
-    from wsss_ray.export import export as write
+    from wsss_ray.serve.export import export as write
 
     typer.echo(write(run_folder, to, what, as_, voc_server, tolerance, pictures))
 

@@ -21,7 +21,7 @@ def predict(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
     """Answer any number of pictures: palette PNGs, overlays, one table; the same command goes on where it stopped."""
-    from wsss_ray.stages.answer import predict as answer
+    from wsss_ray.serve.predict import predict as answer
 
     done = answer(model, pictures, out, set_ or [], classes, overlays, address)
     typer.echo(

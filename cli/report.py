@@ -14,6 +14,6 @@ def report(
     scale: Annotated[str | None, typer.Option(help="Of a study: which size; default: the one there is.")] = None,
 ) -> None:
     """Write one page with scores, road, curves, classes and pictures; it needs no network to be read."""
-    from wsss_ray.page import write_page
+    from wsss_ray.reports.page import write_page
 
     typer.echo(write_page(name, to, results, scale))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from wsss_ray.study_report import Report
+    from wsss_ray.reports.study_table import Report
 
 app = typer.Typer(no_args_is_help=True, help="Run the tables and figures of the papers.")
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
@@ -47,8 +47,8 @@ def run(
     """Run every row that is not done yet; failed rows are reported and do not stop the others."""
     from wsss_ray.studies import build_study
 
-    from wsss_ray.stages.study import run_study
-    from wsss_ray.study_report import summarize
+    from wsss_ray.experiments.study_run import run_study
+    from wsss_ray.reports.study_table import summarize
 
     study = build_study(name, scale, profile)
     wanted = [row.strip() for row in rows.split(",") if row.strip()]
@@ -67,7 +67,7 @@ def report(
 ) -> None:
     """Published beside ours, and whether the rows order as in the paper."""
     from wsss_ray import storage
-    from wsss_ray.study_report import find_results, markdown, summarize
+    from wsss_ray.reports.study_table import find_results, markdown, summarize
 
     found = summarize(find_results(name, out, scale))
     _show(found)
@@ -83,8 +83,8 @@ def _show(found: Report) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from wsss_ray.stages.progress import console
-    from wsss_ray.study_report import headings, order_in_words, protocols_in_words, rows, setting_in_words
+    from wsss_ray.cluster.progress import console
+    from wsss_ray.reports.study_table import headings, order_in_words, protocols_in_words, rows, setting_in_words
 
     table = Table(title=Text(f"{found.name}: {found.title}", style="table.title"), title_justify="left")
     titles = headings(found)

@@ -21,6 +21,6 @@ def submit(
     detach: Annotated[bool, typer.Option("--detach", help="Leave after submitting; print how to follow.")] = False,
 ) -> None:
     """Run a wsss command as a Ray job, with its log here and its exit code."""
-    from wsss_ray.stages.submit import submit_job
+    from wsss_ray.cluster.submit import submit_job
 
     raise typer.Exit(submit_job(arguments, address, folder, exclude or [], follow=not detach))

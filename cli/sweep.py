@@ -47,14 +47,14 @@ def sweep(
     """Run a recipe at many settings; shared steps are computed once, the same command goes on after any kill."""
     from wsss_ray.studies import resolve
 
-    from wsss_ray.space import parse_space
-    from wsss_ray.sweep import plan
+    from wsss_ray.experiments.sweep import plan
+    from wsss_ray.experiments.sweep_space import parse_space
 
     axes = parse_space(over)
     base = resolve(recipe, scale=scale, profile=profile, data=data, settings=set_ or [])
     made = plan(base, axes, seeds, search, trials, metric, asha)
 
-    from wsss_ray.stages.sweep import run_sweep
+    from wsss_ray.experiments.sweep_run import run_sweep
 
     outcomes = run_sweep(made, out, address, max_concurrent)
     if any(outcome.state == "failed" for outcome in outcomes):

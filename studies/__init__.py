@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from wsss_ray.config import UserError
 
 if TYPE_CHECKING:
+    from wsss_ray.experiments.study import Study
     from wsss_ray.recipe import Recipe
-    from wsss_ray.study import Study
 
 
 def modules() -> dict[str, ModuleType]:

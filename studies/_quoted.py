@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wsss_ray.study import Metric, Row
+from wsss_ray.experiments.study import Metric, Row
 
 
 def quoted(values: dict[str, float], metric: Metric = "segmentation", note: str = "") -> tuple[Row, ...]:

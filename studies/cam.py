@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from wsss_ray import scales
+from wsss_ray.studies import _scales as scales
+
 from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.pamr import PamrRefiner
 from wsss_ray.refine.psa import LABELS_NOTE
 from wsss_ray.refine.seeds import ThresholdSeeds
-from wsss_ray.study import Row, Study, StudyFunction
 
 
 def refiner(scale: Scale) -> CrfRefiner:

@@ -7,17 +7,19 @@ Run: ``wsss run eps`` (toy), ``wsss run eps --scale small --data URI`` (pictures
 
 from __future__ import annotations
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import cam
 
-from wsss_ray import scales
 from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.eps import PRESETS as EPS_PRESETS
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.seeds import ThresholdSeeds
-from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 VOC_STEPS = 20_000
 COCO_STEPS = 256_500

@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies._quoted import ESOL_TABLE3, ESOL_TABLE4, quoted, supervised
 
-from wsss_ray import scales
 from wsss_ray.config import UserError
 from wsss_ray.data.augment import Augment
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
-from wsss_ray.methods.esol import Component, Esol, Phase, phases
+from wsss_ray.methods.esol.network import Component, Esol, Phase, phases
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Localization, LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, localizer_of, replaced
+from wsss_ray.recipe import Localization, NetConfig, Recipe, Scale, localizer_of, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
 from wsss_ray.refine.irn import GRID_NOTE, Irn
 from wsss_ray.refine.psa import LABELS_NOTE
-from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 AXIS_NOTE = "the figure's values are not in the paper's text"
 UNUSED: dict[Phase, tuple[str, ...]] = {

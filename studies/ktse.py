@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies._quoted import KTSE_TABLE3
 
-from wsss_ray import scales
 from wsss_ray.data.augment import Augment
-from wsss_ray.methods.ktse import IRN_FUSION, Ktse
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.predict import PredictConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
+from wsss_ray.methods.ktse.config import IRN_FUSION, Ktse
 from wsss_ray.nets.deeplab import DeepLabV2
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import (
-    LocalizeConfig,
-    NetConfig,
-    PredictConfig,
-    Recipe,
-    Scale,
-    ScoreConfig,
-    SegmentConfig,
-    TrainConfig,
-    replaced,
-)
+from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replaced
 from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.seeds import ConfidentSeeds
-from wsss_ray.study import Profile, Row, Study, StudyFunction
+from wsss_ray.score.config import ScoreConfig
 
 HORIZON = 52_880
 """Released: 40 epochs at the batch size of the warm-up, so that the rate ends at 0.41 of its start."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import eps
 from wsss_ray.studies._quoted import L2G_TABLE5, L2G_TABLE6, L2G_THIRD_PARTY, column, quoted
 
-from wsss_ray import scales
 from wsss_ray.data.augment import Augment, Jitter
-from wsss_ray.methods.l2g import PRESETS as L2G_PRESETS
-from wsss_ray.methods.l2g import L2GConfig
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
+from wsss_ray.methods.l2g.network import PRESETS as L2G_PRESETS
+from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import LocalizeConfig, NetConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
 from wsss_ray.refine.seeds import ThresholdSeeds
-from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 CROP = {"toy": 112, "small": 192, "paper": 448}
 CELL = 8

@@ -5,12 +5,12 @@ Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small
 
 from __future__ import annotations
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
-from wsss_ray import scales
+from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
 from wsss_ray.recipe import Recipe, Scale, localizer_of, replaced
 from wsss_ray.refine.psa import LABELS_NOTE, Psa
-from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
 
 SEED_COLUMNS = (
     *("seeds.fixed", "precision", "recall", "precision_foreground.fixed", "recall_foreground.fixed"),

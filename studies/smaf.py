@@ -7,18 +7,20 @@ The scales of the fused maps are the base's (``base.localize.scales``), those of
 
 from __future__ import annotations
 
+from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import eps, l2g
 from wsss_ray.studies._quoted import SMAF_TABLE1, SMAF_TABLE2, column
 
-from wsss_ray import scales
 from wsss_ray.data.augment import Augment, Jitter
 from wsss_ray.data.voc import CLASSES
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Localization, LocalizeConfig, Recipe, Scale, TrainConfig, replaced
+from wsss_ray.recipe import Localization, Recipe, Scale, replaced
 from wsss_ray.refine.crf import PRESETS, CrfRefiner
-from wsss_ray.study import Profile, Row, Study, StudyFunction
 
 STEPS = 20_000
 SMALL_SGD = OptimizerConfig(lr=0.001, momentum=0.9, weight_decay=5e-4)

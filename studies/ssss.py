@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from wsss_ray import scales
+from wsss_ray.studies import _scales as scales
+
 from wsss_ray.data.augment import Augment, Jitter
-from wsss_ray.methods.single_stage import SingleStageConfig
-from wsss_ray.methods.ssss import Ssss
+from wsss_ray.engine.gate import SSSS_GATE, GateConfig
+from wsss_ray.engine.predict import PredictConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
+from wsss_ray.methods.ssss.config import Ssss
+from wsss_ray.methods.ssss.network import SingleStageConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import NetConfig, PredictConfig, Recipe, Scale, ScoreConfig, TrainConfig, replaced
-from wsss_ray.refine.gate import SSSS_GATE, GateConfig
-from wsss_ray.study import Profile, Row, Study, StudyFunction
+from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
+from wsss_ray.score.config import ScoreConfig
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 COCO: dict[str, Any] = {

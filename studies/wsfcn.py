@@ -11,10 +11,11 @@ from typing import Any
 from wsss_ray.studies import ssss
 
 from wsss_ray.data.augment import Augment
-from wsss_ray.methods.wsfcn import Wsfcn
-from wsss_ray.recipe import Recipe, Scale, TrainConfig, replaced
-from wsss_ray.refine.gate import WSFCN_GATE
-from wsss_ray.study import Metric, Profile, Row, Study, StudyFunction
+from wsss_ray.engine.gate import WSFCN_GATE
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
+from wsss_ray.methods.wsfcn.network import Wsfcn
+from wsss_ray.recipe import Recipe, Scale, replaced
 
 ONE_SCALE = "Tables I and II say one scale; their full model is Table III's row with one scale and flip"
 GIVEN = "image labels used at test time; the released code then has p^3 for background, not 0.25"

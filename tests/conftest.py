@@ -1,13 +1,31 @@
-"""Shared fixtures: where the shared test data is, golden arrays, and one torch thread for repeatable numbers."""
+"""Shared fixtures: where the shared test data is, golden arrays, a local Ray, and a recipe of a few seconds."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from wsss_ray.studies import resolve
+
+from wsss_ray.recipe import Recipe
+
+TINY = (
+    "data.toy.num_train=24",
+    "data.toy.num_val=8",
+    "data.toy.size=64",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "train.augment.crop=56",
+    "net.options={width: 16}",
+    "localize.scales=[1.0]",
+    "segment.train.epochs=1",
+    "segment.train.augment.crop=56",
+    "segment.net.options={width: 16}",
+    "predict.scales=[1.0]",
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,3 +56,18 @@ def golden(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return {key: arrays[key] for key in arrays.files}
 
     return load
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray that the steps join; gone at the end of the file, since sweeps start their own."""
+    from wsss_ray.cluster.join import cluster
+
+    with cluster():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Recipe:
+    """CAM on 24 generated pictures of 64 pixels, every step included."""
+    return resolve("cam", settings=TINY)

@@ -10,13 +10,13 @@ import pyarrow as pa
 import yaml
 
 from wsss_ray import storage
+from wsss_ray.artifacts.tables import COUNTS_SCHEMA, MAPS_SCHEMA, MASKS_SCHEMA, encode_maps, part_name, write_table
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.data import picture as pic
 from wsss_ray.data.shards import read_shard, write_dataset
 from wsss_ray.data.source import Item, Source, blank_row
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.score.bootstrap import picture_counts
 from wsss_ray.score.confusion import confusion, empty, scores
-from wsss_ray.tables import COUNTS_SCHEMA, MAPS_SCHEMA, MASKS_SCHEMA, encode_maps, part_name, write_table
 
 CLASSES = ["cat", "dog <b>", "katze & co"]
 RECIPE: dict[str, Any] = {

@@ -10,10 +10,10 @@ import pytest
 from wsss_ray.studies import resolve
 
 from wsss_ray import storage
-from wsss_ray.artifacts import Store
+from wsss_ray.artifacts.store import Store
+from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
-from wsss_ray.stages.cluster import Machines
-from wsss_ray.stages.road import Walk
+from wsss_ray.experiments.road import Walk
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 

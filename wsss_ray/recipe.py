@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from wsss_ray.config import Config, UserError
-from wsss_ray.contracts import FusionRule
-from wsss_ray.data.augment import Augment, Normalize
+from wsss_ray.data.augment import Normalize
 from wsss_ray.data.toy import ToyConfig
+from wsss_ray.engine.localize import LocalizeConfig
+from wsss_ray.engine.predict import PredictConfig
+from wsss_ray.engine.train import TrainConfig
 from wsss_ray.methods import METHODS, MethodConfig
 from wsss_ray.nets.deeplab import SEGMENTERS
 from wsss_ray.nets.deeplab import Segmenter as SegmenterConfig
-from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import CrfConfig
-from wsss_ray.refine.gate import GateConfig
 from wsss_ray.refine.registry import REFINERS
+from wsss_ray.score.config import ScoreConfig
 
 Scale = Literal["toy", "small", "paper"]
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ else:
     Method = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007
     Refiner = Annotated[Union[tuple(REFINERS.values())], Field(discriminator="name")]  # noqa: UP007
     Segmenter = Annotated[Union[tuple(SEGMENTERS.values())], Field(discriminator="name")]  # noqa: UP007
-Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 
 class DataConfig(Config):
@@ -62,56 +61,6 @@ class NetConfig(Config):
     normalize: Normalize = Normalize()
     options: dict[str, bool | int | float | str | tuple[int | float, ...]] = {}
     """Further arguments of the backbone (``wsss_ray.nets``), for example KTSE's ``dropout: [0.2, 0.2]``."""
-
-
-class TrainConfig(Config):
-    """One training run; batch size is global, whatever the number of workers."""
-
-    epochs: PositiveInt = 10
-    batch_size: PositiveInt = 16
-    batch_milestones: dict[NonNegativeInt, PositiveInt] = {}
-    """Global batch size from this epoch on (KTSE: 8 while warming up, 16 afterwards)."""
-    accumulate: PositiveInt = 1
-    """Forward and backward passes per optimiser step."""
-    drop_last: bool = True
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    augment: Augment = Augment()
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = True
-    clip_gradient: PositiveFloat | None = None
-    max_steps: PositiveInt | None = None
-    """Stops early after so many optimiser steps; the schedule still sees the whole length."""
-    validate_pictures: NonNegativeInt = 256
-    """Pictures of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
-    validate_every: PositiveInt = 1
-    """Epochs between two such validations; the last epoch always has one."""
-    validate_long_side: PositiveInt | None = None
-    """Longer side these pictures are brought to; None: their own."""
-    validate_seeds: NonNegativeInt = 0
-    """Pictures of the validation split whose single-scale seeds are scored against their masks after each epoch of a
-    localizer: mIoU, recall and precision. 0, unless a sweep stops trials early or you watch ESOL's expansion: otherwise
-    training reads no masks. Weights do not depend on it."""
-
-    def batch_size_at(self, epoch: int) -> int:
-        """The global batch size of an epoch."""
-        reached = [start for start in self.batch_milestones if start <= epoch]
-        return self.batch_milestones[max(reached)] if reached else self.batch_size
-
-
-class LocalizeConfig(Config):
-    """Class maps of every picture of the training split, over scales and flips."""
-
-    scales: Scales = (0.5, 1.0, 1.5, 2.0)
-    long_side: PositiveInt | None = None
-    """Longer side in pixels that scale 1 stands for; None: the picture's own, as in every paper. The network of a
-    schedule on small pictures needs it for large photographs."""
-    flip: bool = True
-    stride: PositiveInt = 4
-    """Maps are fused and stored on the picture's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
-    fusion: FusionRule | None = None
-    """None takes the rule of the method's paper."""
-    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Localization(Config):
@@ -155,43 +104,6 @@ class SegmentConfig(Config):
     network: Segmenter
     net: NetConfig
     train: TrainConfig
-
-
-class PredictConfig(Config):
-    """Masks of the validation split, at a single scale, at all scales, and with the CRF: three separate scores."""
-
-    scales: Scales = (0.5, 0.75, 1.0, 1.25, 1.5)
-    long_side: PositiveInt | None = None
-    """As for ``LocalizeConfig``."""
-    flip: bool = True
-    crf: CrfConfig | None = None
-    """None predicts without a CRF."""
-    gate: GateConfig = GateConfig()
-    """Which classes may answer, and how background competes (single-stage methods)."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-
-class ScoreConfig(Config):
-    """What is reported beside the matrix itself."""
-
-    background: float | None = Field(default=None, ge=0, le=1)
-    """Fixed background threshold of the seeds; None takes the one of the method's paper."""
-    thresholds: PositiveInt = 100
-    """Points of the threshold curve, evenly spaced in [0, 1)."""
-    at: tuple[float, ...] = ()
-    """Further thresholds of the curve, never the best one: a sweep over ``background`` is answered from them."""
-    absent: Literal["skip", "zero", "no_truth"] = "skip"
-    """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
-
-    @property
-    def curve_thresholds(self) -> list[float]:
-        """The thresholds of the curve, ascending."""
-        return sorted({*self.even_thresholds, *self.at})
-
-    @property
-    def even_thresholds(self) -> list[float]:
-        """The evenly spaced thresholds, among which the best one is chosen."""
-        return [step / self.thresholds for step in range(self.thresholds)]
 
 
 class Resources(Config):

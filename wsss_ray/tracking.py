@@ -222,7 +222,7 @@ def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "
     from mlflow.types import ColSpec, Schema
 
     inputs = Schema([ColSpec("string", "picture", required=False), ColSpec("string", "path", required=False)])
-    code = Path(__file__).with_name("served_model.py")
+    code = Path(__file__).parent / "serve" / "mlflow_model.py"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given

@@ -20,13 +20,13 @@ from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import find_problems
 from wsss_ray.data.coco import CATEGORY_IDS, CLASSES
 from wsss_ray.data.coco_index import shapes_of
 from wsss_ray.data.coco_masks import render, shape_mask, string_counts
 from wsss_ray.data.picture import decode_mask, decode_picture, encode_grey, encode_jpeg
-from wsss_ray.data.problems import find_problems
 from wsss_ray.data.shards import write_dataset
-from wsss_ray.data.source import open_source
+from wsss_ray.data.sources import open_source
 
 HEIGHT, WIDTH = 12, 16
 PERSON, DOG, TABLE = 1, 18, 67

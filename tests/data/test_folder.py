@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import find_problems
 from wsss_ray.data.folder import draw_splits
 from wsss_ray.data.picture import encode_jpeg, encode_mask
-from wsss_ray.data.problems import find_problems
-from wsss_ray.data.source import Item, open_source
+from wsss_ray.data.source import Item
+from wsss_ray.data.sources import open_source
 
 
 def picture(path: Path) -> None:

@@ -26,7 +26,8 @@ from wsss_ray.data.shards import (
     write_dataset,
     write_shard,
 )
-from wsss_ray.data.source import SCHEMA, Item, Source, open_source
+from wsss_ray.data.source import SCHEMA, Item, Source
+from wsss_ray.data.sources import open_source
 
 
 @pytest.fixture(autouse=True)

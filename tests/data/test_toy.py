@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import find_problems, validate
 from wsss_ray.data.picture import decode_mask, decode_picture, decode_saliency
-from wsss_ray.data.problems import find_problems, validate
-from wsss_ray.data.source import open_source
+from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig, class_names, draw_picture, plan_picture
 from wsss_ray.data.toy_drawing import imperfect_saliency
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import find_problems
 from wsss_ray.data.picture import decode_mask, encode_jpeg, encode_mask
-from wsss_ray.data.problems import find_problems
-from wsss_ray.data.source import open_source
+from wsss_ray.data.sources import open_source
 from wsss_ray.data.voc import CLASSES, xml_names
 
 XML = """<annotation><object><name>person</name><difficult>0</difficult><part><name>head</name></part></object>

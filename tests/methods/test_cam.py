@@ -8,7 +8,8 @@ from contract import MIDDLE, TinyBackbone, build, check_localizer, make_batch
 from torch import Tensor
 
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.cam import CAM, CAMConfig, classification_loss
+from wsss_ray.methods.cam import CAM, CAMConfig
+from wsss_ray.methods.layers import classification_loss
 from wsss_ray.methods.views import positions, slide
 from wsss_ray.nets.backbone import Backbone
 

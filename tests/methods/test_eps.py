@@ -11,7 +11,6 @@ from contract import MIDDLE, build, check_localizer, make_batch
 from torch import Tensor
 
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.cam import classification_loss, spatial_mean
 from wsss_ray.methods.eps import (
     PRESETS,
     EPSConfig,
@@ -22,6 +21,7 @@ from wsss_ray.methods.eps import (
     saliency_loss,
     shrink_saliency,
 )
+from wsss_ray.methods.layers import classification_loss, spatial_mean
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.cam import classification_loss
-from wsss_ray.methods.esol import Component, Esol, EsolNet, phases
-from wsss_ray.methods.esol_terms import area_loss, clip_features, present_loss
+from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss
+from wsss_ray.methods.esol.network import Component, Esol, EsolNet, phases
+from wsss_ray.methods.layers import classification_loss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import DeformConv2d

@@ -10,7 +10,7 @@ from contract import TinyBackbone
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
-from wsss_ray.methods.esol import Esol, phases
+from wsss_ray.methods.esol.network import Esol, phases
 
 
 def test_defaults() -> None:

@@ -12,8 +12,8 @@ from contract import MIDDLE
 
 from wsss_ray.contracts import Batch
 from wsss_ray.data.toy import ToyConfig, draw_picture, plan_picture
-from wsss_ray.methods.esol import Esol, EsolNet
-from wsss_ray.methods.esol_terms import runaway
+from wsss_ray.methods.esol.losses import runaway
+from wsss_ray.methods.esol.network import Esol, EsolNet
 from wsss_ray.nets import build_backbone
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.methods.gpp import Gate, GatedPyramidPooling, GppHead, pyramid, score
+from wsss_ray.methods.ktse.pooling import Gate, GatedPyramidPooling, GppHead, pyramid, score
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from tests.methods.contract import CROP, MIDDLE, TinyBackbone, build, check_localizer, make_batch, only, total
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.methods.ktse import RELEASED, Ktse, KtseNet
+from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.methods.ktse.config import RELEASED, Ktse
+from wsss_ray.methods.ktse.network import KtseNet
 from wsss_ray.nets.optim import ScheduleConfig, lr_at
-from wsss_ray.refine.fusion import Pass, fuse
 
 AFTER_WARM_UP = Progress(epoch=12, step=100, num_epochs=40, num_steps=1000)
 TABLE_6: dict[str, dict[str, Any]] = {

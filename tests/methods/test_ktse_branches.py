@@ -12,7 +12,8 @@ from wsss_ray.studies import ktse
 from tests.methods.contract import TinyBackbone
 from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from wsss_ray.contracts import Batch
-from wsss_ray.methods.ktse import Ktse, KtseNet
+from wsss_ray.methods.ktse.config import Ktse
+from wsss_ray.methods.ktse.network import KtseNet
 
 SIZE, CELLS = 16, 4
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.methods import ktse_labels as pseudo
-from wsss_ray.methods import ktse_losses as terms
-from wsss_ray.methods.ktse import IRN_FUSION, Ktse, KtseNet
+from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.methods.ktse import labels as pseudo
+from wsss_ray.methods.ktse import losses as terms
+from wsss_ray.methods.ktse.config import IRN_FUSION, Ktse
+from wsss_ray.methods.ktse.network import KtseNet
 from wsss_ray.nets import build_backbone
-from wsss_ray.refine.fusion import Pass, fuse
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 STEPS = [f"b03_ktse_step_{name}.npz" for name in ("mixed", "allcomplex", "allsimple", "negclass_quirk")]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.methods import ktse_labels as pseudo
-from wsss_ray.methods import ktse_losses as terms
+from wsss_ray.methods.ktse import labels as pseudo
+from wsss_ray.methods.ktse import losses as terms
 
 
 def test_normalised_map_by_hand() -> None:

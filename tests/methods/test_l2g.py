@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.cam import classification_loss, spatial_mean
-from wsss_ray.methods.correlation import PixelCorrelation, affinity, correlate, correlation_taps, unit_vectors
-from wsss_ray.methods.l2g import PRESETS, CorrelatedHead, L2GConfig
-from wsss_ray.methods.transfer import (
+from wsss_ray.methods.l2g.correlation import PixelCorrelation, affinity, correlate, correlation_taps, unit_vectors
+from wsss_ray.methods.l2g.losses import (
     attention,
     saliency_under_views,
     strongest,
@@ -26,6 +24,8 @@ from wsss_ray.methods.transfer import (
     transfer_target,
     whole_under_views,
 )
+from wsss_ray.methods.l2g.network import PRESETS, CorrelatedHead, L2GConfig
+from wsss_ray.methods.layers import classification_loss, spatial_mean
 from wsss_ray.methods.views import crop_views, sample_boxes, sample_cells
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -417,7 +417,7 @@ def test_loss_equals_a_loop_over_the_views(options: dict, monkeypatch: pytest.Mo
     # The first view of the first picture holds nothing salient.
     batch.saliency[0, :, :32, :32] = 0
     boxes = torch.tensor([[[0, 0, 32, 32], [16, 8, 48, 40]], [[8, 16, 40, 48], [0, 8, 32, 40]]])
-    monkeypatch.setattr("wsss_ray.methods.l2g.sample_boxes", lambda *_: boxes)
+    monkeypatch.setattr("wsss_ray.methods.l2g.network.sample_boxes", lambda *_: boxes)
     parts = model.loss(batch, MIDDLE)
     assert parts["transfer"].item() == pytest.approx(reference_transfer(config, model, batch, boxes), rel=1e-5)
     views = [(i, *box) for i, row in enumerate(boxes.tolist()) for box in row]

@@ -17,7 +17,7 @@ from wsss_ray.contracts import FusionRule
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
-from wsss_ray.methods.l2g import L2GConfig
+from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig, student_maps
 from wsss_ray.nets import build_backbone
 

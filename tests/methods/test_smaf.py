@@ -15,7 +15,7 @@ from wsss_ray.methods import METHODS
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
-from wsss_ray.methods.l2g import L2GConfig
+from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig, append_background, reactivate, shrink_maps, student_maps, with_background
 from wsss_ray.nets import build_backbone
 

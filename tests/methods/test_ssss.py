@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from wsss_ray.contracts import IGNORE, Batch, Progress, Segments
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.decoder import Aspp, SkipAndCue, draw_keep, global_mean, settled_gate, stochastic_gate
-from wsss_ray.methods.single_stage import (
+from wsss_ray.methods.ssss.config import RELEASED_NAMES, Ssss
+from wsss_ray.methods.ssss.decoder import Aspp, SkipAndCue, draw_keep, global_mean, settled_gate, stochastic_gate
+from wsss_ray.methods.ssss.network import (
     SingleStage,
     balanced_loss,
     class_scores,
@@ -26,7 +27,6 @@ from wsss_ray.methods.single_stage import (
     rename,
     weighted_pooling,
 )
-from wsss_ray.methods.ssss import RELEASED_NAMES, Ssss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 

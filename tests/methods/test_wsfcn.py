@@ -15,8 +15,8 @@ from torch import nn
 
 from wsss_ray.contracts import Progress
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.decoder import enlarge, global_mean, settled_gate
-from wsss_ray.methods.wsfcn import (
+from wsss_ray.methods.ssss.decoder import enlarge, global_mean, settled_gate
+from wsss_ray.methods.wsfcn.network import (
     FCA_NAMES,
     RELEASED_FCA,
     RELEASED_NAMES,

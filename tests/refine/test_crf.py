@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.crf import (
     PRESETS,
     CrfConfig,
@@ -22,7 +23,6 @@ from wsss_ray.refine.crf import (
     score_energy,
     wrapped_picture,
 )
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import power_background, winners
 
 pytest.importorskip("pydensecrf")

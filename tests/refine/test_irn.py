@@ -10,9 +10,12 @@ from pydantic import ValidationError
 
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
-from wsss_ray.contracts import Batch, Progress, Trainable
+from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
-from wsss_ray.refine.affinity import (
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.grid import sample_mask
+from wsss_ray.refine.irn import Irn, IRNet, confident, displacement_losses
+from wsss_ray.refine.pairs import (
     PairLabels,
     affinity_losses,
     at_offsets,
@@ -22,10 +25,6 @@ from wsss_ray.refine.affinity import (
     path_offsets,
     source_grid,
 )
-from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import sample_mask
-from wsss_ray.refine.irn import Irn, IRNet, confident, displacement_losses
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds
 
 PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)

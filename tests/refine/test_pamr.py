@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from wsss_ray.config import UserError
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine import pamr as module
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.pamr import (
     PamrRefiner,
     ParRefiner,

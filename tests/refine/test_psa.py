@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from tests.golden_rules import set_b
 from tests.refine.test_walk import dense_affinity, dense_walk
 from wsss_ray.config import UserError
-from wsss_ray.contracts import Batch, Progress, Trainable
+from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.refine.affinity import affinity_losses, at_offsets, pair_labels, search_offsets
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import vote_mask
-from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.pairs import affinity_losses, at_offsets, pair_labels, search_offsets
 from wsss_ray.refine.planes import power_background
 from wsss_ray.refine.psa import AffinityNet, Psa, affinities, feature_links
 from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, block_mean, confident_index

@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, crf_labels
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, winners
 from wsss_ray.refine.seeds import (
     ConfidentPowerSeeds,

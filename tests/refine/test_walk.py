@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.refine.affinity import path_cells, path_offsets, search_offsets
+from wsss_ray.refine.pairs import path_cells, path_offsets, search_offsets
 from wsss_ray.refine.walk import chebyshev_of_power, edge_links, propagate, walk
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
-from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.seeds import ThresholdSeeds
 from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve, bins_of

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import file_loader
 from wsss_ray.data.coco_index import Picture, build_index, categories, first_of_unknown, iterate, shapes_of
 from wsss_ray.data.coco_masks import Crowd, Overlap, pycocotools_mask, render
 from wsss_ray.data.picture import encode_mask
-from wsss_ray.data.source import Item, Row, Source, file_loader
+from wsss_ray.data.source import Item, Row, Source
 
 CLASSES = (
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.data.source import Item, Source, file_loader
+from wsss_ray.data.checks import file_loader
+from wsss_ray.data.source import Item, Source
 
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _BESIDES = frozenset({"masks", "saliency", "images"})

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.data.checks import Problem, validate
 from wsss_ray.data.manifest import Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
-from wsss_ray.data.problems import Problem, validate
 from wsss_ray.data.source import SCHEMA, Item, Row, Source
 
 __all__ = [

@@ -3,10 +3,8 @@ row."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,38 +89,6 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
         ) from error
 
 
-def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
-    """The ``load`` of sources whose pictures are files: reads, decodes once to be sure, and checks every size and
-    index."""
-    from wsss_ray.data.problems import load_item
-
-    return partial(load_item, num_classes=num_classes, ignore=ignore)
-
-
 def blank_row(image_id: str) -> Row:
     """A row with every column of ``SCHEMA``, empty."""
     return {**dict.fromkeys(SCHEMA.names), "image_id": image_id}
-
-
-SOURCES: dict[str, str] = {
-    "voc": "wsss_ray.data.voc:open_voc",
-    "coco": "wsss_ray.data.coco:open_coco",
-    "folder": "wsss_ray.data.folder:open_folder",
-    "toy": "wsss_ray.data.toy:open_toy",
-}
-"""Name -> "module:function", imported when asked for; the function takes (root, **options)."""
-
-
-def open_source(name: str, root: str | Path | None = None, **options: Any) -> Source:
-    """The source with this name over the data at ``root`` (None where it needs none); UserError lists the known
-    names and options."""
-    if name not in SOURCES:
-        raise UserError(f"unknown source {name!r}; known: {', '.join(SOURCES)}")
-    module, function = SOURCES[name].split(":")
-    opener = getattr(importlib.import_module(module), function)
-    known = opener.__kwdefaults__ or {}
-    unknown = sorted(set(options) - set(known))
-    if unknown and "config" not in known:
-        raise UserError(f"source {name!r} has no option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    opened: Source = opener(root, **options)
-    return opened

@@ -13,7 +13,8 @@ import numpy as np
 
 from wsss_ray.config import UserError
 from wsss_ray.data import picture as pic
-from wsss_ray.data.source import Item, Source, file_loader
+from wsss_ray.data.checks import file_loader
+from wsss_ray.data.source import Item, Source
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from wsss_ray.contracts import Batch, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
+from wsss_ray.methods.layers import class_head, classification_loss
 from wsss_ray.methods.views import slide
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import PSA_MULTIPLIERS, standard_groups
@@ -46,24 +46,6 @@ class CAMConfig(MethodConfig):
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """A ``CAM`` on ``backbone``; ``base`` is not used."""
         return CAM(self, backbone, num_classes)
-
-
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Multi-label soft margin: the mean over pictures and classes of the binary cross-entropy of (B, C) logits."""
-    return F.binary_cross_entropy_with_logits(logits, labels)
-
-
-def spatial_mean(scores: Tensor) -> Tensor:
-    """Global average pooling: (B, K, h, w) -> (B, K)."""
-    return scores.mean(dim=(2, 3))
-
-
-def class_head(in_channels: int, out_channels: int, xavier: bool = True) -> nn.Conv2d:
-    """Bias-free 1x1 convolution, Xavier uniform as in PSA, SEAM, EPS and L2G, or with torch's own init as in IRN."""
-    head = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-    if xavier:
-        nn.init.xavier_uniform_(head.weight)
-    return head
 
 
 class CAM(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.cam import class_head, classification_loss, spatial_mean
+from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 

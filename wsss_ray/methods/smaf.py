@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.cam import classification_loss, spatial_mean
+from wsss_ray.methods.layers import classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
 
 TARGET_STRIDE = 4

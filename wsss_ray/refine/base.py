@@ -8,9 +8,8 @@ import numpy as np
 from torch import nn
 
 from wsss_ray.config import Config
-from wsss_ray.contracts import Need
+from wsss_ray.contracts import ClassMaps, Need
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.refine.maps import ClassMaps
 
 
 class RefinerConfig(Config):

@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from torch import nn
 
 from wsss_ray.config import Config, UserError
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)

@@ -12,9 +12,12 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Serializ
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
+from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.refine.affinity import (
+from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, sample_mask, taps_of, to_grid
+from wsss_ray.refine.labels import read_labels
+from wsss_ray.refine.pairs import (
     EPSILON,
     PairLabels,
     affinity_losses,
@@ -22,11 +25,7 @@ from wsss_ray.refine.affinity import (
     pair_labels,
     path_maximum,
     path_offsets,
-    read_labels,
 )
-from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, sample_mask, taps_of, to_grid
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import to_mask
 from wsss_ray.refine.seeds import ConfidentSeeds
 from wsss_ray.refine.walk import propagate

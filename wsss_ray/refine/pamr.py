@@ -13,8 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
+from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
 
 DILATIONS = (1, 2, 4, 8, 12, 24)

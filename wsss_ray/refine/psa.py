@@ -12,20 +12,13 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Serializ
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import Batch, Need, ParamGroup, Progress
+from wsss_ray.contracts import Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
-from wsss_ray.refine.affinity import (
-    affinity_losses,
-    pair_labels,
-    read_labels,
-    search_offsets,
-    source_grid,
-    windows,
-)
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, taps_of, to_grid, vote_mask
-from wsss_ray.refine.maps import ClassMaps
+from wsss_ray.refine.labels import read_labels
+from wsss_ray.refine.pairs import affinity_losses, pair_labels, search_offsets, source_grid, windows
 from wsss_ray.refine.planes import power_background, to_mask
 from wsss_ray.refine.seeds import ConfidentPowerSeeds
 from wsss_ray.refine.walk import walk

@@ -8,10 +8,9 @@ import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
-from wsss_ray.contracts import IGNORE
+from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CrfConfig, crf_labels, crf_scores
-from wsss_ray.refine.maps import ClassMaps
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_ray.refine.affinity import Offset, path_maximum, path_offsets
+from wsss_ray.refine.pairs import Offset, path_maximum, path_offsets
 
 CUT = 1e-10
 """Weight of the Chebyshev terms that are left out."""

@@ -15,16 +15,17 @@ import ray
 from ray import cloudpickle
 
 from wsss_ray import storage
+from wsss_ray.cluster.join import Machines, cluster, machines
+from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
-from wsss_ray.data.detect import made_by
+from wsss_ray.data.checks import Problem, find_problems
 from wsss_ray.data.manifest import MANIFEST, Manifest, ShardInfo, load_manifest, write_manifest
-from wsss_ray.data.problems import Problem, find_problems
+from wsss_ray.data.saliency import made_by
 from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
-from wsss_ray.data.source import Item, Source, open_source
+from wsss_ray.data.source import Item, Source
+from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
-from wsss_ray.stages.cluster import Machines, cluster, machines
-from wsss_ray.stages.progress import Bar, console
 
 _SHOWN = 20
 

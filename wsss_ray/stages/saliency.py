@@ -11,13 +11,14 @@ import ray
 from ray import cloudpickle
 
 from wsss_ray import storage
+from wsss_ray.cluster.join import Machines, cluster, machines
+from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import picture as pic
-from wsss_ray.data.detect import NOTE, describe, detect
-from wsss_ray.data.source import Item, open_source, read_file
+from wsss_ray.data.saliency import NOTE, describe, detect
+from wsss_ray.data.source import Item, read_file
+from wsss_ray.data.sources import open_source
 from wsss_ray.recipe import Resources
-from wsss_ray.stages.cluster import Machines, cluster, machines
-from wsss_ray.stages.progress import Bar, console
 
 _SHOWN = 20
 _PER_TASK = 16

@@ -12,18 +12,18 @@ import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
-from wsss_ray.artifacts import Artifact
+from wsss_ray.artifacts.store import Artifact
+from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
+from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.shards import run_parts
 from wsss_ray.data.manifest import Manifest
 from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
-from wsss_ray.recipe import ScoreConfig
 from wsss_ray.refine.planes import constant_background, to_mask, winners
 from wsss_ray.score.bootstrap import picture_counts
+from wsss_ray.score.config import ScoreConfig
 from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve
-from wsss_ray.stages.cluster import Machines
-from wsss_ray.stages.parts import run_parts
-from wsss_ray.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
 
 Kind = Literal["maps", "masks", "predictions"]
 VARIANTS: dict[str, tuple[str, ...]] = {

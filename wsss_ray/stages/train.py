@@ -17,17 +17,19 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from wsss_ray import build, storage, training
-from wsss_ray.build import NetworkSpec
+from wsss_ray import storage
+from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.tables import Lookup
+from wsss_ray.cluster.board import Board
+from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.memory import keep_freed_memory
+from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import Config, UserError
-from wsss_ray.data.dataset import TrainSamples
+from wsss_ray.data.samples import TrainSamples
 from wsss_ray.data.shards import Rows
-from wsss_ray.stages.board import Board
-from wsss_ray.stages.cluster import Machines
-from wsss_ray.stages.memory import keep_freed_memory
-from wsss_ray.stages.progress import Bar
-from wsss_ray.tables import Lookup
-from wsss_ray.watch import SeedWatch
+from wsss_ray.engine import train as training
+from wsss_ray.engine.watch import SeedWatch
 
 STATE = "state.pt"
 TRAINING_COLUMNS = ("image_id", "image", "labels", "saliency", "height", "width")

@@ -1,0 +1,201 @@
+"""Networks as the steps use them: what a refiner's network is told, gated prediction in one pass, warnings, fusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.contracts import Batch, Progress
+from wsss_ray.data.augment import Normalize
+from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.gate import GateConfig
+from wsss_ray.engine.localize import LocalizeConfig, class_maps
+from wsss_ray.engine.predict import PredictConfig, class_scores, predicted_masks
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.experiments.road import own_part
+from wsss_ray.methods.esol.network import Esol
+from wsss_ray.methods.ssss.config import Ssss
+from wsss_ray.nets import build_backbone
+from wsss_ray.recipe import AffinityConfig, NetConfig
+from wsss_ray.refine.irn import Irn
+from wsss_ray.refine.psa import Psa
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
+def test_affinity_networks_normalise_as_they_were_trained(refiner: Any) -> None:
+    net = NetConfig(backbone="toy", normalize=Normalize(preset="caffe_bgr"), options={"width": 8})
+    spec = NetworkSpec(
+        kind="affinity", num_classes=3, refiner=refiner, affinity=AffinityConfig(net=net, train=TrainConfig())
+    )
+    network: Any = build.network(spec)
+    assert torch.equal(network.normalize(PICTURE), Normalize(preset="caffe_bgr").apply(PICTURE))
+    assert spec.needs == frozenset({"mask"})
+
+
+def test_batches_hold_what_the_refiner_needs() -> None:
+    class Curious(Irn):
+        needs = frozenset({"mask", "saliency"})  # type: ignore[assignment]
+
+    spec = NetworkSpec.model_construct(kind="affinity", num_classes=3, refiner=Curious())
+    assert spec.needs == frozenset({"mask", "saliency"})
+
+
+@pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
+def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
+    affinity = AffinityConfig(net=NetConfig(backbone="toy", options={"width": 8}), train=TrainConfig())
+    mask = torch.randint(0, 3, (2, 48, 48), generator=torch.Generator().manual_seed(0))
+    image = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(1))
+    batch = Batch(image, torch.ones(2, 2), torch.ones(2, 1, 48, 48), image, mask=mask)
+
+    def found(own: Any) -> tuple[Any, list[float]]:
+        spec = NetworkSpec(kind="affinity", num_classes=2, refiner=own, affinity=affinity)
+        torch.manual_seed(0)
+        parts = build.network(spec).loss(batch, Progress(0, 0, 1, 1))
+        return own_part(spec), [float(part.detach()) for part in parts.values()]
+
+    plain = found(refiner)
+    assert refiner.mask_fields
+    for field in refiner.mask_fields:
+        value = getattr(refiner, field)
+        changed = 0.5 if field == "keep" else value + 1
+        assert found(refiner.model_copy(update={field: changed})) == plain, field
+    if isinstance(refiner, Irn):
+        assert found(refiner.model_copy(update={"train_radius": 3}))[0] != plain[0]
+    else:
+        assert found(refiner.model_copy(update={"radius": 3}))[0] != plain[0]
+
+
+class Counted(nn.Module):
+    """Answers with constants and counts its passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes = 0
+
+    def _run(self, images: Tensor) -> Tensor:
+        self.passes += 1
+        return torch.stack([images.mean(dim=1), images[:, 0], images[:, 1]], dim=1).softmax(dim=1)
+
+    def scores(self, images: Tensor) -> Tensor:
+        return self._run(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self._run(images).mean(dim=(2, 3))[:, 1:]
+
+
+class Answering(Counted):
+    """The same in one pass."""
+
+    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self._run(images)
+        return scores, scores.mean(dim=(2, 3))[:, 1:]
+
+
+def test_gated_prediction_runs_an_answering_network_once() -> None:
+    config = PredictConfig(scales=(0.5, 1.0), flip=True, gate=GateConfig(classes="scores"))
+    found = []
+    for network, per_view in ((Counted(), 2), (Answering(), 1)):
+        found.append(class_scores(network, [PICTURE, PICTURE], config, Normalize(), torch.device("cpu")))
+        assert network.passes == per_view * len(config.scales)
+    for one, other in zip(*found, strict=True):
+        assert one is not None and other is not None and np.array_equal(one, other)
+    assert found[0][2] is not None and found[0][2].shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0), (1.0, 0.5)])
+def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float, ...]) -> None:
+    """A class whose score passes the gate in the small view alone answers in the multi-scale mask alone."""
+
+    class Sized(Counted):
+        def logits(self, images: Tensor) -> Tensor:
+            return torch.tensor([[9.0, 9.0 if images.shape[3] < 44 else -9.0]]).repeat(len(images), 1)
+
+        def scores(self, images: Tensor) -> Tensor:
+            self._run(images)
+            return torch.tensor([0.1, 0.2, 0.7])[:, None, None].expand(len(images), 3, *images.shape[2:]).contiguous()
+
+    device, labels = torch.device("cpu"), np.ones(2, dtype=bool)
+    for flip in (False, True):
+        config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
+        single, multi, views = class_scores(Sized(), [PICTURE], config, Normalize(), device)
+        assert views is not None
+        masks = predicted_masks(config, PICTURE, labels, single[0], multi[0], views[0])
+        assert masks["crf"] is None and np.unique(masks["single_scale"]).tolist() == [1]
+        assert np.unique(masks["multi_scale"]).tolist() == [2]
+
+
+def test_single_stage_answer_is_its_scores_and_logits() -> None:
+    config = Ssss(width=16, skip_channels=4, dilations=(1, 2), pamr_iterations=1, pamr_dilations=(1,))
+    network: Any = config.build(build_backbone("toy", width=8), 3).eval()
+    images = torch.randn(2, 3, 40, 48)
+    with torch.no_grad():
+        scores, logits = network.answer(images)
+        assert torch.equal(scores, network.scores(images)) and torch.equal(logits, network.logits(images))
+    assert scores.shape == (2, 4, 40, 48) and Ssss.single_stage
+
+
+def test_warnings_of_esol_depend_on_the_phase() -> None:
+    def history(outside: float) -> list[dict[str, float]]:
+        lengths, losses = (1.5, 2.0, 2.5), (0.9, 0.7, 0.5)
+        return [
+            {"monitor/offset": length, "monitor/present_bce": loss, "monitor/outside": outside}
+            for length, loss in zip(lengths, losses, strict=True)
+        ]
+
+    expansion, shrinkage = Esol(phase="expansion"), Esol(phase="shrinkage")
+    assert str(expansion.warning(history(0.0))).startswith("the expansion ran away: epoch 2")
+    assert shrinkage.warning(history(0.0)) is None
+    assert "left the map" in str(shrinkage.warning(history(0.5)))
+    assert Ssss().warning(history(0.5)) is None and expansion.warning([]) is None
+
+
+class Maps(nn.Module):
+    """Two class maps at stride 8 that depend on the picture."""
+
+    def maps(self, images: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(images[:, :2].abs(), 8, ceil_mode=True)
+
+
+def test_full_size_maps_are_cropped_from_whole_cells() -> None:
+    rule = Esol().fusion()
+    assert rule.multiple == 16
+    raw = Maps().maps(Normalize().apply(PICTURE)[None])
+    labels = torch.ones(1, 2)
+    for stride, size, crop in ((1, (48, 48), (36, 44)), (4, (9, 11), (9, 11))):
+        config = LocalizeConfig(scales=(1.0,), flip=False, stride=stride, fusion=rule)
+        found = class_maps(Maps(), ["a"], [PICTURE], [[0, 1]], config, Normalize(), torch.device("cpu"), 1)[0]
+        expected = fuse([Pass(raw)], rule, size, labels, crop=crop)[0].numpy()
+        assert found.maps.shape[1:] == crop
+        np.testing.assert_allclose(found.maps, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("long_side", [22, 88])
+def test_long_side_is_what_scale_one_means(long_side: int) -> None:
+    """The maps of scales times the factor, on the grid of the picture itself."""
+    rule, device = Esol().fusion(), torch.device("cpu")
+    found = []
+    for config in (
+        LocalizeConfig(scales=(0.5, 1.0), long_side=long_side, fusion=rule),
+        LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
+    ):
+        found.append(class_maps(Maps(), ["a"], [PICTURE], [[0, 1]], config, Normalize(), device, 1)[0].maps)
+    assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
+    sides: list[int] = []
+
+    class Seen(Counted):
+        def scores(self, images: Tensor) -> Tensor:
+            sides.append(images.shape[3])
+            return super().scores(images)
+
+    predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
+    single, both, _ = class_scores(Seen(), [PICTURE], predict, Normalize(), device)
+    assert sides == [long_side, long_side // 2] and single.shape == both.shape == (1, 3, 36, 44)
+    assert not np.array_equal(single, both)

@@ -1,0 +1,150 @@
+"""How work is laid out over nodes, and what is given back of trainings whose driver died."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+from ray.util.placement_group import placement_group, placement_group_table
+
+from wsss_ray.cluster.join import layout, release_orphans, room
+from wsss_ray.config import UserError
+from wsss_ray.recipe import Resources
+
+
+@pytest.fixture
+def two_cores() -> Iterator[None]:
+    """A Ray with two cores."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "share", "threads"),
+    [
+        ([(8, 0)], 1, 1, 8),
+        ([(8, 0)], 2, 2, 2),
+        ([(2, 0)] * 4, 1, 1, 2),
+        ([(16, 0), (2, 0)], 1, 1, 16),
+        ([(3, 0), (3, 0)], 1, 3, 1),
+        ([(0, 0), (4, 0), (4, 0)], 3, 1, 2),
+        ([(64, 0), (4, 1)], 1, 1, 4),
+        ([(8, 4), (32, 0)], 4, 1, 2),
+    ],
+)
+def test_every_training_worker_fits_on_a_node(
+    nodes: list[tuple[int, int]], workers: int, share: int, threads: int
+) -> None:
+    made = layout(nodes, Resources(train_workers=workers), share)
+    assert made.train_cpus == threads
+    fitting = [min(cpus // threads, gpus) if made.use_gpu else cpus // threads for cpus, gpus in nodes]
+    assert sum(fitting) >= workers * share
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "limit", "usual"),
+    [
+        ([(8, 0)], 1, 8, 4),
+        ([(3, 0), (3, 0)], 1, 6, 2),
+        ([(1, 0)] * 4, 1, 4, 4),
+        ([(2, 4), (8, 0)], 1, 2, 2),
+        ([(8, 2), (8, 2)], 2, 2, 2),
+    ],
+)
+def test_runs_at_the_same_time_are_counted_per_node(
+    nodes: list[tuple[int, int]], workers: int, limit: int, usual: int
+) -> None:
+    resources = Resources(train_workers=workers)
+    assert room(nodes, resources, None, 100) == usual
+    assert room(nodes, resources, limit, 100) == limit
+    with pytest.raises(UserError, match=f"room for {limit} runs"):
+        room(nodes, resources, limit + 1, 100)
+
+
+def test_more_workers_than_there_is_room_for_are_refused() -> None:
+    with pytest.raises(UserError, match="resources.train_workers: 3 .* has 2 CPUs"):
+        layout([(1, 0), (1, 0)], Resources(train_workers=3))
+    with pytest.raises(UserError, match="no GPU"):
+        layout([(4, 0)], Resources(gpus=True))
+
+
+@ray.remote(num_cpus=0)
+class Controller:
+    """Holds cores as the controller of a Ray Train run does."""
+
+    def hold(self, cpus: int) -> str:
+        group = placement_group([{"CPU": cpus}])
+        ray.get(group.ready())
+        return str(group.id.hex())
+
+
+@ray.remote(num_cpus=0)
+class Trial:
+    """A run's driver, which starts a controller of its own."""
+
+    def train(self) -> str:
+        self.controller: Any = Controller.remote()  # type: ignore[attr-defined]
+        return str(ray.get(self.controller.hold.remote(1)))
+
+
+def test_only_what_a_dead_training_holds_is_given_back(two_cores: None) -> None:
+    mine = placement_group([{"CPU": 0.5}])
+    dead, alive = Trial.remote(), Trial.remote()  # type: ignore[attr-defined]
+    orphan = ray.get(dead.train.remote())
+    ray.get(mine.ready())
+    ray.kill(dead)
+    release_orphans()
+    deadline = time.monotonic() + 40
+    while placement_group_table()[orphan]["state"] != "REMOVED":
+        assert time.monotonic() < deadline, "the cores of a dead training are still held"
+        time.sleep(0.5)
+    assert placement_group_table()[mine.id.hex()]["state"] == "CREATED"
+    held = ray.get(alive.train.remote())
+    release_orphans()
+    time.sleep(6)
+    assert placement_group_table()[held]["state"] == "CREATED"
+
+
+def test_without_ray_there_is_nothing_to_release() -> None:
+    assert not ray.is_initialized()
+    release_orphans()
+    assert not ray.is_initialized()
+
+
+JOINED = """
+import ray
+from wsss_ray.stages.cluster import cluster
+with cluster():
+    print("joined", ray.get_runtime_context().gcs_address)
+"""
+
+
+def test_without_an_address_nobody_elses_cluster_is_joined(two_cores: None) -> None:
+    theirs = ray.get_runtime_context().gcs_address
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        # Where 'ray start' leaves the address that Ray joins by itself.
+        left = Path(folder) / "ray" / "ray_current_cluster"
+        left.parent.mkdir()
+        left.write_text(theirs)
+        environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+        told = subprocess.run(
+            [sys.executable, "-c", JOINED],
+            env={**environment, "RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    joined = [line.split()[1] for line in told.stdout.splitlines() if line.startswith("joined ")]
+    assert len(joined) == 1 and joined[0] != theirs

@@ -1,0 +1,94 @@
+"""Classical saliency: what stands out is found, nothing is found in nothing, and the note tells what made it."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wsss_ray.config import UserError
+from wsss_ray.data import saliency as module
+from wsss_ray.data.saliency import DETECTORS, border_distance, centre_prior, describe, detect, made_by, spread, words
+
+
+@pytest.fixture
+def cv2():
+    return pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
+
+
+def scene(height: int = 90, width: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A red ellipse off the middle of a noisy green ground, and where it is."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    inside = ((y - 0.45 * height) / (0.25 * height)) ** 2 + ((x - 0.6 * width) / (0.2 * width)) ** 2 < 1
+    picture = np.where(inside[..., None], (200, 40, 30), (60, 150, 60)) + rng.normal(0, 6, (height, width, 3))
+    return np.clip(picture, 0, 255).astype(np.uint8), inside
+
+
+def test_border_cut_finds_the_object(cv2) -> None:
+    picture, inside = scene()
+    found = detect(picture) >= 128
+    assert found.shape == inside.shape
+    assert (found & inside).sum() / (found | inside).sum() > 0.9
+
+
+def test_maps_are_the_same_again_and_mirror_with_the_picture(cv2) -> None:
+    picture, _ = scene(seed=1)
+    first = detect(picture)
+    cv2.setRNGSeed(7)
+    assert np.array_equal(first, detect(picture))
+    turned = detect(np.ascontiguousarray(picture[:, ::-1]))[:, ::-1]
+    assert np.mean(np.abs(first.astype(int) - turned)) < 8
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_any_size_and_a_plain_picture(cv2, detector: str) -> None:
+    for height, width in ((1, 1), (7, 300), (8, 8), (33, 500), (301, 17)):
+        grey = np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8)
+        found = detect(grey, detector)
+        assert found.shape == (height, width) and found.dtype == np.uint8
+    assert not detect(np.full((40, 50, 3), 90, np.uint8), detector).any()
+
+
+def test_own_detectors_of_opencv_are_spread(cv2) -> None:
+    picture, _ = scene()
+    for detector in ("fine_grained", "spectral_residual"):
+        found = detect(picture, detector)
+        assert found.min() == 0 and found.max() == 255
+
+
+def test_one_border_may_hold_the_object(cv2) -> None:
+    picture = np.full((60, 60, 3), (60, 150, 60), np.uint8)
+    picture[36:, 15:45] = (200, 40, 30)
+    distance = border_distance(cv2, picture)
+    assert distance[45, 30] > 0.9 and distance[5, 5] < 0.1
+
+
+def test_prior_and_spread() -> None:
+    prior = centre_prior(5, 9)
+    assert prior.max() == prior[2, 4] == 1 and prior[0, 0] == prior.min() > 0
+    assert spread(np.array([2.0, 4.0])).tolist() == [0, 1] and spread(np.full(3, 5.0)).tolist() == [0, 0, 0]
+
+
+def test_unknown_detector_and_missing_library(cv2, monkeypatch) -> None:
+    with pytest.raises(UserError, match="known: border_cut"):
+        describe("pfan")
+    with pytest.raises(UserError, match="known: border_cut"):
+        detect(scene()[0], "pfan")
+    monkeypatch.setitem(__import__("sys").modules, "cv2", SimpleNamespace(__version__="1"))
+    with pytest.raises(UserError, match="wsss-ray\\[saliency\\]"):
+        module.library()
+
+
+def test_the_note_reaches_the_words_of_a_score(cv2, tmp_path) -> None:
+    assert made_by(None) is None
+    assert words(made_by(tmp_path)) == words(None) == "saliency as given with the data"
+    (tmp_path / module.NOTE).write_text(json.dumps(describe("border_cut")))
+    made = made_by(tmp_path)
+    assert made == describe("border_cut")
+    assert "classical border_cut (opencv" in words(made)
+    (tmp_path / module.NOTE).write_text("{")
+    with pytest.raises(UserError, match="not JSON"):
+        made_by(tmp_path)

@@ -1,0 +1,64 @@
+"""What a step's digest holds, what is refused before anything trains, and what a training's epochs warn of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from wsss_ray.studies import esol, resolve
+
+from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.config import UserError
+from wsss_ray.data.manifest import Manifest, SplitInfo
+from wsss_ray.experiments.road import own_part, settle, warning_of
+from wsss_ray.methods.esol.network import Esol
+from wsss_ray.recipe import Localization, localizer_of, override
+
+
+def trainings(part: Localization | None) -> list[dict[str, Any]]:
+    """What the digest of every training of a localizer holds, the last first."""
+    found = []
+    while part is not None:
+        found.append(own_part(NetworkSpec(kind="localizer", num_classes=3, localization=localizer_of(part))))
+        part = part.base
+    return found
+
+
+def epoch(offset: float, **more: Any) -> dict[str, Any]:
+    return {"losses": {"monitor/offset": offset, "monitor/outside": 0.0}, **more}
+
+
+def test_falling_recall_warns_where_seeds_are_scored() -> None:
+    lengths, recalls = (1.5, 2.0, 2.5), (0.6, 0.5, 0.4)
+    scored = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls, strict=True)]
+    assert "foreground recall falls" in str(warning_of(Esol(phase="expansion"), scored))
+    rising = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls[::-1], strict=True)]
+    assert warning_of(Esol(phase="expansion"), rising) is None
+    assert warning_of(Esol(phase="expansion"), [epoch(length) for length in lengths]) is None
+
+
+def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
+    on, off = (esol.chain("toy", clip_at_inference=value) for value in (True, False))
+    assert trainings(on) == trainings(off)
+    assert "clip_at_inference" in on.method.map_fields and on.method != off.method
+
+
+def test_a_base_that_does_not_fit_is_refused_before_anything_trains() -> None:
+    split = SplitInfo(num_pictures=4, digest="0" * 16, has_masks=True, has_saliency=False)
+    manifest = Manifest(
+        source="toy",
+        classes=("a", "b", "c"),
+        palette=((0, 0, 0),) * 4,
+        splits={"train": split, "val": split},
+        shards=(),
+        num_pictures=8,
+        has_masks=True,
+        has_saliency=False,
+    )
+    made = resolve("esol", "toy")
+    assert settle(made, manifest).data.train_split == "train"
+    with pytest.raises(UserError, match="method.beta is 0.3 but base.method.beta is 0.15: give every phase the same"):
+        settle(override(made, ["method.beta=0.3"]), manifest)
+    assert settle(override(made, ["method.beta=0.3", "base.method.beta=0.3"]), manifest)
+    with pytest.raises(UserError, match="base.method.alpha"):
+        override(made, ["method.alpha=0.1"])

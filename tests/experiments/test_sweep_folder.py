@@ -1,0 +1,103 @@
+"""A sweep's folder: held by one process, stamped with data and steps; its table as it is printed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from rich.console import Console
+from rich.table import Table
+from wsss_ray.studies import resolve
+
+from tests.fake_run import prepare
+from wsss_ray.artifacts.store import digest, held
+from wsss_ray.config import UserError
+from wsss_ray.experiments import road
+from wsss_ray.experiments.road import made_with
+from wsss_ray.experiments.sweep import Outcome, lines, plan
+from wsss_ray.experiments.sweep_run import closing_table
+from wsss_ray.experiments.sweep_space import parse_space
+
+HOLD = """
+import sys
+from wsss_ray.artifacts import held
+with held(sys.argv[1], "sweep"):
+    print("held", flush=True)
+    input()
+"""
+"""A process that holds the folder it is given until it reads a line."""
+
+
+def test_second_process_on_a_sweep_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wsss_ray.cli.main import main
+
+    made = plan(resolve("cam"), parse_space(["train.epochs=1,2"]))
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "sweeps" / made.name)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        command = ["wsss", "sweep", "cam", "--over", "train.epochs=1,2", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        holder.communicate(b"\n")
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "another process runs this sweep" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "sweeps" / made.name / "sweep.json").exists()
+
+
+def test_remote_sweeps_are_held_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first, second = "mock://bucket/sweeps/a", "mock://bucket/sweeps/b"
+    taken = pytest.raises(UserError, match=f"{first}: another process")
+    with held(first, "sweep"), held(second, "sweep"), taken, held(first, "sweep"):
+        pass
+    with held(first, "sweep"):
+        pass
+
+
+def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = str(tmp_path / "file" / "sweeps")
+    with pytest.raises(UserError, match="cannot write.*choose another --out"), held(folder, "sweep"):
+        pass
+
+
+def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(tmp_path / "data")
+    prepared = str(tmp_path / "data")
+    stamps = {digest(made_with(None)), digest(made_with(prepared))}
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    changed = json.dumps(manifest).replace(manifest["classes"][0], "unicorn")
+    (tmp_path / "data" / "manifest.json").write_text(changed)
+    stamps.add(digest(made_with(prepared)))
+    monkeypatch.setitem(road.VERSIONS, "score", -1)
+    stamps |= {digest(made_with(None)), digest(made_with(prepared))}
+    assert len(stamps) == 5
+
+
+def test_brackets_in_values_are_printed() -> None:
+    made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
+    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.points()]
+    text = printed(closing_table(made, lines(outcomes)))
+    assert "[1.0]" in text and "[0.5, 1.0]" in text and "[/there]" in text
+
+
+def printed(table: Table) -> str:
+    """A table as it stands on a terminal."""
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]

@@ -1,0 +1,255 @@
+"""The report page: well-formed, whole without a network, small enough, and with the right pictures."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.fake_run import fake_run, prepare
+from wsss_ray import storage
+from wsss_ray.artifacts.record import open_run
+from wsss_ray.artifacts.tables import COUNTS_SCHEMA, read_table, write_table
+from wsss_ray.config import UserError
+from wsss_ray.data.manifest import load_manifest
+from wsss_ray.reports.chart_svg import Mark, Series, chart, confusion_chart, ticks
+from wsss_ray.reports.page import LIMIT, write_page
+from wsss_ray.reports.pictures import BUDGET, choose, data_uri, run_pictures
+
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+
+class Strict(HTMLParser):
+    """Fails where tags do not nest; collects ids, links and image sources."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Opens."""
+        values = dict(attrs)
+        assert len(values) == len(attrs), f"{tag} has an attribute twice"
+        if tag not in VOID:
+            self.stack.append(tag)
+        self.ids += [values["id"]] if values.get("id") else []  # type: ignore[list-item]
+        self.links += [values["href"]] if values.get("href") else []  # type: ignore[list-item]
+        self.sources += [values["src"]] if values.get("src") else []  # type: ignore[list-item]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """A closed tag."""
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        """Closes."""
+        assert self.stack and self.stack[-1] == tag, f"</{tag}> closes {self.stack[-1:]}"
+        self.stack.pop()
+
+
+def parsed(page: str) -> Strict:
+    parser = Strict()
+    parser.feed(page)
+    parser.close()
+    assert not parser.stack
+    return parser
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    data = prepare(tmp_path / "data", num_pictures=20)
+    fake_run(tmp_path, "fake-1", data, {"003"})
+    write_page("fake-1", str(tmp_path / "report.html"), str(tmp_path))
+    return (tmp_path / "report.html").read_text()
+
+
+def test_page_is_well_formed_and_whole(page: str) -> None:
+    found = parsed(page)
+    assert len(found.ids) == len(set(found.ids)) > 10
+    assert found.sources and all(source.startswith("data:image/webp;base64,") for source in found.sources)
+    targets = {link.removeprefix("#") for link in found.links}
+    assert targets - {"-"} == set(found.ids)
+    # No address but those inside the page.
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", page)
+
+
+def test_page_has_every_section_and_escapes_names(page: str) -> None:
+    for title in ("Scores", "Road", "Curves", "Classes", "Confusion", "Pictures: pseudo masks", "Recipe"):
+        assert f"<h2>{title}</h2>" in page, title
+    assert "dog &lt;b&gt;" in page and "dog <b>" not in page
+    assert "refined by seeds, image labels used" in page
+    assert "1 min 30 s" in page and "3.0 s of it in this run" in page
+    assert "prefers-color-scheme:dark" in page and "width=device-width" in page
+
+
+def test_noise_pictures_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:
+    data = prepare(tmp_path / "data", num_pictures=6, size=(375, 500))
+    run = open_run(fake_run(tmp_path, "fake-1", data))
+    sizes = [len(uri) for one in run_pictures(run, "masks") for _, uri in one.tiles]
+    assert len(sizes) == 24 and sum(sizes) < BUDGET < LIMIT
+    assert sum(len(uri) for one in run_pictures(run, "masks", budget=600_000) for _, uri in one.tiles) <= 600_000
+
+
+def test_tiles_show_picture_truth_map_and_mask(tmp_path: Path) -> None:
+    fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"), {"003"})
+    shown = {one.image_id: one for one in run_pictures(open_run("fake-1", str(tmp_path)), "masks")}
+    assert [caption for caption, _ in shown["003"].tiles] == ["picture", "truth", "class map", "pseudo mask"]
+    assert shown["003"].group == "best" or shown["003"].group == "worst"
+    assert shown["003"].score == 0 and shown["003"].labels == (1,) and shown["003"].size == (24, 32)
+
+
+def seeds_only(out: Path, name: str) -> str:
+    """Make a fake run one that ended at its maps: scored seeds, no masks; its folder."""
+    folder = fake_run(out, name, prepare(out / "data"), {"003"})
+    for part in storage.list_names(str(out / "score" / name)):
+        rows = read_table(str(out / "score" / name / part)).to_pylist()
+        fixed = pa.Table.from_pylist([{**row, "variant": "fixed"} for row in rows], schema=COUNTS_SCHEMA)
+        write_table(fixed, str(out / "score" / f"{name}-seeds" / part))
+    record = storage.read_json(f"{folder}/run.json")
+    seeds = record["scores"]["seeds"]
+    record["scores"] = {"seeds": {**seeds, "fixed": {**seeds["best"], "threshold": 0.7}}}
+    score = {"stage": "score", "digest": f"{name}-seeds"}
+    record["artifacts"] = {"maps": record["artifacts"]["maps"], "score seeds": score}
+    storage.write_json(f"{folder}/run.json", record)
+    return folder
+
+
+def test_run_that_ends_at_its_maps_shows_seeds(tmp_path: Path) -> None:
+    run = open_run(seeds_only(tmp_path, "fake-1"))
+    shown = {one.image_id: one for one in run_pictures(run, "seeds")}
+    assert [caption for caption, _ in shown["000"].tiles] == ["picture", "truth", "class map", "seeds at 0.7"]
+    assert shown["003"].group == "worst" and shown["003"].score == 0
+    assert {one.group for one in shown.values()} >= {"best", "worst", "random"}
+    # Its maps are 1 everywhere: at 0.7 all is the class, at 1 all is background.
+    picture, *_, seeds = (data for _, data in shown["000"].tiles)
+    assert seeds != picture
+    record = storage.read_json(f"{run.folder}/run.json")
+    record["scores"]["seeds"]["fixed"]["threshold"] = 1.0
+    storage.write_json(f"{run.folder}/run.json", record)
+    empty = next(one for one in run_pictures(open_run(run.folder), "seeds") if one.image_id == "000")
+    assert empty.tiles[-1] == ("seeds at 1", picture)
+    write_page(run.folder, str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    parsed(page)
+    assert "<h2>Pictures: seeds</h2>" in page and "Pictures: pseudo masks" not in page
+
+
+def test_unscored_seeds_stand_at_the_recipes_threshold(tmp_path: Path) -> None:
+    folder = seeds_only(tmp_path, "fake-1")
+    record = storage.read_json(f"{folder}/run.json")
+    storage.write_json(f"{folder}/run.json", {**record, "scores": {}})
+    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "class map"
+    text = Path(folder, "recipe.yaml").read_text()
+    Path(folder, "recipe.yaml").write_text(text.replace("absent: skip", "background: 0.4"))
+    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
+
+
+def test_page_keeps_its_limit(tmp_path: Path) -> None:
+    """Smaller pictures, then fewer, then none, and a word that says so."""
+    folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data", num_pictures=6, size=(375, 500)))
+    numbers = []
+    for limit in (LIMIT, 1_000_000, 300_000, 60_000):
+        told = write_page(folder, str(tmp_path / "page.html"), limit=limit)
+        page = (tmp_path / "page.html").read_text()
+        numbers.append(len(parsed(page).sources))
+        assert len(page.encode()) <= limit and ("without pictures" in told) == (limit == 60_000), told
+    assert numbers[0] == numbers[1] == 42 and 0 < numbers[2] < 42 and numbers[3] == 0
+    told = write_page(folder, str(tmp_path / "page.html"), limit=1000)
+    assert "more than the 0.001 MB a page should have" in told
+
+
+def test_best_and_worst_are_chosen_by_their_objects() -> None:
+    # (N, 3, K): background always right; picture i finds 10 i of 100 object pixels and invents none.
+    counts = np.zeros((11, 3, 2), np.int64)
+    counts[:, :, 0] = 1000
+    counts[:, 1, 1] = 100
+    counts[:, 0, 1] = counts[:, 2, 1] = 10 * np.arange(11)
+    # A picture without objects is right everywhere and is neither best nor worst.
+    counts = np.concatenate([counts, np.array([[[1000, 0]] * 3])])
+    chosen = choose([str(place) for place in range(12)], counts, ["background", "cat"])
+    groups: dict[str, list[str]] = {}
+    for name, group, _ in chosen:
+        groups.setdefault(group, []).append(name)
+    assert groups["best"] == ["10", "9", "8", "7"] and groups["worst"] == ["0", "1", "2", "3"]
+    assert len({name for name, _, _ in chosen}) == len(chosen) == 12
+    assert {name: score for name, _, score in chosen}["5"] == pytest.approx(0.5)
+    assert choose(["a", "b"], None, ["background"]) == [("a", "random", None), ("b", "random", None)]
+
+
+def test_each_class_has_its_picture() -> None:
+    generator = np.random.default_rng(0)
+    counts = np.zeros((60, 3, 4), np.int64)
+    counts[:, :, 0] = 50
+    for place in range(60):
+        label = 1 + place % 3
+        counts[place, 1, label] = counts[place, 2, label] = 10
+        counts[place, 0, label] = generator.integers(0, 11)
+    groups = [group for _, group, _ in choose([str(p) for p in range(60)], counts, ["background", "a", "b", "c"])]
+    assert groups[-3:] == ["class a", "class b", "class c"] and groups.count("random") == 6
+
+
+def test_data_uri_shrinks_until_it_fits() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
+    large, small = data_uri(noise, 10**9), data_uri(noise, 20_000)
+    assert len(small) <= 20_000 < len(large)
+
+
+def test_gone_pictures_leave_the_rest(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"))
+    (tmp_path / "data" / "manifest.json").unlink()
+    write_page(folder, str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert "<h2>Scores</h2>" in page and "Pictures" not in page
+    parsed(page)
+
+
+def test_neither_run_nor_study_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run 'x'.*no results of study 'x'"):
+        write_page("x", str(tmp_path / "page.html"), str(tmp_path))
+
+
+def test_ticks_enclose_or_stay_inside() -> None:
+    assert ticks(0.0, 16.3) == [0, 5, 10, 15, 20]
+    assert ticks(1, 4, inside=True) == [1, 2, 3, 4]
+    for low, high in ((0.123, 0.456), (-3.0, 7.5), (5.0, 5.0), (0.0, 1e-4)):
+        found = ticks(low, high)
+        assert found[0] <= low + 1e-9 and found[-1] >= high - 1e-9 and 2 <= len(found) <= 8
+
+
+def test_charts_place_points_and_bars() -> None:
+    drawn = chart([Series("ours", [0, 1], [10.0, 20.0], 1, [2.0, None], dots=True)], "T", "x", "y", x_names=["a", "b"])
+    parsed(drawn)
+    high, low = (float(value) for value in re.findall(r'class="fill1" cx="[\d.]+" cy="([\d.]+)"', drawn))
+    assert high > low, "larger values stand higher"
+    assert drawn.count('class="line1"') == 4, "the line, and one error bar with its two ends"
+    assert chart([Series("none", [], [], 1)], "T", "x", "y") == ""
+
+
+def test_words_beside_near_marks_stand_apart() -> None:
+    line = Series("", [0.0, 1.0], [0.0, 40.0], 1)
+    drawn = chart([line], "T", "x", "y", [Mark(0.13, 34.7, "best 0.13", 2), Mark(0.2, 33.9, "method's 0.2", 1)])
+    heights = [float(y) for y in re.findall(r'class="mark" x="[\d.]+" y="([\d.]+)"', drawn)]
+    assert len(heights) == 2 and abs(heights[0] - heights[1]) > 14
+
+
+@pytest.mark.parametrize("num_classes", [1, 3, 20, 80])
+def test_confusion_shares_are_of_the_truth(num_classes: int) -> None:
+    labels = [f"class number {place}" for place in range(num_classes + 1)]
+    matrix = np.zeros((num_classes + 1, num_classes + 2), np.int64)
+    matrix[0, 0], matrix[1, 0], matrix[1, 1] = 8, 3, 1
+    drawn = confusion_chart(matrix, labels)
+    parsed(drawn)
+    assert "class number 1 → class number 0: 75.0 %" in drawn and "unknown" not in drawn
+    assert len(drawn) < 300_000
+
+
+def test_fake_data_has_the_classes(tmp_path: Path) -> None:
+    assert load_manifest(prepare(tmp_path / "data")).splits["train"].num_pictures == 12

@@ -1,0 +1,290 @@
+"""``wsss predict``: which model answers, what it writes, what it skips, and what it does not do twice."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from wsss_ray import storage
+from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.tables import part_name, write_table
+from wsss_ray.config import UserError
+from wsss_ray.data.picture import decode_mask, decode_picture, encode_grey, encode_jpeg
+from wsss_ray.data.shards import write_dataset
+from wsss_ray.data.sources import open_source
+from wsss_ray.data.toy import ToyConfig
+from wsss_ray.engine.predict import PredictConfig
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.recipe import NetConfig, Recipe, SegmentConfig, dump, validate
+from wsss_ray.serve import predict as answer
+from wsss_ray.serve.model import Answerer, open_model
+from wsss_ray.serve.predict import list_pictures, predict
+
+NAMES = ("Bibo", "Tami")
+PLAIN = ["scales=[1.0]", "flip=false", "crf=null"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    """A store with one run whose segmenter has random weights, and the data it was made of."""
+    root = tmp_path_factory.mktemp("store")
+    source = open_source("toy", config=ToyConfig(num_classes=2, num_train=3, num_val=2, size=48))
+    write_dataset(source, str(root / "data" / "d1"))
+    segment = SegmentConfig(
+        network=DeepLabV2(rates=(1, 2), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
+    )
+    spec = NetworkSpec(kind="segmenter", num_classes=2, segment=segment)
+    torch.manual_seed(0)
+    folder = root / "train" / "seg"
+    storage.write_json(str(folder / "network.json"), spec.model_dump(mode="json"))
+    network = build.network(spec)
+    build.save_state(network, folder / "model.safetensors")
+    method = {"name": "cam"}
+    recipe: Recipe = validate(
+        {"method": method, "refine": None, "predict": {"scales": [1.0, 1.5], "flip": False}}, "test"
+    )
+    run = root / "runs" / "cam-1"
+    storage.write_bytes(str(run / "recipe.yaml"), dump(recipe).encode())
+    made = {"segmenter": {"stage": "train", "digest": "seg"}, "network": {"stage": "train", "digest": "cam"}}
+    storage.write_json(str(run / "run.json"), {"artifacts": made, "data": str(root / "data" / "d1"), "scores": {}})
+    cam = NetworkSpec(kind="localizer", num_classes=2, localization={"method": method})
+    storage.write_json(str(root / "train" / "cam" / "network.json"), cam.model_dump(mode="json"))
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Colour, grey, odd-sized and two unreadable pictures, and a file that is none."""
+    folder = tmp_path / "pictures"
+    (folder / "inner").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    (folder / "a.jpg").write_bytes(encode_jpeg(rng.integers(0, 255, (40, 52, 3), np.uint8)))
+    (folder / "inner" / "grey.png").write_bytes(encode_grey(rng.integers(0, 255, (33, 31), np.uint8)))
+    (folder / "inner" / "a.png").write_bytes(encode_grey(rng.integers(0, 255, (40, 52, 3), np.uint8)))
+    (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-100])
+    (folder / "text.png").write_text("not a picture")
+    (folder / "notes.txt").write_text("nothing")
+    return folder
+
+
+@pytest.fixture
+def local(monkeypatch):
+    """The stage without Ray: chunks in this process, counted."""
+    done: list[str] = []
+
+    def run_parts(title, factory, shards, out, machines, network=False):
+        worker = factory()
+        for name, _ in shards:
+            table = worker.table(name)
+            write_table(table, storage.join(out, part_name(name)))
+            done.extend(table["picture"].to_pylist())
+
+    monkeypatch.setattr(answer, "run_parts", run_parts)
+    monkeypatch.setattr(answer, "cluster", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(answer, "machines", lambda resources: None)
+    return done
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_models(store: Path, tmp_path: Path):
+    run = open_model(str(store / "runs" / "cam-1"))
+    assert run.folder == str(store / "train" / "seg") and len(run.classes) == 2
+    assert run.predict == PredictConfig(scales=(1.0, 1.5), flip=False)
+    assert open_model(str(store / "train" / "seg")) == run
+    assert open_model(str(store / "runs" / "cam-1"), ["crf=null", "scales=[2]"]).predict.scales == (2.0,)
+    alone = tmp_path / "alone"
+    shutil.copytree(store / "train" / "seg", alone)
+    assert open_model(str(alone)).classes == ("class 1", "class 2")
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\n")
+    assert open_model(str(alone), classes=names).classes == ("cat", "dog")
+    storage.write_json(str(alone / "answer.json"), run.card())
+    assert open_model(str(alone)).model_copy(update={"folder": run.folder}) == run
+
+
+@pytest.mark.parametrize(
+    ("where", "settings", "message"),
+    [
+        ("train/cam", [], "holds a localizer, which does not answer per pixel; give a run that trained a segmenter"),
+        ("data", [], "no model here; give a run's folder"),
+        ("train/seg", ["crf"], "--set crf: write key=value"),
+        ("train/seg", ["scale=[1.0]"], "--set: predict.scale: unknown key"),
+        ("train/seg", ["gate.classes=labels"], "image labels at test time, .*--set gate.classes=all"),
+    ],
+)
+def test_models_that_cannot_answer(store: Path, where, settings, message):
+    with pytest.raises(UserError, match=message):
+        open_model(str(store / where), settings)
+
+
+def test_wrong_number_of_names(store: Path, tmp_path: Path):
+    names = tmp_path / "names.txt"
+    names.write_text("cat\n")
+    with pytest.raises(UserError, match="1 class names, but the network knows 2; correct --classes"):
+        open_model(str(store / "train" / "seg"), classes=names)
+
+
+def test_answers_do_not_depend_on_the_company(store: Path):
+    model = open_model(str(store / "train" / "seg"), PLAIN)
+    rng = np.random.default_rng(1)
+    shown = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 52), (33, 31), (40, 52))]
+    answerer = Answerer(model, batch_size=2)
+    together = answerer.answer(shown)
+    for picture, answered in zip(shown, together, strict=True):
+        assert answered.mask.shape == picture.shape[:2] and not answered.reduced
+        alone = answerer.answer([picture])[0]
+        assert np.mean(alone.mask == answered.mask) > 0.999
+        assert sum(found.share for found in answered.findings) == pytest.approx(1)
+        for found in answered.findings:
+            assert found.share == np.mean(answered.mask == found.index)
+            assert found.name == ("background", *model.classes)[found.index]
+            # The winner of three probabilities that sum to one.
+            assert 1 / 3 <= found.confidence <= 1
+
+
+def test_huge_pictures_are_answered_smaller(store: Path):
+    model = open_model(str(store / "train" / "seg"), PLAIN)
+    picture = np.random.default_rng(2).integers(0, 255, (60, 90, 3), np.uint8)
+    answered = Answerer(model, max_scores=3 * 30 * 45).answer([picture])[0]
+    assert answered.reduced and answered.mask.shape == (60, 90)
+
+
+def test_files_table_and_resuming(store: Path, pictures: Path, tmp_path: Path, local):
+    out = tmp_path / "out"
+    model = str(store / "runs" / "cam-1")
+    done = predict(model, [str(pictures)], str(out), PLAIN)
+    assert done == {"answered": 3, "kept": 0, "skipped": 2}
+    assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
+    palette = open_model(model).palette
+    for name, suffix in (("a", "jpg"), ("inner/a", "png"), ("inner/grey", "png")):
+        picture = decode_picture((pictures / f"{name}.{suffix}").read_bytes())
+        mask = decode_mask((out / "masks" / f"{name}.png").read_bytes())
+        assert mask.shape == picture.shape[:2]
+        assert decode_picture((out / "overlays" / f"{name}.jpg").read_bytes()).shape == picture.shape
+        colours = decode_picture((out / "masks" / f"{name}.png").read_bytes())
+        np.testing.assert_array_equal(colours, np.asarray(palette, np.uint8)[mask])
+        said = {row["class"]: float(row["share"]) for row in rows(out / "answers.csv") if row["picture"] == name}
+        names = ("background", *open_model(model).classes)
+        assert said == {names[k]: pytest.approx(np.mean(mask == k), abs=1e-6) for k in np.unique(mask)}
+    skipped = {row["picture"]: row["reason"] for row in rows(out / "skipped.csv")}
+    assert set(skipped) == {"cut", "text"} and "cut.jpg: damaged or cut short" in skipped["cut"]
+
+    before = (out / "answers.csv").read_bytes()
+    local.clear()
+    assert predict(model, [str(pictures)], str(out), PLAIN) == {"answered": 0, "kept": 3, "skipped": 2}
+    assert local == [] and (out / "answers.csv").read_bytes() == before
+
+    (pictures / "new.jpg").write_bytes((pictures / "a.jpg").read_bytes())
+    (pictures / "cut.jpg").write_bytes((pictures / "a.jpg").read_bytes())
+    assert predict(model, [str(pictures)], str(out), PLAIN) == {"answered": 2, "kept": 3, "skipped": 1}
+    assert sorted(local) == ["cut", "new"]
+    assert {row["picture"] for row in rows(out / "skipped.csv")} == {"text"}
+    same = {row["share"] for row in rows(out / "answers.csv") if row["picture"] in ("a", "new", "cut")}
+    assert same == {row["share"] for row in rows(out / "answers.csv") if row["picture"] == "a"}
+
+    local.clear()
+    predict(model, [str(pictures / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
+    assert local == ["a"]
+
+
+def test_killed_half_way(store: Path, pictures: Path, tmp_path: Path, local, monkeypatch):
+    """Chunks of one picture; the second call answers only what the first did not finish."""
+    monkeypatch.setattr(answer, "write_plan", _single(answer.write_plan))
+    whole = answer.run_parts
+
+    def dies(title, factory, shards, *rest, **more):
+        whole(title, factory, shards[:2], *rest, **more)
+        raise KeyboardInterrupt
+
+    arguments = str(store / "runs" / "cam-1"), [str(pictures)], str(tmp_path / "out"), PLAIN
+    monkeypatch.setattr(answer, "run_parts", dies)
+    with pytest.raises(KeyboardInterrupt):
+        predict(*arguments)
+    first = list(local)
+    monkeypatch.setattr(answer, "run_parts", whole)
+    predict(*arguments)
+    assert len(first) == 2 and len(local) == 5 and len(set(local)) == 5
+    fresh = predict(*arguments[:2], str(tmp_path / "other"), PLAIN)
+    assert fresh["answered"] == 3
+    assert (tmp_path / "out" / "answers.csv").read_bytes() == (tmp_path / "other" / "answers.csv").read_bytes()
+
+
+def _single(write_plan):
+    def plan(todo, folder):
+        return [chunk for one in todo for chunk in write_plan([one], folder)]
+
+    return plan
+
+
+def test_prepared_data_and_single_files(store: Path, pictures: Path, tmp_path: Path, local):
+    out = tmp_path / "out"
+    predict(str(store / "train" / "seg"), [str(store / "data" / "d1"), str(pictures / "a.jpg")], str(out), PLAIN)
+    manifest_ids = [one.picture for one in list_pictures([str(store / "data" / "d1")], str(out))]
+    assert len(manifest_ids) == 5 and sorted(local) == sorted([*manifest_ids, "a"])
+    assert all((out / "masks" / f"{name}.png").is_file() for name in manifest_ids)
+
+
+def test_lists(pictures: Path, tmp_path: Path):
+    out = pictures / "answers"
+    (out / "overlays").mkdir(parents=True)
+    (out / "overlays" / "a.jpg").write_bytes(b"")
+    (pictures / ".hidden").mkdir()
+    (pictures / ".hidden" / "x.png").write_bytes(b"")
+    (pictures / "a.png").write_bytes((pictures / "inner" / "a.png").read_bytes())
+    names = [one.picture for one in list_pictures([str(pictures), str(pictures / "text.png")], str(out))]
+    assert sorted(names) == ["a_jpg", "a_png", "cut", "inner/a", "inner/grey", "text"]
+    uri = (pictures / "inner").as_uri()
+    assert [one.where for one in list_pictures([uri], str(out))] == [f"{uri}/a.png", f"{uri}/grey.png"]
+    with pytest.raises(UserError, match="no such picture or folder"):
+        list_pictures([str(pictures / "b")], str(out))
+    with pytest.raises(UserError, match="no pictures there"):
+        (tmp_path / "empty").mkdir()
+        list_pictures([str(tmp_path / "empty")], str(out))
+    with pytest.raises(UserError, match="both would be named 'a_png'; give the folder above them"):
+        list_pictures([str(pictures / "inner" / "a.png"), str(pictures / "a.png")], str(out))
+
+
+def test_names_with_any_letters(store: Path, pictures: Path, tmp_path: Path, local):
+    folder = tmp_path / "p q"
+    folder.mkdir()
+    (folder / "ä #1%.jpg").write_bytes((pictures / "a.jpg").read_bytes())
+    (asked,) = list_pictures([str(pictures / ".." / "p q")], str(tmp_path / "x"))
+    assert (asked.picture, asked.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
+    model = str(store / "train" / "seg")
+    out = (tmp_path / "o ut").as_uri()
+    assert predict(model, [folder.as_uri()], out, PLAIN)["answered"] == 1
+    assert (tmp_path / "o ut" / "masks" / "ä #1%.png").is_file()
+
+
+def test_two_folders_do_not_overwrite_each_other(store: Path, pictures: Path, tmp_path: Path, local):
+    model, out = str(store / "train" / "seg"), str(tmp_path / "out")
+    predict(model, [str(pictures / "a.jpg")], out, PLAIN)
+    with pytest.raises(UserError, match="'a' there is the answer for .*a.jpg, not .*inner/a.png; choose another --out"):
+        predict(model, [str(pictures / "inner" / "a.png")], out, PLAIN)
+
+
+def test_nothing_readable(store: Path, pictures: Path, tmp_path: Path, local):
+    with pytest.raises(UserError, match="none of 1 pictures could be read"):
+        predict(str(store / "train" / "seg"), [str(pictures / "text.png")], str(tmp_path / "out"), PLAIN)
+
+
+@pytest.mark.slow
+def test_on_ray(store: Path, pictures: Path, tmp_path: Path):
+    try:
+        done = predict(str(store / "runs" / "cam-1"), [str(pictures)], str(tmp_path / "out"), PLAIN)
+    finally:
+        ray.shutdown()
+    assert done == {"answered": 3, "kept": 0, "skipped": 2}

@@ -1,0 +1,131 @@
+"""Finished runs as they lie below ``<out>/runs``: found by name, read without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import yaml
+from pyarrow import fs as pafs
+
+from wsss_ray import storage
+from wsss_ray.artifacts.store import Artifact
+from wsss_ray.artifacts.tables import read_counts
+from wsss_ray.config import UserError
+from wsss_ray.recipe import Recipe
+from wsss_ray.score.names import STEPS
+
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a finished run left behind."""
+
+    folder: str
+    record: dict[str, Any]
+    """``run.json``: scores, history, steps, artifacts, data, classes."""
+    recipe: dict[str, Any]
+    """``recipe.yaml`` as plain values."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, e.g. ``cam-1f758300``."""
+        return self.folder.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def out(self) -> str:
+        """The folder all artifacts lie below."""
+        return self.folder.rstrip("/").rsplit("/", 2)[0]
+
+    @property
+    def labels(self) -> list[str]:
+        """The K label names, background first."""
+        classes = self.record.get("classes")
+        if classes:
+            return ["background", *classes]
+        from wsss_ray.data.manifest import load_manifest
+
+        return ["background", *load_manifest(self.record["data"]).classes]
+
+    def artifact(self, name: str) -> str | None:
+        """The folder of one of the run's artifacts, None where it made none of this name."""
+        entry = self.record["artifacts"].get(name)
+        return None if entry is None else storage.join(self.out, entry["stage"], entry["digest"])
+
+    def scored(self, step: str) -> dict[str, dict[str, Any]]:
+        """Variant -> numbers with their protocol, of one step; empty where it was not scored."""
+        found = self.record["scores"].get(step, {})
+        return {variant: found[variant] for variant in STEPS.get(step, ()) if variant in found}
+
+    def counts(self, step: str) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Variant -> (picture ids, (N, 3, K) counts) of one step; empty where its artifact is gone."""
+        folder = self.artifact(f"score {step}")
+        return {} if folder is None else read_counts(folder, len(self.labels))
+
+
+def open_run(name: str, out: str = "results") -> RunFolder:
+    """A run by its folder, or by (the beginning of) its name below ``out``; UserError lists the runs there are."""
+    folder = storage.absolute(name)
+    if not storage.exists(storage.join(folder, RECORD)):
+        runs = storage.join(storage.absolute(out), "runs")
+        there = finished(runs)
+        if "://" in name or "/" in name:
+            raise UserError(f"{name}: no finished run here; give a folder below --out/runs{_listed(there)}")
+        fitting = [entry for entry in there if entry == name] or [entry for entry in there if entry.startswith(name)]
+        if len(fitting) != 1:
+            what = "no run" if not fitting else f"{len(fitting)} runs"
+            raise UserError(f"{what} {name!r} in {runs}: give a folder or a name{_listed(fitting or there)}")
+        folder = storage.join(runs, fitting[0])
+    recipe = yaml.safe_load(storage.read_bytes(storage.join(folder, "recipe.yaml")))
+    return RunFolder(folder, storage.read_json(storage.join(folder, RECORD)), recipe)
+
+
+def finished(runs: str) -> list[str]:
+    """Names of the finished runs in a folder, sorted."""
+    filesystem, path = storage.open_fs(runs)
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    folders = sorted(info.base_name for info in infos if info.type == pafs.FileType.Directory)
+    return [name for name in folders if storage.exists(storage.join(runs, name, RECORD))]
+
+
+def _listed(names: list[str], limit: int = 8) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"; there are: {', '.join(names[:limit])}{more}"
+
+
+@dataclass
+class Run:
+    """What a finished run leaves behind."""
+
+    folder: str
+    recipe: Recipe
+    scores: dict[str, dict[str, Any]]
+    """Step (seeds, masks, segmentation ...) -> what its score artifact reports."""
+    artifacts: dict[str, Artifact]
+    mlflow_run: str | None = None
+    history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    """What all trainings on its road took when they were computed."""
+
+
+def run_record(run_folder: str) -> dict[str, Any]:
+    """What a run wrote down about itself; UserError where there is no finished run."""
+    record = storage.join(storage.absolute(run_folder), "run.json")
+    if not storage.exists(record):
+        raise UserError(f"{run_folder}: no finished run here; give a folder below --out/runs")
+    run: dict[str, Any] = storage.read_json(record)
+    return run
+
+
+def artifact_folder(run_folder: str, name: str) -> str:
+    """The folder of one of a run's artifacts; UserError where the run has none of this name."""
+    run = run_record(run_folder)
+    if name not in run["artifacts"]:
+        raise UserError(f"{run_folder}: this run made no {name}; it made {', '.join(sorted(run['artifacts']))}")
+    root = storage.absolute(run_folder).rstrip("/").rsplit("/", 2)[0]
+    entry = run["artifacts"][name]
+    return storage.join(root, entry["stage"], entry["digest"])

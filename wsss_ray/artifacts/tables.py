@@ -1,0 +1,111 @@
+"""What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by picture
+id."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wsss_ray import storage
+from wsss_ray.contracts import ClassMaps
+from wsss_ray.data.picture import decode_mask
+
+MAPS_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("classes", pa.list_(pa.int32())),
+        ("maps", pa.binary()),
+        ("grid_height", pa.int32()),
+        ("grid_width", pa.int32()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+MASKS_SCHEMA = pa.schema([("image_id", pa.string()), ("mask", pa.binary())])
+PREDICTIONS_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("single_scale", pa.binary()), ("multi_scale", pa.binary()), ("crf", pa.binary())]
+)
+"""Three masks of a picture; ``crf`` is null where the recipe has no CRF."""
+COUNTS_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("variant", pa.string()), ("labels", pa.list_(pa.int32())), ("counts", pa.binary())]
+)
+"""Per picture and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
+
+
+def part_name(shard: str) -> str:
+    """The output file of a shard: same stem, so that any part finds its input."""
+    return os.path.splitext(os.path.basename(shard))[0] + ".parquet"
+
+
+def write_table(table: pa.Table, uri: str) -> None:
+    """A Parquet file, atomically, with bytes that depend on its rows alone."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """A Parquet file at any URI."""
+    filesystem, path = storage.open_fs(uri)
+    return pq.read_table(path, filesystem=filesystem, columns=columns)
+
+
+def encode_maps(maps: ClassMaps) -> dict[str, object]:
+    """A row of a maps part: present classes only, float16."""
+    _, grid_height, grid_width = maps.maps.shape
+    return {
+        "image_id": maps.image_id,
+        "classes": maps.classes.tolist(),
+        "maps": np.ascontiguousarray(maps.maps, dtype=np.float16).tobytes(),
+        "grid_height": grid_height,
+        "grid_width": grid_width,
+        "height": maps.size[0],
+        "width": maps.size[1],
+    }
+
+
+def decode_maps(row: dict[str, object]) -> ClassMaps:
+    """The inverse of ``encode_maps`` (values rounded to float16)."""
+    classes = np.asarray(row["classes"], dtype=np.int32)
+    grid = (len(classes), int(row["grid_height"]), int(row["grid_width"]))  # type: ignore[call-overload]
+    values = np.frombuffer(row["maps"], dtype=np.float16).reshape(grid).astype(np.float32)  # type: ignore[call-overload]
+    return ClassMaps(str(row["image_id"]), classes, values, (int(row["height"]), int(row["width"])))  # type: ignore[call-overload]
+
+
+def read_counts(folder: str, num_labels: int) -> dict[str, tuple[list[str], np.ndarray]]:
+    """A score artifact's variants -> (sorted picture ids, (N, 3, K) int64 intersection, truth and predicted pixels)."""
+    rows: dict[str, dict[str, np.ndarray]] = {}
+    for name in storage.list_names(folder):
+        if name.endswith(".parquet"):
+            for row in read_table(storage.join(folder, name)).to_pylist():
+                counts = np.zeros((3, num_labels), dtype=np.int64)
+                counts[:, row["labels"]] = np.frombuffer(row["counts"], dtype=np.int64).reshape(3, -1)
+                rows.setdefault(row["variant"], {})[row["image_id"]] = counts
+    return {
+        variant: (sorted(found), np.stack([found[image_id] for image_id in sorted(found)]))
+        for variant, found in rows.items()
+    }
+
+
+class Lookup:
+    """Random access by picture id to the rows of a folder of parts."""
+
+    def __init__(self, folder: str) -> None:
+        names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
+        self._table = pa.concat_tables([read_table(storage.join(folder, name)) for name in names])
+        self._index = {name: row for row, name in enumerate(self._table["image_id"].to_pylist())}
+
+    def row(self, image_id: str) -> dict[str, object]:
+        """The row of a picture; KeyError where the stage left it out."""
+        return self._table.slice(self._index[image_id], 1).to_pylist()[0]
+
+    def maps(self, image_id: str) -> ClassMaps:
+        """The class maps of a picture."""
+        return decode_maps(self.row(image_id))
+
+    def mask(self, image_id: str) -> np.ndarray:
+        """(H, W) uint8 pseudo mask of a picture."""
+        return decode_mask(self.row(image_id)["mask"])  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Ray itself: joining a cluster, work over shards, progress."""

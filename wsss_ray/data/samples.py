@@ -1,0 +1,211 @@
+"""Training samples by (epoch, index), the same whatever the number of workers and threads, and batches built ahead."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch, ClassMaps, Need
+from wsss_ray.data import picture as pic
+from wsss_ray.data.augment import Augment, Normalize, augment
+from wsss_ray.data.partner import PartnerIndex
+from wsss_ray.data.shards import Rows
+
+Sample = dict[str, Any]
+_ORDER, _ANCHOR, _PARTNER = 1, 2, 3
+"""Keep the random streams of orders, anchors and partners apart."""
+
+
+class TrainSamples:
+    """A split as training samples.
+
+    ``needs`` says what a sample holds besides image and labels: ``saliency`` from the rows, ``mask`` from
+    ``mask_lookup`` (id -> (H, W) uint8 pseudo mask), ``maps`` from ``maps_lookup`` (id -> class maps), ``partner`` a
+    second sample that shares a class. The rows' own masks, which are ground truth, are never read.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        num_classes: int,
+        augment: Augment,
+        normalize: Normalize,
+        seed: int,
+        needs: Iterable[Need] = (),
+        mask_lookup: Callable[[str], np.ndarray] | None = None,
+        maps_lookup: Callable[[str], ClassMaps] | None = None,
+        cache_bytes: int = 512 << 20,
+    ) -> None:
+        self.rows, self.num_classes, self.config, self.normalize, self.seed = (
+            rows,
+            num_classes,
+            augment,
+            normalize,
+            seed,
+        )
+        self.needs = frozenset(needs)
+        self._lookups: dict[str, Callable[[str], Any] | None] = {"mask": mask_lookup, "maps": maps_lookup}
+        for name, lookup in self._lookups.items():
+            if name in self.needs and lookup is None:
+                raise ValueError(f"needs {name!r} but no {name}_lookup was given")
+        self._partners = PartnerIndex(rows.labels()) if "partner" in self.needs else None
+        self._pixels = PixelCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def epoch_order(self, epoch: int) -> np.ndarray:
+        """(N,) int64 permutation of the pictures for an epoch."""
+        return np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(self))
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """The sample of a picture in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed,
+        ``partner``."""
+        rng = np.random.default_rng([self.seed, epoch, _ANCHOR, index])
+        sample = self._single(index, rng)
+        if self._partners is not None:
+            rng = np.random.default_rng([self.seed, epoch, _PARTNER, index])
+            sample["partner"] = self._single(self._partners.draw(index, rng), rng)
+        return sample
+
+    def _single(self, index: int, rng: np.random.Generator) -> Sample:
+        row = self.rows[index]
+        name = row["image_id"]
+        decoded = dict(self._pixels.get(index, lambda: self._decode(row)))
+        maps: ClassMaps | None = None
+        if "mask" in self.needs:
+            decoded["mask"] = _sized(self._look_up("mask", name), decoded["picture"], name, "pseudo mask")
+        if "maps" in self.needs:
+            maps = self._look_up("maps", name)
+            decoded["maps"] = maps.full()
+        sample: Sample = dict(augment(decoded, self.config, rng, self.normalize))
+        if maps is not None:
+            spread = torch.zeros(self.num_classes, *sample["maps"].shape[1:])
+            spread[torch.from_numpy(maps.classes).long()] = sample["maps"]
+            sample["maps"] = spread
+        sample["labels"] = self._label_vector(row)
+        sample["image_id"] = name
+        return sample
+
+    def _decode(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
+        decoded = {"picture": pic.decode_picture(row["image"], row["image_id"])}
+        if "saliency" in self.needs:
+            if row.get("saliency") is None:
+                raise UserError(
+                    f"{row['image_id']}: no saliency map, which this method needs; prepare the data with saliency maps"
+                )
+            saliency = pic.decode_saliency(row["saliency"], row["image_id"])
+            decoded["saliency"] = _sized(saliency, decoded["picture"], row["image_id"], "saliency map")
+        return decoded
+
+    def _look_up(self, what: str, name: str) -> Any:
+        lookup = self._lookups[what]
+        assert lookup is not None
+        try:
+            return lookup(name)
+        except KeyError:
+            raise UserError(
+                f"{name}: no {what} from the stage before; remove that stage's folder and run again"
+            ) from None
+
+    def _label_vector(self, row: dict[str, Any]) -> torch.Tensor:
+        vector = torch.zeros(self.num_classes)
+        labels = row["labels"]
+        if labels is None:
+            raise UserError(f"{row['image_id']}: has no labels and cannot be trained on; choose a split with labels")
+        if labels and not 0 <= min(labels) <= max(labels) < self.num_classes:
+            raise UserError(f"{row['image_id']}: label outside 0..{self.num_classes - 1}; prepare the data again")
+        vector[labels] = 1
+        return vector
+
+
+def _sized(array: np.ndarray, picture: np.ndarray, name: str, what: str) -> np.ndarray:
+    if array.shape[:2] != picture.shape[:2]:
+        raise UserError(
+            f"{name}: its {what} is {array.shape[:2]} but the picture {picture.shape[:2]}; make that stage again"
+        )
+    return array
+
+
+class PixelCache:
+    """Decoded pictures, the least recently used dropped beyond ``limit`` bytes; safe among threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._kept: OrderedDict[int, dict[str, np.ndarray]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: int, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """What is kept under ``key``, made outside the lock where it is not there."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        made = make()
+        size = _num_bytes(made)
+        with self._lock:
+            if key not in self._kept and size <= self._limit:
+                self._kept[key] = made
+                self._bytes += size
+                while self._bytes > self._limit:
+                    self._bytes -= _num_bytes(self._kept.popitem(last=False)[1])
+        return made
+
+
+def _num_bytes(arrays: dict[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one crop size -> a batch, partners into ``Batch.partner``."""
+    first = samples[0]
+    optional = [name for name in ("saliency", "maps", "mask") if name in first]
+    stacked = {
+        name: torch.stack([sample[name] for sample in samples])
+        for name in ("image", "labels", "inside", "rgb", *optional)
+    }
+    partner = collate([sample["partner"] for sample in samples]) if "partner" in first else None
+    return Batch(**stacked, partner=partner)
+
+
+class Prefetcher:
+    """Batches of an epoch in the given order, ``ahead`` of them being built by threads (decoding releases the
+    interpreter lock).
+
+    An error inside a thread is raised where the batch would have come; leaving the loop early stops the threads.
+    """
+
+    def __init__(
+        self,
+        samples: TrainSamples,
+        epoch: int,
+        batches: Iterable[Sequence[int]],
+        num_threads: int = 2,
+        ahead: int = 2,
+    ) -> None:
+        self._samples, self._epoch, self._batches = samples, epoch, batches
+        self._num_threads, self._ahead = max(1, num_threads), max(1, ahead)
+
+    def __iter__(self) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="samples")
+        waiting: deque[list[Future[Sample]]] = deque()
+        try:
+            for indices in self._batches:
+                waiting.append([pool.submit(self._samples.sample, self._epoch, int(index)) for index in indices])
+                if len(waiting) > self._ahead:
+                    yield self._next(waiting)
+            while waiting:
+                yield self._next(waiting)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    @staticmethod
+    def _next(waiting: deque[list[Future[Sample]]]) -> Batch:
+        return collate([future.result() for future in waiting.popleft()])

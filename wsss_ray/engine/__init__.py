@@ -1,0 +1,1 @@
+"""What one machine does with a method: train, localize, predict. Plain PyTorch, no Ray."""

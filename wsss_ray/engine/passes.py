@@ -1,0 +1,53 @@
+"""Forward passes over whole images: scales and flips, images of one size at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wsss_ray.data.augment import Normalize
+from wsss_ray.engine.fusion import Pass, scaled_inputs
+
+MAX_PIXELS = 12_000_000
+"""Input pixels of one forward pass at most, so that large pictures at scale 2 fit in memory."""
+
+
+def same_size(pictures: Sequence[np.ndarray], batch_size: int) -> Iterator[list[int]]:
+    """Indices of pictures of one size, at most ``batch_size`` at a time, in a fixed order."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault(picture.shape[:2], []).append(index)
+    for indices in groups.values():
+        for start in range(0, len(indices), batch_size):
+            yield indices[start : start + batch_size]
+
+
+@torch.inference_mode()
+def passes(
+    forward: Callable[[Tensor], Tensor],
+    pictures: Sequence[np.ndarray],
+    scales: Sequence[float],
+    flip: bool,
+    normalize: Normalize,
+    device: torch.device,
+    precision: str,
+) -> Iterator[Pass]:
+    """For every scale the output of same-sized (H, W, 3) uint8 pictures and, with ``flip``, of their mirror images
+    (still mirrored).
+
+    Each ``Pass`` holds (B, K, h, w) float32.
+    """
+    for scale in scales:
+        images = torch.cat([scaled_inputs(picture, scale, normalize.apply, flip=False) for picture in pictures])
+        inputs = torch.cat([images, images.flip(3)]) if flip else images
+        share = max(1, MAX_PIXELS // (inputs.shape[2] * inputs.shape[3]))
+        outputs = []
+        for start in range(0, len(inputs), share):
+            chunk = inputs[start : start + share].to(device).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                outputs.append(forward(chunk).float().cpu())
+        output = torch.cat(outputs)
+        yield Pass(output[: len(images)], output[len(images) :] if flip else None)

@@ -1,0 +1,1 @@
+"""ESOL (Li et al., NeurIPS 2022)."""

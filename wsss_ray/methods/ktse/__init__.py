@@ -1,0 +1,1 @@
+"""KTSE (Chen et al., ECCV 2024)."""

@@ -1,0 +1,165 @@
+"""The settings of KTSE (Chen et al., ECCV 2024)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import nn
+
+from wsss_ray.contracts import FusionRule, Need
+from wsss_ray.methods.base import MethodConfig
+from wsss_ray.methods.ktse.losses import EPSILON
+from wsss_ray.methods.ktse.network import KtseNet
+from wsss_ray.nets.backbone import Backbone
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+RELEASED: dict[str, Any] = {
+    "warmup_epochs": 10,
+    "activation": "minmax",
+    "kt_margin": 0.05,
+    "kt_region": "both",
+    "kt_labels": "union",
+    "num_pairs": 4,
+    "concat_supervision": "both",
+    "local_margin": 0.05,
+    "local_region": "outside",
+    "label_order": "refine_then_threshold",
+    "truncated_guide": True,
+    "foreground_images": "simple",
+    "ce_mean": "separate",
+    "rectify_scores": True,
+    "inter_source": "scores",
+    "inter_detach_top": True,
+}
+"""Where the authors' code departs from the paper; the fields' own defaults are the paper's. A field that is left out or
+None takes the profile's value."""
+
+
+IRN_FUSION = FusionRule(rectify="pair")
+"""How KTSE's maps are fused when IRN refines them: a map and its flip are added, then rectified (released irn/)."""
+
+
+class Ktse(MethodConfig):
+    """KTSE, whole by default; ``sie``, ``ssr``, ``ga``, ``la`` all off is the base row of its Table 6.
+
+    Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the pictures' augmentation, dropout.
+    Each of several training workers counts for itself: ``num_pairs`` pictures of its own share, and the means of
+    labelled pixels (Eq 5-7) over that share; with one worker both are the published ones. So does each piece of a batch
+    under ``train.accumulate``.
+    """
+
+    name: Literal["ktse"] = "ktse"
+    sie: bool = True
+    """Simulated inter-image erasing: L_kt on pictures joined with a partner (section 3.2)."""
+    ssr: bool = True
+    """Self-supervised regularisation: pseudo labels and L_inter (section 3.3)."""
+    ga: bool = True
+    """Global alignment of the erased picture (Eq 8)."""
+    la: bool = True
+    """Local alignment of the erased picture (Eq 9)."""
+    rigid_classification: bool = False
+    """Table 7's ACoL row: a classification loss on the erased picture."""
+    soft_gpp_alignment: bool = False
+    """Table 7's AEFT row: Eq 8 on the pooled maps of the GPP head (our reading; no code was released for it)."""
+
+    hidden: PositiveInt = 256
+    """Channels between the two 1x1 convolutions of the head."""
+    new_layer_multiplier: PositiveFloat = 1.0
+    """Learning rate of the head over the backbone's: 1 in the code, and the paper prints a single rate."""
+    warmup_epochs: NonNegativeInt = 0
+    """Epochs with L_cls alone; the paper mentions none."""
+    warmup_background: bool = False
+    """With SSR, the background plane learns in the warm-up, alone: from labels not smoothed yet, on cut-off features.
+
+    Neither in the paper nor in the code, which have time to recover. Untrained, the plane loses every background pixel
+    as SSR begins, and its cross-entropy pushes the classes down until all pixels are labelled background.
+    """
+    activation: Literal["max", "minmax"] = "max"
+    """How maps are normalised before thresholds 0.6 and 0.2 (Eq 1 against the code)."""
+
+    num_pairs: PositiveInt | Literal["all"] = "all"
+    """Pictures of a batch that are joined with their partner, from the first."""
+    concat_axis: Literal["height", "width"] = "height"
+    """The paper does not say; the code stacks the partner below."""
+    partner_rule: Literal["shared", "random"] = "shared"
+    """``random`` joins each picture with the next of its batch, whatever its classes."""
+    kt_margin: NonNegativeFloat = 0.0
+    kt_region: Literal["anchor", "both"] = "anchor"
+    kt_labels: Literal["anchor", "union"] = "anchor"
+    kt_detach: Literal["none", "single", "joined"] = "none"
+    """Cuts the gradient of one side of L_kt: the pictures alone (the paper finds that unstable) or the joined ones."""
+    concat_supervision: Literal["anchor", "both"] = "anchor"
+    """Which part of the joined picture its pseudo labels supervise."""
+
+    erase_threshold: NonNegativeFloat = 0.6
+    erase_mode: Literal["hard", "soft"] = "hard"
+    """``soft`` is AEFT's mask, which keeps the activation as weight."""
+    local_margin: NonNegativeFloat = 0.0
+    local_region: Literal["all", "outside"] = "all"
+    """``outside``: only where the anchor's activation is under ``erase_threshold``."""
+
+    label_levels: tuple[Fraction, Fraction] = (0.3, 0.15)
+    """beta_h and beta_l: background levels above which a class, under which the background is certain."""
+    label_order: Literal["threshold_then_refine", "refine_then_threshold"] = "threshold_then_refine"
+    par_iterations: NonNegativeInt = 10
+    truncated_guide: bool = False
+    """Gives PAR the released code's picture, truncated to 8 bits a second time."""
+    guard_maximum: bool = True
+    """Off repeats the released code where a present class is negative everywhere: its sign flips."""
+    foreground_weight: NonNegativeFloat = 0.0125
+    foreground_images: Literal["all", "simple"] = "all"
+    """Pictures alone whose foreground labels count: ``simple`` ones have a single class. Joined ones always count."""
+    ce_mean: Literal["joint", "separate"] = "joint"
+    """One mean over all labelled pixels (Eq 5), or one over background and one over foreground."""
+    rectify_scores: bool = False
+    """ReLU on all C + 1 planes before their softmax."""
+    inter_weight: NonNegativeFloat = 0.005
+    inter_threshold: Fraction = 0.2
+    inter_source: Literal["features", "scores"] = "features"
+    """L_inter on the signed features, or on the rectified planes at picture size."""
+    inter_detach_top: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        return {**RELEASED, **given} if data.get("profile") == "released" else given
+
+    @model_validator(mode="after")
+    def _ordered_levels(self) -> Ktse:
+        if self.label_levels[0] < self.label_levels[1]:
+            raise ValueError(f"label_levels are (high, low): swap {self.label_levels}")
+        return self
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """A partner for every picture, where SIE is on and wants one that shares a class."""
+        return frozenset({"partner"}) if self.sie and self.partner_rule == "shared" else frozenset()
+
+    @property
+    def erases(self) -> bool:
+        """Whether a loss looks at the erased picture."""
+        return self.ga or self.la or self.rigid_classification or self.soft_gpp_alignment
+
+    @property
+    def looks_at_partner(self) -> bool:
+        """Whether the partner alone goes through the network."""
+        labels_it = self.ssr and self.concat_supervision == "both"
+        return self.sie and (self.kt_region == "both" or labels_it)
+
+    def fusion(self) -> FusionRule:
+        """Each pass up-sampled, then rectified; passes summed, then divided by the maximum (released evaluation)."""
+        return FusionRule(rectify="per_pass", reduce="sum", normalize="max", epsilon=EPSILON)
+
+    def background(self) -> float:
+        """0.2: the paper reports the best of 0.10 to 0.29 on the training masks and does not name it."""
+        return 0.2
+
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+        """A ``KtseNet`` on ``backbone``; ``base`` is not used."""
+        return KtseNet(self, backbone, num_classes)

@@ -1,0 +1,201 @@
+"""KTSE: knowledge transfer with simulated inter-image erasing (Chen et al., ECCV 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import IGNORE, Batch, ParamGroup, Progress
+from wsss_ray.methods.ktse import labels as pseudo
+from wsss_ray.methods.ktse import losses as terms
+from wsss_ray.methods.ktse.pooling import GppHead
+from wsss_ray.methods.layers import classification_loss
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.groups import standard_groups
+
+if TYPE_CHECKING:
+    from wsss_ray.methods.ktse.config import Ktse
+
+HEIGHT, WIDTH = -2, -1
+
+
+class KtseNet(nn.Module):
+    """A backbone with C + 1 planes, background first, scored by gated pyramid pooling (section 3.1)."""
+
+    def __init__(self, config: Ktse, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.head = GppHead(backbone.channels["out"], num_classes, config.hidden)
+
+    def planes(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C + 1, h, w) float32, signed, background first."""
+        return self.head.planes(self.backbone(images)["out"]).float()
+
+    def pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) foreground planes -> (B, C) logits and (B, C, h, w) pooled maps."""
+        return self.head.pool(features)
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C + 1, h, w), background last."""
+        return self.planes(images).roll(-1, dims=1)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w), signed: ``Ktse.fusion`` rectifies after up-sampling."""
+        return self.planes(images)[:, 1:]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C) of the pooling head."""
+        return self.pool(self.planes(images)[:, 1:])[0]
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Backbone and head at one rate (times ``new_layer_multiplier``), biases like weights."""
+        new = self.config.new_layer_multiplier
+        return standard_groups(self, (1.0, 1.0, new, new), bias_decay=None)
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """Eq 10, each part with its weight; L_cls alone in the warm-up. Every branch sends gradient to the network."""
+        config = self.config
+        partner = self._partner(batch)
+        if progress.epoch < config.warmup_epochs:
+            return self._warmup_parts(batch)
+
+        num = len(batch.image)
+        alone = partner is not None and config.looks_at_partner
+        images = torch.cat([batch.image, partner.image]) if alone and partner is not None else batch.image
+        planes = self.planes(images)
+        anchor = planes[:num]
+        logits, pooled = self.pool(anchor[:, 1:])
+        low = terms.activation(anchor[:, 1:], batch.labels, rule=config.activation)
+        high = terms.activation(anchor[:, 1:], batch.labels, batch.image.shape[-2:], config.activation)
+
+        parts = {"cls": classification_loss(logits, batch.labels)}
+        if config.erases:
+            parts |= self._erased_parts(batch, anchor[:, 1:], pooled, low, high)
+        target = self._labels(anchor, batch) if config.ssr else None
+        if target is not None:
+            parts |= self._label_parts(anchor, target, batch.labels, low, high)
+            parts["monitor/labelled"] = (target != IGNORE).float().mean()
+        if partner is not None:
+            parts |= self._joined_parts(batch, partner, anchor, planes[num:] if alone else None, target)
+        return parts
+
+    def _warmup_parts(self, batch: Batch) -> dict[str, Tensor]:
+        taps = self.backbone(batch.image)["out"]
+        planes = self.head.planes(taps).float()
+        parts = {"cls": classification_loss(self.pool(planes[:, 1:])[0], batch.labels)}
+        if self.config.ssr and self.config.warmup_background:
+            both = torch.cat([self.head.background(taps).float(), planes[:, 1:].detach()], dim=1)
+            target = self._labels(both, batch, num_iterations=0)
+            # Signed in both profiles: rectified, a negative plane has no gradient to come up by.
+            counted, mean = self._counted(batch.labels), self.config.ce_mean
+            background, foreground = terms.label_losses(both, target, counted, rectify=False, mean=mean)
+            parts |= {"bg": background, "fg": self.config.foreground_weight * foreground}
+        return parts
+
+    def _counted(self, labels: Tensor) -> Tensor | None:
+        """Which pictures' foreground labels count: (B,) bool, None for all."""
+        return labels.sum(dim=1) == 1 if self.config.foreground_images == "simple" else None
+
+    def _partner(self, batch: Batch) -> Batch | None:
+        if not self.config.sie:
+            return None
+        limit = self.config.num_pairs
+        num = len(batch.image) if limit == "all" else min(limit, len(batch.image))
+        if self.config.partner_rule == "random":
+            index = torch.arange(num, device=batch.image.device).add(1) % len(batch.image)
+            return _pick(batch, index)
+        if batch.partner is None:
+            raise UserError("KTSE joins pictures with a partner: give the batch its partner, or set method.sie=false")
+        return _pick(batch.partner, torch.arange(num, device=batch.image.device))
+
+    def _erased_parts(
+        self, batch: Batch, anchor: Tensor, pooled: Tensor, low: Tensor, high: Tensor
+    ) -> dict[str, Tensor]:
+        config = self.config
+        erased = terms.erase(batch.image, high, config.erase_threshold, config.erase_mode)
+        masked = self.planes(erased)[:, 1:]
+        parts = {"monitor/erased": (high >= config.erase_threshold).float().mean()}
+        if config.la:
+            region = (low < config.erase_threshold).to(masked) if config.local_region == "outside" else None
+            parts["local"] = terms.local_alignment(masked, anchor, batch.labels, region, config.local_margin)
+        if config.ga:
+            parts["global"] = terms.global_alignment(anchor, masked, batch.labels)
+        if config.rigid_classification or config.soft_gpp_alignment:
+            logits, masked_pooled = self.pool(masked)
+            if config.rigid_classification:
+                parts["rigid"] = classification_loss(logits, batch.labels)
+            if config.soft_gpp_alignment:
+                parts["soft_gpp"] = terms.global_alignment(pooled, masked_pooled, batch.labels)
+        return parts
+
+    def _labels(self, planes: Tensor, batch: Batch, num_iterations: int | None = None) -> Tensor:
+        config = self.config
+        features = planes[:, 1:].detach()
+        iterations = config.par_iterations if num_iterations is None else num_iterations
+        with torch.autocast(planes.device.type, enabled=False):
+            picture = pseudo.guide(batch.rgb, batch.inside, config.truncated_guide)
+            if config.label_order == "threshold_then_refine":
+                return pseudo.threshold_then_refine(features, batch.labels, picture, config.label_levels, iterations)
+            return pseudo.refine_then_threshold(
+                features, batch.labels, picture, config.label_levels, iterations, config.guard_maximum
+            )[0]
+
+    def _label_parts(
+        self, planes: Tensor, target: Tensor, labels: Tensor, low: Tensor, high: Tensor
+    ) -> dict[str, Tensor]:
+        config = self.config
+        counted = self._counted(labels)
+        background, foreground = terms.label_losses(planes, target, counted, config.rectify_scores, config.ce_mean)
+        if config.inter_source == "scores":
+            scores, active = terms.resize(planes[:, 1:].relu(), high.shape[-2:]), high
+        else:
+            scores, active = planes[:, 1:], low
+        inter = terms.inter_class(scores, active, labels, config.inter_threshold, config.inter_detach_top)
+        return {
+            "bg": background,
+            "fg": config.foreground_weight * foreground,
+            "inter": config.inter_weight * inter,
+        }
+
+    def _joined_parts(
+        self, batch: Batch, partner: Batch, anchor: Tensor, other: Tensor | None, target: Tensor | None
+    ) -> dict[str, Tensor]:
+        config, num = self.config, len(partner.image)
+        axis = HEIGHT if config.concat_axis == "height" else WIDTH
+        joined = self.planes(torch.cat([batch.image[:num], partner.image], dim=axis))
+        size = list(anchor.shape[-2:])
+        size[axis] *= 2
+        # A crop that is no multiple of the stride leaves the joined map one cell short.
+        joined = terms.resize(joined, (size[0], size[1]))
+
+        single, learner = anchor[:num, 1:], joined[:, 1:]
+        if config.kt_region == "both" and other is not None:
+            single = torch.cat([single, other[:, 1:]], dim=axis)
+        else:
+            learner = learner.narrow(axis, 0, single.shape[axis])
+        if config.kt_detach == "single":
+            single = single.detach()
+        elif config.kt_detach == "joined":
+            learner = learner.detach()
+        labels = batch.labels[:num]
+        labels = torch.maximum(labels, partner.labels) if config.kt_labels == "union" else labels
+        parts = {"kt": terms.knowledge_transfer(single, learner, labels, config.kt_margin)}
+        if target is None:
+            return parts
+
+        wanted = target[:num]
+        if config.concat_supervision == "both" and other is not None:
+            wanted = torch.cat([wanted, self._labels(other, partner)], dim=axis)
+        else:
+            joined = joined.narrow(axis, 0, anchor.shape[axis])
+        background, foreground = terms.label_losses(joined, wanted, None, config.rectify_scores, config.ce_mean)
+        return parts | {"joined_bg": background, "joined_fg": config.foreground_weight * foreground}
+
+
+def _pick(batch: Batch, index: Tensor) -> Batch:
+    """The pictures of a batch at ``index``, with what KTSE reads of them."""
+    return Batch(batch.image[index], batch.labels[index], batch.inside[index], batch.rgb[index])

@@ -1,0 +1,1 @@
+"""L2G (Jiang et al., CVPR 2022)."""

@@ -1,0 +1,257 @@
+"""L2G: a local network sees patches, a global one learns the whole picture's maps from it (Jiang 2022, CVPR)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from wsss_ray.config import UserError
+from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
+from wsss_ray.methods.base import MethodConfig
+from wsss_ray.methods.l2g.correlation import PixelCorrelation
+from wsss_ray.methods.l2g.losses import (
+    BackgroundTarget,
+    attention,
+    saliency_under_views,
+    strongest,
+    transfer_loss,
+    transfer_target,
+    whole_under_views,
+)
+from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
+from wsss_ray.methods.views import Sampling, crop_views, sample_boxes
+from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.groups import standard_groups
+
+RELEASED: dict[str, Any] = {
+    "num_views": 6,
+    "sampling": "corners",
+    "pcm": True,
+    "local_background": True,
+    "hard_target": True,
+    "threshold": 0.001,
+    "background_target": "binary",
+    "kd_weight": 10.0,
+    "align": "roi",
+    "empty_saliency": "none",
+    "normalize_saliency": True,
+    "map_form": "logits",
+    "background_threshold": 0.25,
+}
+"""What the ``released`` profile sets (scripts/train_l2g_sal_voc.py); the defaults of the fields are the paper's."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "voc": {"profile": "released"},
+    "coco": {
+        "profile": "released",
+        "num_views": 4,
+        "sampling": "random",
+        "threshold": 0.1,
+        "background_target": "soft",
+        "kd_weight": 30.0,
+    },
+}
+"""The released scripts of the two data sets."""
+
+
+class L2GConfig(MethodConfig):
+    """L2G and its ablations; ``profile`` sets the defaults, every field can be given beside it."""
+
+    name: Literal["l2g"] = "l2g"
+    map_fields: ClassVar[frozenset[str]] = frozenset({"map_form"})
+    label_fields: ClassVar[frozenset[str]] = frozenset({"background_threshold"})
+    saliency: bool = True
+    """On: shape transfer (Eq 7). Off: attention transfer (Eq 6)."""
+    num_views: int = Field(4, ge=1)
+    """N local views per picture; ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
+    patch_size: int = Field(320, ge=8)
+    """p, side of a local view in pixels; at most the training crop."""
+    sampling: Sampling = "random"
+    """released: corners (the four corners and N - 4 random views)."""
+    uniform_stride: int = Field(64, ge=1)
+    shared: bool = False
+    """One backbone under both heads (Sec. 4.2)."""
+    global_classification: bool = False
+    """A classification loss on the global network too (Sec. 4.2: 70.3 falls to 53.8)."""
+    local_only: bool = False
+    """Tables 1-2, rows "Local": the local network alone, no transfer. With saliency it is its own teacher (how the
+    paper gives the local network shape is not stated)."""
+    pcm: bool = False
+    """Pixel correlation in every head, in training and at inference. Not in the paper; released: on."""
+    local_background: bool = False
+    """A background channel in the local head. released: on, where no loss reaches it yet it competes in the target."""
+    hard_target: bool = False
+    """Keep only the strongest channel of each pixel in the target. released: on."""
+    threshold: float = Field(0.1, ge=0, lt=1)
+    """Attention above it counts as foreground under saliency. released: 0.001 (VOC), 0.1 (COCO)."""
+    background_target: BackgroundTarget = "ignore"
+    """What the global background channel is compared with, which the paper leaves open. ignore: nothing (it takes what
+    the classes leave); complement: 1 - the strongest class; binary / soft: the local background, binarised or not,
+    outside saliency. released: binary (VOC), soft (COCO)."""
+    kd_weight: float = Field(1.0, gt=0)
+    """Weight of the transfer loss. released: 10 (VOC), 30 (COCO)."""
+    norm: Literal["mean", "sum"] = "mean"
+    """Squared norm of Eq 6-7: mean over all elements (released), or their sum per view (Eq 6 as printed)."""
+    new_layer_multiplier: float = Field(10.0, gt=0)
+    """Learning rate of the heads over the backbones'. A head that overshoots answers background everywhere, and the
+    gradient of a squared distance between probabilities vanishes there."""
+    align: Literal["crop", "roi"] = "crop"
+    """crop: softmax, then the cells under the view. roi: legacy RoIAlign of the scores, then softmax (released)."""
+    empty_saliency: Literal["fallback", "none"] = "fallback"
+    """Views without saliency: the attention itself (Eq 7, lower case), or no special care (released)."""
+    normalize_saliency: bool = False
+    """Divide saliency by its maximum over the training crop. Unstated in the paper; released: on."""
+    map_form: Literal["attention", "logits", "softmax"] = "attention"
+    """Maps at inference: ReLU of the scores (Eq 2), raw scores (released), or the softmax's foreground, as in EPS."""
+    background_threshold: float = Field(0.2, ge=0, le=1)
+    """Constant of the background at label time: as in EPS (Sec. 4.1). released: 0.25."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = {**RELEASED, **data} if data.get("profile") == "released" else dict(data)
+        if given.get("local_only") and given.get("saliency", True):
+            given.setdefault("local_background", True)
+        return given
+
+    @model_validator(mode="after")
+    def _possible(self) -> L2GConfig:
+        if self.sampling == "corners" and self.num_views < 4:
+            raise ValueError(f"sampling=corners needs num_views >= 4, not {self.num_views}: use sampling=random")
+        if self.background_target in ("binary", "soft") and not self.local_background:
+            raise ValueError(f"background_target={self.background_target} needs local_background=true")
+        if self.local_only and (self.shared or self.global_classification):
+            raise ValueError("local_only has no global network: leave out shared and global_classification")
+        if self.local_only and not self.local_background and (self.saliency or self.map_form == "softmax"):
+            raise ValueError("local_only with saliency or map_form=softmax needs local_background=true")
+        return self
+
+    @property
+    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+        """Saliency, unless it is switched off."""
+        return frozenset({"saliency"}) if self.saliency else frozenset()
+
+    def fusion(self) -> FusionRule:
+        """PSA's rule for attention (Sec. 4.1), EPS's for softmax; released: bicubic, mean, ReLU last, no 1e-5."""
+        if self.map_form == "logits":
+            return FusionRule(rectify="after", interpolation="bicubic", reduce="mean", epsilon=1e-8)
+        return FusionRule(rectify="before" if self.map_form == "attention" else "none")
+
+    def background(self) -> float:
+        """``background_threshold``."""
+        return self.background_threshold
+
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+        """An ``L2G`` whose two networks start from the weights ``backbone`` has now; ``base`` is not used."""
+        return L2G(self, backbone, num_classes)
+
+
+class CorrelatedHead(nn.Module):
+    """F = W X, or with pixel correlation F = W X + W PCM(X)."""
+
+    def __init__(self, backbone: Backbone, num_channels: int, pcm: bool) -> None:
+        super().__init__()
+        self.classifier = class_head(backbone.channels["out"], num_channels)
+        self.correlation = PixelCorrelation(backbone) if pcm else None
+
+    def forward(self, images: Tensor, taps: dict[str, Tensor]) -> Tensor:
+        """(B, 3, H, W) and the backbone's taps -> (B, K, h, w) raw scores."""
+        scores = self.classifier(taps["out"])
+        return scores if self.correlation is None else scores + self.correlation(scores, images, taps)
+
+
+class L2G(nn.Module):
+    """``backbone`` and ``head`` are the network that is tested; ``local_backbone`` and ``local_head`` teach it."""
+
+    def __init__(self, config: L2GConfig, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = backbone
+        num_local = num_classes + int(config.local_background)
+        num_head = num_local if config.local_only else num_classes + 1
+        self.head = CorrelatedHead(backbone, num_head, config.pcm)
+        self.local_head = None if config.local_only else CorrelatedHead(backbone, num_local, config.pcm)
+        separate = not (config.local_only or config.shared)
+        self.local_backbone = copy.deepcopy(backbone) if separate else None
+
+    def evidence(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C + 1, h, w) scores of the global network; (B, C or C + 1, h, w) with ``local_only``."""
+        return self.head(images, self.backbone(images))
+
+    def local_scores(self, images: Tensor) -> Tensor:
+        """(V, 3, p, p) -> (V, C or C + 1, h, w) scores of the local network."""
+        if self.local_head is None:
+            return self.evidence(images)
+        return self.local_head(images, (self.local_backbone or self.backbone)(images))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C) from the network that a classification loss trained: the local one, as a rule."""
+        scores = self.evidence(images) if self.config.global_classification else self.local_scores(images)
+        return spatial_mean(scores[:, : self.num_classes])
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, h, w) in the form ``map_form`` names; signed only as ``logits``."""
+        scores = self.evidence(images)
+        if self.config.map_form == "softmax":
+            scores = scores.softmax(dim=1)
+        elif self.config.map_form == "attention":
+            scores = torch.relu(scores)
+        return scores[:, : self.num_classes]
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """L_cls on the views (Eq 4) and the transfer loss (Eq 6-7) on the global network; all views in one pass."""
+        config = self.config
+        if config.saliency and batch.saliency is None:
+            raise UserError("l2g needs saliency maps: give the data set saliency or set method.saliency=false")
+        images = batch.image
+        view = (images.shape[2], images.shape[3])
+        boxes = sample_boxes(
+            config.sampling, len(images), config.num_views, config.patch_size, view, config.uniform_stride
+        )
+        labels = batch.labels.repeat_interleave(boxes.shape[1], dim=0)
+        scores = self.local_scores(crop_views(images, boxes))
+        parts = {"cls": classification_loss(spatial_mean(scores[:, : self.num_classes]), labels)}
+        if config.local_only:
+            if config.saliency:
+                parts["transfer"] = self._transfer(scores.softmax(dim=1), scores, labels, batch.saliency, boxes)
+            return parts
+        whole = self.evidence(images)
+        size = (scores.shape[2], scores.shape[3])
+        under = whole_under_views(whole, boxes, size, self.backbone.strides["out"], config.align)
+        parts["transfer"] = self._transfer(under, scores, labels, batch.saliency, boxes)
+        whole_loss = classification_loss(spatial_mean(whole[:, : self.num_classes]), batch.labels)
+        if config.global_classification:
+            return {**parts, "global_cls": whole_loss}
+        return {**parts, "monitor/global_cls": whole_loss.detach()}
+
+    def _transfer(
+        self, under: Tensor, scores: Tensor, labels: Tensor, saliency: Tensor | None, boxes: Tensor
+    ) -> Tensor:
+        config = self.config
+        attended = attention(scores, labels)
+        if config.hard_target:
+            attended = strongest(attended)
+        seen = None
+        if config.saliency and saliency is not None:
+            seen = saliency_under_views(saliency, boxes, (scores.shape[2], scores.shape[3]), config.normalize_saliency)
+        target = transfer_target(
+            attended,
+            self.num_classes,
+            seen,
+            config.threshold,
+            config.background_target,
+            config.empty_saliency == "fallback",
+        )
+        return config.kd_weight * transfer_loss(under, target, config.norm)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """PSA's four groups over both networks, biases at twice the rate of weights."""
+        new = self.config.new_layer_multiplier
+        return standard_groups(self, (1.0, 2.0, new, 2 * new))

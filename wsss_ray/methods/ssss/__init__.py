@@ -1,0 +1,1 @@
+"""SSSS (Araslanov and Roth, CVPR 2020)."""

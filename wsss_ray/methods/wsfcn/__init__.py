@@ -1,0 +1,1 @@
+"""WS-FCN (Wang et al., 2023)."""

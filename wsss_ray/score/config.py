@@ -1,0 +1,32 @@
+"""What a score reports."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt
+
+from wsss_ray.config import Config
+
+
+class ScoreConfig(Config):
+    """What is reported beside the matrix itself."""
+
+    background: float | None = Field(default=None, ge=0, le=1)
+    """Fixed background threshold of the seeds; None takes the one of the method's paper."""
+    thresholds: PositiveInt = 100
+    """Points of the threshold curve, evenly spaced in [0, 1)."""
+    at: tuple[float, ...] = ()
+    """Further thresholds of the curve, never the best one: a sweep over ``background`` is answered from them."""
+    absent: Literal["skip", "zero", "no_truth"] = "skip"
+    """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
+
+    @property
+    def curve_thresholds(self) -> list[float]:
+        """The thresholds of the curve, ascending."""
+        return sorted({*self.even_thresholds, *self.at})
+
+    @property
+    def even_thresholds(self) -> list[float]:
+        """The evenly spaced thresholds, among which the best one is chosen."""
+        return [step / self.thresholds for step in range(self.thresholds)]

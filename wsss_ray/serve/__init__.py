@@ -1,0 +1,1 @@
+"""A trained network asked from outside: prediction, export, annotations."""

@@ -1,0 +1,66 @@
+"""The MLflow model, as code that MLflow runs where it serves: pictures in, class shares and masks out.
+
+``wsss_ray.tracking.save_model`` is what names this file; nothing imports it, since it hands its functions to MLflow.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wsss_ray.config import UserError
+from wsss_ray.data.picture import decode_picture, encode_mask
+from wsss_ray.serve.model import Answer, Answerer, open_model
+from wsss_ray.tracking import set_served_model
+
+ROOT = "WSSS_SERVE_ROOT"
+"""The folder below which a served model may read the files of column ``path``; without it none are read."""
+
+
+def load(folder: str) -> Answerer:
+    """The model in ``folder``, once, when the server starts."""
+    return Answerer(open_model(folder))
+
+
+def answer(answerer: Answerer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with ``picture`` (base64 of a JPEG, PNG, ...) or ``path`` -> {"height", "width", "classes": [{"class",
+    "index", "share", "confidence"}], "mask": base64 of a palette PNG} each; UserError names the row of a bad picture.
+    """
+    pictures = [decode_picture(_bytes(row), f"row {number}") for number, row in enumerate(rows)]
+    return [_told(one, np.asarray(answerer.palette)) for one in answerer.answer(pictures)]
+
+
+def _told(found: Answer, palette: np.ndarray) -> dict[str, Any]:
+    classes = [
+        {"class": one.name, "index": one.index, "share": one.share, "confidence": one.confidence}
+        for one in found.findings
+    ]
+    mask = base64.b64encode(encode_mask(found.mask, palette)).decode("ascii")
+    height, width = found.mask.shape
+    return {"height": height, "width": width, "classes": classes, "mask": mask}
+
+
+def _bytes(row: dict[str, Any]) -> bytes:
+    picture, path = row.get("picture"), row.get("path")
+    if isinstance(picture, str) and picture:
+        try:
+            return base64.b64decode(picture.rpartition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise UserError(f"column picture is not base64 ({error}); send base64 of the picture file") from error
+    if not isinstance(path, str) or not path:
+        raise UserError("a row has neither picture (base64 of the file) nor path; send one of them")
+    root = os.environ.get(ROOT)
+    if root is None:
+        raise UserError(f"this server reads no paths; start it with {ROOT}=FOLDER, or send column picture (base64)")
+    where = (Path(root) / path).resolve()
+    if not where.is_relative_to(Path(root).resolve()) or not where.is_file():
+        raise UserError(f"{path}: no such picture below {ROOT}; correct the path")
+    return where.read_bytes()
+
+
+set_served_model(load, answer)
