@@ -1,7 +1,7 @@
 """Peak memory of reading COCO annotations while the file grows: ``python benchmarks/coco_memory.py [SIZE ...]``.
 
-For every size a file of so many annotations (seven a picture, polygons of twelve points) is generated, and a fresh
-process opens it as a source, walks over all its pictures and renders the masks of the first hundred; its peak resident
+For every size a file of so many annotations (seven an image, polygons of twelve points) is generated, and a fresh
+process opens it as a source, walks over all its images and renders the masks of the first hundred; its peak resident
 memory is printed.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from wsss_ray.data.coco import CATEGORY_IDS, CLASSES
 
-PER_PICTURE = 7
+PER_IMAGE = 7
 
 _READ = """
 import resource, sys, time
@@ -27,15 +27,15 @@ from wsss_ray.data.source import open_source
 start = time.monotonic()
 source = open_source("coco", sys.argv[1], index=sys.argv[1] + "/index")
 indexed = time.monotonic() - start
-pictures = labels = 0
+images = labels = 0
 for item in source.items:
-    if pictures < 100:
-        shapes = shapes_of(item.extra["index"], item.extra["picture"])
+    if images < 100:
+        shapes = shapes_of(item.extra["index"], item.extra["image"])
         render(shapes, source.load.keywords["table"], *item.extra["size"], "included", "smallest")
-    pictures += 1
+    images += 1
     labels += len(item.labels)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-print(f"{peak:.0f} {indexed:.1f} {time.monotonic() - start - indexed:.1f} {pictures} {labels}")
+print(f"{peak:.0f} {indexed:.1f} {time.monotonic() - start - indexed:.1f} {images} {labels}")
 """
 
 
@@ -45,10 +45,10 @@ def generate(root: Path, num_annotations: int, seed: int = 0) -> Path:
     (root / "annotations").mkdir(parents=True, exist_ok=True)
     (root / "train2014").mkdir(exist_ok=True)
     path = root / "annotations" / "instances_train2014.json"
-    num_pictures = max(1, num_annotations // PER_PICTURE)
+    num_images = max(1, num_annotations // PER_IMAGE)
     with path.open("w") as out:
         out.write('{"images": [')
-        for number in range(num_pictures):
+        for number in range(num_images):
             head = {"id": number, "file_name": f"{number:012d}.jpg", "height": 480, "width": 640}
             out.write((", " if number else "") + json.dumps(head))
         out.write('], "annotations": [')
@@ -57,7 +57,7 @@ def generate(root: Path, num_annotations: int, seed: int = 0) -> Path:
             points = [round(value + rng.uniform(-40, 40), 2) for _ in range(12) for value in (x, y)]
             one = {
                 "id": number,
-                "image_id": rng.randrange(num_pictures),
+                "image_id": rng.randrange(num_images),
                 "category_id": rng.choice(CATEGORY_IDS),
                 "iscrowd": 0,
                 "area": round(rng.uniform(100, 6000), 3),
@@ -75,27 +75,27 @@ def measure(num_annotations: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = generate(Path(folder), num_annotations)
         done = subprocess.run([sys.executable, "-c", _READ, folder], check=True, capture_output=True, text=True)
-        peak, indexed, walked, pictures, labels = map(float, done.stdout.split())
+        peak, indexed, walked, images, labels = map(float, done.stdout.split())
         megabytes = path.stat().st_size / 1e6
     return {
         "file_mb": megabytes,
         "peak_mb": peak,
         "index_seconds": indexed,
         "walk_seconds": walked,
-        "pictures": pictures,
+        "images": images,
         "labels": labels,
     }
 
 
 def main(sizes: list[int]) -> None:
     """Print one line for every size."""
-    print(f"{'annotations':>12} {'file MB':>8} {'peak MB':>8} {'index s':>8} {'walk s':>7} {'pictures':>9}")
+    print(f"{'annotations':>12} {'file MB':>8} {'peak MB':>8} {'index s':>8} {'walk s':>7} {'images':>9}")
     for size in sizes:
         start = time.monotonic()
         done = measure(size)
         print(
             f"{size:>12} {done['file_mb']:>8.0f} {done['peak_mb']:>8.0f} {done['index_seconds']:>8.1f} "
-            f"{done['walk_seconds']:>7.1f} {done['pictures']:>9.0f}   ({time.monotonic() - start:.0f} s in all)",
+            f"{done['walk_seconds']:>7.1f} {done['images']:>9.0f}   ({time.monotonic() - start:.0f} s in all)",
             flush=True,
         )
 

@@ -1,9 +1,9 @@
-"""What each method costs in training: pictures per second and peak memory against CAM, same network, crop and batch.
+"""What each method costs in training: images per second and peak memory against CAM, same network, crop and batch.
 
     python benchmarks/methods.py [METHOD ...] --scale small --steps 6
 
 Every method trains on the same random batch in a process of its own, so that memory is its own; the loader is left out.
-Ratios are of pictures per second: 0.5 is twice the time of CAM.
+Ratios are of images per second: 0.5 is twice the time of CAM.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
 
 
 def random_batch(size: int, count: int, partner: bool = True) -> Batch:
-    """A batch with everything a method may ask for; about a quarter of the labels are there, at least one a picture."""
+    """A batch with everything a method may ask for; about a quarter of the labels are there, at least one an image."""
     labels = (torch.rand(count, NUM_CLASSES) < 0.25).float()
     labels[:, 0] = 1
     coarse = torch.rand(count, NUM_CLASSES + 1, size // 16, size // 16)
@@ -77,7 +77,7 @@ def random_batch(size: int, count: int, partner: bool = True) -> Batch:
 
 
 def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, float]:
-    """Pictures per second after two steps to warm up, and the peak memory of this process in MB."""
+    """Images per second after two steps to warm up, and the peak memory of this process in MB."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     localization = LOCALIZERS[name](scale)
@@ -125,7 +125,7 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(LOCALIZERS)}")
     found: dict[str, dict[str, float]] = {}
-    print(f"{'method':<22}{'pictures/s':>11}{'ratio':>7}{'MB':>7}{'ratio':>7}")
+    print(f"{'method':<22}{'images/s':>11}{'ratio':>7}{'MB':>7}{'ratio':>7}")
     for name in dict.fromkeys(("cam", *(given.methods or LOCALIZERS))):
         command = [sys.executable, str(Path(__file__)), "--only", name, "--scale", given.scale]
         command += ["--steps", str(given.steps), "--batch", str(given.batch)]

@@ -1,4 +1,4 @@
-"""What the road costs: Ray against a bare loop, all thresholds against one, ten times the pictures against one.
+"""What the road costs: Ray against a bare loop, all thresholds against one, ten times the images against one.
 
 Run: ``python benchmarks/road.py DATA NETWORK [--split val] [--workers 2]`` with prepared shards and the folder of a
 trained localizer (``results/train/...``). Both sides run in one call; ratios are printed, start-up is given apart.
@@ -26,8 +26,8 @@ from wsss_ray.artifacts.tables import decode_maps, part_name, read_table, write_
 from wsss_ray.cluster.join import cluster, machines
 from wsss_ray.cluster.shards import run_parts
 from wsss_ray.contracts import FusionRule
+from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.recipe import Resources
@@ -74,7 +74,7 @@ def localize_both(data: str, network: str, split: str, workers: int, scratch: st
     chosen = LocalizeConfig(scales=SCALES, precision="bf16", fusion=FusionRule())
     config = chosen.model_dump(mode="json")
     shards = [(info.path, info.num_rows) for info in load_manifest(data).shards_of(split)]
-    pictures = sum(count for _, count in shards)
+    images = sum(count for _, count in shards)
     seconds = {}
     for side in ("bare loop", "Ray"):
         times, out = tempfile.mkdtemp(dir=scratch), tempfile.mkdtemp(dir=scratch)
@@ -98,9 +98,7 @@ def localize_both(data: str, network: str, split: str, workers: int, scratch: st
                 process.join()
         start, end = span(times)
         seconds[side] = end - start
-        print(
-            f"localize, {side}: {pictures / seconds[side]:.2f} pictures/s, start-up {start - called:.1f} s", flush=True
-        )
+        print(f"localize, {side}: {images / seconds[side]:.2f} images/s, start-up {start - called:.1f} s", flush=True)
     print(f"localize: Ray takes {seconds['Ray'] / seconds['bare loop']:.3f} of the bare loop's time")
     return out
 
@@ -138,7 +136,7 @@ class Nothing:
 
 
 def driver_memory(count: int) -> None:
-    """Peak memory of a driver that runs ``count`` shards of 32 pictures (in a process of its own)."""
+    """Peak memory of a driver that runs ``count`` shards of 32 images (in a process of its own)."""
     with tempfile.TemporaryDirectory() as out, cluster():
         shards = [(f"shard-{number:05d}.parquet", 32) for number in range(count)]
         run_parts("nothing", Nothing, shards, out, machines(Resources()))
@@ -146,13 +144,13 @@ def driver_memory(count: int) -> None:
 
 
 def memory_both() -> None:
-    """Driver memory at 320 and at 3,200 pictures."""
+    """Driver memory at 320 and at 3,200 images."""
     found = []
     for count in (10, 100):
         command = [sys.executable, __file__, "--driver", str(count)]
         answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
         found.append(float(answer.stdout.strip().splitlines()[-1]))
-    print(f"driver: {found[0]:.0f} MB at 320 pictures, {found[1]:.0f} MB at 3,200, ratio {found[1] / found[0]:.3f}")
+    print(f"driver: {found[0]:.0f} MB at 320 images, {found[1]:.0f} MB at 3,200, ratio {found[1] / found[0]:.3f}")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/walk.py --size 320x320 --classes 3
 
-Prints pictures per second of both, their ratio, and the largest difference between the scores. The dense matrix is
+Prints images per second of both, their ratio, and the largest difference between the scores. The dense matrix is
 squared eight times as in released IRN and PSA; its memory and time grow with the square and the cube of the grid.
 """
 
@@ -40,7 +40,7 @@ def dense_walk(scores: Tensor, links: Tensor) -> Tensor:
 
 
 def smooth_edges(height: int, width: int) -> Tensor:
-    """(h, w) in [0, 1]: a few dark curves, like a picture's contours."""
+    """(h, w) in [0, 1]: a few dark curves, like an image's contours."""
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     rings = torch.stack([(x - a).square() + (y - b).square() - r for a, b, r in ((-0.4, 0, 0.2), (0.5, 0.3, 0.1))])
     return torch.exp(-(rings / 0.05).square()).amax(dim=0) * 0.95 + 0.02
@@ -56,7 +56,7 @@ def wait(device: torch.device) -> float:
 def main() -> None:
     """Run both and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--size", default="320x320", help="height x width of the picture in pixels")
+    parser.add_argument("--size", default="320x320", help="height x width of the image in pixels")
     parser.add_argument("--classes", type=int, default=3, help="score planes")
     parser.add_argument("--repeats", type=int, default=5, help="runs of the stencil; the dense matrix runs once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")

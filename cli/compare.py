@@ -18,7 +18,7 @@ MANY_CLASSES = 30
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Two or more runs: folders or names below --out/runs.")],
     out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
-    resamples: Annotated[int, typer.Option(help="Draws of the paired bootstrap over pictures.")] = 1000,
+    resamples: Annotated[int, typer.Option(help="Draws of the paired bootstrap over images.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     all_classes: Annotated[bool, typer.Option("--all-classes", help="List every class, however many.")] = False,
 ) -> None:
@@ -31,7 +31,7 @@ def compare(
     for table in (_recipes(result), _scores(result), *_classes(result, all_classes), _tests(result)):
         console.print(table)
     if any(line.variant == "best" for line in result.scores):
-        console.print("seeds are tested at the method's fixed threshold: the best one was chosen on these pictures")
+        console.print("seeds are tested at the method's fixed threshold: the best one was chosen on these images")
 
 
 def _recipes(result: Comparison) -> Table:
@@ -74,7 +74,7 @@ def _classes(result: Comparison, all_classes: bool) -> list[Table]:
 def _tests(result: Comparison) -> Table:
     from rich.table import Table
 
-    table = Table(title="Against (1), pictures drawn anew (paired bootstrap)", title_justify="left")
+    table = Table(title="Against (1), images drawn anew (paired bootstrap)", title_justify="left")
     for name in ("score", "run", "difference", "95 % interval", "p", "verdict"):
         table.add_column(name)
     for test in result.tests:
@@ -84,7 +84,7 @@ def _tests(result: Comparison) -> Table:
             continue
         interval = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
         gap, chance = f"{100 * found.difference:+.1f}", f"{found.p_value:.3f}"
-        verdict = f"{test.verdict} ({found.num_pictures} pictures)"
+        verdict = f"{test.verdict} ({found.num_images} images)"
         _row(table, name, f"({test.run + 1})", gap, interval, chance, verdict)
     return table
 

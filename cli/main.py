@@ -15,7 +15,7 @@ from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-data_app = typer.Typer(no_args_is_help=True, help="Prepare and check pictures.")
+data_app = typer.Typer(no_args_is_help=True, help="Prepare and check images.")
 weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
@@ -39,7 +39,7 @@ RecipeArgument = Annotated[str, typer.Argument(help="A name of 'wsss list' or a 
 @app.command()
 def run(
     recipe: RecipeArgument,
-    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy images.")] = None,
     out: Out = "results",
     set_: Sets = None,
     scale: ScaleOption = "toy",
@@ -92,27 +92,27 @@ def export(
     what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
     voc_server: Annotated[bool, typer.Option("--voc-server", help="Also pack the VOC server's archive.")] = False,
     tolerance: Annotated[float, typer.Option(help="polygons: pixels a line may be off; 0 follows every edge.")] = 1.0,
-    pictures: Annotated[bool, typer.Option("--pictures", help="coco, polygons: also write the pictures.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="coco, polygons: also write the images.")] = False,
 ) -> None:
     """Write masks or predictions as palette PNGs or annotations to correct, or the network as a model to serve."""
     from wsss_ray.serve.export import export as write
 
-    typer.echo(write(run_folder, to, what, as_, voc_server, tolerance, pictures))
+    typer.echo(write(run_folder, to, what, as_, voc_server, tolerance, images))
 
 
 @data_app.command()
 def prepare(
     source: Annotated[str, typer.Argument(help="voc, folder, toy, ...")],
-    root: Annotated[Path | None, typer.Argument(help="Where the pictures are.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="Where the images are.")] = None,
     out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
     labels: Annotated[Path | None, typer.Option(help="labels.csv of a folder source.")] = None,
     labels_from: Annotated[str | None, typer.Option(help="voc: xml, npy or masks.")] = None,
     saliency: Annotated[Path | None, typer.Option(help="Folder of saliency maps, <id>.png.")] = None,
     set_: Sets = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be used.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
     address: Address = None,
 ) -> None:
-    """Check pictures and write them as Parquet shards with a manifest."""
+    """Check images and write them as Parquet shards with a manifest."""
     import yaml
 
     from wsss_ray.stages.prepare import prepare_source
@@ -126,14 +126,14 @@ def prepare(
 @data_app.command()
 def saliency(
     source: Annotated[str, typer.Argument(help="voc, folder, coco.")],
-    root: Annotated[Path | None, typer.Argument(help="Where the pictures are.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="Where the images are.")] = None,
     out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
     detector: Annotated[str, typer.Option(help="border_cut, fine_grained or spectral_residual.")] = "border_cut",
     set_: Sets = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over pictures that cannot be read.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over images that cannot be read.")] = False,
     address: Address = None,
 ) -> None:
-    """Make saliency maps with a classical detector, for pictures that come without any."""
+    """Make saliency maps with a classical detector, for images that come without any."""
     import yaml
 
     from wsss_ray.stages.saliency import make_saliency
@@ -144,7 +144,7 @@ def saliency(
 
 @data_app.command()
 def check(uri: Annotated[str, typer.Argument(help="Prepared shards.")]) -> None:
-    """Verify digests, counts and every picture of prepared shards."""
+    """Verify digests, counts and every image of prepared shards."""
     from wsss_ray.stages.prepare import check_shards
 
     check_shards(uri)

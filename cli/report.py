@@ -13,7 +13,7 @@ def report(
     results: Annotated[str, typer.Option(help="Where runs and studies lie: --out of the other commands.")] = "results",
     scale: Annotated[str | None, typer.Option(help="Of a study: which size; default: the one there is.")] = None,
 ) -> None:
-    """Write one page with scores, road, curves, classes and pictures; it needs no network to be read."""
+    """Write one page with scores, road, curves, classes and images; it needs no network to be read."""
     from wsss_ray.reports.page import write_page
 
     typer.echo(write_page(name, to, results, scale))

@@ -32,7 +32,7 @@ def run(
     name: Name,
     scale: Annotated[str, typer.Option(help="toy, small or paper: the same rows at three sizes.")] = "toy",
     seeds: Annotated[int, typer.Option(help="Runs of every row, each with its own seed.", min=1)] = 1,
-    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy images.")] = None,
     out: Out = "results",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field in every row.", metavar="KEY=VALUE")

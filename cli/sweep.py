@@ -16,7 +16,7 @@ def sweep(
             metavar="KEY=VALUES",
         ),
     ],
-    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy pictures.")] = None,
+    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy images.")] = None,
     out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
     scale: Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")] = "toy",
     profile: Annotated[str | None, typer.Option(help="paper or released, where they disagree.")] = None,

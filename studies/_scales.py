@@ -1,4 +1,4 @@
-"""The same recipe at three sizes: ``paper`` as published, ``small`` for 2 cores on real pictures, ``toy`` for a
+"""The same recipe at three sizes: ``paper`` as published, ``small`` for 2 cores on real images, ``toy`` for a
 minute."""
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SGD = OptimizerConfig(lr=0.003, momentum=0.9, nesterov=True, weight_decay=5e-4)
 """What localizers of ``small`` train with, from ImageNet weights; heads at the multiples of the papers.
 
 Seeds of eight classes of VOC against ``ADAMW``'s: CAM 34.1 and 31.3 mIoU after five epochs (three seeds), EPS 37.3
-and 37.2, SSSS 34.3 and 22.7 after three (seed 0, 60 pictures). Under AdamW, whose steps do not shrink with the
+and 37.2, SSSS 34.3 and 22.7 after three (seed 0, 60 images). Under AdamW, whose steps do not shrink with the
 gradient, L2G answers 1.0000 background after 30 of them, where softmax and square leave no gradient to come back by.
 """
 
 
 LONG_SIDE = 320
-"""Longer side of the pictures of ``small`` where maps and masks are read at scale 1: the largest it trains on."""
+"""Longer side of the images of ``small`` where maps and masks are read at scale 1: the largest it trains on."""
 
 
 PRUNE = 0.05
@@ -174,13 +174,13 @@ def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: b
     sizes = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0) if wide else (0.5, 0.75, 1.0, 1.25, 1.5)
     start = "deeplab_resnet101_imagenet" if coco else "deeplab_resnet101_coco"
     caffe = NetConfig(backbone="resnet101_caffe", weights=start, normalize=Normalize(preset="caffe_bgr"))
-    pictures = 82_081 if coco else 10_582
+    images = 82_081 if coco else 10_582
     return SegmentConfig(
         network=DeepLabV1() if head == "v1" else DeepLabV2(hidden=1024 if vgg else None),
         net=NetConfig(backbone="vgg16", weights="vgg16_imagenet") if vgg else caffe,
         train=plain.train.model_copy(
             update={
-                "epochs": -(-steps * batch // (pictures // batch * batch)),
+                "epochs": -(-steps * batch // (images // batch * batch)),
                 "max_steps": steps,
                 "batch_size": batch,
                 "accumulate": accumulate,

@@ -27,7 +27,7 @@ from wsss_ray.refine.seeds import ThresholdSeeds
 def refiner(scale: Scale) -> CrfRefiner:
     """A CRF on scores (PSA), or on the seed's labels (IRN, SMAF).
 
-    The maps of the small network on real pictures are low: 0.2 as a score beside them wins nearly everywhere once the
+    The maps of the small network on real images are low: 0.2 as a score beside them wins nearly everywhere once the
     CRF has spread it (pseudo masks of 15.4 mIoU on voc8, against 23.3 from labels and seeds of 27.1).
     """
     if scale == "small":
@@ -65,7 +65,7 @@ def baseline(scale: Scale = "toy", profile: Literal["paper", "released"] = "pape
     return Study(
         name="cam.baseline",
         title="class activation maps of a plain classifier",
-        source="READMEs of the EPS and PSA code; ResNet-38, VOC 2012 train (1,464 pictures), best threshold",
+        source="READMEs of the EPS and PSA code; ResNet-38, VOC 2012 train (1,464 images), best threshold",
         metric="seeds",
         rows=(
             Row("CAM (EPS code)", _short(scale, profile), {"seeds": 47.05}, "published with threshold 0.2"),

@@ -2,7 +2,7 @@
 
 The paper's text was not at hand: its own tables are missing here, and both profiles are the released scripts
 (script/voc12_eps.sh, script/coco_eps.sh). Published: seeds 69.22 mIoU on VOC train (its README).
-Run: ``wsss run eps`` (toy), ``wsss run eps --scale small --data URI`` (pictures need saliency: ``wsss data saliency``).
+Run: ``wsss run eps`` (toy), ``wsss run eps --scale small --data URI`` (images need saliency: ``wsss data saliency``).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ UNUSED: dict[Phase, tuple[str, ...]] = {
     "expansion": ("shrinkage_sampler", "gamma", "mu", "area_map", "area_classes"),
 }
 """What changes nothing in a phase and stays at its default there, so that rows share the phases they have in common."""
-KEPT = "needs --data with COCO shards, of --set empty=kept for its 82,783 + 40,504 pictures and 51,730 steps"
+KEPT = "needs --data with COCO shards, of --set empty=kept for its 82,783 + 40,504 images and 51,730 steps"
 INFERRED = "what learns without the offsets is not stated: here the second convolution's weights"
 
 
@@ -58,8 +58,8 @@ def train(scale: Scale, phase: Phase, coco: bool = False) -> TrainConfig:
     COCO: 0.001 and 0.02 (Section 4.1). IRN's optimiser has no momentum to speak of, and the paper follows IRN. Small
     scales move offsets by plain SGD, where only weight times rate counts. Toy: 0.1; a hundred times that drove 64 % of
     the samples off the map. ``small`` takes three times as many steps: at 0.1 offsets reached 4.2 cells in the
-    expansion, and recall fell again after the first epoch (seed 0, 60 pictures, threshold 0.3: 44.6, then 41.4). The
-    toy's shrinkage at 0.1 had 3.9 cells, and precision fell from 33 to 18 (seed 0, 48 pictures).
+    expansion, and recall fell again after the first epoch (seed 0, 60 images, threshold 0.3: 44.6, then 41.4). The
+    toy's shrinkage at 0.1 had 3.9 cells, and precision fell from 33 to 18 (seed 0, 48 images).
     """
     if scale != "paper":
         if phase == "classifier":
@@ -83,16 +83,16 @@ def chain(scale: Scale, without: Collection[Component] = (), coco: bool = False,
     given = dict(settings)
     if scale != "paper":
         # identity: from random weights the two extra convolutions learn next to nothing on the toy, seeds of the
-        # classifier have 16.9 mIoU after 15 epochs (seed 0, 48 pictures; background alone 13.7), from it 40.5.
+        # classifier have 16.9 mIoU after 15 epochs (seed 0, 48 images; background alone 13.7), from it 40.5.
         # extra_lr_multiplier: ten times the rate kept them from learning at all.
         # clip_detach: recall at threshold 0.15 is 51.5 before the expansion; where its offsets reach 0.57 cells, 52.9
-        # with a ceiling that has a gradient and 48.7 with a constant one (small, seed 0, 60 pictures).
+        # with a ceiling that has a gradient and 48.7 with a constant one (small, seed 0, 60 images).
         # gamma: classifiers here are unsure. A present class's score s has the gradient sigmoid'(s) of its area, less
         # gamma (1 - sigmoid(z)) of its logit z, over the same count. 1 - sigmoid(z) is 0.4 and sigmoid' at most 0.25,
         # so that gamma 1 lifts three of four scores outside the object. Precision at the best threshold with gamma 1,
         # and normalized maps: 41.6 -> 40.5 in two epochs.
-        # area_map: the sigmoid's area falls where all scores of a picture do, which maps divided by their maximum do
-        # not show: with gamma 0.1 alone 38.2 -> 38.4. With both 41.6 -> 43.9 in three (same pictures).
+        # area_map: the sigmoid's area falls where all scores of an image do, which maps divided by their maximum do
+        # not show: with gamma 0.1 alone 38.2 -> 38.4. With both 41.6 -> 43.9 in three (same images).
         own = {
             "channels": 64 if scale == "toy" else 128,
             "extra_lr_multiplier": 1.0,
@@ -171,7 +171,7 @@ def baseline(scale: Scale) -> Recipe:
 
 
 def coco(scale: Scale, localizer: Localization, name: str) -> Recipe:
-    """The same with COCO's rates and its DeepLab; pictures may be larger than IRN's canvas of 512."""
+    """The same with COCO's rates and its DeepLab; images may be larger than IRN's canvas of 512."""
     made = replaced(built(scale, name, localizer), {"segment": scales.deeplab(scale, "v2", "resnet101", coco=True)})
     return replaced(made, {"refine.canvas": 640}) if isinstance(made.refine, Irn) and scale == "paper" else made
 

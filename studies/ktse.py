@@ -63,7 +63,7 @@ def train(scale: Scale, profile: Profile) -> TrainConfig:
 def small_epochs(scale: Scale) -> int:
     """The pooled classifier learns more slowly than CAM's (the paper: 40 epochs, IRN's CAM 5).
 
-    Its seeds have 26.8 mIoU after the five epochs of ``small`` that give CAM 34, still rising (seed 0, 60 pictures).
+    Its seeds have 26.8 mIoU after the five epochs of ``small`` that give CAM 34, still rising (seed 0, 60 images).
     """
     return 9 if scale == "small" else scales.train(scale, TrainConfig()).epochs
 
@@ -72,7 +72,7 @@ def small_warmup(scale: Scale) -> int:
     """Two thirds of the small scales' epochs warm up in both profiles: their pseudo labels need a classifier first.
 
     The background plane learns in it too (``warmup_background``). Where it did not, the first epoch of SSR took the
-    toy's seeds from 26.2 to 13.5 mIoU (seed 0, 24 pictures); with it from 26.0 to 18.6 and 19.5 after the next (48), or
+    toy's seeds from 26.2 to 13.5 mIoU (seed 0, 24 images); with it from 26.0 to 18.6 and 19.5 after the next (48), or
     to 21.5 and 23.2 where an Adam of its own, at 0.01, left the plane no loss to begin with. At ``small`` from 22.6 to
     17.5 without, from 26.7 to 24.6 with it (60); SSR alone, with it, from 26.8 to 26.5, classification alone to 27.1
     (100). All but the last two had labels whose unknown pixels PAR had filled, most of them.
@@ -335,7 +335,7 @@ def table6(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 
 def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Ways to align an erased picture."""
+    """Ways to align an erased image."""
     rows = {
         "Base": (parts(), 54.2),
         "Rigid classification (ACoL)": (parts(rigid_classification=True), 55.6),
@@ -343,7 +343,7 @@ def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "GA": (parts("ga"), 58.7),
         "GA + LA": (parts("ga", "la"), 60.2),
     }
-    return ablation("ktse.table7", "KTSE: ways to align an erased picture", "KTSE Table 7", scale, profile, rows)
+    return ablation("ktse.table7", "KTSE: ways to align an erased image", "KTSE Table 7", scale, profile, rows)
 
 
 def ablation(

@@ -93,7 +93,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 
 def coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
-    """15 epochs; released: pictures squashed to 448, lr 0.1 poly 0.7, no decay, kd weight 30, four random patches."""
+    """15 epochs; released: images squashed to 448, lr 0.1 poly 0.7, no decay, kd weight 30, four random patches."""
     preset = L2G_PRESETS["coco"] if profile == "released" else {"profile": profile}
     settings = method(scale, **preset)
     segment = scales.deeplab(scale, "v2", "resnet101", coco=True)
@@ -226,7 +226,7 @@ def components(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 HEADS: tuple[scales.Head, ...] = ("v1", "v2")
 TEST = "test server: 'wsss run --set data.val_split=test' on data with that split, then 'wsss export --voc-server'"
-FIGURE = "values only in the picture of the figure"
+FIGURE = "values only in the image of the figure"
 
 
 def figure5_patch(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -295,7 +295,7 @@ def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 
 def under(made: Recipe, head: scales.Head, trunk: scales.Trunk, profile: Profile) -> Recipe:
-    """With one of the release's DeepLabs, whose CRF is fed a wrapped picture in the released profile."""
+    """With one of the release's DeepLabs, whose CRF is fed a wrapped image in the released profile."""
     return eps.under(made, head, trunk, wrapped=profile == "released")
 
 

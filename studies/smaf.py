@@ -27,14 +27,14 @@ SMALL_SGD = OptimizerConfig(lr=0.001, momentum=0.9, weight_decay=5e-4)
 """What ``small`` trains with, for two epochs.
 
 After an EPS that AdamW trained: AdamW at the rate of the pre-training and the ReLU student took its maps from 37.2 to
-31.3 mIoU; the softmax student with SGD ends at 35.1. On 120 of the pictures two epochs give 33.9, five 34.4; its maps
+31.3 mIoU; the softmax student with SGD ends at 35.1. On 120 of the images two epochs give 33.9, five 34.4; its maps
 of one scale rise in the first epoch and fall after it.
 """
 ALL = (0.5, 1.0, 1.5, 2.0)
 
 
 def train(profile: Profile) -> TrainConfig:
-    """20k iterations of batch 8 over 10,582 pictures; the learning rate is the code's, the paper states none.
+    """20k iterations of batch 8 over 10,582 images; the learning rate is the code's, the paper states none.
 
     paper: momentum 0.9 and EPS's jitter. released: momentum 5e-4 by its PolyOptimizer, jitter commented out.
     """
@@ -72,7 +72,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
     """alpha 100, threshold 0.2, reactivation; seeds at 0.2, then a CRF on their labels (sxy 50, srgb 5, weight 10).
 
     ``small`` reads the student as EPS's softmax, as the released code does: the ReLU of EPS's scores starts a point
-    lower and is two below it after five epochs (fused seeds 32.7 against 34.4 mIoU on 120 pictures of eight classes).
+    lower and is two below it after five epochs (fused seeds 32.7 against 34.4 mIoU on 120 images of eight classes).
     """
     made = over(base(scale, profile), scale, profile)
     return replaced(made, {"method.student": "softmax"}) if scale == "small" else made

@@ -99,7 +99,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 
 def variants(made: Recipe) -> dict[str, Recipe]:
-    """The same network without and with the CRF, and with the pictures' labels as class gate ("labels")."""
+    """The same network without and with the CRF, and with the images' labels as class gate ("labels")."""
     told = replaced(made, {"predict.gate.classes": "labels"})
     return {
         "plain": replaced(made, {"predict.crf": None}),
@@ -110,13 +110,13 @@ def variants(made: Recipe) -> dict[str, Recipe]:
 
 
 def on_train(made: Recipe) -> Recipe:
-    """Masks of the training pictures instead of val's."""
+    """Masks of the training images instead of val's."""
     return replaced(made, {"data.val_split": "train"})
 
 
 def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """All numbers of the README; training looks at no val pictures, so that the rows on train share its network."""
-    ways = variants(replaced(recipe(scale, profile), {"train.validate_pictures": 0}))
+    """All numbers of the README; training looks at no val images, so that the rows on train share its network."""
+    ways = variants(replaced(recipe(scale, profile), {"train.validate_images": 0}))
     given = "image labels used at test time"
     return Study(
         name="ssss.readme",

@@ -69,5 +69,5 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny() -> Recipe:
-    """CAM on 24 generated pictures of 64 pixels, every step included."""
+    """CAM on 24 generated images of 64 pixels, every step included."""
     return resolve("cam", settings=TINY)

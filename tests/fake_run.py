@@ -1,4 +1,4 @@
-"""A finished run written by hand, without Ray: prepared pictures, masks, maps, per-picture counts and ``run.json``."""
+"""A finished run written by hand, without Ray: prepared images, masks, maps, per-image counts and ``run.json``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import yaml
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, MAPS_SCHEMA, MASKS_SCHEMA, encode_maps, part_name, write_table
 from wsss_ray.contracts import ClassMaps
-from wsss_ray.data import picture as pic
+from wsss_ray.data import image as pic
 from wsss_ray.data.shards import read_shard, write_dataset
 from wsss_ray.data.source import Item, Source, blank_row
-from wsss_ray.score.bootstrap import picture_counts
+from wsss_ray.score.bootstrap import image_counts
 from wsss_ray.score.confusion import confusion, empty, scores
 
 CLASSES = ["cat", "dog <b>", "katze & co"]
@@ -51,18 +51,18 @@ def _load(item: Item) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path, num_pictures: int = 12, size: tuple[int, int] = (24, 32)) -> str:
-    """Noise pictures with one rectangle each, in shards of 5; the folder."""
+def prepare(folder: Path, num_images: int = 12, size: tuple[int, int] = (24, 32)) -> str:
+    """Noise images with one rectangle each, in shards of 5; the folder."""
     items = [
         Item(f"{place:03d}", None, (place % len(CLASSES),), splits=("train",), extra={"size": size})
-        for place in range(num_pictures)
+        for place in range(num_images)
     ]
     write_dataset(Source("fake", CLASSES, items, _load, ("train",)), str(folder), rows_per_shard=5)
     return str(folder)
 
 
 def fake_run(out: Path, name: str, data: str, wrong: set[str] = frozenset(), **recipe: Any) -> str:  # type: ignore[assignment]
-    """A run whose pseudo masks are the truth, except that pictures ``wrong`` are all background; its folder."""
+    """A run whose pseudo masks are the truth, except that images ``wrong`` are all background; its folder."""
     labels = len(CLASSES) + 1
     total = empty(labels)
     for shard in sorted(path for path in storage.list_names(data) if path.endswith(".parquet")):
@@ -72,7 +72,7 @@ def fake_run(out: Path, name: str, data: str, wrong: set[str] = frozenset(), **r
             mask = np.where((truth == 255) | (row["image_id"] in wrong), 0, truth).astype(np.uint8)
             matrix = confusion(truth, mask, labels)
             total += matrix
-            found = picture_counts(matrix)
+            found = image_counts(matrix)
             there = np.flatnonzero(found.any(axis=0))
             counts.append(
                 {

@@ -27,13 +27,13 @@ class Batch:
     """One training batch; every spatial tensor went through the same resize, flip and crop as ``image``."""
 
     image: Tensor
-    """(B, 3, S, S) float, normalised for the network; canvas outside the picture is 0 (the mean colour)."""
+    """(B, 3, S, S) float, normalised for the network; canvas outside the image is 0 (the mean colour)."""
     labels: Tensor
     """(B, C) float in {0, 1}."""
     inside: Tensor
-    """(B, 1, S, S) float in {0, 1}: 1 where the picture is, 0 on the padded canvas."""
+    """(B, 1, S, S) float in {0, 1}: 1 where the image is, 0 on the padded canvas."""
     rgb: Tensor
-    """(B, 3, S, S) float in [0, 1]: the un-normalised picture (guide of PAMR, PAR and CRF), 0 on the canvas."""
+    """(B, 3, S, S) float in [0, 1]: the un-normalised image (guide of PAMR, PAR and CRF), 0 on the canvas."""
     saliency: Tensor | None = None
     """(B, 1, S, S) float in [0, 1], soft; 0 on the canvas."""
     maps: Tensor | None = None
@@ -41,10 +41,10 @@ class Batch:
     mask: Tensor | None = None
     """(B, S, S) int64: pseudo mask, 255 unknown and on the canvas."""
     partner: Batch | None = None
-    """For every picture another one that shares a class with it, augmented on its own."""
+    """For every image another one that shares a class with it, augmented on its own."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> Batch:
-        """The batch on another device, pictures in ``memory_format`` if one is given."""
+        """The batch on another device, images in ``memory_format`` if one is given."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -120,7 +120,7 @@ class Segments(Protocol):
 
 
 class FusionRule(Config):
-    """How the maps of several scales and flips of a picture become one map per class (paper sections in each
+    """How the maps of several scales and flips of an image become one map per class (paper sections in each
     method)."""
 
     rectify: Literal["none", "before", "pair", "per_pass", "after"] = "before"
@@ -130,26 +130,26 @@ class FusionRule(Config):
     """Up-sampling of each pass to the common grid, align_corners False."""
     reduce: Literal["sum", "mean"] = "sum"
     normalize: Literal["max", "minmax", "none"] = "max"
-    """Per class over the whole picture."""
+    """Per class over the whole image."""
     epsilon: float = 1e-5
     multiple: Annotated[int, Field(ge=1)] = 1
-    """Maps stored at the picture's own size are up-sampled to a multiple of this, then cropped (IRN: 16)."""
+    """Maps stored at the image's own size are up-sampled to a multiple of this, then cropped (IRN: 16)."""
 
 
 @dataclass(frozen=True)
 class ClassMaps:
-    """Fused, normalised maps of the classes present in one picture."""
+    """Fused, normalised maps of the classes present in one image."""
 
     image_id: str
     classes: np.ndarray
     """(P,) int32, 0-based foreground classes present, ascending."""
     maps: np.ndarray
-    """(P, h, w) float32 in [0, 1] on the stored grid (picture size divided by the localize stage's stride)."""
+    """(P, h, w) float32 in [0, 1] on the stored grid (image size divided by the localize stage's stride)."""
     size: tuple[int, int]
-    """(H, W) of the picture."""
+    """(H, W) of the image."""
 
     def full(self) -> np.ndarray:
-        """(P, H, W) float32: the maps at picture size (bilinear, align_corners False)."""
+        """(P, H, W) float32: the maps at image size (bilinear, align_corners False)."""
         if self.maps.shape[0] == 0 or self.maps.shape[1:] == self.size:
             return (
                 self.maps.reshape(len(self.classes), *self.maps.shape[1:])

@@ -1,4 +1,4 @@
-"""A run, typed: which pictures, which method on which network, and every step after it.
+"""A run, typed: which images, which method on which network, and every step after it.
 
 A recipe is complete (no value is decided later), validated before Ray starts, and saved with its run; running the
 saved file
@@ -39,16 +39,16 @@ else:
 
 
 class DataConfig(Config):
-    """Which pictures: shards made by ``wsss data prepare``, or the generated toy set."""
+    """Which images: shards made by ``wsss data prepare``, or the generated toy set."""
 
     uri: str | None = None
     """Folder or URI of prepared shards; None generates ``toy``."""
     toy: ToyConfig = ToyConfig()
     train_split: str | None = None
-    """Pictures to train on and make pseudo masks of; None takes ``train_aug`` where the data has it, else ``train``."""
+    """Images to train on and make pseudo masks of; None takes ``train_aug`` where the data has it, else ``train``."""
     val_split: str = "val"
     score_split: str | None = None
-    """Part of the training pictures whose seeds and pseudo masks are scored; None takes ``train``."""
+    """Part of the training images whose seeds and pseudo masks are scored; None takes ``train``."""
 
 
 class NetConfig(Config):
@@ -115,12 +115,12 @@ class Resources(Config):
     gpus: bool | None = None
     """None uses GPUs where the cluster has some."""
     batch_size: PositiveInt = 8
-    """Pictures of one size in one forward pass of the inference stages."""
+    """Images of one size in one forward pass of the inference stages."""
     loader_threads: PositiveInt = 2
 
 
 class Recipe(Localization):
-    """One run from pictures to scores."""
+    """One run from images to scores."""
 
     version: Literal[1] = 1
     name: str = "run"

@@ -32,7 +32,7 @@ def tracking_uri(out: str) -> str:
 
 
 def artifact_root(out: str) -> str | None:
-    """Where a default store keeps pictures and files: beside the database."""
+    """Where a default store keeps images and files: beside the database."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return None
     folder = storage.local_path(out) or Path.cwd() / "runs"
@@ -221,7 +221,7 @@ def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "
     from mlflow.tracking import MlflowClient
     from mlflow.types import ColSpec, Schema
 
-    inputs = Schema([ColSpec("string", "picture", required=False), ColSpec("string", "path", required=False)])
+    inputs = Schema([ColSpec("string", "image", required=False), ColSpec("string", "path", required=False)])
     code = Path(__file__).parent / "serve" / "mlflow_model.py"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():

@@ -26,7 +26,7 @@ from wsss_ray.recipe import AffinityConfig, NetConfig
 from wsss_ray.refine.irn import Irn
 from wsss_ray.refine.psa import Psa
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
@@ -36,7 +36,7 @@ def test_affinity_networks_normalise_as_they_were_trained(refiner: Any) -> None:
         kind="affinity", num_classes=3, refiner=refiner, affinity=AffinityConfig(net=net, train=TrainConfig())
     )
     network: Any = build.network(spec)
-    assert torch.equal(network.normalize(PICTURE), Normalize(preset="caffe_bgr").apply(PICTURE))
+    assert torch.equal(network.normalize(IMAGE), Normalize(preset="caffe_bgr").apply(IMAGE))
     assert spec.needs == frozenset({"mask"})
 
 
@@ -103,7 +103,7 @@ def test_gated_prediction_runs_an_answering_network_once() -> None:
     config = PredictConfig(scales=(0.5, 1.0), flip=True, gate=GateConfig(classes="scores"))
     found = []
     for network, per_view in ((Counted(), 2), (Answering(), 1)):
-        found.append(class_scores(network, [PICTURE, PICTURE], config, Normalize(), torch.device("cpu")))
+        found.append(class_scores(network, [IMAGE, IMAGE], config, Normalize(), torch.device("cpu")))
         assert network.passes == per_view * len(config.scales)
     for one, other in zip(*found, strict=True):
         assert one is not None and other is not None and np.array_equal(one, other)
@@ -125,9 +125,9 @@ def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float,
     device, labels = torch.device("cpu"), np.ones(2, dtype=bool)
     for flip in (False, True):
         config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
-        single, multi, views = class_scores(Sized(), [PICTURE], config, Normalize(), device)
+        single, multi, views = class_scores(Sized(), [IMAGE], config, Normalize(), device)
         assert views is not None
-        masks = predicted_masks(config, PICTURE, labels, single[0], multi[0], views[0])
+        masks = predicted_masks(config, IMAGE, labels, single[0], multi[0], views[0])
         assert masks["crf"] is None and np.unique(masks["single_scale"]).tolist() == [1]
         assert np.unique(masks["multi_scale"]).tolist() == [2]
 
@@ -158,7 +158,7 @@ def test_warnings_of_esol_depend_on_the_phase() -> None:
 
 
 class Maps(nn.Module):
-    """Two class maps at stride 8 that depend on the picture."""
+    """Two class maps at stride 8 that depend on the image."""
 
     def maps(self, images: Tensor) -> Tensor:
         return nn.functional.avg_pool2d(images[:, :2].abs(), 8, ceil_mode=True)
@@ -167,11 +167,11 @@ class Maps(nn.Module):
 def test_full_size_maps_are_cropped_from_whole_cells() -> None:
     rule = Esol().fusion()
     assert rule.multiple == 16
-    raw = Maps().maps(Normalize().apply(PICTURE)[None])
+    raw = Maps().maps(Normalize().apply(IMAGE)[None])
     labels = torch.ones(1, 2)
     for stride, size, crop in ((1, (48, 48), (36, 44)), (4, (9, 11), (9, 11))):
         config = LocalizeConfig(scales=(1.0,), flip=False, stride=stride, fusion=rule)
-        found = class_maps(Maps(), ["a"], [PICTURE], [[0, 1]], config, Normalize(), torch.device("cpu"), 1)[0]
+        found = class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, Normalize(), torch.device("cpu"), 1)[0]
         expected = fuse([Pass(raw)], rule, size, labels, crop=crop)[0].numpy()
         assert found.maps.shape[1:] == crop
         np.testing.assert_allclose(found.maps, expected, atol=1e-6)
@@ -179,14 +179,14 @@ def test_full_size_maps_are_cropped_from_whole_cells() -> None:
 
 @pytest.mark.parametrize("long_side", [22, 88])
 def test_long_side_is_what_scale_one_means(long_side: int) -> None:
-    """The maps of scales times the factor, on the grid of the picture itself."""
+    """The maps of scales times the factor, on the grid of the image itself."""
     rule, device = Esol().fusion(), torch.device("cpu")
     found = []
     for config in (
         LocalizeConfig(scales=(0.5, 1.0), long_side=long_side, fusion=rule),
         LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
     ):
-        found.append(class_maps(Maps(), ["a"], [PICTURE], [[0, 1]], config, Normalize(), device, 1)[0].maps)
+        found.append(class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, Normalize(), device, 1)[0].maps)
     assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
     sides: list[int] = []
 
@@ -196,6 +196,6 @@ def test_long_side_is_what_scale_one_means(long_side: int) -> None:
             return super().scores(images)
 
     predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
-    single, both, _ = class_scores(Seen(), [PICTURE], predict, Normalize(), device)
+    single, both, _ = class_scores(Seen(), [IMAGE], predict, Normalize(), device)
     assert sides == [long_side, long_side // 2] and single.shape == both.shape == (1, 3, 36, 44)
     assert not np.array_equal(single, both)

@@ -75,8 +75,8 @@ def test_unreachable_mlflow_is_named(
     assert "http://127.0.0.1:9" in line and "MLFLOW_TRACKING_URI" in line
 
 
-def make_pictures(folder: Path) -> None:
-    """Two pictures, one of them cut short, and their labels."""
+def make_images(folder: Path) -> None:
+    """Two images, one of them cut short, and their labels."""
     (folder / "images").mkdir(parents=True)
     for name in ("good", "cut"):
         Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(folder / "images" / f"{name}.jpg")
@@ -85,10 +85,10 @@ def make_pictures(folder: Path) -> None:
     (folder / "labels.csv").write_text("image,labels,split\ngood.jpg,cat,train\ncut.jpg,cat,train\n")
 
 
-def test_bad_pictures_are_listed_and_nothing_is_left(
+def test_bad_images_are_listed_and_nothing_is_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    make_pictures(tmp_path / "mine")
+    make_images(tmp_path / "mine")
     out = tmp_path / "out"
     line = refused(capsys, monkeypatch, "data", "prepare", "folder", str(tmp_path / "mine"), "--out", str(out))
     assert "cut.jpg" in line and "--skip-bad" in line

@@ -29,7 +29,7 @@ from wsss_ray.config import UserError
         ("export /shared/runs/x --to masks", "--to"),
         ("export /shared/runs/x --to s3://bucket/masks", "--to"),
         ("report x --results /shared", "--out"),
-        ("predict /pictures --model /shared/runs/x", "--out"),
+        ("predict /images --model /shared/runs/x", "--out"),
         ("weights fetch resnet38_imagenet --folder here", "--folder"),
     ],
 )

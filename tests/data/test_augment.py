@@ -27,7 +27,7 @@ CONFIGS = {
 def _decoded(height: int = 50, width: int = 71) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(height * width)
     return {
-        "picture": rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
+        "image": rng.integers(0, 256, (height, width, 3)).astype(np.uint8),
         "saliency": rng.integers(0, 256, (height, width)).astype(np.uint8),
         "mask": rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width)),
         "maps": rng.random((2, height, width)).astype(np.float32),
@@ -75,15 +75,15 @@ def test_same_generator_same_sample(name):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("offset", [(0, 0), (5, 3), (-4, 6), (-7, -9)])
 def test_markers_stay_together(flip, offset):
-    """One lit corner pixel lands on the same place in picture, saliency, mask and maps (L2G spec, test 35)."""
+    """One lit corner pixel lands on the same place in image, saliency, mask and maps (L2G spec, test 35)."""
     decoded = {
-        "picture": np.zeros((24, 30, 3), np.uint8),
+        "image": np.zeros((24, 30, 3), np.uint8),
         "saliency": np.zeros((24, 30), np.uint8),
         "mask": np.zeros((24, 30), np.uint8),
         "maps": np.zeros((1, 24, 30), np.float32),
     }
     row, column = 8, 10
-    decoded["picture"][row, column] = 255
+    decoded["image"][row, column] = 255
     decoded["saliency"][row, column] = 255
     decoded["mask"][row, column] = 1
     decoded["maps"][0, row, column] = 1
@@ -97,7 +97,7 @@ def test_markers_stay_together(flip, offset):
 def test_window_of_a_resized_map_is_the_resized_map_cut():
     """Resizing, mirroring and cutting a map commutes with cutting the mirrored, resized map (SMAF)."""
     maps = np.random.default_rng(0).random((1, 20, 30)).astype(np.float32)
-    decoded = {"picture": np.zeros((20, 30, 3), np.uint8), "maps": maps}
+    decoded = {"image": np.zeros((20, 30, 3), np.uint8), "maps": maps}
     whole = render(decoded, Geometry((30, 45), 45, (0, 0), True), [], Augment(), Normalize())["maps"]
     cut = render(decoded, Geometry((30, 45), 20, (4, 7), True), [], Augment(), Normalize())["maps"]
     assert torch.equal(cut, whole[:, 4:24, 7:27])
@@ -107,7 +107,7 @@ def test_window_of_a_resized_map_is_the_resized_map_cut():
 
 
 def test_mirror_last_moves_the_padding():
-    decoded = {"picture": np.full((10, 10, 3), 200, np.uint8)}
+    decoded = {"image": np.full((10, 10, 3), 200, np.uint8)}
     first = render(decoded, Geometry((10, 10), 16, (0, 0), True), [], Augment(), Normalize())["inside"][0]
     last = render(decoded, Geometry((10, 10), 16, (0, 0), True, None, True), [], Augment(), Normalize())["inside"][0]
     assert first[0].tolist() == [1] * 10 + [0] * 6
@@ -115,7 +115,7 @@ def test_mirror_last_moves_the_padding():
 
 
 def test_offsets_stay_inside_unless_axes_are_swapped():
-    """A picture of 512 x 683 under a window of 448 (L2G spec, test 27 and bug 4.6.1)."""
+    """An image of 512 x 683 under a window of 448 (L2G spec, test 27 and bug 4.6.1)."""
     rng = np.random.default_rng(0)
     good = np.array([draw_offset((512, 683), 448, rng) for _ in range(3000)])
     assert good.min() >= 0 and tuple(good.max(0)) == (64, 235)
@@ -128,7 +128,7 @@ def test_offsets_stay_inside_unless_axes_are_swapped():
     assert tuple(square.max(0)) == (52, 52)
 
 
-def test_small_pictures_lie_anywhere_or_upper_left():
+def test_small_images_lie_anywhere_or_upper_left():
     rng = np.random.default_rng(0)
     anywhere = np.array([draw_offset((30, 60), 48, rng) for _ in range(2000)])
     assert (tuple(anywhere.min(0)), tuple(anywhere.max(0))) == ((-18, 0), (0, 12))
@@ -167,7 +167,7 @@ def test_area_box_is_cut_out_of_everything():
     geometry = Geometry((8, 8), 8, box=(3, 11, 8, 8))
     sample = render(decoded, geometry, [], Augment(), Normalize())
     rows, columns = slice(3, 11), slice(11, 19)
-    assert (sample["rgb"].permute(1, 2, 0) * 255).round().numpy().tolist() == decoded["picture"][rows, columns].tolist()
+    assert (sample["rgb"].permute(1, 2, 0) * 255).round().numpy().tolist() == decoded["image"][rows, columns].tolist()
     assert (sample["saliency"][0] * 255).round().numpy().tolist() == decoded["saliency"][rows, columns].tolist()
     np.testing.assert_array_equal(sample["mask"].numpy(), decoded["mask"][rows, columns])
     np.testing.assert_array_equal(sample["maps"].numpy(), decoded["maps"][:, rows, columns])
@@ -178,7 +178,7 @@ def test_place_off_the_canvas_is_all_fill():
 
 
 def test_saliency_of_the_window_reaches_one():
-    decoded = {"picture": np.zeros((8, 8, 3), np.uint8), "saliency": np.full((8, 8), 51, np.uint8)}
+    decoded = {"image": np.zeros((8, 8, 3), np.uint8), "saliency": np.full((8, 8), 51, np.uint8)}
     geometry = Geometry((8, 8), 8)
     plain = render(decoded, geometry, [], Augment(), Normalize())["saliency"]
     maximal = render(decoded, geometry, [], Augment(saliency_max=True), Normalize())["saliency"]
@@ -188,15 +188,15 @@ def test_saliency_of_the_window_reaches_one():
 
 
 def test_jitter_by_hand():
-    picture = np.array([[[200, 100, 50], [100, 100, 100]]], np.uint8)
-    assert change_colours(picture, [("brightness", 0.5)]).tolist() == [[[100, 50, 25], [50, 50, 50]]]
-    grey = change_colours(picture, [("saturation", 0.0)])
+    image = np.array([[[200, 100, 50], [100, 100, 100]]], np.uint8)
+    assert change_colours(image, [("brightness", 0.5)]).tolist() == [[[100, 50, 25], [50, 50, 50]]]
+    grey = change_colours(image, [("saturation", 0.0)])
     assert grey[0, 0].tolist() == [124, 124, 124], "0.299 R + 0.587 G + 0.114 B"
     # Contrast 0: every pixel is the rounded mean of the greys, (124 + 100) / 2.
-    assert change_colours(picture, [("contrast", 0.0)]).tolist() == [[[112] * 3] * 2]
+    assert change_colours(image, [("contrast", 0.0)]).tolist() == [[[112] * 3] * 2]
     turned = change_colours(np.array([[[255, 0, 0]]], np.uint8), [("hue", 1 / 3)])[0, 0]
     assert int(turned[1]) > 250 and int(turned[0]) < 10
-    assert change_colours(picture, []).tolist() == picture.tolist()
+    assert change_colours(image, []).tolist() == image.tolist()
 
 
 def test_jitter_draws():

@@ -10,17 +10,17 @@ from PIL import Image
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import file_loader, find_problems, load_item, validate
-from wsss_ray.data.picture import decode_mask, encode_grey, encode_jpeg, encode_mask, rotate
+from wsss_ray.data.image import decode_mask, encode_grey, encode_jpeg, encode_mask, rotate
 from wsss_ray.data.source import Item, Source
 
-PICTURE = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3)).astype(np.uint8)
 
 
 @pytest.fixture
 def good(tmp_path: Path) -> Item:
-    (tmp_path / "a.jpg").write_bytes(encode_jpeg(PICTURE))
+    (tmp_path / "a.jpg").write_bytes(encode_jpeg(IMAGE))
     (tmp_path / "a.png").write_bytes(encode_mask(np.eye(20, 30, dtype=np.uint8) * 2))
-    (tmp_path / "s.png").write_bytes(encode_grey(PICTURE[..., 0]))
+    (tmp_path / "s.png").write_bytes(encode_grey(IMAGE[..., 0]))
     paths = [str(tmp_path / name) for name in ("a.jpg", "a.png", "s.png")]
     return Item("a", paths[0], (1,), mask=paths[1], saliency=paths[2], splits=("train",))
 
@@ -39,21 +39,21 @@ def changed(item: Item, **fields) -> Item:
     return Item(**{**item.__dict__, **fields})
 
 
-def test_good_picture(good):
+def test_good_image(good):
     assert lines(good) == []
     row = load_item(good, 2)
     assert (row["height"], row["width"], row["labels"]) == (20, 30, [1])
     assert validate(row, 2) == []
 
 
-def test_missing_picture(good, tmp_path):
+def test_missing_image(good, tmp_path):
     item = changed(good, image=str(tmp_path / "gone.jpg"))
     for fast in (False, True):
         (line,) = lines(item, fast=fast)
         assert "gone.jpg" in line and "No such file" in line and "list" in line
     with pytest.raises(UserError, match=r"gone\.jpg"):
         load_item(item, 2)
-    assert "has no picture" in lines(changed(good, image=None, labels=None))[0]
+    assert "has no image" in lines(changed(good, image=None, labels=None))[0]
 
 
 def test_truncated_jpeg(good):
@@ -66,19 +66,19 @@ def test_truncated_jpeg(good):
         load_item(good, 2)
 
 
-def test_unreadable_picture(good):
-    Path(good.image).write_text("not a picture")
+def test_unreadable_image(good):
+    Path(good.image).write_text("not an image")
     for fast in (False, True):
-        assert "a.jpg: not a picture" in lines(good, fast=fast)[0]
+        assert "a.jpg: not an image" in lines(good, fast=fast)[0]
 
 
 @pytest.mark.parametrize("kind", ["mask", "saliency"])
 def test_size_mismatch(good, kind):
     path = Path(getattr(good, kind))
-    path.write_bytes(encode_mask(np.zeros((20, 31), np.uint8)) if kind == "mask" else encode_grey(PICTURE[:, :29, 0]))
+    path.write_bytes(encode_mask(np.zeros((20, 31), np.uint8)) if kind == "mask" else encode_grey(IMAGE[:, :29, 0]))
     for fast in (False, True):
         (line,) = lines(good, fast=fast)
-        assert path.name in line and "but its picture is 20x30" in line
+        assert path.name in line and "but its image is 20x30" in line
 
 
 @pytest.mark.parametrize("kind", ["mask", "saliency"])
@@ -97,8 +97,8 @@ def test_mask_index_out_of_range(good):
 
 
 def test_colour_mask(good):
-    Image.fromarray(PICTURE).save(good.mask)
-    assert "colour picture" in lines(good)[0]
+    Image.fromarray(IMAGE).save(good.mask)
+    assert "colour image" in lines(good)[0]
 
 
 def test_unknown_class_name(good):
@@ -120,15 +120,15 @@ def test_duplicate_id(good):
 
 def test_empty_split(good):
     (line,) = lines(good, splits=("train", "val"))
-    assert "split 'val'" in line and "no pictures" in line
+    assert "split 'val'" in line and "no images" in line
 
 
-def test_no_pictures_at_all():
+def test_no_images_at_all():
     assert any("check the folder" in line for line in lines(splits=()))
 
 
 @pytest.mark.parametrize("labels", [None, ()])
-def test_picture_without_label(good, labels):
+def test_image_without_label(good, labels):
     item = changed(good, labels=labels)
     assert lines(item) == []
     assert any("has no label" in line for line in lines(item, level="warning"))
@@ -137,16 +137,16 @@ def test_picture_without_label(good, labels):
     assert load_item(item, 2)["labels"] == (None if labels is None else [])
 
 
-def test_picture_in_no_split_and_unused_class(good):
+def test_image_in_no_split_and_unused_class(good):
     warnings = lines(changed(good, splits=()), splits=(), level="warning")
     assert any("in no split" in line for line in warnings)
-    assert any("no picture has class cat" in line for line in warnings)
+    assert any("no image has class cat" in line for line in warnings)
 
 
-def test_rotated_picture_turns_a_mask_drawn_on_raw_pixels(good):
+def test_rotated_image_turns_a_mask_drawn_on_raw_pixels(good):
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(PICTURE).save(good.image, exif=exif)
+    Image.fromarray(IMAGE).save(good.image, exif=exif)
     raw = np.zeros((20, 30), np.uint8)
     raw[0, 0] = 1
     Path(good.mask).write_bytes(encode_mask(raw))
@@ -175,10 +175,10 @@ def test_masks_that_are_no_png_become_one(good):
 def test_row_with_wrong_size(good):
     row = load_item(good, 2)
     row["width"] = 31
-    assert "row says 20x31, picture is 20x30" in str(validate(row, 2)[0])
+    assert "row says 20x31, image is 20x30" in str(validate(row, 2)[0])
 
 
-def test_several_problems_of_one_picture_are_all_found(good):
+def test_several_problems_of_one_image_are_all_found(good):
     Path(good.mask).unlink()
     Path(good.saliency).unlink()
     assert len(lines(changed(good, labels=(9,)))) == 3

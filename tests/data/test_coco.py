@@ -24,7 +24,7 @@ from wsss_ray.data.checks import find_problems
 from wsss_ray.data.coco import CATEGORY_IDS, CLASSES
 from wsss_ray.data.coco_index import shapes_of
 from wsss_ray.data.coco_masks import render, shape_mask, string_counts
-from wsss_ray.data.picture import decode_mask, decode_picture, encode_grey, encode_jpeg
+from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 
@@ -37,10 +37,10 @@ def box(x: int, y: int, width: int, height: int) -> list[float]:
     return [x, y, x + width, y, x + width, y + height, x, y + height]
 
 
-def shape(number: int, picture: int, category: int, segmentation: Any, area: float, crowd: int = 0) -> dict[str, Any]:
+def shape(number: int, image: int, category: int, segmentation: Any, area: float, crowd: int = 0) -> dict[str, Any]:
     return {
         "id": number,
-        "image_id": picture,
+        "image_id": image,
         "category_id": category,
         "segmentation": segmentation,
         "area": area,
@@ -53,7 +53,7 @@ CROWD = {"size": [HEIGHT, WIDTH], "counts": [0, 2 * HEIGHT, HEIGHT * (WIDTH - 2)
 
 
 def instances() -> dict[str, Any]:
-    """Pictures 1 (a large table over a small dog, and a crowd), 2 (nothing), 3 (a grey one, a crowd alone)."""
+    """Images 1 (a large table over a small dog, and a crowd), 2 (nothing), 3 (a grey one, a crowd alone)."""
     return {
         "images": [{"id": k, "file_name": f"pic_{k}.jpg", "height": HEIGHT, "width": WIDTH} for k in (3, 1, 2)],
         "annotations": [
@@ -112,7 +112,7 @@ def test_category_table():
 
 
 @pytest.mark.parametrize("year", ["2014", "2017"])
-def test_labels_splits_and_empty_pictures(make, source, year):
+def test_labels_splits_and_empty_images(make, source, year):
     made = source(make(year=year))
     items = list(made.items)
     assert [item.image_id for item in items] == ["pic_1", "pic_3", "val_pic_1", "val_pic_3"]
@@ -159,9 +159,9 @@ def test_rules_by_hand(make, source):
 def test_real_masks_agree_with_pycocotools(shared: Path, tmp_path: Path, overlap, crowd):
     root = shared / "data" / "coco2014"
     if not root.is_dir():
-        pytest.skip(f"no pictures at {root}")
+        pytest.skip(f"no images at {root}")
     made = open_source("coco", root, index=tmp_path / "index", crowd=crowd, overlap=overlap)
-    table, num_pictures, num_crowds = dict(zip(CATEGORY_IDS, range(1, 81), strict=True)), 0, 0
+    table, num_images, num_crowds = dict(zip(CATEGORY_IDS, range(1, 81), strict=True)), 0, 0
     for split in ("train", "val"):
         theirs = COCO(str(root / "annotations" / f"instances_{split}2014.json"))
         names = {Path(value["file_name"]).stem: key for key, value in theirs.imgs.items()}
@@ -175,20 +175,20 @@ def test_real_masks_agree_with_pycocotools(shared: Path, tmp_path: Path, overlap
             expected = np.zeros((theirs.imgs[names[item.image_id]]["height"], item.extra["size"][1]), np.uint8)
             for one in order:
                 expected[theirs.annToMask(one) > 0] = table[one["category_id"]]
-            shapes = shapes_of(item.extra["index"], item.extra["picture"])
+            shapes = shapes_of(item.extra["index"], item.extra["image"])
             mask = render(shapes, table, *item.extra["size"], crowd, overlap)
             np.testing.assert_array_equal(mask, expected, err_msg=item.image_id)
-            num_pictures += 1
+            num_images += 1
             num_crowds += sum(one["iscrowd"] for one in found)
-    assert num_pictures == 97 and num_crowds == 10
+    assert num_images == 97 and num_crowds == 10
 
 
-def test_grey_pictures_and_whole_data_set(make, source, tmp_path):
+def test_grey_images_and_whole_data_set(make, source, tmp_path):
     made = source(make())
     rows = {item.image_id: made.load(item) for item in made.items}
-    assert decode_picture(rows["pic_3"]["image"]).shape == (HEIGHT, WIDTH, 3)
+    assert decode_image(rows["pic_3"]["image"]).shape == (HEIGHT, WIDTH, 3)
     manifest = write_dataset(made, str(tmp_path / "shards"))
-    assert {name: split.num_pictures for name, split in manifest.splits.items()} == {"train": 2, "val": 2}
+    assert {name: split.num_images for name, split in manifest.splits.items()} == {"train": 2, "val": 2}
     assert manifest.has_masks and manifest.options["overlap"] == "smallest"
     assert not any(problem.level == "error" for problem in find_problems(made))
     light = len(pickle.dumps(next(iter(made.items))))
@@ -227,10 +227,10 @@ def _polygon(points):
         ("", r"instances_train2014.json: broken or cut short .*download it again"),
         ("[1, 2]", r"instances_train2014.json: has no 'images'; give an instances_"),
         (bad(lambda v: v.pop("annotations")), r"json: has no 'annotations'; give an instances_"),
-        (bad(lambda v: v["annotations"][0].update(image_id=99)), r"annotation 11 is of picture 99, .*remove the ann"),
+        (bad(lambda v: v["annotations"][0].update(image_id=99)), r"annotation 11 is of image 99, .*remove the ann"),
         (bad(lambda v: v["annotations"][0].update(category_id=12)), r"json: annotation 11 has category 12.*correct it"),
         (bad(lambda v: v["annotations"][0].pop("segmentation")), r"json: an annotation without .*not captions"),
-        (bad(lambda v: v["images"][0].pop("height")), r"json: a picture without id, .*correct it"),
+        (bad(lambda v: v["images"][0].pop("height")), r"json: an image without id, .*correct it"),
         (bad(lambda v: v["images"].append(v["images"][0])), r"json: an id comes twice .*remove the second"),
         (bad(lambda v: v["categories"][4].update(name="plane")), r"category 5 is 'plane', expected 'airplane'"),
     ],
@@ -249,11 +249,11 @@ def test_bad_annotation_files(make, source, train, message):
         (_polygon("x"), "annotation 11: a polygon is a list of numbers"),
         (
             lambda v: v["annotations"][0].update(segmentation={"size": [WIDTH, HEIGHT], "counts": [192]}),
-            r"annotation 11: RLE of size \[16, 12\] but the picture is 12x16 .*correct size",
+            r"annotation 11: RLE of size \[16, 12\] but the image is 12x16 .*correct size",
         ),
         (
             lambda v: v["annotations"][0].update(segmentation={"size": [HEIGHT, WIDTH], "counts": [3, 500]}),
-            "annotation 11: RLE covers 503 pixels but the picture has 192; export it again",
+            "annotation 11: RLE covers 503 pixels but the image has 192; export it again",
         ),
         (
             lambda v: v["annotations"][0].update(segmentation={"size": [HEIGHT, WIDTH], "counts": "o"}),
@@ -261,7 +261,7 @@ def test_bad_annotation_files(make, source, train, message):
         ),
         (
             lambda v: v["images"][1].update(height=HEIGHT + 1) or v["annotations"].pop(2),
-            r"train2014.json: picture pic_1 is 13x16 .*correct one of the two",
+            r"train2014.json: image pic_1 is 13x16 .*correct one of the two",
         ),
     ],
 )
@@ -269,14 +269,14 @@ def test_bad_shapes_are_one_line_each(make, source, change, message):
     made = source(make(bad(change)))
     with pytest.raises(UserError, match=message) as error:
         made.load(next(iter(made.items)))
-    assert "instances_train2014.json: picture pic_1" in str(error.value) and "\n" not in str(error.value)
+    assert "instances_train2014.json: image pic_1" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_missing_files(make, source, tmp_path):
     root = make()
     (root / "train2014" / "pic_1.jpg").unlink()
     found = [str(problem) for problem in find_problems(source(root), fast=True) if problem.level == "error"]
-    assert len(found) == 1 and "train2014/pic_1.jpg: picture cannot be read" in found[0] and "put it there" in found[0]
+    assert len(found) == 1 and "train2014/pic_1.jpg: image cannot be read" in found[0] and "put it there" in found[0]
     with pytest.raises(UserError, match="no annotations/instances_train2014.json"):
         source(tmp_path)
     with pytest.raises(UserError, match="instances_test2014.json: no such file; remove split 'test'"):

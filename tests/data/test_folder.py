@@ -1,4 +1,4 @@
-"""A user's own pictures in three layouts, with splits given or drawn."""
+"""A user's own images in three layouts, with splits given or drawn."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import pytest
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import find_problems
 from wsss_ray.data.folder import draw_splits
-from wsss_ray.data.picture import encode_jpeg, encode_mask
+from wsss_ray.data.image import encode_jpeg, encode_mask
 from wsss_ray.data.source import Item
 from wsss_ray.data.sources import open_source
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_jpeg(np.full((6, 7, 3), 80, np.uint8)))
 
 
 def table(root: Path, text: str, names: str = "ab", inner: str = "images") -> Path:
     for name in names:
-        picture(root / inner / f"{name}.jpg")
+        image(root / inner / f"{name}.jpg")
     (root / "labels.csv").write_text(text, encoding="utf-8")
     return root
 
@@ -62,7 +62,7 @@ def test_listed_classes_keep_their_order_and_find_mistakes(tmp_path):
     assert list(source.items)[1].labels == (0,), "a number is an index into classes.txt"
 
 
-def test_test_pictures_need_no_labels(tmp_path):
+def test_test_images_need_no_labels(tmp_path):
     root = table(tmp_path, "image,labels,split\na.jpg,dog,train\nb.jpg,,test\n")
     items = list(open_source("folder", root).items)
     assert items[1].labels is None
@@ -72,11 +72,11 @@ def test_test_pictures_need_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("picture,labels\na.jpg,dog\n", "first line must name image and labels"),
-        ("image,labels\n,dog\n", "line 2 names no picture"),
-        ("image,labels\na.jpg,\n", "no picture has a label"),
+        ("photo,labels\na.jpg,dog\n", "first line must name image and labels"),
+        ("image,labels\n,dog\n", "line 2 names no image"),
+        ("image,labels\na.jpg,\n", "no image has a label"),
         ("image,labels\na.jpg,1\n", "labels are numbers"),
-        ("image,labels\n", "labels.csv: no pictures found below its first line"),
+        ("image,labels\n", "labels.csv: no images found below its first line"),
         ("image;labels\na.jpg;dog\n", "columns image;labels; .*separate columns by commas and labels by ;"),
         ("image,labels\na.jpg,dog,cat\n", "labels.csv: line 2 has more fields .*; join several labels by ;"),
         ("image,labels\nb.jpg,dog\na.jpg,dog|cat\n", r"labels.csv: line 3: label 'dog\|cat'; join several labels by ;"),
@@ -99,7 +99,7 @@ def test_table_in_another_encoding(tmp_path):
         open_source("folder", root)
 
 
-def test_missing_and_repeated_pictures(tmp_path):
+def test_missing_and_repeated_images(tmp_path):
     found = errors(table(tmp_path, "image,labels,split\na.jpg,dog,train\nzz.jpg,dog,train\na.jpg,dog,train\n"))
     assert len(found) == 2
     assert any("zz.jpg" in line for line in found) and any("a: id is used twice" in line for line in found)
@@ -115,7 +115,7 @@ def test_bad_class_lists(tmp_path, text):
 
 def test_folder_per_class(tmp_path):
     for name in ("cat/1.jpg", "cat/2.JPG", "dog/1.png", "dog/notes.txt"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     (tmp_path / "masks").mkdir()
     source = open_source("folder", tmp_path, val_fraction=0)
     assert source.classes == ["cat", "dog"]
@@ -128,7 +128,7 @@ def test_folder_per_class(tmp_path):
 
 def test_folder_per_split_and_class(tmp_path):
     for name in ("train/cat/1.jpg", "validation/cat/1.jpg", "train/dog/5.jpg"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     source = open_source("folder", tmp_path)
     assert source.splits == ("train", "val")
     assert {item.image_id: item.splits[0] for item in source.items} == {
@@ -140,7 +140,7 @@ def test_folder_per_split_and_class(tmp_path):
 
 def test_hugging_face_metadata(tmp_path):
     for name in ("train/a.jpg", "train/b.jpg", "test/c.jpg", "train/m.png"):
-        picture(tmp_path / name)
+        image(tmp_path / name)
     lines = [
         {"file_name": "a.jpg", "labels": ["dog", "cat"]},
         {"file_name": "b.jpg", "objects": {"categories": ["dog"]}, "mask": "m.png"},
@@ -167,7 +167,7 @@ def test_bad_metadata(tmp_path, line):
 def test_wrong_folders_and_options(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         open_source("folder", tmp_path / "none")
-    with pytest.raises(UserError, match="no pictures found"):
+    with pytest.raises(UserError, match="no images found"):
         open_source("folder", tmp_path)
     with pytest.raises(UserError, match="val_fraction"):
         open_source("folder", tmp_path, val_fraction=1.0)
@@ -200,7 +200,7 @@ def test_drawn_splits_depend_on_seed_alone():
     assert sum(splits == ("val",) for splits in first.values()) == 18
 
 
-def test_a_single_picture_of_a_class_is_trained_on():
+def test_a_single_image_of_a_class_is_trained_on():
     drawn = draw_splits(items_of([(0,), (1,), (1,)]), 0.5, seed=0)
     assert drawn[0].splits == ("train",)
     assert sorted(item.splits[0] for item in drawn[1:]) == ["train", "val"]

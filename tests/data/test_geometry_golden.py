@@ -33,10 +33,10 @@ def _eps_geometry(case: dict[str, Any], image: np.ndarray) -> Geometry:
 def test_long_side_family(golden, name):
     arrays = golden(name)
     for key, case in _cases(arrays).items():
-        decoded = {"picture": arrays[f"{key}__image"], "saliency": arrays[f"{key}__saliency_rgb"]}
+        decoded = {"image": arrays[f"{key}__image"], "saliency": arrays[f"{key}__saliency_rgb"]}
         if f"{key}__lp" in arrays:
             decoded["maps"] = arrays[f"{key}__lp"]
-        sample = render(decoded, _eps_geometry(case, decoded["picture"]), [], Augment(), IMAGENET)
+        sample = render(decoded, _eps_geometry(case, decoded["image"]), [], Augment(), IMAGENET)
         np.testing.assert_allclose(sample["image"].numpy(), arrays[f"{key}__out_image"], atol=1e-6, rtol=0)
         np.testing.assert_allclose(sample["saliency"].numpy(), arrays[f"{key}__out_saliency"], atol=1e-6, rtol=0)
         if "maps" in decoded:
@@ -51,7 +51,7 @@ def test_l2g_views_with_swapped_axes(golden):
         size = side_to(*image.shape[:2], min(case["resized_hw"]), "short")
         assert list(size) == case["resized_hw"]
         geometry = Geometry(size, case["view"], (case["y0"], case["x0"]))
-        sample = render({"picture": image, "saliency": arrays[f"{key}__saliency"]}, geometry, [], config, IMAGENET)
+        sample = render({"image": image, "saliency": arrays[f"{key}__saliency"]}, geometry, [], config, IMAGENET)
         np.testing.assert_allclose(sample["image"].numpy(), arrays[f"{key}__out_view"], atol=1e-6, rtol=0)
         assert int((sample["inside"][0].sum(1) == 0).sum()) == case["pad_rows"]
         assert int((sample["inside"][0].sum(0) == 0).sum()) == case["pad_cols"]
@@ -69,7 +69,7 @@ def test_psa_crops_before_normalising(golden):
     left, top = arrays["offset_left_top"].tolist()
     image = arrays["img"]
     config = Augment(crop_before_normalize=True)
-    sample = render({"picture": image}, Geometry(image.shape[:2], crop, (-top, -left)), [], config, IMAGENET)
+    sample = render({"image": image}, Geometry(image.shape[:2], crop, (-top, -left)), [], config, IMAGENET)
     np.testing.assert_allclose(sample["image"][:, 0].numpy(), arrays["network_input_row0"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(sample["image"][:, ::8, ::8].numpy(), arrays["network_input_every8"], atol=1e-6, rtol=0)
 
@@ -95,10 +95,10 @@ def test_l2g_coco_and_caffe_presets_by_hand():
 
 @pytest.mark.parametrize("preset", ["imagenet", "l2g_coco", "caffe_bgr"])
 def test_inverse_of_normalising(preset):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     normalize = Normalize(preset=preset)
-    back = normalize.invert(normalize.apply(picture)).permute(1, 2, 0) * 255
-    assert torch.allclose(back, torch.from_numpy(picture).float(), atol=1e-2)
+    back = normalize.invert(normalize.apply(image)).permute(1, 2, 0) * 255
+    assert torch.allclose(back, torch.from_numpy(image).float(), atol=1e-2)
 
 
 def test_masks_take_pixel_centres():

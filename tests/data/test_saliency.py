@@ -23,28 +23,28 @@ def scene(height: int = 90, width: int = 120, seed: int = 0) -> tuple[np.ndarray
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     inside = ((y - 0.45 * height) / (0.25 * height)) ** 2 + ((x - 0.6 * width) / (0.2 * width)) ** 2 < 1
-    picture = np.where(inside[..., None], (200, 40, 30), (60, 150, 60)) + rng.normal(0, 6, (height, width, 3))
-    return np.clip(picture, 0, 255).astype(np.uint8), inside
+    image = np.where(inside[..., None], (200, 40, 30), (60, 150, 60)) + rng.normal(0, 6, (height, width, 3))
+    return np.clip(image, 0, 255).astype(np.uint8), inside
 
 
 def test_border_cut_finds_the_object(cv2) -> None:
-    picture, inside = scene()
-    found = detect(picture) >= 128
+    image, inside = scene()
+    found = detect(image) >= 128
     assert found.shape == inside.shape
     assert (found & inside).sum() / (found | inside).sum() > 0.9
 
 
-def test_maps_are_the_same_again_and_mirror_with_the_picture(cv2) -> None:
-    picture, _ = scene(seed=1)
-    first = detect(picture)
+def test_maps_are_the_same_again_and_mirror_with_the_image(cv2) -> None:
+    image, _ = scene(seed=1)
+    first = detect(image)
     cv2.setRNGSeed(7)
-    assert np.array_equal(first, detect(picture))
-    turned = detect(np.ascontiguousarray(picture[:, ::-1]))[:, ::-1]
+    assert np.array_equal(first, detect(image))
+    turned = detect(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
     assert np.mean(np.abs(first.astype(int) - turned)) < 8
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_any_size_and_a_plain_picture(cv2, detector: str) -> None:
+def test_any_size_and_a_plain_image(cv2, detector: str) -> None:
     for height, width in ((1, 1), (7, 300), (8, 8), (33, 500), (301, 17)):
         grey = np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8)
         found = detect(grey, detector)
@@ -53,16 +53,16 @@ def test_any_size_and_a_plain_picture(cv2, detector: str) -> None:
 
 
 def test_own_detectors_of_opencv_are_spread(cv2) -> None:
-    picture, _ = scene()
+    image, _ = scene()
     for detector in ("fine_grained", "spectral_residual"):
-        found = detect(picture, detector)
+        found = detect(image, detector)
         assert found.min() == 0 and found.max() == 255
 
 
 def test_one_border_may_hold_the_object(cv2) -> None:
-    picture = np.full((60, 60, 3), (60, 150, 60), np.uint8)
-    picture[36:, 15:45] = (200, 40, 30)
-    distance = border_distance(cv2, picture)
+    image = np.full((60, 60, 3), (60, 150, 60), np.uint8)
+    image[36:, 15:45] = (200, 40, 30)
+    distance = border_distance(cv2, image)
     assert distance[45, 30] > 0.9 and distance[5, 5] < 0.1
 
 

@@ -16,8 +16,8 @@ from wsss_ray.contracts import ClassMaps
 from wsss_ray.data import samples as dataset
 from wsss_ray.data.augment import Augment
 from wsss_ray.data.colour import Jitter, Normalize
+from wsss_ray.data.image import decode_mask
 from wsss_ray.data.partner import PartnerIndex
-from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.samples import PixelCache, Prefetcher, TrainSamples, collate
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
@@ -111,7 +111,7 @@ def test_partners_share_a_class(rows):
 
 
 def test_partner_rule_by_hand():
-    """Anchor {0, 1}: half of the draws take class 0 (pictures 0, 1), half class 1 (pictures 0, 2, 3, 4)."""
+    """Anchor {0, 1}: half of the draws take class 0 (images 0, 1), half class 1 (images 0, 2, 3, 4)."""
     index = PartnerIndex([[0, 1], [0], [1], [1], [1], [2], None, []])
     rng = np.random.default_rng(0)
     counts = Counter(index.draw(0, rng) for _ in range(16000))
@@ -151,7 +151,7 @@ class Slow:
 
     def sample(self, epoch: int, index: int) -> dict:
         if index == 13:
-            raise UserError("picture 13 is broken")
+            raise UserError("image 13 is broken")
         with self.lock:
             self.done.append(index)
         one = torch.full((1,), float(index))
@@ -166,7 +166,7 @@ def test_prefetcher_raises_in_place_and_stays_bounded():
     assert len(slow.done) <= 4, "no more than three batches ahead"
     for place in range(1, 13):
         assert next(batches).image.item() == place
-    with pytest.raises(UserError, match="picture 13"):
+    with pytest.raises(UserError, match="image 13"):
         next(batches)
     before = threading.active_count()
     another = iter(Prefetcher(slow, 0, [[place] for place in range(5)]))
@@ -181,7 +181,7 @@ def test_pixel_cache_keeps_to_its_limit():
     def make(key: int):
         def inner():
             made.append(key)
-            return {"picture": np.zeros(100, np.uint8)}
+            return {"image": np.zeros(100, np.uint8)}
 
         return inner
 
@@ -195,10 +195,10 @@ def test_pixel_cache_keeps_to_its_limit():
     assert made[-2:] == [9, 9]
 
 
-def test_pictures_are_decoded_once(rows, monkeypatch):
+def test_images_are_decoded_once(rows, monkeypatch):
     calls = []
-    plain = dataset.pic.decode_picture
-    monkeypatch.setattr(dataset.pic, "decode_picture", lambda *args: calls.append(1) or plain(*args))
+    plain = dataset.pic.decode_image
+    monkeypatch.setattr(dataset.pic, "decode_image", lambda *args: calls.append(1) or plain(*args))
     made = samples(rows, ())
     for epoch in range(3):
         made.sample(epoch, 0)
@@ -243,7 +243,7 @@ def test_mask_lookup_goes_through_the_same_window(rows):
     class Perfect(Fixed):
         pass
 
-    from wsss_ray.data.picture import encode_grey
+    from wsss_ray.data.image import encode_grey
 
     perfect = Perfect(
         {**rows[index], "saliency": encode_grey((truth[rows[index]["image_id"]] > 0).astype(np.uint8) * 255)}

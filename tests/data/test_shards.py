@@ -49,10 +49,10 @@ def data(toy, tmp_path) -> str:
 
 def test_manifest_says_what_is_there(data, toy):
     manifest = load_manifest(data)
-    assert [(split, info.num_pictures) for split, info in manifest.splits.items()] == [("train", 21), ("val", 5)]
+    assert [(split, info.num_images) for split, info in manifest.splits.items()] == [("train", 21), ("val", 5)]
     assert (manifest.source, manifest.classes, manifest.ignore) == ("toy", tuple(toy.classes), 255)
     assert manifest.options["num_train"] == 21 and manifest.palette[1] == (128, 0, 0)
-    assert manifest.num_pictures == 26 and manifest.has_masks and manifest.has_saliency
+    assert manifest.num_images == 26 and manifest.has_masks and manifest.has_saliency
     assert [info.num_rows for info in manifest.shards_of("train")] == [8, 8, 5]
     assert check(data) == []
     with pytest.raises(UserError, match="no split 'test' in this data; it has train, val"):
@@ -104,7 +104,7 @@ def test_overlapping_splits_share_shards(tmp_path):
     assert infos[0].first_without_saliency == "a"
     source = Source("test", ["x"], (), load=None, splits=("train",))
     manifest = make_manifest(source, infos)
-    assert {split: info.num_pictures for split, info in manifest.splits.items()} == {"train": 2, "all": 4}
+    assert {split: info.num_images for split, info in manifest.splits.items()} == {"train": 2, "all": 4}
     assert not manifest.has_masks and not manifest.splits["train"].has_saliency
     assert manifest.first_without_saliency == "a"
     storage.write_json(str(tmp_path / "manifest.json"), manifest.model_dump(mode="json"))
@@ -118,9 +118,9 @@ def test_doubles_and_empty_splits_are_refused(tmp_path):
     with pytest.raises(UserError, match="'a' comes twice"):
         write_shard([row, row], str(tmp_path / "x.parquet"))
     info = write_shard([row], str(tmp_path / "x.parquet"), ("train",))
-    with pytest.raises(UserError, match="split 'val' has no pictures"):
+    with pytest.raises(UserError, match="split 'val' has no images"):
         make_manifest(Source("test", ["x"], (), load=None, splits=("train", "val")), [info])
-    with pytest.raises(UserError, match="no pictures in any split"):
+    with pytest.raises(UserError, match="no images in any split"):
         make_manifest(Source("test", ["x"], (), load=None), [])
 
 
@@ -159,11 +159,11 @@ def test_check_decodes_everything(toy, tmp_path):
 def test_wrong_counts_are_found(data):
     path = Path(data) / "manifest.json"
     value = json.loads(path.read_text())
-    value["splits"]["val"]["num_pictures"] = 6
+    value["splits"]["val"]["num_images"] = 6
     value["shards"][0]["num_rows"] = 9
     path.write_text(json.dumps(value))
     found = " ".join(map(str, check(data)))
-    assert "says 6 pictures, its shards hold 5" in found and "holds 8 pictures, the manifest says 9" in found
+    assert "says 6 images, its shards hold 5" in found and "holds 8 images, the manifest says 9" in found
 
 
 def test_bad_manifests(tmp_path, data):

@@ -7,9 +7,9 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import find_problems, validate
-from wsss_ray.data.picture import decode_mask, decode_picture, decode_saliency
+from wsss_ray.data.image import decode_image, decode_mask, decode_saliency
 from wsss_ray.data.sources import open_source
-from wsss_ray.data.toy import ToyConfig, class_names, draw_picture, plan_picture
+from wsss_ray.data.toy import ToyConfig, class_names, draw_image, plan_image
 from wsss_ray.data.toy_drawing import imperfect_saliency
 
 SMALL = ToyConfig(num_train=24, num_val=8, size=64)
@@ -24,28 +24,28 @@ def test_rows_are_whole():
         row = source.load(item)
         assert validate(row, 5) == []
         mask, parts = decode_mask(row["mask"]), decode_mask(row["parts"])
-        assert decode_picture(row["image"]).shape == (64, 64, 3) and decode_saliency(row["saliency"]).shape == (64, 64)
+        assert decode_image(row["image"]).shape == (64, 64, 3) and decode_saliency(row["saliency"]).shape == (64, 64)
         assert tuple(sorted(set(np.unique(mask).tolist()) - {0})) == tuple(label + 1 for label in item.labels)
         np.testing.assert_array_equal(mask > 0, parts > 0)
 
 
-def test_a_picture_depends_on_its_index_alone():
-    alone = draw_picture(SMALL, "train", 7)
+def test_a_image_depends_on_its_index_alone():
+    alone = draw_image(SMALL, "train", 7)
     more = SMALL.model_copy(update={"num_train": 9999})
-    draw_picture(more, "train", 3)
-    for first, second in zip(alone, draw_picture(more, "train", 7), strict=True):
+    draw_image(more, "train", 3)
+    for first, second in zip(alone, draw_image(more, "train", 7), strict=True):
         np.testing.assert_array_equal(first, second)
-    assert not np.array_equal(alone[0], draw_picture(SMALL, "train", 12)[0])
-    assert not np.array_equal(alone[0], draw_picture(SMALL, "val", 7)[0])
-    assert not np.array_equal(alone[0], draw_picture(SMALL.model_copy(update={"seed": 1}), "train", 7)[0])
+    assert not np.array_equal(alone[0], draw_image(SMALL, "train", 12)[0])
+    assert not np.array_equal(alone[0], draw_image(SMALL, "val", 7)[0])
+    assert not np.array_equal(alone[0], draw_image(SMALL.model_copy(update={"seed": 1}), "train", 7)[0])
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 5, 254])
 def test_labels_are_what_the_mask_shows(num_classes):
     config = ToyConfig(num_classes=num_classes, size=48, clutter=1.0, occlusion=1.0)
     for index in range(40):
-        _, mask, parts, _ = draw_picture(config, "train", index)
-        planned = {creature.label + 1 for creature in plan_picture(config, "train", index).creatures}
+        _, mask, parts, _ = draw_image(config, "train", index)
+        planned = {creature.label + 1 for creature in plan_image(config, "train", index).creatures}
         counts = {int(value): int((mask == value).sum()) for value in np.unique(mask) if value}
         assert set(counts) == planned and min(counts.values()) >= 5
         assert set(np.unique(parts).tolist()) <= {0, 1, 2}
@@ -53,14 +53,14 @@ def test_labels_are_what_the_mask_shows(num_classes):
 
 def test_every_class_comes_once_in_a_round():
     config = ToyConfig(num_classes=9)
-    labels = [{creature.label for creature in plan_picture(config, "train", index).creatures} for index in range(9)]
+    labels = [{creature.label for creature in plan_image(config, "train", index).creatures} for index in range(9)]
     assert set().union(*labels) == set(range(9))
 
 
 def test_heads_are_small_and_sizes_vary():
     ratios, areas = [], []
     for index in range(60):
-        _, mask, parts, _ = draw_picture(ToyConfig(size=64, clutter=0), "train", index)
+        _, mask, parts, _ = draw_image(ToyConfig(size=64, clutter=0), "train", index)
         ratios.append((parts == 1).sum() / (parts > 0).sum())
         areas += [(mask == value).mean() for value in np.unique(mask) if value]
     assert 0.15 < np.mean(ratios) < 0.4, "the body is much larger than the head"
@@ -68,11 +68,11 @@ def test_heads_are_small_and_sizes_vary():
 
 
 def _colour_spread(noise: float) -> tuple[float, float]:
-    """How far apart mean head colours, and mean body colours, of one class lie in different pictures."""
+    """How far apart mean head colours, and mean body colours, of one class lie in different images."""
     config = ToyConfig(num_classes=1, size=64, clutter=0, body_hue_noise=noise)
     heads, bodies = [], []
     for index in range(40):
-        rgb, _, parts, _ = draw_picture(config, "train", index)
+        rgb, _, parts, _ = draw_image(config, "train", index)
         heads.append(rgb[parts == 1].mean(axis=0))
         bodies.append(rgb[parts == 2].mean(axis=0))
     return float(np.std(heads, axis=0).mean()), float(np.std(bodies, axis=0).mean())
@@ -88,8 +88,8 @@ def test_landscape_goes_with_the_class():
     always = ToyConfig(cooccurrence=1.0)
     never = ToyConfig(cooccurrence=0.0)
     expected = [index % 5 for index in range(50)]
-    assert [plan_picture(always, "train", index).landscape for index in range(50)] == expected
-    assert [plan_picture(never, "train", index).landscape for index in range(50)] != expected
+    assert [plan_image(always, "train", index).landscape for index in range(50)] == expected
+    assert [plan_image(never, "train", index).landscape for index in range(50)] != expected
 
 
 def test_saliency_quality():
@@ -124,5 +124,5 @@ def test_wrong_options(options, word):
         open_source("toy", **options)
 
 
-def test_no_validation_pictures():
+def test_no_validation_images():
     assert open_source("toy", num_train=2, num_val=0).splits == ("train",)

@@ -11,7 +11,7 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import find_problems
-from wsss_ray.data.picture import decode_mask, encode_jpeg, encode_mask
+from wsss_ray.data.image import decode_mask, encode_jpeg, encode_mask
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.voc import CLASSES, xml_names
 
@@ -21,7 +21,7 @@ XML = """<annotation><object><name>person</name><difficult>0</difficult><part><n
 
 @pytest.fixture
 def devkit(tmp_path: Path) -> Path:
-    """Pictures a (train), b (train_aug only), c (val), t (test)."""
+    """Images a (train), b (train_aug only), c (val), t (test)."""
     root = tmp_path / "VOCdevkit" / "VOC2012"
     for name in ("JPEGImages", "Annotations", "SegmentationClass", "SegmentationClassAug", "ImageSets/Segmentation"):
         (root / name).mkdir(parents=True)

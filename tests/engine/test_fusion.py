@@ -36,8 +36,8 @@ PAIR = FusionRule(rectify="pair")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-def imagenet(picture: np.ndarray) -> Tensor:
-    return torch.from_numpy((picture / 255 - MEAN) / STD).permute(2, 0, 1).float()
+def imagenet(image: np.ndarray) -> Tensor:
+    return torch.from_numpy((image / 255 - MEAN) / STD).permute(2, 0, 1).float()
 
 
 def stored(data: dict[str, np.ndarray], plain: str, flipped: str, convert: Callable[[Tensor], Tensor]) -> Pass:
@@ -57,10 +57,10 @@ def drop_background(maps: Tensor) -> Tensor:
     return maps[:, :-1]
 
 
-def random_passes(num_pictures: int = 2, num_classes: int = 5, seed: int = 0) -> list[Pass]:
+def random_passes(num_images: int = 2, num_classes: int = 5, seed: int = 0) -> list[Pass]:
     generator = torch.Generator().manual_seed(seed)
     grids = [(2, 3), (4, 6), (7, 10)]
-    shapes = [(num_pictures, num_classes, *grid) for grid in grids]
+    shapes = [(num_images, num_classes, *grid) for grid in grids]
     return [Pass(torch.randn(s, generator=generator), torch.randn(s, generator=generator)) for s in shapes]
 
 
@@ -190,11 +190,11 @@ def keys(distance: np.ndarray) -> np.ndarray:
 
 
 def test_resize_is_bicubic_on_eight_bits_and_smooths_where_it_shrinks() -> None:
-    picture = np.zeros((2, 8, 3), np.uint8)
-    picture[:, 4:] = 255
-    inputs = scaled_inputs(picture, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
+    image = np.zeros((2, 8, 3), np.uint8)
+    image[:, 4:] = 255
+    inputs = scaled_inputs(image, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
     weights = keys((np.arange(8) + 0.5 - (np.arange(4)[:, None] + 0.5) * 2) / 2)
-    expected = (weights / weights.sum(axis=1, keepdims=True)) @ picture[0, :, 0]
+    expected = (weights / weights.sum(axis=1, keepdims=True)) @ image[0, :, 0]
     assert expected.min() < -1 and expected.max() > 256
     assert inputs[0, 0].tolist() == [np.rint(expected.clip(0, 255)).tolist()]
 
@@ -267,7 +267,7 @@ def test_softmax_then_upsample_is_not_upsample_then_softmax() -> None:
     assert abs(first - then).max() > 0.1
 
 
-def test_packing_pictures_changes_no_bit() -> None:
+def test_packing_images_changes_no_bit() -> None:
     passes, labels = random_passes(4), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0] * 5, [1] * 5])
     for rule in (CAM, L2G, KTSE):
         whole = fuse(passes, rule, (25, 37), labels)

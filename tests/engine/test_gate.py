@@ -26,7 +26,7 @@ SCALES = (1, 0.5, 1.5, 2)
 
 
 def average(file: dict[str, np.ndarray]) -> np.ndarray:
-    """(K, H, W) mean of the file's 8 views: canvas cut off, brought to picture size, flips undone."""
+    """(K, H, W) mean of the file's 8 views: canvas cut off, brought to image size, flips undone."""
     height, width = int(file["H"]), int(file["W"])
     canvas = file["pad"].tolist()
     total = np.zeros((file["masks_u8"].shape[1], height, width), np.float64)

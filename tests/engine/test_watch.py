@@ -25,7 +25,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 class Given(nn.Module):
-    """Maps of two classes, whatever the picture: the left half of the first, a value of all of the second."""
+    """Maps of two classes, whatever the image: the left half of the first, a value of all of the second."""
 
     def __init__(self, values: tuple[float, float]) -> None:
         super().__init__()
@@ -40,9 +40,9 @@ class Given(nn.Module):
 
 
 def watch_of(labels: list[list[int]], masks: list[np.ndarray]) -> SeedWatch:
-    picture = png(np.zeros((*masks[0].shape, 3), np.uint8))
+    image = png(np.zeros((*masks[0].shape, 3), np.uint8))
     rows: Any = [
-        {"image_id": str(k), "image": picture, "labels": label, "mask": png(mask)}
+        {"image_id": str(k), "image": image, "labels": label, "mask": png(mask)}
         for k, (label, mask) in enumerate(zip(labels, masks, strict=True))
     ]
     rule = FusionRule(normalize="none", reduce="mean")
@@ -53,7 +53,7 @@ def watch_of(labels: list[list[int]], masks: list[np.ndarray]) -> SeedWatch:
 
 
 def test_recall_and_precision_by_hand() -> None:
-    """Class 0 has the left three quarters of one picture, class 1 half the top row of the other."""
+    """Class 0 has the left three quarters of one image, class 1 half the top row of the other."""
     first, second = np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8)
     first[:, :6], second[0, :4] = 1, 2
     watch = watch_of([[0], [1]], [first, second])
@@ -63,7 +63,7 @@ def test_recall_and_precision_by_hand() -> None:
     # At 0.2: 16 of 24 pixels of class 0, all 16 right; 8 pixels of class 1, of which the 4 there are.
     assert found["seed_recall"] == pytest.approx((16 / 24 + 1) / 2)
     assert found["seed_precision"] == pytest.approx((1 + 4 / 8) / 2)
-    # Best below 0.1, where the first picture is all class 0: 24 of 32; the second has 24 of 28 background pixels.
+    # Best below 0.1, where the first image is all class 0: 24 of 32; the second has 24 of 28 background pixels.
     iou = np.array([24 / (24 + 8 + 4), 24 / 32, 4 / 8])
     assert found["seed_miou"] == pytest.approx(iou.mean())
     assert network.training

@@ -44,14 +44,14 @@ def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
 
 
 def test_a_base_that_does_not_fit_is_refused_before_anything_trains() -> None:
-    split = SplitInfo(num_pictures=4, digest="0" * 16, has_masks=True, has_saliency=False)
+    split = SplitInfo(num_images=4, digest="0" * 16, has_masks=True, has_saliency=False)
     manifest = Manifest(
         source="toy",
         classes=("a", "b", "c"),
         palette=((0, 0, 0),) * 4,
         splits={"train": split, "val": split},
         shards=(),
-        num_pictures=8,
+        num_images=8,
         has_masks=True,
         has_saliency=False,
     )

@@ -1,4 +1,4 @@
-"""The whole road on generated pictures: what is made, what is reused, what is bit-identical, what never reads truth."""
+"""The whole road on generated images: what is made, what is reused, what is bit-identical, what never reads truth."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_half_finished_step_goes_on(first: Run, tiny: Recipe) -> None:
 
 
 def test_recipe_alone_decides_every_bit(first: Run, tmp_path: Path) -> None:
-    """The saved recipe, run elsewhere with other workers on the same pictures with every mask taken away, makes the
+    """The saved recipe, run elsewhere with other workers on the same images with every mask taken away, makes the
     same networks, maps, masks and predictions: they follow from the recipe, and only scores read ground truth."""
     out = Path(first.folder).parent.parent
     source = next((out / "data").iterdir())

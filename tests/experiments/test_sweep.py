@@ -257,12 +257,12 @@ def test_table_has_spread_best_and_reasons() -> None:
 @pytest.mark.parametrize(
     "space", [["train.epochs=1,2,4"], ["train.epochs=1,2", "refine.threshold=0.1,0.2"], ["localize.flip=true,false"]]
 )
-def test_picture_has_ink_for_every_point(space: list[str]) -> None:
+def test_image_has_ink_for_every_point(space: list[str]) -> None:
     made = plan(resolve("cam"), parse_space(space))
     outcomes = [
         Outcome(p, s, "finished", 0.3 + 0.01 * k + 0.02 * s) for k, p in enumerate(made.points()) for s in (0, 1)
     ]
-    full = np.asarray(sweep.picture(made, lines(outcomes)))
-    fewer = np.asarray(sweep.picture(made, lines(outcomes[:-2])))
+    full = np.asarray(sweep.draw_figure(made, lines(outcomes)))
+    fewer = np.asarray(sweep.draw_figure(made, lines(outcomes[:-2])))
     assert full.shape == fewer.shape and (full != fewer).any()
-    assert (sweep.picture(made, []).size) == (full.shape[1], full.shape[0])
+    assert (sweep.draw_figure(made, []).size) == (full.shape[1], full.shape[0])

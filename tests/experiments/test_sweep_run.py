@@ -34,7 +34,7 @@ SMALL = [
     "train.epochs=1",
     "train.batch_size=4",
     "train.augment.crop=48",
-    "train.validate_pictures=0",
+    "train.validate_images=0",
     "localize.scales=[1.0]",
     "refine={name: seeds, threshold: 0.2}",
     "segment=null",
@@ -61,7 +61,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[Ou
 
 
 def small() -> Recipe:
-    """CAM on a dozen tiny pictures."""
+    """CAM on a dozen tiny images."""
     return resolve("cam", settings=SMALL)
 
 

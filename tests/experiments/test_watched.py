@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def test_records_hold_recall_and_precision_where_asked(tiny: Recipe, tmp_path: Path) -> None:
-    short = override(tiny, ["segment=null", "refine={name: seeds}", "train.validate_pictures=0"])
+    short = override(tiny, ["segment=null", "refine={name: seeds}", "train.validate_images=0"])
     plain = run(short, str(tmp_path), quiet=True).artifacts["network"]
     watched = run(override(short, ["train.validate_seeds=4"]), str(tmp_path), quiet=True).artifacts["network"]
     assert not any(key.startswith("seed_") for epoch in plain.record["history"] for key in epoch)

@@ -107,7 +107,7 @@ def check_localizer(
     every_parameter: bool = True,
     class_counts: tuple[int, ...] = CLASS_COUNTS,
 ) -> None:
-    """Everything ``contracts.Localizer`` promises, at several class counts and picture sizes.
+    """Everything ``contracts.Localizer`` promises, at several class counts and image sizes.
 
     ``every_parameter``: each parameter in a group gets a gradient; otherwise some of each group must. ``progress`` is
     where training stands, for methods whose losses change with it.
@@ -125,9 +125,9 @@ def check_localizer(
             check_outputs(model, config, num_classes, size)
         again = build(config, num_classes, needs_base, backbone, base, seed=1)
         again.load_state_dict(model.state_dict())
-        picture = torch.randn(1, 3, *SIZES[1])
+        image = torch.randn(1, 3, *SIZES[1])
         with torch.no_grad():
-            assert torch.equal(model.eval().maps(picture), again.eval().maps(picture))
+            assert torch.equal(model.eval().maps(image), again.eval().maps(image))
 
 
 def check_groups(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from wsss_ray.nets.backbone import Backbone
 
 
 class Identity(Backbone):
-    """The picture itself, average-pooled in 8 x 8 blocks: maps that can be worked out by hand."""
+    """The image itself, average-pooled in 8 x 8 blocks: maps that can be worked out by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,21 +97,21 @@ def test_sliding_window_averages_the_windows_that_hold_a_cell() -> None:
     def number(part: Tensor) -> Tensor:
         return part[:, :1, ::8, ::8] * 0 + part[:, :1, :1, :1]
 
-    picture = torch.zeros(1, 3, 32, 64)
-    picture[..., 16], picture[..., 32] = 1.0, 2.0
-    fused = slide(number, picture, window=32, step=16, stride=8)
+    image = torch.zeros(1, 3, 32, 64)
+    image[..., 16], image[..., 32] = 1.0, 2.0
+    fused = slide(number, image, window=32, step=16, stride=8)
     assert fused.shape == (1, 1, 4, 8)
     assert fused[0, 0, 0].tolist() == [0.0, 0.0, 0.5, 0.5, 1.5, 1.5, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("size", [(31, 45), (20, 90), (8, 8)])
-def test_sliding_window_keeps_the_grid_of_the_whole_picture(size: tuple[int, int]) -> None:
+def test_sliding_window_keeps_the_grid_of_the_whole_image(size: tuple[int, int]) -> None:
     model = build(CAMConfig(window=24, window_stride=8), 2).eval()
     images = torch.randn(1, 3, *size)
     assert model.maps(images).shape == model.evidence(images).shape
 
 
-def test_maps_follow_a_mirrored_picture() -> None:
+def test_maps_follow_a_mirrored_image() -> None:
     model = CAM(CAMConfig(), Identity(), 3).eval()
     images = torch.rand(1, 3, 40, 64)
     assert torch.allclose(model.maps(images.flip(3)), model.maps(images).flip(3), atol=1e-6)

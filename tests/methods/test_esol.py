@@ -85,7 +85,7 @@ def test_contract_of_the_classifier(config: Esol) -> None:
     [
         {},
         {"kernel": 1, "channels": 6, "conv2": "skip"},
-        {"activation": "none", "clip_max": "picture", "clip_detach": False, "clip_at_inference": False},
+        {"activation": "none", "clip_max": "image", "clip_detach": False, "clip_at_inference": False},
         {"trains": ("offsets", "conv1", "classifier")},
     ],
 )
@@ -164,7 +164,7 @@ def test_clip_by_hand() -> None:  # T27
     clipped = clip_features(features, 0.15, "channel", True)
     assert torch.allclose(clipped[0, 0].flatten(), torch.tensor([0.15, 0.15, 0.1, 0.0]))
     assert torch.allclose(clipped[0, 1], 10 * clipped[0, 0])
-    whole = clip_features(features, 0.15, "picture", True)
+    whole = clip_features(features, 0.15, "image", True)
     assert torch.allclose(whole[0], features[0].clamp(max=1.5))
     assert torch.equal(clip_features(features, 1.0, "channel", True), features)
     together = clip_features(torch.cat([features, 100 * features]), 0.15, "channel", True)
@@ -220,7 +220,7 @@ def test_area_loss_by_hand() -> None:  # T29
     assert torch.allclose(scores.grad, torch.full_like(scores, 0.25 / 96))
     extreme = torch.tensor([50.0, -50.0, 0.0]).view(1, 3, 1, 1).expand(2, 3, 4, 4)
     assert area_loss(extreme, labels, "sigmoid", "all").item() == pytest.approx((1 + 0 + 0.5) / 3)
-    # Picture 1 has class 0 (area 1), picture 2 classes 1 and 2 (0 and 0.5): mean of 1 and 0.25.
+    # Image 1 has class 0 (area 1), image 2 classes 1 and 2 (0 and 0.5): mean of 1 and 0.25.
     assert area_loss(extreme, labels, "sigmoid", "present").item() == pytest.approx(0.625)
     ramp = torch.tensor([4.0, 2.0, -8.0, 0.0]).view(1, 1, 2, 2)
     assert area_loss(ramp, labels[:1, :1], "normalized", "all").item() == pytest.approx((1 + 0.5) / 4, abs=1e-5)

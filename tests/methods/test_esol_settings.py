@@ -30,7 +30,7 @@ def test_alpha_belongs_to_the_expansion(phase: Any) -> None:
     assert [config.alpha for config in phases(alpha=0.1)] == [0.01, 0.1, 0.01]
 
 
-@pytest.mark.parametrize("setting", [{"beta": 0.3}, {"clip_max": "picture"}])
+@pytest.mark.parametrize("setting", [{"beta": 0.3}, {"clip_max": "image"}])
 def test_both_later_phases_clip_alike(setting: dict[str, Any]) -> None:
     def after(**own: Any) -> Any:
         classifier = Esol().build(TinyBackbone(), 3)

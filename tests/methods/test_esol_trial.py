@@ -1,4 +1,4 @@
-"""ESOL on generated pictures: both samplers do what they are for, and too large a step is noticed."""
+"""ESOL on generated images: both samplers do what they are for, and too large a step is noticed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from contract import MIDDLE
 
 from wsss_ray.contracts import Batch
-from wsss_ray.data.toy import ToyConfig, draw_picture, plan_picture
+from wsss_ray.data.toy import ToyConfig, draw_image, plan_image
 from wsss_ray.methods.esol.losses import runaway
 from wsss_ray.methods.esol.network import Esol, EsolNet
 from wsss_ray.nets import build_backbone
@@ -45,16 +45,16 @@ def test_runaway() -> None:
 
 
 @pytest.mark.slow
-def test_expansion_and_shrinkage_on_generated_pictures() -> None:
+def test_expansion_and_shrinkage_on_generated_images() -> None:
     # alpha x rate is 0.1, and not the paper's 1e-4: fifty steps must go as far as its 6610.
     torch.manual_seed(0)
     toy = ToyConfig(num_classes=3, size=64, clutter=0.2, cooccurrence=0.2)
     count, size = 240, 24
-    pixels = torch.stack([torch.from_numpy(draw_picture(toy, "train", i)[0]) for i in range(count)])
+    pixels = torch.stack([torch.from_numpy(draw_image(toy, "train", i)[0]) for i in range(count)])
     images = (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.25
     labels = torch.zeros(count, toy.num_classes)
     for i in range(count):
-        labels[i, [creature.label for creature in plan_picture(toy, "train", i).creatures]] = 1
+        labels[i, [creature.label for creature in plan_image(toy, "train", i).creatures]] = 1
 
     def fit(net: EsolNet, optimizer: torch.optim.Optimizer, num_epochs: int) -> list[dict[str, float]]:
         history = []

@@ -125,11 +125,11 @@ def test_inference_rectifies_each_pass_after_up_sampling() -> None:
     torch.testing.assert_close(found, expected, msg="rectified first, the third cell would be 0.75")
     other = torch.tensor([[[[2.0, -9.0]]]])
     pair, swapped = (fuse([Pass(*sides)], rule, (1, 4), labels) for sides in ((steep, other), (other, steep)))
-    torch.testing.assert_close(pair, swapped.flip(3), msg="a picture and its mirror image count alike")
+    torch.testing.assert_close(pair, swapped.flip(3), msg="an image and its mirror image count alike")
     torch.testing.assert_close(pair[0, 0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0]) / (3 + 1e-5))
 
 
-def test_pictures_are_joined_below_or_beside_with_the_anchor_first() -> None:
+def test_images_are_joined_below_or_beside_with_the_anchor_first() -> None:
     batch = make_batch(3, num=6)
     assert batch.partner is not None
     for axis, shape in (("height", (4, 3, 2 * CROP, CROP)), ("width", (4, 3, CROP, 2 * CROP))):
@@ -178,7 +178,7 @@ def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:
 
 
 def test_the_released_schedule_never_anneals_to_zero() -> None:
-    """Its horizon counts batches of 8 for all 40 epochs of 10582 pictures; from epoch 10 on there are half as many."""
+    """Its horizon counts batches of 8 for all 40 epochs of 10582 images; from epoch 10 on there are half as many."""
     schedule = ScheduleConfig(horizon=10582 // 8 * 40)
     num_steps = 10582 // 8 * 10 + 10582 // 16 * 30
     assert (schedule.horizon, num_steps) == (52880, 33050)
@@ -217,7 +217,7 @@ def test_the_direction_of_the_transfer_can_be_cut(cut: Any) -> None:
     leaves = [torch.randn(size[0], 3, 6, 6, requires_grad=True), torch.randn(size[0], 3, 12, 6, requires_grad=True)]
     model = KtseNet(Ktse(ssr=False, ga=False, la=False, kt_detach=cut), TinyBackbone(), num_classes)
     answers = iter(leaves)
-    model.planes = lambda images: next(answers)  # type: ignore[method-assign]
+    model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]
     kt = model.loss(make_batch(num_classes, num=1), AFTER_WARM_UP)["kt"]
     found = torch.autograd.grad(kt, leaves, allow_unused=True)
     reached = [gradient is not None and bool(gradient.any()) for gradient in found]
@@ -255,18 +255,18 @@ def waves(*shape: int, shift: float) -> Tensor:
 
 
 def step_on_waves(**settings: Any) -> dict[str, float]:
-    """The parts of a step whose network answers with waves: a simple and a complex picture with partners."""
+    """The parts of a step whose network answers with waves: a simple and a complex image with partners."""
     size, planes = (24, 32), {"a": waves(2, 5, 3, 4, shift=0), "p": waves(2, 5, 3, 4, shift=1)}
     planes |= {"m": waves(2, 5, 3, 4, shift=0.1), "s": waves(2, 5, 6, 4, shift=2)}
-    pictures = [torch.sigmoid(waves(2, 3, *size, shift=shift)) for shift in (3, 4)]
+    images = [torch.sigmoid(waves(2, 3, *size, shift=shift)) for shift in (3, 4)]
     labels = [torch.tensor([[0.0, 1, 0, 0], [1, 0, 1, 1]]), torch.tensor([[0.0, 1, 1, 0], [0, 0, 1, 0]])]
     inside = torch.ones(2, 1, *size)
-    anchor, partner = (Batch(rgb, label, inside, rgb) for rgb, label in zip(pictures, labels, strict=True))
+    anchor, partner = (Batch(rgb, label, inside, rgb) for rgb, label in zip(images, labels, strict=True))
     anchor.partner = partner
     model = KtseNet(Ktse(**settings), TinyBackbone(), 4)
     first = torch.cat([planes["a"], planes["p"]]) if model.config.looks_at_partner else planes["a"]
     answers = iter([first, planes["m"], planes["s"]])
-    model.planes = lambda images: next(answers)  # type: ignore[method-assign]
+    model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]
     model.pool = lambda features: (features.mean(dim=(2, 3)), features)  # type: ignore[method-assign]
     return {name: part.item() for name, part in model.loss(anchor, AFTER_WARM_UP).items()}
 

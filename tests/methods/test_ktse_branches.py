@@ -19,7 +19,7 @@ SIZE, CELLS = 16, 4
 
 
 def pair(anchor: list[float], partner: list[float]) -> Batch:
-    """One picture with its partner; only labels matter, networks below answer by script."""
+    """One image with its partner; only labels matter, networks below answer by script."""
     image, inside = torch.rand(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)
     batch, other = (Batch(image, torch.tensor([labels]).float(), inside, image) for labels in (anchor, partner))
     batch.partner = other
@@ -38,7 +38,7 @@ def planes(num: int = 1, height: int = CELLS) -> Tensor:
     return torch.randn(num, 4, height, CELLS)
 
 
-def test_the_joined_picture_is_held_to_both_of_its_parts() -> None:
+def test_the_joined_image_is_held_to_both_of_its_parts() -> None:
     torch.manual_seed(0)
     batch = pair([1, 0, 0], [0, 1, 0])
     alone = planes(2).requires_grad_()
@@ -49,14 +49,14 @@ def test_the_joined_picture_is_held_to_both_of_its_parts() -> None:
         lower = parts.clone()
         lower[:, channel] -= 1.05
         loss = scripted(batch, [alone, lower], **settings)["kt"].item()
-        assert loss == pytest.approx(1 / 3 if counted else 0, abs=1e-6), "classes of either picture, no others"
+        assert loss == pytest.approx(1 / 3 if counted else 0, abs=1e-6), "classes of either image, no others"
     joined = (parts - 1).requires_grad_()
     scripted(batch, [alone, joined], **settings)["kt"].backward()
     assert alone.grad is not None and joined.grad is not None
     assert all(alone.grad[index, [1, 2]].min() > 0 for index in (0, 1)) and joined.grad[0, [1, 2]].max() < 0
 
 
-def test_the_papers_joined_picture_is_held_to_the_anchor_alone() -> None:
+def test_the_papers_joined_image_is_held_to_the_anchor_alone() -> None:
     torch.manual_seed(1)
     batch, alone = pair([1, 0, 0], [0, 1, 0]), planes()
     lower = torch.cat([alone, planes()], dim=2)

@@ -32,8 +32,8 @@ class Step:
         self.arrays = arrays
         self.leaves = {name: torch.from_numpy(arrays[name]).requires_grad_() for name in INPUTS}
         self.num_pairs = int(arrays["n_pairs"])
-        self.batch = picture_batch(arrays, 1)
-        self.batch.partner = picture_batch(arrays, 2)
+        self.batch = image_batch(arrays, 1)
+        self.batch.partner = image_batch(arrays, 2)
         self.seen: list[Tensor] = []
         self.model = KtseNet(Ktse(profile="released", **settings), TinyBackbone(), arrays["label1"].shape[1])
         answers = iter(
@@ -63,7 +63,7 @@ class Step:
         }
 
 
-def picture_batch(arrays: dict[str, np.ndarray], number: int) -> Batch:
+def image_batch(arrays: dict[str, np.ndarray], number: int) -> Batch:
     levels = arrays[f"img{number}_u8"].transpose(0, 3, 1, 2)
     mean, std = (np.array(v)[:, None, None] for v in (pseudo.IMAGENET_MEAN, pseudo.IMAGENET_STD))
     return Batch(
@@ -133,7 +133,7 @@ def test_a_released_step_has_the_released_gradients(golden: Golden, file: str) -
 
 
 @pytest.mark.parametrize("file", STEPS)
-def test_the_network_sees_the_released_pictures(golden: Golden, file: str) -> None:
+def test_the_network_sees_the_released_images(golden: Golden, file: str) -> None:
     step = load(golden, file)
     step.run()
     images, arrays, num = step.batch.image, step.arrays, step.num_pairs
@@ -160,14 +160,14 @@ def test_activations_are_the_released_ones(golden: Golden, file: str) -> None:
 @pytest.mark.parametrize("exact_guide", [False, True])
 def test_pseudo_labels_are_the_released_ones(golden: Golden, file: str, number: int, exact_guide: bool) -> None:
     step = load(golden, file)
-    batch, arrays = picture_batch(step.arrays, number), step.arrays
+    batch, arrays = image_batch(step.arrays, number), step.arrays
     features = step.leaves["F21_a" if number == 1 else "F21_p"][:, 1:]
-    picture = pseudo.guide(batch.rgb, batch.inside, truncated=not exact_guide)
+    image = pseudo.guide(batch.rgb, batch.inside, truncated=not exact_guide)
     given = torch.from_numpy(arrays[f"guide{number}_u8_bgr"]).flip(1)
     if not exact_guide:
-        assert torch.equal((picture * 255).round().to(torch.uint8), given)
+        assert torch.equal((image * 255).round().to(torch.uint8), given)
     guard = "negclass" not in file
-    labels = pseudo.refine_then_threshold(features, batch.labels, picture, guard_maximum=guard)
+    labels = pseudo.refine_then_threshold(features, batch.labels, image, guard_maximum=guard)
     for name, found in zip(("Y", "Yh", "Yl"), labels, strict=True):
         wrong = (found.numpy() != arrays[f"{name}{number}"]).sum()
         assert wrong <= (max(2, 0.005 * found.numel()) if exact_guide else 2), name
@@ -178,9 +178,9 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
         step = load(golden, file)
         features, batch, arrays = step.leaves["F21_a"][:, 1:].detach(), step.batch, step.arrays
         size = batch.image.shape[2:]
-        picture = terms.resize(pseudo.guide(batch.rgb, batch.inside, truncated=True), pseudo.half(size))
+        image = terms.resize(pseudo.guide(batch.rgb, batch.inside, truncated=True), pseudo.half(size))
         if "par_guide_first" in arrays:
-            near(picture[0].flip(0), arrays["par_guide_first"], 1e-6)
+            near(image[0].flip(0), arrays["par_guide_first"], 1e-6)
         for index in range(len(features)):
             if f"parout_h_{index}" not in arrays:
                 continue
@@ -191,17 +191,16 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
                 stack = pseudo.score_planes(scaled, valid, level, size)
                 if f"parin_{letter}_{index}" in arrays:
                     near(stack[0], arrays[f"parin_{letter}_{index}"], 1e-6)
-                near(pseudo.par(picture[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
+                near(pseudo.par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
 
 
 def test_guarding_the_maximum_changes_the_negative_class_and_nothing_else(golden: Golden) -> None:
     for file in STEPS:
         step = load(golden, file)
-        picture = pseudo.guide(step.batch.rgb, step.batch.inside, truncated=True)
+        image = pseudo.guide(step.batch.rgb, step.batch.inside, truncated=True)
         features = step.leaves["F21_a"][:, 1:]
         labels = [
-            pseudo.refine_then_threshold(features, step.batch.labels, picture, guard_maximum=g)[0]
-            for g in (False, True)
+            pseudo.refine_then_threshold(features, step.batch.labels, image, guard_maximum=g)[0] for g in (False, True)
         ]
         assert torch.equal(*labels) == ("negclass" not in file)
 

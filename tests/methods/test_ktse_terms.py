@@ -77,29 +77,29 @@ def test_knowledge_transfer_is_one_sided_and_both_sides_learn() -> None:
 
 
 def flat_labels(values: list[float], labels: list[float], **settings: Any) -> Tensor:
-    """Released labels of a picture whose class features are constant over its left half and 0 on the right."""
+    """Released labels of an image whose class features are constant over its left half and 0 on the right."""
     features = torch.zeros(1, len(values), 8, 8)
     features[0, :, :, :4] = torch.tensor(values)[:, None, None]
-    picture = torch.zeros(1, 3, 64, 64)
-    picture[..., :32] = 1
-    return pseudo.refine_then_threshold(features, torch.tensor([labels]), picture, **settings)[0][0]
+    image = torch.zeros(1, 3, 64, 64)
+    image[..., :32] = 1
+    return pseudo.refine_then_threshold(features, torch.tensor([labels]), image, **settings)[0][0]
 
 
 def test_pseudo_labels_are_background_present_classes_and_unknown() -> None:
     torch.manual_seed(0)
-    features, picture = torch.randn(3, 5, 8, 8), torch.rand(3, 3, 64, 64)
+    features, image = torch.randn(3, 5, 8, 8), torch.rand(3, 3, 64, 64)
     labels = torch.tensor([[0, 1, 0, 0, 1.0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]])
     for made in (
-        pseudo.refine_then_threshold(features, labels, picture)[0],
-        pseudo.threshold_then_refine(features, labels, picture),
+        pseudo.refine_then_threshold(features, labels, image)[0],
+        pseudo.threshold_then_refine(features, labels, image),
     ):
         for index, allowed in enumerate(({0, 2, 5, 255}, {0, 3, 255}, {0})):
             found = set(made[index].unique().tolist())
             assert found <= allowed
             assert len(found) > 1 or allowed == {0}
-    same = pseudo.refine_then_threshold(features, labels, picture, (0.2, 0.2))[0]
+    same = pseudo.refine_then_threshold(features, labels, image, (0.2, 0.2))[0]
     assert not (same == 255).any()
-    assert not pseudo.refine_then_threshold(torch.zeros_like(features), labels, picture)[0].any()
+    assert not pseudo.refine_then_threshold(torch.zeros_like(features), labels, image)[0].any()
 
 
 def test_labels_of_the_paper_by_hand() -> None:
@@ -109,23 +109,23 @@ def test_labels_of_the_paper_by_hand() -> None:
     cells[0, 2, 0] = torch.tensor([0.0, 1.0, -1.0, 0.1])
     cells[0, 1] = 99.0
     features = cells.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    picture, labels = torch.zeros(1, 3, 2, 8), torch.tensor([[1.0, 0.0, 1.0]])
-    found = pseudo.threshold_then_refine(features, labels, picture, num_iterations=0)
+    image, labels = torch.zeros(1, 3, 2, 8), torch.tensor([[1.0, 0.0, 1.0]])
+    found = pseudo.threshold_then_refine(features, labels, image, num_iterations=0)
     expected = [1, 1, 1, 1, 0, 0, 255, 255]
     assert found.tolist() == [[expected, expected]], "cell 2: all of class 3's map, but class 1 is the larger feature"
-    assert not pseudo.threshold_then_refine(torch.zeros_like(features), labels, picture).any()
+    assert not pseudo.threshold_then_refine(torch.zeros_like(features), labels, image).any()
 
 
 def test_unknown_labels_of_the_paper_stay_unknown_and_spread_nothing() -> None:
     torch.manual_seed(1)
-    features, picture = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 64, 64)
+    features, image = torch.randn(2, 3, 8, 8), torch.rand(2, 3, 64, 64)
     labels = torch.tensor([[1.0, 0, 1], [0, 1.0, 0]])
-    before, after = (pseudo.threshold_then_refine(features, labels, picture, num_iterations=n) for n in (0, 10))
+    before, after = (pseudo.threshold_then_refine(features, labels, image, num_iterations=n) for n in (0, 10))
     assert torch.equal(before == 255, after == 255) and (after == 255).any()
     assert (before != after).any(), "PAR moves labels between what is certain"
 
 
-def test_pseudo_labels_of_a_two_tone_picture() -> None:
+def test_pseudo_labels_of_a_two_tone_image() -> None:
     found = flat_labels([3.0, 7.0, 2.0], [1, 0, 0])
     assert found[32, 8] == 1 and found[32, 56] == 0
 
@@ -146,11 +146,11 @@ def test_labels_combine_with_certainty_on_both_sides() -> None:
     assert pseudo.combine(high, low).tolist() == [[0, 255, 3, 2]]
 
 
-def test_a_class_that_is_negative_everywhere_floods_the_picture_without_the_guard() -> None:
+def test_a_class_that_is_negative_everywhere_floods_the_image_without_the_guard() -> None:
     features = -torch.rand(1, 1, 8, 8) - 0.5
-    picture, labels = torch.rand(1, 3, 64, 64), torch.ones(1, 1)
-    assert not pseudo.refine_then_threshold(features, labels, picture)[0].any()
-    assert (pseudo.refine_then_threshold(features, labels, picture, guard_maximum=False)[0] == 1).all()
+    image, labels = torch.rand(1, 3, 64, 64), torch.ones(1, 1)
+    assert not pseudo.refine_then_threshold(features, labels, image)[0].any()
+    assert (pseudo.refine_then_threshold(features, labels, image, guard_maximum=False)[0] == 1).all()
 
 
 def test_the_canvas_of_the_guide_is_the_mean_colour() -> None:
@@ -177,7 +177,7 @@ def test_label_losses_by_hand() -> None:
     assert signed.item() == pytest.approx(math.log((2 * math.exp(-1) + 2) / math.exp(-1)))
 
 
-def test_complex_pictures_give_no_foreground_label_when_only_simple_ones_count() -> None:
+def test_complex_images_give_no_foreground_label_when_only_simple_ones_count() -> None:
     torch.manual_seed(0)
     planes, target = torch.randn(2, 4, 6, 6), torch.randint(0, 4, (2, 6, 6))
     only_first = terms.label_losses(planes, target, torch.tensor([True, False]))
@@ -195,7 +195,7 @@ def test_cross_entropy_without_pixels_is_zero_and_never_nan(value: int, mean: An
     assert planes.grad is not None and torch.isfinite(planes.grad).all()
 
 
-def test_inter_class_loss_lowers_the_second_class_where_the_picture_is_active() -> None:
+def test_inter_class_loss_lowers_the_second_class_where_the_image_is_active() -> None:
     scores = torch.tensor([5.0, 2.0, 1.0])[None, :, None, None].repeat(3, 1, 1, 2).requires_grad_()
     labels = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 1, 1]])
     active = torch.tensor([0.3, 0.1]).expand(3, 1, 1, 2)

@@ -279,11 +279,11 @@ def test_a_patch_larger_than_the_crop_names_the_fix() -> None:
         model.loss(make_batch(2), MIDDLE)
 
 
-def test_crops_are_slices_in_picture_order() -> None:
-    pictures = torch.arange(2 * 6 * 7.0).view(2, 1, 6, 7)
+def test_crops_are_slices_in_image_order() -> None:
+    images = torch.arange(2 * 6 * 7.0).view(2, 1, 6, 7)
     boxes = torch.tensor([[[0, 0, 3, 3], [4, 2, 7, 5]], [[1, 1, 4, 4], [2, 3, 5, 6]]])
-    views = crop_views(pictures, boxes)
-    assert torch.equal(views[1], pictures[0, :, 2:5, 4:7]) and torch.equal(views[2], pictures[1, :, 1:4, 1:4])
+    views = crop_views(images, boxes)
+    assert torch.equal(views[1], images[0, :, 2:5, 4:7]) and torch.equal(views[2], images[1, :, 1:4, 1:4])
 
 
 def test_roi_reads_half_a_cell_further_than_crop() -> None:
@@ -414,7 +414,7 @@ def test_loss_equals_a_loop_over_the_views(options: dict, monkeypatch: pytest.Mo
     config = L2GConfig(**SMALL, **options)
     model, batch = build(config, 3).eval(), make_batch(3)
     batch.labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
-    # The first view of the first picture holds nothing salient.
+    # The first view of the first image holds nothing salient.
     batch.saliency[0, :, :32, :32] = 0
     boxes = torch.tensor([[[0, 0, 32, 32], [16, 8, 48, 40]], [[8, 16, 40, 48], [0, 8, 32, 40]]])
     monkeypatch.setattr("wsss_ray.methods.l2g.network.sample_boxes", lambda *_: boxes)

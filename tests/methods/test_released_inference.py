@@ -1,4 +1,4 @@
-"""CAM, EPS, SMAF and L2G on ResNet-38, from a picture to fused maps and labels, against the released scripts."""
+"""CAM, EPS, SMAF and L2G on ResNet-38, from an image to fused maps and labels, against the released scripts."""
 
 from __future__ import annotations
 
@@ -74,21 +74,21 @@ def localizer(kind: str, arrays: dict[str, np.ndarray]) -> tuple[nn.Module, Meth
 
 
 def passes(arrays: dict[str, np.ndarray], mean: tuple[float, ...], std: tuple[float, ...]) -> list[Tensor]:
-    """One (2, 3, h, w) pair of picture and mirrored picture per scale; PIL bicubic on the original."""
-    picture = Image.fromarray(arrays["image"])
+    """One (2, 3, h, w) pair of image and mirrored image per scale; PIL bicubic on the original."""
+    image = Image.fromarray(arrays["image"])
     pairs = []
     for scale in arrays["scales"].tolist():
-        size = (round(picture.width * scale), round(picture.height * scale))
-        pixels = np.asarray(picture.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
-        image = torch.from_numpy((pixels - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)[None]
-        pairs.append(torch.cat([image, image.flip(3)]))
+        size = (round(image.width * scale), round(image.height * scale))
+        pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255
+        tensor = torch.from_numpy((pixels - np.float32(mean)) / np.float32(std)).permute(2, 0, 1)[None]
+        pairs.append(torch.cat([tensor, tensor.flip(3)]))
     return pairs
 
 
 def fuse(rule: FusionRule, planes: list[Tensor], size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """A fusion rule in plain words: (before normalising, fused), (P, H, W) each.
 
-    ``planes`` are (P, h, w) maps in turn of a picture and of its mirror image, scale by scale.
+    ``planes`` are (P, h, w) maps in turn of an image and of its mirror image, scale by scale.
     """
     assert rule.rectify in ("none", "before", "after") and rule.normalize == "max"
     total = torch.zeros(len(planes[0]), *size, dtype=torch.float64)

@@ -155,9 +155,9 @@ def test_golden_refined_planes(golden: Golden) -> None:
     chosen = torch.stack([mask[index] for mask, index in zip(masks, planes, strict=True)])
     refined = pamr(guide, chosen)
     refined = nn.functional.interpolate(refined, size=batch.image.shape[2:], mode="bilinear", align_corners=True)
-    for picture in range(len(refined)):
-        # the file lists a picture's planes in no particular order
-        mine, theirs = refined[picture][real[picture]], torch.from_numpy(file["refined_dec"][picture])
+    for image in range(len(refined)):
+        # the file lists an image's planes in no particular order
+        mine, theirs = refined[image][real[image]], torch.from_numpy(file["refined_dec"][image])
         apart = (mine[:, None] - theirs[None]).abs().amax(dim=(2, 3))
         assert apart.amin(dim=0).max() < 5e-6 and apart.amin(dim=1).max() < 5e-6
 
@@ -410,7 +410,7 @@ def test_one_step_changes_what_it_should() -> None:
     assert bool((after["context.fuse.1.running_var"] == 1).all())
 
 
-def test_scores_answer_at_picture_size_and_are_not_cleaned() -> None:
+def test_scores_answer_at_image_size_and_are_not_cleaned() -> None:
     model = SMALL.build(tiny(), 3).eval()
     images = torch.randn(2, 3, 37, 53)
     with torch.no_grad():

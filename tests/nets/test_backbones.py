@@ -252,7 +252,7 @@ def test_squeezenet_variants():
 
 
 @torch.inference_mode()
-def test_padding_lines_cells_up_with_the_picture():
+def test_padding_lines_cells_up_with_the_image():
     """A bright dot in the middle of a cell's patch answers most in that cell (padded), not beside it."""
     torch.manual_seed(0)
     net = build_backbone("squeezenet", 8).eval()

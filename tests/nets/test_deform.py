@@ -60,7 +60,7 @@ def test_slopes_are_those_of_finite_differences(kernel, stride, padding, dilatio
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(1, 0), (0, 2), (-2, 3)])
-def test_whole_offsets_shift_the_picture(dy: int, dx: int) -> None:
+def test_whole_offsets_shift_the_image(dy: int, dx: int) -> None:
     x, weight = draw(2, 3, 8, 9), draw(4, 3, 3, 3, seed=1)
     offset = x.new_zeros(2, 9, 2, 8, 9)
     offset[:, :, 0], offset[:, :, 1] = dy, dx
@@ -106,7 +106,7 @@ def test_slope_on_a_cell_is_towards_larger_coordinates(side: int) -> None:
     assert torch.allclose(offset.grad[:, 1:], beyond[..., :-1, 1:] - x, atol=1e-6)
 
 
-def test_pictures_of_a_batch_do_not_mix() -> None:
+def test_images_of_a_batch_do_not_mix() -> None:
     x, weight, offset = draw(3, 2, 6, 5), draw(2, 2, 3, 3, seed=1), 2 * draw(3, 18, 6, 5, seed=2)
     together = deform_conv2d(x, offset, weight, None, 1, 1, backend="torch")
     for i in range(3):

@@ -21,7 +21,7 @@ from wsss_ray.refine.crf import (
     infer,
     label_energy,
     score_energy,
-    wrapped_picture,
+    wrapped_image,
 )
 from wsss_ray.refine.planes import power_background, winners
 
@@ -48,7 +48,7 @@ def test_psa_energy_iterations_and_scale(golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("alpha", [2, 4, 21, 32])
-def test_psa_scores_of_a_second_picture(golden: Golden, alpha: float) -> None:
+def test_psa_scores_of_a_second_image(golden: Golden, alpha: float) -> None:
     data = golden("b10_psa_cam_crf.npz")
     marginals = crf_scores(data["img"], power_background(data["cam"], alpha), PRESETS["psa"])
     np.testing.assert_allclose(marginals, data[f"crf_scores_alpha{alpha}"], atol=SAME_LIBRARY)
@@ -102,27 +102,27 @@ def test_deeplab(golden: Golden, preset: str, stored: str) -> None:
 @pytest.mark.parametrize("preset", ["ssss", "wsfcn"])
 @pytest.mark.parametrize("mode", ["gate", "gtlabels"])
 def test_single_stage_methods_score_every_label(golden: Golden, preset: str, mode: str) -> None:
-    data, picture = golden(f"b14_{preset}_infer_merge.npz"), golden("b14_ssss_infer_merge.npz")["img"]
-    scores = np.zeros((21, *picture.shape[:2]), np.float32)
+    data, image = golden(f"b14_{preset}_infer_merge.npz"), golden("b14_ssss_infer_merge.npz")["img"]
+    scores = np.zeros((21, *image.shape[:2]), np.float32)
     scores[data[f"{mode}_active"]] = data[f"{mode}_crf_in_active"]
-    marginals = crf_scores(picture, scores, PRESETS[preset])
+    marginals = crf_scores(image, scores, PRESETS[preset])
     np.testing.assert_allclose(marginals[data[f"{mode}_active"]], data[f"{mode}_crf_q_active"], atol=SAME_LIBRARY)
     np.testing.assert_array_equal(winners(marginals), data[f"{mode}_pred_crf"])
 
 
-def test_wrapped_picture(golden: Golden) -> None:
+def test_wrapped_image(golden: Golden) -> None:
     data = golden("08_crf.npz")
-    np.testing.assert_array_equal(wrapped_picture(data["image"]), data["deeplab_wrapped_bgr"])
+    np.testing.assert_array_equal(wrapped_image(data["image"]), data["deeplab_wrapped_bgr"])
 
 
-def test_wrapped_picture_by_hand() -> None:
+def test_wrapped_image_by_hand() -> None:
     # B 100 - 104.008 -> -4 -> 252, G 120 - 116.669 -> 3, R 10 - 122.675 -> -112 -> 144
-    picture = np.array([[[10, 120, 100]]], np.uint8)
-    assert wrapped_picture(picture)[0, 0].tolist() == [252, 3, 144]
-    assert guide(picture, PRESETS["deeplab_v2_wrapped"])[0, 0].tolist() == [252, 3, 144]
-    assert guide(picture, CrfConfig(wrapped=True))[0, 0].tolist() == [144, 3, 252]
-    assert guide(picture, PRESETS["deeplab_v2"])[0, 0].tolist() == [100, 120, 10]
-    assert guide(picture, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
+    image = np.array([[[10, 120, 100]]], np.uint8)
+    assert wrapped_image(image)[0, 0].tolist() == [252, 3, 144]
+    assert guide(image, PRESETS["deeplab_v2_wrapped"])[0, 0].tolist() == [252, 3, 144]
+    assert guide(image, CrfConfig(wrapped=True))[0, 0].tolist() == [144, 3, 252]
+    assert guide(image, PRESETS["deeplab_v2"])[0, 0].tolist() == [100, 120, 10]
+    assert guide(image, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
 
 
 def test_label_energy_by_hand() -> None:
@@ -139,10 +139,10 @@ def test_scores_are_clipped() -> None:
 
 def test_without_kernels_the_unary_wins() -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
     scores = rng.random((4, 9, 11), dtype=np.float32)
     alone = CrfConfig(gaussian_weight=0, bilateral_weight=0)
-    marginals = crf_scores(picture, scores, alone)
+    marginals = crf_scores(image, scores, alone)
     np.testing.assert_array_equal(winners(marginals), winners(scores))
     np.testing.assert_allclose(marginals, scores / scores.sum(axis=0), atol=1e-5)
 
@@ -169,20 +169,20 @@ def test_a_confident_unary_survives_on_one_colour() -> None:
 
 def test_pruned_labels_come_out_zero_and_the_background_stays() -> None:
     rng = np.random.default_rng(2)
-    picture = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
     scores = rng.random((4, 16, 18), dtype=np.float32)
     scores[[0, 2]] *= 0.01
-    pruned = crf_scores(picture, scores, CrfConfig(prune=0.05))
+    pruned = crf_scores(image, scores, CrfConfig(prune=0.05))
     assert not pruned[2].any()
-    np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(picture, scores[[0, 1, 3]], PRESETS["psa"]))
+    np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(image, scores[[0, 1, 3]], PRESETS["psa"]))
 
 
 def test_one_label_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
-    picture = np.zeros((3, 4, 3), np.uint8)
-    assert crf_scores(picture, np.full((1, 3, 4), 0.3, np.float32), PRESETS["psa"]).tolist() == [[[1] * 4] * 3]
+    image = np.zeros((3, 4, 3), np.uint8)
+    assert crf_scores(image, np.full((1, 3, 4), 0.3, np.float32), PRESETS["psa"]).tolist() == [[[1] * 4] * 3]
     with pytest.raises(UserError, match="pip install pydensecrf2"):
-        crf_scores(picture, np.full((2, 3, 4), 0.3, np.float32), PRESETS["psa"])
+        crf_scores(image, np.full((2, 3, 4), 0.3, np.float32), PRESETS["psa"])
 
 
 def test_sizes_must_agree() -> None:
@@ -190,17 +190,17 @@ def test_sizes_must_agree() -> None:
         infer(np.zeros((3, 4, 3), np.uint8), np.zeros((2, 4, 3), np.float32), PRESETS["psa"])
 
 
-def test_a_picture_without_labels_is_background() -> None:
+def test_a_image_without_labels_is_background() -> None:
     maps = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 3), np.float32), (5, 7))
     assert CrfRefiner().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
 
 
 def test_absent_classes_never_appear() -> None:
     rng = np.random.default_rng(3)
-    picture = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     maps = ClassMaps("a", np.array([3, 9], np.int32), rng.random((2, 5, 6), dtype=np.float32), (20, 24))
     for unary in ("scores", "labels"):
-        mask = CrfRefiner(unary=unary, background="constant", num_labels=30).refine(picture, maps)
+        mask = CrfRefiner(unary=unary, background="constant", num_labels=30).refine(image, maps)
         assert mask.dtype == np.uint8 and mask.shape == (20, 24)
         assert set(np.unique(mask)) <= {0, 4, 10}
 

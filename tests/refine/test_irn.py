@@ -1,4 +1,4 @@
-"""IRNet and its refiner against released IRN's numbers, and what must hold on any backbone and picture size."""
+"""IRNet and its refiner against released IRN's numbers, and what must hold on any backbone and image size."""
 
 from __future__ import annotations
 
@@ -303,14 +303,14 @@ def test_what_a_user_can_get_wrong():
 
 def test_mean_displacement():
     net = toy_net(displacement=True).eval()
-    pictures = [torch.randn(1, 3, 32, 40), torch.randn(1, 3, 48, 32)]
-    raw = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in pictures])
-    net.set_mean_displacement(pictures)
-    now = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in pictures])
+    images = [torch.randn(1, 3, 32, 40), torch.randn(1, 3, 48, 32)]
+    raw = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in images])
+    net.set_mean_displacement(images)
+    now = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in images])
     assert raw.mean(dim=0).abs().max() > 1e-4
     assert now.mean(dim=0).abs().max() < 1e-5
     net.train()
-    assert (net.displacements(pictures[0]).mean(dim=(0, 2, 3)) - raw[0]).abs().max() < 1e-6
+    assert (net.displacements(images[0]).mean(dim=(0, 2, 3)) - raw[0]).abs().max() < 1e-6
 
 
 def test_labels_are_sampled_like_pil():
@@ -324,23 +324,23 @@ def test_labels_are_sampled_like_pil():
 # inference
 
 
-def test_edges_of_a_flipped_picture_are_flipped():
+def test_edges_of_a_flipped_image_are_flipped():
     net = toy_net().eval()
-    picture = torch.randn(2, 3, 36, 52)
-    assert (net.edges(picture.flip(3)).flip(2) - net.edges(picture)).abs().max() < 1e-6
-    together = net.edges(picture)
-    assert (torch.cat([net.edges(p[None]) for p in picture]) - together).abs().max() < 1e-6
+    image = torch.randn(2, 3, 36, 52)
+    assert (net.edges(image.flip(3)).flip(2) - net.edges(image)).abs().max() < 1e-6
+    together = net.edges(image)
+    assert (torch.cat([net.edges(p[None]) for p in image]) - together).abs().max() < 1e-6
 
 
 def test_edge_rule_matches_released(golden):
     arrays = golden("b06_irn_edge_tta.npz")
     height, width, side = (int(arrays[name]) for name in ("H", "W", "crop_size"))
     net = GivenEdges(torch.from_numpy(arrays["edge_logits_padded"])[:, 0], canvas=side)
-    picture = torch.rand(1, 3, height, width) + 1
-    found = net.edges(picture)
+    image = torch.rand(1, 3, height, width) + 1
+    found = net.edges(image)
     assert np.abs(found.numpy() - arrays["edge_out"]).max() < 1e-6
     assert list(net.seen.shape) == arrays["padded_shape"].tolist()
-    assert torch.equal(net.seen[:, :, :height, :width], torch.cat([picture, picture.flip(3)]))
+    assert torch.equal(net.seen[:, :, :height, :width], torch.cat([image, image.flip(3)]))
     zero = bool((net.seen[:, :, height:] == 0).all() and (net.seen[:, :, :, width:] == 0).all())
     assert zero == bool(arrays["pad_is_zero_right_bottom"])
 
@@ -357,11 +357,11 @@ def test_mask_matches_released(golden):
     logit = torch.logit(edge)
     net = GivenEdges(torch.cat([logit, logit.flip(2)]))
     maps = ClassMaps("a", arrays["keys"].astype(np.int32), arrays["cams"], (height, width))
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     config = Irn(labels=LABELS)
-    planes = config.scores(picture, maps, net)
+    planes = config.scores(image, maps, net)
     assert np.abs(planes.numpy() - arrays["score_with_bg"]).max() < 2e-4
-    mask = config.refine(picture, maps, net)
+    mask = config.refine(image, maps, net)
     assert mask.dtype == np.uint8 and (mask != arrays["pred"]).sum() <= 3
 
 
@@ -388,30 +388,30 @@ def test_refine_by_hand():
     evidence[0, 3, 2] = 1
     evidence[1, 4, 9] = 0.9
     maps = ClassMaps("a", np.array([1, 6], np.int32), evidence, (30, 46))
-    picture = np.zeros((30, 46, 3), np.uint8)
-    mask = Irn(labels=LABELS).refine(picture, maps, net)
+    image = np.zeros((30, 46, 3), np.uint8)
+    mask = Irn(labels=LABELS).refine(image, maps, net)
     assert mask.shape == (30, 46) and set(np.unique(mask)) == {0, 2, 7}
     assert (mask[:, :20] == 2).all() and (mask[:, 32:] == 7).all()
     weak = ClassMaps("a", maps.classes, evidence * np.array([1, 0.2], np.float32)[:, None, None], (30, 46))
-    assert set(np.unique(Irn(labels=LABELS).refine(picture, weak, net))) == {0, 2}
-    assert (Irn(labels=LABELS, background=2).refine(picture, maps, net) == 0).all()
-    half = Irn(labels=LABELS, keep=0.5).refine(picture, maps, net)
+    assert set(np.unique(Irn(labels=LABELS).refine(image, weak, net))) == {0, 2}
+    assert (Irn(labels=LABELS, background=2).refine(image, maps, net) == 0).all()
+    half = Irn(labels=LABELS, keep=0.5).refine(image, maps, net)
     assert 0.45 < (half != 255).mean() < 0.51
 
 
 def test_refine_on_stored_grids_of_any_size():
     net = toy_net().eval()
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 255, (37, 50, 3), dtype=np.uint8)
+    image = rng.integers(0, 255, (37, 50, 3), dtype=np.uint8)
     for grid in ((10, 13), (37, 50), (5, 7)):
         maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random((2, *grid), dtype=np.float32), (37, 50))
-        mask = Irn(labels=LABELS).refine(picture, maps, net)
+        mask = Irn(labels=LABELS).refine(image, maps, net)
         assert mask.shape == (37, 50) and set(np.unique(mask)) <= {0, 1, 3}
-        assert np.array_equal(mask, Irn(labels=LABELS).refine(picture, maps, net))
+        assert np.array_equal(mask, Irn(labels=LABELS).refine(image, maps, net))
     none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 10, 13), np.float32), (37, 50))
-    assert not Irn(labels=LABELS).refine(picture, none, net).any()
+    assert not Irn(labels=LABELS).refine(image, none, net).any()
     nothing = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 10, 13), np.float32), (37, 50))
-    assert not Irn(labels=LABELS).refine(picture, nothing, net).any()
+    assert not Irn(labels=LABELS).refine(image, nothing, net).any()
 
 
 def test_settings():
@@ -436,13 +436,13 @@ def test_settings():
             Irn(**({"labels": LABELS} | wrong))
 
 
-def test_the_network_says_how_pictures_are_normalised():
+def test_the_network_says_how_images_are_normalised():
     net = GivenEdges(torch.zeros(2, 2, 2))
     maps = ClassMaps("a", np.array([0], np.int32), np.ones((1, 2, 2), np.float32), (8, 8))
-    picture = np.full((8, 8, 3), 51, np.uint8)
-    Irn(labels=LABELS).refine(picture, maps, net)
+    image = np.full((8, 8, 3), 51, np.uint8)
+    Irn(labels=LABELS).refine(image, maps, net)
     expected = (0.2 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     assert (net.seen[0, :, 0, 0] - expected).abs().max() < 1e-6
     net.normalize = lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).float() - 50
-    Irn(labels=LABELS).refine(picture, maps, net)
+    Irn(labels=LABELS).refine(image, maps, net)
     assert (net.seen == 1).all()

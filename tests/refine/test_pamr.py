@@ -59,7 +59,7 @@ def test_a_constant_mask(name: str, grown: float) -> None:
     torch.testing.assert_close(refined, torch.full_like(refined, grown), atol=1e-5, rtol=0)
 
 
-def test_a_constant_picture_spreads_evenly_and_leaves_out_the_centre() -> None:
+def test_a_constant_image_spreads_evenly_and_leaves_out_the_centre() -> None:
     weights = pamr_weights(torch.full((1, 3, 60, 60), 0.3))
     torch.testing.assert_close(weights, torch.full_like(weights, 1 / 48))
     mask = torch.zeros(1, 1, 60, 60)
@@ -80,28 +80,28 @@ def test_pamr_keeps_the_sum_over_masks() -> None:
 
 def test_pamr_by_hand() -> None:
     """5 x 5, columns 0-1 black and 2-4 white, one marked pixel at (2, 2)."""
-    picture = torch.zeros(1, 3, 5, 5)
-    picture[:, :, :, 2:] = 1
+    image = torch.zeros(1, 3, 5, 5)
+    image[:, :, :, 2:] = 1
     mask = torch.zeros(1, 1, 5, 5)
     mask[0, 0, 2, 2] = 1
-    once = pamr(picture, mask, 1, (1,))[0, 0]
+    once = pamr(image, mask, 1, (1,))[0, 0]
     expected = torch.zeros(5, 5)
     expected[1] = expected[3] = torch.tensor([0, 0, 0.2, 0.125, 0])
     expected[2] = torch.tensor([0, 0, 0, 0.125, 0])
     torch.testing.assert_close(once, expected, atol=1e-4, rtol=0)
-    two = pamr(picture, mask, 1, (1, 2))[0, 0]
+    two = pamr(image, mask, 1, (1, 2))[0, 0]
     marked = {(0, 2): 0.1, (0, 4): 0.0625, (1, 2): 0.1, (1, 3): 0.07692, (2, 3): 0.07692, (2, 4): 0.0625}
     for (y, x), value in marked.items():
         assert two[y, x].item() == pytest.approx(value, abs=2e-5)
         assert two[4 - y, x].item() == pytest.approx(value, abs=2e-5)
-    many = pamr(picture, mask, 10, (1,))[0, 0]
+    many = pamr(image, mask, 10, (1,))[0, 0]
     assert many[:, 2:].min() > 0.0474 and many[:, 2:].max() < 0.0479
     assert many[:, :2].max() < 1e-6
 
 
-def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: tuple[int, ...], colour_only: bool) -> np.ndarray:
+def by_loops(image: np.ndarray, mask: np.ndarray, dilations: tuple[int, ...], colour_only: bool) -> np.ndarray:
     """One round of PAMR (``colour_only``) or PAR, pixel by pixel in float64."""
-    _, height, width = picture.shape
+    _, height, width = image.shape
     steps = [(dy * d, dx * d) for d in dilations for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
     distance = np.array([np.hypot(*step) for step in steps])
     near = np.exp(-((distance / (0.3 * distance.std(ddof=1))) ** 2))
@@ -109,10 +109,10 @@ def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: tuple[int, ...], 
     for y in range(height):
         for x in range(width):
             there = [(min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)) for dy, dx in steps]
-            values = np.stack([picture[:, v, u] for v, u in there])
-            gap = np.abs(values - picture[:, y, x])
+            values = np.stack([image[:, v, u] for v, u in there])
+            gap = np.abs(values - image[:, y, x])
             if colour_only:
-                counted = np.concatenate([values, np.repeat(picture[None, :, y, x], len(dilations), axis=0)])
+                counted = np.concatenate([values, np.repeat(image[None, :, y, x], len(dilations), axis=0)])
                 weights = np.exp(-(gap / (0.1 * counted.std(axis=0, ddof=1))).mean(axis=1))
                 weights /= weights.sum()
             else:
@@ -124,34 +124,34 @@ def by_loops(picture: np.ndarray, mask: np.ndarray, dilations: tuple[int, ...], 
 
 @pytest.mark.parametrize(("function", "colour_only"), [(pamr, True), (par, False)])
 def test_against_loops(function: Callable[..., torch.Tensor], colour_only: bool) -> None:
-    picture, mask = noise(1, 3, 7, 9).double(), noise(1, 1, 7, 9, seed=1).double()
-    expected = by_loops(picture[0].numpy(), mask[0, 0].numpy(), (1, 3), colour_only)
-    np.testing.assert_allclose(function(picture, mask, 1, (1, 3))[0, 0].numpy(), expected, atol=1e-6)
+    image, mask = noise(1, 3, 7, 9).double(), noise(1, 1, 7, 9, seed=1).double()
+    expected = by_loops(image[0].numpy(), mask[0, 0].numpy(), (1, 3), colour_only)
+    np.testing.assert_allclose(function(image, mask, 1, (1, 3))[0, 0].numpy(), expected, atol=1e-6)
 
 
 def test_masks_are_resized_corner_to_corner() -> None:
-    picture = noise(1, 3, 5, 5)
+    image = noise(1, 3, 5, 5)
     small = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)
     ramp = torch.linspace(0, 1, 5).expand(1, 1, 5, 5)
-    torch.testing.assert_close(pamr(picture, small, 2, (1,)), pamr(picture, ramp, 2, (1,)))
+    torch.testing.assert_close(pamr(image, small, 2, (1,)), pamr(image, ramp, 2, (1,)))
 
 
 def test_par_stops_a_leak_at_an_edge() -> None:
-    picture = torch.full((1, 3, 64, 64), 0.2)
-    picture[..., 32:] = 0.8
+    image = torch.full((1, 3, 64, 64), 0.2)
+    image[..., 32:] = 0.8
     mask = torch.zeros(1, 1, 64, 64)
     mask[..., :36] = 1
-    refined = par(picture, mask)[0, 0] / 1.01**10
+    refined = par(image, mask)[0, 0] / 1.01**10
     assert refined[:, 32:].max() <= 0.11
     assert refined[:, :32].min() >= 0.99
 
 
 @pytest.mark.parametrize("weights", [par_weights, pamr_weights])
 def test_brightness_and_contrast_of_a_channel_do_not_matter(weights: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    picture = noise(1, 3, 20, 22)
+    image = noise(1, 3, 20, 22)
     scale, shift = torch.tensor([255.0, 3, 0.5]).view(3, 1, 1), torch.tensor([7.0, -1, 0.3]).view(3, 1, 1)
-    torch.testing.assert_close(weights(picture), weights(picture * scale + shift), atol=1e-5, rtol=1e-3)
-    assert not torch.allclose(weights(picture), weights(picture.square()), atol=1e-3)
+    torch.testing.assert_close(weights(image), weights(image * scale + shift), atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(weights(image), weights(image.square()), atol=1e-3)
 
 
 def test_par_does_not_see_the_guides_units() -> None:
@@ -168,16 +168,16 @@ def test_planes_of_any_layout_give_the_same_bits() -> None:
 
 
 def test_a_batch_in_parts_is_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    picture, masks = noise(3, 3, 12, 15), noise(3, 2, 6, 8, seed=2)
-    whole = pamr(picture, masks, 2)
+    image, masks = noise(3, 3, 12, 15), noise(3, 2, 6, 8, seed=2)
+    whole = pamr(image, masks, 2)
     monkeypatch.setattr(module, "WEIGHTS_LIMIT", 1)
-    alone = torch.cat([pamr(picture[k : k + 1], masks[k : k + 1], 2) for k in range(3)])
+    alone = torch.cat([pamr(image[k : k + 1], masks[k : k + 1], 2) for k in range(3)])
     # Not to the bit: with several threads the softmax of a larger block is summed in another order.
-    torch.testing.assert_close(pamr(picture, masks, 2), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(pamr(image, masks, 2), whole, atol=1e-6, rtol=0)
     torch.testing.assert_close(alone, whole, atol=1e-6, rtol=0)
 
 
-def test_dilations_larger_than_the_picture() -> None:
+def test_dilations_larger_than_the_image() -> None:
     assert torch.isfinite(par(noise(1, 3, 1, 3), noise(1, 2, 1, 3))).all()
 
 
@@ -187,19 +187,19 @@ def test_no_gradient_and_no_half_precision_sums() -> None:
     assert pamr(noise(1, 3, 9, 9), masks.detach().bfloat16()).dtype == torch.float32
 
 
-def test_one_picture_per_mask_stack() -> None:
-    with pytest.raises(UserError, match="one picture per mask"):
+def test_one_image_per_mask_stack() -> None:
+    with pytest.raises(UserError, match="one image per mask"):
         pamr(noise(2, 3, 9, 9), noise(1, 2, 9, 9))
 
 
 @pytest.mark.parametrize("refiner", [PamrRefiner(), ParRefiner(), ParRefiner(grid="maps", softmax=True)])
 def test_refiner_moves_a_leak_back_to_the_edge(refiner: PamrRefiner | ParRefiner) -> None:
-    picture = np.full((64, 64, 3), 50, np.uint8)
-    picture[:, 32:] = 200
+    image = np.full((64, 64, 3), 50, np.uint8)
+    image[:, 32:] = 200
     values = np.zeros((1, 32, 32), np.float32)
     values[:, :, :18] = 0.9
     maps = ClassMaps("a", np.array([6], np.int32), values, (64, 64))
-    mask = refiner.refine(picture, maps)
+    mask = refiner.refine(image, maps)
     assert mask.dtype == np.uint8 and mask.shape == (64, 64)
     expected = np.zeros((64, 64), np.uint8)
     expected[:, :32] = 7

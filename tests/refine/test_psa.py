@@ -1,4 +1,4 @@
-"""AffinityNet and its refiner against released PSA's numbers, and what must hold on any backbone and picture size."""
+"""AffinityNet and its refiner against released PSA's numbers, and what must hold on any backbone and image size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABELS = RefinerConfig(name="labels")
 
 
 class GivenTaps(Backbone):
-    """A backbone that answers with stored feature maps and remembers the pictures it saw."""
+    """A backbone that answers with stored feature maps and remembers the images it saw."""
 
     def __init__(self, taps: dict[str, Tensor]) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_votes_of_a_padded_crop_are_nearly_the_released_labels(golden):
 # the network
 
 
-def test_training_pictures_are_padded_with_black(golden):
+def test_training_images_are_padded_with_black(golden):
     arrays = golden("b09_psa_aff_padding.npz")
     side = int(arrays["crop_size"])
     left, top = arrays["offset_left_top"].tolist()
@@ -255,7 +255,7 @@ def test_inference_matches_released(golden):
     arrays = golden("b09_psa_affinity.npz")
     net = released_net(arrays).eval()
     height, width = int(arrays["inf_H"]), int(arrays["inf_W"])
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     with torch.no_grad():
         features = net.features(torch.zeros(1, 3, *(8 * n for n in arrays["feat_conv4"].shape[2:])))[0]
     links = feature_links(features, 5)
@@ -265,7 +265,7 @@ def test_inference_matches_released(golden):
     maps = arrays["inf_cam_f16"].astype(np.float32)
     walked = config.walk(torch.from_numpy(power_background(maps, config.alpha)), features)
     assert np.abs(walked.numpy() - arrays["inf_rw_present"]).max() < 1e-4
-    mask = config.refine(picture, ClassMaps("a", arrays["inf_keys"].astype(np.int32), maps, (height, width)), net)
+    mask = config.refine(image, ClassMaps("a", arrays["inf_keys"].astype(np.int32), maps, (height, width)), net)
     assert mask.dtype == np.uint8 and (mask != arrays["inf_pred"]).sum() <= 3
 
 
@@ -305,13 +305,13 @@ def test_refine_any_size():
     net = toy_net().train()
     rng = np.random.default_rng(0)
     for height, width in ((37, 50), (16, 90), (5, 7)):
-        picture = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         grid = (2, -(-height // 4), -(-width // 4))
         maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random(grid, dtype=np.float32), (height, width))
-        mask = Psa(labels=LABELS).refine(picture, maps, net)
+        mask = Psa(labels=LABELS).refine(image, maps, net)
         assert mask.shape == (height, width) and set(np.unique(mask)) <= {0, 1, 3}
         none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, *grid[1:]), np.float32), (height, width))
-        assert not Psa(labels=LABELS).refine(picture, none, net).any()
+        assert not Psa(labels=LABELS).refine(image, none, net).any()
     strong = ClassMaps("a", np.array([4], np.int32), np.ones((1, 4, 6), np.float32), (32, 48))
     assert (Psa(labels=LABELS).refine(np.zeros((32, 48, 3), np.uint8), strong, net) == 5).all()
 

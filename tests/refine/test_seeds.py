@@ -125,15 +125,15 @@ def test_block_mean_of_a_ragged_grid() -> None:
 @pytest.mark.parametrize("refiner", ALL, ids=lambda r: r.name)
 def test_contract(refiner: RefinerConfig) -> None:
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (17, 23, 3), dtype=np.uint8)
     maps = class_maps([3, 9, 253], rng.random((3, 5, 6)), (17, 23))
     if refiner.name.startswith("confident"):
         pytest.importorskip("pydensecrf")
-    mask = refiner.refine(picture, maps)
+    mask = refiner.refine(image, maps)
     assert mask.dtype == np.uint8 and mask.shape == (17, 23)
     assert set(np.unique(mask)) <= {0, 4, 10, 254, 255}
     nothing = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 5, 6), np.float32), (17, 23))
-    assert not refiner.refine(picture, nothing).any()
+    assert not refiner.refine(image, nothing).any()
     assert type(refiner).model_validate(refiner.model_dump(mode="json")) == refiner
 
 

@@ -18,7 +18,7 @@ from wsss_ray.reports.compare import compare_runs, flatten, recipe_differences
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """Three runs on the same pictures: perfect, with one wrong picture, and half wrong."""
+    """Three runs on the same images: perfect, with one wrong image, and half wrong."""
     data = prepare(tmp_path / "data")
     fake_run(tmp_path, "good-1", data)
     fake_run(tmp_path, "near-1", data, {"000"}, train={"epochs": 3, "optimizer": {"lr": 0.1}}, tags={"note": "x"})
@@ -43,9 +43,9 @@ def test_bootstrap_tells_a_clear_gap_from_chance(out: Path) -> None:
     result = compare_runs([open_run(name, str(out)) for name in ("good-1", "near-1", "bad-1")], num_resamples=400)
     near, bad = (test for test in result.tests if test.step == "masks")
     assert near.result is not None and bad.result is not None
-    assert near.result.first == 1.0 and near.result.num_pictures == 12
+    assert near.result.first == 1.0 and near.result.num_images == 12
     assert bad.verdict == "lower, more than chance" and bad.result.p_value < 0.02
-    # One of twelve pictures is left out of a resample with probability (11/12)^12 = 0.35: the interval reaches 0.
+    # One of twelve images is left out of a resample with probability (11/12)^12 = 0.35: the interval reaches 0.
     assert near.verdict == "could be chance" and near.result.difference < 0 and near.result.high == 0
 
 
@@ -68,11 +68,11 @@ def test_per_class_values_follow_the_labels(out: Path) -> None:
     assert line.one_protocol and line.values[0] == 1.0
 
 
-def test_runs_on_other_pictures_are_not_tested(out: Path) -> None:
-    data = prepare(out / "data2", num_pictures=9)
+def test_runs_on_other_images_are_not_tested(out: Path) -> None:
+    data = prepare(out / "data2", num_images=9)
     fake_run(out, "other-1", data)
     result = compare_runs([open_run("good-1", str(out)), open_run("other-1", str(out))], num_resamples=10)
-    assert [test.verdict for test in result.tests] == ["scored on different pictures"]
+    assert [test.verdict for test in result.tests] == ["scored on different images"]
 
 
 def test_runs_are_found_by_folder_or_unique_name(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report page: well-formed, whole without a network, small enough, and with the right pictures."""
+"""The report page: well-formed, whole without a network, small enough, and with the right images."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from wsss_ray.artifacts.tables import COUNTS_SCHEMA, read_table, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.chart_svg import Mark, Series, chart, confusion_chart, ticks
+from wsss_ray.reports.images import BUDGET, choose, data_uri, run_images
 from wsss_ray.reports.page import LIMIT, write_page
-from wsss_ray.reports.pictures import BUDGET, choose, data_uri, run_pictures
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -65,7 +65,7 @@ def parsed(page: str) -> Strict:
 
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    data = prepare(tmp_path / "data", num_pictures=20)
+    data = prepare(tmp_path / "data", num_images=20)
     fake_run(tmp_path, "fake-1", data, {"003"})
     write_page("fake-1", str(tmp_path / "report.html"), str(tmp_path))
     return (tmp_path / "report.html").read_text()
@@ -82,7 +82,7 @@ def test_page_is_well_formed_and_whole(page: str) -> None:
 
 
 def test_page_has_every_section_and_escapes_names(page: str) -> None:
-    for title in ("Scores", "Road", "Curves", "Classes", "Confusion", "Pictures: pseudo masks", "Recipe"):
+    for title in ("Scores", "Road", "Curves", "Classes", "Confusion", "Images: pseudo masks", "Recipe"):
         assert f"<h2>{title}</h2>" in page, title
     assert "dog &lt;b&gt;" in page and "dog <b>" not in page
     assert "refined by seeds, image labels used" in page
@@ -90,18 +90,18 @@ def test_page_has_every_section_and_escapes_names(page: str) -> None:
     assert "prefers-color-scheme:dark" in page and "width=device-width" in page
 
 
-def test_noise_pictures_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:
-    data = prepare(tmp_path / "data", num_pictures=6, size=(375, 500))
+def test_noise_images_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:
+    data = prepare(tmp_path / "data", num_images=6, size=(375, 500))
     run = open_run(fake_run(tmp_path, "fake-1", data))
-    sizes = [len(uri) for one in run_pictures(run, "masks") for _, uri in one.tiles]
+    sizes = [len(uri) for one in run_images(run, "masks") for _, uri in one.tiles]
     assert len(sizes) == 24 and sum(sizes) < BUDGET < LIMIT
-    assert sum(len(uri) for one in run_pictures(run, "masks", budget=600_000) for _, uri in one.tiles) <= 600_000
+    assert sum(len(uri) for one in run_images(run, "masks", budget=600_000) for _, uri in one.tiles) <= 600_000
 
 
-def test_tiles_show_picture_truth_map_and_mask(tmp_path: Path) -> None:
+def test_tiles_show_image_truth_map_and_mask(tmp_path: Path) -> None:
     fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"), {"003"})
-    shown = {one.image_id: one for one in run_pictures(open_run("fake-1", str(tmp_path)), "masks")}
-    assert [caption for caption, _ in shown["003"].tiles] == ["picture", "truth", "class map", "pseudo mask"]
+    shown = {one.image_id: one for one in run_images(open_run("fake-1", str(tmp_path)), "masks")}
+    assert [caption for caption, _ in shown["003"].tiles] == ["image", "truth", "class map", "pseudo mask"]
     assert shown["003"].group == "best" or shown["003"].group == "worst"
     assert shown["003"].score == 0 and shown["003"].labels == (1,) and shown["003"].size == (24, 32)
 
@@ -124,55 +124,55 @@ def seeds_only(out: Path, name: str) -> str:
 
 def test_run_that_ends_at_its_maps_shows_seeds(tmp_path: Path) -> None:
     run = open_run(seeds_only(tmp_path, "fake-1"))
-    shown = {one.image_id: one for one in run_pictures(run, "seeds")}
-    assert [caption for caption, _ in shown["000"].tiles] == ["picture", "truth", "class map", "seeds at 0.7"]
+    shown = {one.image_id: one for one in run_images(run, "seeds")}
+    assert [caption for caption, _ in shown["000"].tiles] == ["image", "truth", "class map", "seeds at 0.7"]
     assert shown["003"].group == "worst" and shown["003"].score == 0
     assert {one.group for one in shown.values()} >= {"best", "worst", "random"}
     # Its maps are 1 everywhere: at 0.7 all is the class, at 1 all is background.
-    picture, *_, seeds = (data for _, data in shown["000"].tiles)
-    assert seeds != picture
+    image, *_, seeds = (data for _, data in shown["000"].tiles)
+    assert seeds != image
     record = storage.read_json(f"{run.folder}/run.json")
     record["scores"]["seeds"]["fixed"]["threshold"] = 1.0
     storage.write_json(f"{run.folder}/run.json", record)
-    empty = next(one for one in run_pictures(open_run(run.folder), "seeds") if one.image_id == "000")
-    assert empty.tiles[-1] == ("seeds at 1", picture)
+    empty = next(one for one in run_images(open_run(run.folder), "seeds") if one.image_id == "000")
+    assert empty.tiles[-1] == ("seeds at 1", image)
     write_page(run.folder, str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     parsed(page)
-    assert "<h2>Pictures: seeds</h2>" in page and "Pictures: pseudo masks" not in page
+    assert "<h2>Images: seeds</h2>" in page and "Images: pseudo masks" not in page
 
 
 def test_unscored_seeds_stand_at_the_recipes_threshold(tmp_path: Path) -> None:
     folder = seeds_only(tmp_path, "fake-1")
     record = storage.read_json(f"{folder}/run.json")
     storage.write_json(f"{folder}/run.json", {**record, "scores": {}})
-    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "class map"
+    assert [caption for caption, _ in run_images(open_run(folder), "seeds")[0].tiles][-1] == "class map"
     text = Path(folder, "recipe.yaml").read_text()
     Path(folder, "recipe.yaml").write_text(text.replace("absent: skip", "background: 0.4"))
-    assert [caption for caption, _ in run_pictures(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
+    assert [caption for caption, _ in run_images(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
 
 
 def test_page_keeps_its_limit(tmp_path: Path) -> None:
-    """Smaller pictures, then fewer, then none, and a word that says so."""
-    folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data", num_pictures=6, size=(375, 500)))
+    """Smaller images, then fewer, then none, and a word that says so."""
+    folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data", num_images=6, size=(375, 500)))
     numbers = []
     for limit in (LIMIT, 1_000_000, 300_000, 60_000):
         told = write_page(folder, str(tmp_path / "page.html"), limit=limit)
         page = (tmp_path / "page.html").read_text()
         numbers.append(len(parsed(page).sources))
-        assert len(page.encode()) <= limit and ("without pictures" in told) == (limit == 60_000), told
+        assert len(page.encode()) <= limit and ("without images" in told) == (limit == 60_000), told
     assert numbers[0] == numbers[1] == 42 and 0 < numbers[2] < 42 and numbers[3] == 0
     told = write_page(folder, str(tmp_path / "page.html"), limit=1000)
     assert "more than the 0.001 MB a page should have" in told
 
 
 def test_best_and_worst_are_chosen_by_their_objects() -> None:
-    # (N, 3, K): background always right; picture i finds 10 i of 100 object pixels and invents none.
+    # (N, 3, K): background always right; image i finds 10 i of 100 object pixels and invents none.
     counts = np.zeros((11, 3, 2), np.int64)
     counts[:, :, 0] = 1000
     counts[:, 1, 1] = 100
     counts[:, 0, 1] = counts[:, 2, 1] = 10 * np.arange(11)
-    # A picture without objects is right everywhere and is neither best nor worst.
+    # An image without objects is right everywhere and is neither best nor worst.
     counts = np.concatenate([counts, np.array([[[1000, 0]] * 3])])
     chosen = choose([str(place) for place in range(12)], counts, ["background", "cat"])
     groups: dict[str, list[str]] = {}
@@ -184,7 +184,7 @@ def test_best_and_worst_are_chosen_by_their_objects() -> None:
     assert choose(["a", "b"], None, ["background"]) == [("a", "random", None), ("b", "random", None)]
 
 
-def test_each_class_has_its_picture() -> None:
+def test_each_class_has_its_image() -> None:
     generator = np.random.default_rng(0)
     counts = np.zeros((60, 3, 4), np.int64)
     counts[:, :, 0] = 50
@@ -202,12 +202,12 @@ def test_data_uri_shrinks_until_it_fits() -> None:
     assert len(small) <= 20_000 < len(large)
 
 
-def test_gone_pictures_leave_the_rest(tmp_path: Path) -> None:
+def test_gone_images_leave_the_rest(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"))
     (tmp_path / "data" / "manifest.json").unlink()
     write_page(folder, str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
-    assert "<h2>Scores</h2>" in page and "Pictures" not in page
+    assert "<h2>Scores</h2>" in page and "Images" not in page
     parsed(page)
 
 
@@ -252,4 +252,4 @@ def test_confusion_shares_are_of_the_truth(num_classes: int) -> None:
 
 
 def test_fake_data_has_the_classes(tmp_path: Path) -> None:
-    assert load_manifest(prepare(tmp_path / "data")).splits["train"].num_pictures == 12
+    assert load_manifest(prepare(tmp_path / "data")).splits["train"].num_images == 12

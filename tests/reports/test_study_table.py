@@ -189,8 +189,8 @@ def test_markdown_is_one_table(results: dict[str, Any]) -> None:
 
 
 def test_figure_and_page(results: dict[str, Any], tmp_path: Path) -> None:
-    picture = drawn(summarize(results))
-    assert picture is not None and picture.size[0] > picture.size[1] > 100
+    image = drawn(summarize(results))
+    assert image is not None and image.size[0] > image.size[1] > 100
     storage.write_json(str(tmp_path / "studies" / "fake.table1-toy" / "results.json"), results)
     write_page("fake.table1", str(tmp_path / "page.html"), str(tmp_path))
     page = (tmp_path / "page.html").read_text()
@@ -215,9 +215,9 @@ def test_axis_over_decades_is_a_logarithm(results: dict[str, Any]) -> None:
     def columns(*names: str) -> list[int]:
         for row, name in zip(results["rows"], names, strict=True):
             row["name"], row["published"] = name, {}
-        picture = drawn(summarize(results))
-        assert picture is not None
-        pixels = np.asarray(picture).astype(int)
+        image = drawn(summarize(results))
+        assert image is not None
+        pixels = np.asarray(image).astype(int)
         # The only saturated blue is the dots' and the line between them; a dot is the higher.
         blue = (pixels[..., 2] - pixels[..., 0] > 120).sum(axis=0)
         places = np.flatnonzero(blue > 8)

@@ -7,19 +7,19 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.score import bootstrap
-from wsss_ray.score.bootstrap import compare, picture_counts
+from wsss_ray.score.bootstrap import compare, image_counts
 from wsss_ray.score.confusion import confusion, scores
 
 
-def method(num_pictures: int, mistakes: float, seed: int) -> tuple[np.ndarray, float]:
+def method(num_images: int, mistakes: float, seed: int) -> tuple[np.ndarray, float]:
     """Counts and mIoU of predictions with a share of wrong pixels, on truths that do not depend on ``seed``."""
     matrices = []
-    for k in range(num_pictures):
+    for k in range(num_images):
         truth = np.random.default_rng(k).integers(0, 3, (8, 9)).astype(np.uint8)
         rng = np.random.default_rng([seed, k])
         prediction = np.where(rng.random(truth.shape) < mistakes, (truth + 1) % 3, truth).astype(np.uint8)
         matrices.append(confusion(truth, prediction, 3))
-    return np.stack([picture_counts(matrix) for matrix in matrices]), scores(np.sum(matrices, axis=0)).miou
+    return np.stack([image_counts(matrix) for matrix in matrices]), scores(np.sum(matrices, axis=0)).miou
 
 
 def test_a_clear_difference_is_found() -> None:
@@ -42,8 +42,8 @@ def test_no_difference_is_not_found() -> None:
     assert result.low < 0 < result.high and result.p_value > 0.05
 
 
-def test_one_picture_decides_nothing() -> None:
-    """All of the difference comes from one picture of forty, which a third of the resamples miss."""
+def test_one_image_decides_nothing() -> None:
+    """All of the difference comes from one image of forty, which a third of the resamples miss."""
     first, _ = method(40, 0.3, 1)
     second = first.copy()
     second[0, 0] = second[0, 1]
@@ -83,5 +83,5 @@ def test_counts_must_pair_up() -> None:
     other[0, 1, 0] += 1
     with pytest.raises(UserError, match="different truths"):
         compare(counts, other)
-    with pytest.raises(UserError, match="needs pictures"):
+    with pytest.raises(UserError, match="needs images"):
         compare(counts[:0], counts[:0])

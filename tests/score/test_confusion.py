@@ -94,7 +94,7 @@ def test_object_iou_looks_past_the_class() -> None:
     assert scores(confusion(truth, prediction, 3)).object_iou == pytest.approx(2 / 3)
 
 
-def test_a_set_is_not_the_mean_of_its_pictures() -> None:
+def test_a_set_is_not_the_mean_of_its_images() -> None:
     first = confusion(*masks([0] * 100, [0] * 100), 2)
     second = confusion(*masks([0, 1], [0, 0]), 2)
     together = scores(first + second, absent="zero").miou

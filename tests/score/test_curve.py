@@ -14,26 +14,26 @@ from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve, bins_of
 
 Golden = Callable[[str], dict[str, np.ndarray]]
-Picture = tuple[np.ndarray, np.ndarray, np.ndarray]
+Image = tuple[np.ndarray, np.ndarray, np.ndarray]
 NUM_LABELS = 7
 
 
-def random_set(num_pictures: int = 6) -> list[Picture]:
-    """Pictures with 0 to 3 classes; values on a grid of hundredths, so that thresholds are often met exactly."""
+def random_set(num_images: int = 6) -> list[Image]:
+    """Images with 0 to 3 classes; values on a grid of hundredths, so that thresholds are often met exactly."""
     rng = np.random.default_rng(0)
-    pictures = []
-    for k in range(num_pictures):
+    images = []
+    for k in range(num_images):
         size = (9 + k, 13)
         truth = rng.choice([*range(NUM_LABELS), 255], size=size).astype(np.uint8)
         classes = np.sort(rng.permutation(NUM_LABELS - 1)[: k % 4]).astype(np.int32)
         maps = (rng.integers(0, 101, (len(classes), *size)) / 100).astype(np.float32)
-        pictures.append((truth, classes, maps))
-    return pictures
+        images.append((truth, classes, maps))
+    return images
 
 
-def one_by_one(pictures: list[Picture], threshold: float) -> np.ndarray:
+def one_by_one(images: list[Image], threshold: float) -> np.ndarray:
     total = empty(NUM_LABELS)
-    for truth, classes, maps in pictures:
+    for truth, classes, maps in images:
         height, width = truth.shape
         held = ClassMaps("a", classes, maps, (height, width))
         mask = ThresholdSeeds(threshold=threshold).refine(np.zeros((height, width, 3), np.uint8), held)
@@ -42,12 +42,12 @@ def one_by_one(pictures: list[Picture], threshold: float) -> np.ndarray:
 
 
 def test_one_pass_equals_every_threshold_by_itself() -> None:
-    pictures = random_set()
+    images = random_set()
     thresholds = np.arange(100) / 100
     curve = ThresholdCurve(thresholds, NUM_LABELS)
-    for picture in pictures:
-        curve.add(*picture)
-    expected = [one_by_one(pictures, threshold) for threshold in thresholds]
+    for image in images:
+        curve.add(*image)
+    expected = [one_by_one(images, threshold) for threshold in thresholds]
     np.testing.assert_array_equal(curve.matrices(), expected)
     for absent in ("skip", "zero", "no_truth"):
         mious = [scores(matrix, absent=absent).miou for matrix in expected]
@@ -80,11 +80,11 @@ def test_ktse_evaluator(golden: Golden) -> None:
 
 
 def test_parts_add_up() -> None:
-    pictures, thresholds = random_set(), [0.1, 0.2, 0.35]
+    images, thresholds = random_set(), [0.1, 0.2, 0.35]
     whole, first, second = (ThresholdCurve(thresholds, NUM_LABELS) for _ in range(3))
-    for k, picture in enumerate(pictures):
-        whole.add(*picture)
-        (first if k % 2 else second).add(*picture)
+    for k, image in enumerate(images):
+        whole.add(*image)
+        (first if k % 2 else second).add(*image)
     np.testing.assert_array_equal(first.merge(second).counts, whole.counts)
     assert first.counts.sum() < whole.counts.sum()
 
@@ -97,7 +97,7 @@ def test_a_tie_is_background_in_the_precision_of_the_maps() -> None:
         assert curve.matrices()[:, 1, 1].tolist() == [3, 1]
 
 
-def test_a_picture_without_classes_is_background() -> None:
+def test_a_image_without_classes_is_background() -> None:
     curve = ThresholdCurve([0.0, 0.5], 3)
     curve.add(np.array([[0, 2, 255]], np.uint8), np.zeros(0, np.int32), np.zeros((0, 1, 3), np.float32))
     assert curve.matrices()[:, :, 0].tolist() == [[1, 0, 1], [1, 0, 1]]

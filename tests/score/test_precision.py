@@ -40,7 +40,7 @@ def test_against_the_definition() -> None:
         assert value == pytest.approx(expected)
 
 
-def test_the_order_of_pictures_does_not_matter() -> None:
+def test_the_order_of_images_does_not_matter() -> None:
     rng = np.random.default_rng(1)
     scores, truths = rng.integers(0, 5, (40, 3)).astype(np.float32), rng.random((40, 3)) < 0.4
     order = rng.permutation(40)

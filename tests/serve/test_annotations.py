@@ -25,7 +25,7 @@ from wsss_ray.artifacts import network as build
 from wsss_ray.artifacts.network import NetworkSpec
 from wsss_ray.artifacts.tables import MASKS_SCHEMA, part_name, write_table
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import decode_mask
+from wsss_ray.data.image import decode_mask
 from wsss_ray.data.shards import load_manifest, read_shard, write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
@@ -105,7 +105,7 @@ def test_simplified_lines_stay_within_the_tolerance():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A finished run over toy pictures: its pseudo masks are the truth, its segmenter has random weights."""
+    """A finished run over toy images: its pseudo masks are the truth, its segmenter has random weights."""
     root = tmp_path_factory.mktemp("run")
     data = str(root / "data" / "d1")
     write_dataset(open_source("toy", config=ToyConfig(num_classes=3, num_train=5, num_val=2, size=64)), data, 2)
@@ -136,19 +136,19 @@ def truth(run: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["coco", "polygons"])
 def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
-    said = export(str(run), tmp_path, kind=kind, tolerance=0, pictures=True)
+    said = export(str(run), tmp_path, kind=kind, tolerance=0, images=True)
     path = tmp_path / "annotations" / "instances_default.json"
-    assert "of 5 pictures" in said and str(path) in said
+    assert "of 5 images" in said and str(path) in said
     read = COCO(str(path))
     expected = truth(run)
     assert len(read.imgs) == len(expected) == 5
     manifest = load_manifest(storage.read_json(str(run / "run.json"))["data"])
     assert [one["name"] for one in read.loadCats(read.getCatIds())] == list(manifest.classes)
-    for image in read.imgs.values():
-        mask = expected[Path(image["file_name"]).stem]
-        with Image.open(tmp_path / "images" / image["file_name"]) as picture:
-            assert picture.size == (image["width"], image["height"]) == mask.shape[::-1]
-        found = read.loadAnns(read.getAnnIds(image["id"]))
+    for entry in read.imgs.values():
+        mask = expected[Path(entry["file_name"]).stem]
+        with Image.open(tmp_path / "images" / entry["file_name"]) as image:
+            assert image.size == (entry["width"], entry["height"]) == mask.shape[::-1]
+        found = read.loadAnns(read.getAnnIds(entry["id"]))
         assert [one["category_id"] for one in found] == [k for k in np.unique(mask).tolist() if k not in (0, 255)]
         for one in found:
             wanted = mask == one["category_id"]
@@ -218,14 +218,14 @@ def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
     said = export(str(run), to, kind="mlflow")
     assert f"mlflow models serve -m {to}" in said
     model = mlflow.pyfunc.load_model(str(to))
-    picture = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, "PNG")
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.png").write_bytes(stream.getvalue())
-    monkeypatch.setenv("WSSS_SERVE_ROOT", str(tmp_path / "pictures"))
+    Image.fromarray(image).save(stream, "PNG")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(stream.getvalue())
+    monkeypatch.setenv("WSSS_SERVE_ROOT", str(tmp_path / "images"))
     encoded = base64.b64encode(stream.getvalue()).decode()
-    by_bytes, by_path = model.predict(pd.DataFrame([{"picture": encoded}, {"path": "a.png"}]))
+    by_bytes, by_path = model.predict(pd.DataFrame([{"image": encoded}, {"path": "a.png"}]))
     assert by_bytes == by_path
     mask = decode_mask(base64.b64decode(by_bytes["mask"]))
     assert mask.shape == (40, 56) == (by_bytes["height"], by_bytes["width"])
@@ -235,11 +235,11 @@ def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
     assert all(one["class"] == names[one["index"]] for one in by_bytes["classes"])
     json.dumps(by_bytes)
     for row, message in (
-        ({"picture": "###"}, "not base64"),
-        ({"picture": base64.b64encode(b"text").decode()}, "row 0: not a picture"),
-        ({"path": "../model/MLmodel"}, "no such picture below WSSS_SERVE_ROOT"),
-        ({"path": "b.png"}, "no such picture below WSSS_SERVE_ROOT"),
-        ({"path": ""}, "neither picture"),
+        ({"image": "###"}, "not base64"),
+        ({"image": base64.b64encode(b"text").decode()}, "row 0: not an image"),
+        ({"path": "../model/MLmodel"}, "no such image below WSSS_SERVE_ROOT"),
+        ({"path": "b.png"}, "no such image below WSSS_SERVE_ROOT"),
+        ({"path": ""}, "neither image"),
     ):
         with pytest.raises(Exception, match=message):
             model.predict(pd.DataFrame([row]))

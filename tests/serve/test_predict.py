@@ -17,7 +17,7 @@ from wsss_ray.artifacts import network as build
 from wsss_ray.artifacts.network import NetworkSpec
 from wsss_ray.artifacts.tables import part_name, write_table
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import decode_mask, decode_picture, encode_grey, encode_jpeg
+from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
@@ -27,7 +27,7 @@ from wsss_ray.nets.deeplab import DeepLabV2
 from wsss_ray.recipe import NetConfig, Recipe, SegmentConfig, dump, validate
 from wsss_ray.serve import predict as answer
 from wsss_ray.serve.model import Answerer, open_model
-from wsss_ray.serve.predict import list_pictures, predict
+from wsss_ray.serve.predict import list_images, predict
 
 NAMES = ("Bibo", "Tami")
 PLAIN = ["scales=[1.0]", "flip=false", "crf=null"]
@@ -62,16 +62,16 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Colour, grey, odd-sized and two unreadable pictures, and a file that is none."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Colour, grey, odd-sized and two unreadable images, and a file that is none."""
+    folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
     rng = np.random.default_rng(0)
     (folder / "a.jpg").write_bytes(encode_jpeg(rng.integers(0, 255, (40, 52, 3), np.uint8)))
     (folder / "inner" / "grey.png").write_bytes(encode_grey(rng.integers(0, 255, (33, 31), np.uint8)))
     (folder / "inner" / "a.png").write_bytes(encode_grey(rng.integers(0, 255, (40, 52, 3), np.uint8)))
     (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:-100])
-    (folder / "text.png").write_text("not a picture")
+    (folder / "text.png").write_text("not an image")
     (folder / "notes.txt").write_text("nothing")
     return folder
 
@@ -86,7 +86,7 @@ def local(monkeypatch):
         for name, _ in shards:
             table = worker.table(name)
             write_table(table, storage.join(out, part_name(name)))
-            done.extend(table["picture"].to_pylist())
+            done.extend(table["image"].to_pylist())
 
     monkeypatch.setattr(answer, "run_parts", run_parts)
     monkeypatch.setattr(answer, "cluster", lambda address: contextlib.nullcontext())
@@ -143,9 +143,9 @@ def test_answers_do_not_depend_on_the_company(store: Path):
     shown = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 52), (33, 31), (40, 52))]
     answerer = Answerer(model, batch_size=2)
     together = answerer.answer(shown)
-    for picture, answered in zip(shown, together, strict=True):
-        assert answered.mask.shape == picture.shape[:2] and not answered.reduced
-        alone = answerer.answer([picture])[0]
+    for image, answered in zip(shown, together, strict=True):
+        assert answered.mask.shape == image.shape[:2] and not answered.reduced
+        alone = answerer.answer([image])[0]
         assert np.mean(alone.mask == answered.mask) > 0.999
         assert sum(found.share for found in answered.findings) == pytest.approx(1)
         for found in answered.findings:
@@ -155,53 +155,53 @@ def test_answers_do_not_depend_on_the_company(store: Path):
             assert 1 / 3 <= found.confidence <= 1
 
 
-def test_huge_pictures_are_answered_smaller(store: Path):
+def test_huge_images_are_answered_smaller(store: Path):
     model = open_model(str(store / "train" / "seg"), PLAIN)
-    picture = np.random.default_rng(2).integers(0, 255, (60, 90, 3), np.uint8)
-    answered = Answerer(model, max_scores=3 * 30 * 45).answer([picture])[0]
+    image = np.random.default_rng(2).integers(0, 255, (60, 90, 3), np.uint8)
+    answered = Answerer(model, max_scores=3 * 30 * 45).answer([image])[0]
     assert answered.reduced and answered.mask.shape == (60, 90)
 
 
-def test_files_table_and_resuming(store: Path, pictures: Path, tmp_path: Path, local):
+def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, local):
     out = tmp_path / "out"
     model = str(store / "runs" / "cam-1")
-    done = predict(model, [str(pictures)], str(out), PLAIN)
+    done = predict(model, [str(images)], str(out), PLAIN)
     assert done == {"answered": 3, "kept": 0, "skipped": 2}
     assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
     palette = open_model(model).palette
     for name, suffix in (("a", "jpg"), ("inner/a", "png"), ("inner/grey", "png")):
-        picture = decode_picture((pictures / f"{name}.{suffix}").read_bytes())
+        image = decode_image((images / f"{name}.{suffix}").read_bytes())
         mask = decode_mask((out / "masks" / f"{name}.png").read_bytes())
-        assert mask.shape == picture.shape[:2]
-        assert decode_picture((out / "overlays" / f"{name}.jpg").read_bytes()).shape == picture.shape
-        colours = decode_picture((out / "masks" / f"{name}.png").read_bytes())
+        assert mask.shape == image.shape[:2]
+        assert decode_image((out / "overlays" / f"{name}.jpg").read_bytes()).shape == image.shape
+        colours = decode_image((out / "masks" / f"{name}.png").read_bytes())
         np.testing.assert_array_equal(colours, np.asarray(palette, np.uint8)[mask])
-        said = {row["class"]: float(row["share"]) for row in rows(out / "answers.csv") if row["picture"] == name}
+        said = {row["class"]: float(row["share"]) for row in rows(out / "answers.csv") if row["image"] == name}
         names = ("background", *open_model(model).classes)
         assert said == {names[k]: pytest.approx(np.mean(mask == k), abs=1e-6) for k in np.unique(mask)}
-    skipped = {row["picture"]: row["reason"] for row in rows(out / "skipped.csv")}
+    skipped = {row["image"]: row["reason"] for row in rows(out / "skipped.csv")}
     assert set(skipped) == {"cut", "text"} and "cut.jpg: damaged or cut short" in skipped["cut"]
 
     before = (out / "answers.csv").read_bytes()
     local.clear()
-    assert predict(model, [str(pictures)], str(out), PLAIN) == {"answered": 0, "kept": 3, "skipped": 2}
+    assert predict(model, [str(images)], str(out), PLAIN) == {"answered": 0, "kept": 3, "skipped": 2}
     assert local == [] and (out / "answers.csv").read_bytes() == before
 
-    (pictures / "new.jpg").write_bytes((pictures / "a.jpg").read_bytes())
-    (pictures / "cut.jpg").write_bytes((pictures / "a.jpg").read_bytes())
-    assert predict(model, [str(pictures)], str(out), PLAIN) == {"answered": 2, "kept": 3, "skipped": 1}
+    (images / "new.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes())
+    assert predict(model, [str(images)], str(out), PLAIN) == {"answered": 2, "kept": 3, "skipped": 1}
     assert sorted(local) == ["cut", "new"]
-    assert {row["picture"] for row in rows(out / "skipped.csv")} == {"text"}
-    same = {row["share"] for row in rows(out / "answers.csv") if row["picture"] in ("a", "new", "cut")}
-    assert same == {row["share"] for row in rows(out / "answers.csv") if row["picture"] == "a"}
+    assert {row["image"] for row in rows(out / "skipped.csv")} == {"text"}
+    same = {row["share"] for row in rows(out / "answers.csv") if row["image"] in ("a", "new", "cut")}
+    assert same == {row["share"] for row in rows(out / "answers.csv") if row["image"] == "a"}
 
     local.clear()
-    predict(model, [str(pictures / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
+    predict(model, [str(images / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
     assert local == ["a"]
 
 
-def test_killed_half_way(store: Path, pictures: Path, tmp_path: Path, local, monkeypatch):
-    """Chunks of one picture; the second call answers only what the first did not finish."""
+def test_killed_half_way(store: Path, images: Path, tmp_path: Path, local, monkeypatch):
+    """Chunks of one image; the second call answers only what the first did not finish."""
     monkeypatch.setattr(answer, "write_plan", _single(answer.write_plan))
     whole = answer.run_parts
 
@@ -209,7 +209,7 @@ def test_killed_half_way(store: Path, pictures: Path, tmp_path: Path, local, mon
         whole(title, factory, shards[:2], *rest, **more)
         raise KeyboardInterrupt
 
-    arguments = str(store / "runs" / "cam-1"), [str(pictures)], str(tmp_path / "out"), PLAIN
+    arguments = str(store / "runs" / "cam-1"), [str(images)], str(tmp_path / "out"), PLAIN
     monkeypatch.setattr(answer, "run_parts", dies)
     with pytest.raises(KeyboardInterrupt):
         predict(*arguments)
@@ -229,62 +229,62 @@ def _single(write_plan):
     return plan
 
 
-def test_prepared_data_and_single_files(store: Path, pictures: Path, tmp_path: Path, local):
+def test_prepared_data_and_single_files(store: Path, images: Path, tmp_path: Path, local):
     out = tmp_path / "out"
-    predict(str(store / "train" / "seg"), [str(store / "data" / "d1"), str(pictures / "a.jpg")], str(out), PLAIN)
-    manifest_ids = [one.picture for one in list_pictures([str(store / "data" / "d1")], str(out))]
+    predict(str(store / "train" / "seg"), [str(store / "data" / "d1"), str(images / "a.jpg")], str(out), PLAIN)
+    manifest_ids = [one.image for one in list_images([str(store / "data" / "d1")], str(out))]
     assert len(manifest_ids) == 5 and sorted(local) == sorted([*manifest_ids, "a"])
     assert all((out / "masks" / f"{name}.png").is_file() for name in manifest_ids)
 
 
-def test_lists(pictures: Path, tmp_path: Path):
-    out = pictures / "answers"
+def test_lists(images: Path, tmp_path: Path):
+    out = images / "answers"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.jpg").write_bytes(b"")
-    (pictures / ".hidden").mkdir()
-    (pictures / ".hidden" / "x.png").write_bytes(b"")
-    (pictures / "a.png").write_bytes((pictures / "inner" / "a.png").read_bytes())
-    names = [one.picture for one in list_pictures([str(pictures), str(pictures / "text.png")], str(out))]
+    (images / ".hidden").mkdir()
+    (images / ".hidden" / "x.png").write_bytes(b"")
+    (images / "a.png").write_bytes((images / "inner" / "a.png").read_bytes())
+    names = [one.image for one in list_images([str(images), str(images / "text.png")], str(out))]
     assert sorted(names) == ["a_jpg", "a_png", "cut", "inner/a", "inner/grey", "text"]
-    uri = (pictures / "inner").as_uri()
-    assert [one.where for one in list_pictures([uri], str(out))] == [f"{uri}/a.png", f"{uri}/grey.png"]
-    with pytest.raises(UserError, match="no such picture or folder"):
-        list_pictures([str(pictures / "b")], str(out))
-    with pytest.raises(UserError, match="no pictures there"):
+    uri = (images / "inner").as_uri()
+    assert [one.where for one in list_images([uri], str(out))] == [f"{uri}/a.png", f"{uri}/grey.png"]
+    with pytest.raises(UserError, match="no such image or folder"):
+        list_images([str(images / "b")], str(out))
+    with pytest.raises(UserError, match="no images there"):
         (tmp_path / "empty").mkdir()
-        list_pictures([str(tmp_path / "empty")], str(out))
+        list_images([str(tmp_path / "empty")], str(out))
     with pytest.raises(UserError, match="both would be named 'a_png'; give the folder above them"):
-        list_pictures([str(pictures / "inner" / "a.png"), str(pictures / "a.png")], str(out))
+        list_images([str(images / "inner" / "a.png"), str(images / "a.png")], str(out))
 
 
-def test_names_with_any_letters(store: Path, pictures: Path, tmp_path: Path, local):
+def test_names_with_any_letters(store: Path, images: Path, tmp_path: Path, local):
     folder = tmp_path / "p q"
     folder.mkdir()
-    (folder / "ä #1%.jpg").write_bytes((pictures / "a.jpg").read_bytes())
-    (asked,) = list_pictures([str(pictures / ".." / "p q")], str(tmp_path / "x"))
-    assert (asked.picture, asked.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
+    (folder / "ä #1%.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (asked,) = list_images([str(images / ".." / "p q")], str(tmp_path / "x"))
+    assert (asked.image, asked.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
     model = str(store / "train" / "seg")
     out = (tmp_path / "o ut").as_uri()
     assert predict(model, [folder.as_uri()], out, PLAIN)["answered"] == 1
     assert (tmp_path / "o ut" / "masks" / "ä #1%.png").is_file()
 
 
-def test_two_folders_do_not_overwrite_each_other(store: Path, pictures: Path, tmp_path: Path, local):
+def test_two_folders_do_not_overwrite_each_other(store: Path, images: Path, tmp_path: Path, local):
     model, out = str(store / "train" / "seg"), str(tmp_path / "out")
-    predict(model, [str(pictures / "a.jpg")], out, PLAIN)
+    predict(model, [str(images / "a.jpg")], out, PLAIN)
     with pytest.raises(UserError, match="'a' there is the answer for .*a.jpg, not .*inner/a.png; choose another --out"):
-        predict(model, [str(pictures / "inner" / "a.png")], out, PLAIN)
+        predict(model, [str(images / "inner" / "a.png")], out, PLAIN)
 
 
-def test_nothing_readable(store: Path, pictures: Path, tmp_path: Path, local):
-    with pytest.raises(UserError, match="none of 1 pictures could be read"):
-        predict(str(store / "train" / "seg"), [str(pictures / "text.png")], str(tmp_path / "out"), PLAIN)
+def test_nothing_readable(store: Path, images: Path, tmp_path: Path, local):
+    with pytest.raises(UserError, match="none of 1 images could be read"):
+        predict(str(store / "train" / "seg"), [str(images / "text.png")], str(tmp_path / "out"), PLAIN)
 
 
 @pytest.mark.slow
-def test_on_ray(store: Path, pictures: Path, tmp_path: Path):
+def test_on_ray(store: Path, images: Path, tmp_path: Path):
     try:
-        done = predict(str(store / "runs" / "cam-1"), [str(pictures)], str(tmp_path / "out"), PLAIN)
+        done = predict(str(store / "runs" / "cam-1"), [str(images)], str(tmp_path / "out"), PLAIN)
     finally:
         ray.shutdown()
     assert done == {"answered": 3, "kept": 0, "skipped": 2}

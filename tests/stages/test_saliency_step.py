@@ -25,9 +25,9 @@ pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Four pictures, two of them of one name in two folders."""
-    root = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Four images, two of them of one name in two folders."""
+    root = tmp_path / "images"
     rng = np.random.default_rng(0)
     lines = [
         ("a.png", "cat", "train"),
@@ -57,20 +57,20 @@ def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manife
     return write_dataset(source, str(out))
 
 
-def test_every_picture_gets_its_own_map(pictures: Path, tmp_path: Path) -> None:
+def test_every_image_gets_its_own_map(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    assert detect_without_ray(pictures, out) == []
+    assert detect_without_ray(images, out) == []
     assert sorted(path.name for path in out.iterdir()) == ["a.png", "v.png", "x__b.png", "y__b.png"]
-    items = {item.image_id: item for item in open_source("folder", pictures, saliency=str(out)).items}
+    items = {item.image_id: item for item in open_source("folder", images, saliency=str(out)).items}
     assert Path(str(items["x__b"].saliency)).name == "x__b.png"
     for item in items.values():
         assert Image.open(str(item.saliency)).size == Image.open(str(item.image)).size
-    assert prepared(pictures, tmp_path / "data", out, tmp_path).has_saliency
+    assert prepared(images, tmp_path / "data", out, tmp_path).has_saliency
 
 
-def test_an_unreadable_picture_is_named_and_the_others_are_done(pictures: Path, tmp_path: Path) -> None:
-    (pictures / "a.png").write_bytes(b"no picture")
-    bad = detect_without_ray(pictures, tmp_path / "maps")
+def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
+    (images / "a.png").write_bytes(b"no image")
+    bad = detect_without_ray(images, tmp_path / "maps")
     assert len(bad) == 1 and "a.png" in bad[0]
     assert len(list((tmp_path / "maps").iterdir())) == 3
 
@@ -87,20 +87,20 @@ def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
         saliency._claim(str(out), describe("border_cut"))
 
 
-def test_pictures_without_files_are_refused_before_anything(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no picture files"):
+def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no image files"):
         saliency.make_saliency("toy", None, {}, str(tmp_path / "maps"), "border_cut", False, None)
     assert not (tmp_path / "maps").exists()
 
 
-def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(pictures: Path, tmp_path: Path) -> None:
+def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    detect_without_ray(pictures, out)
+    detect_without_ray(images, out)
     (out / "v.png").unlink()
-    manifest = prepared(pictures, tmp_path / "data", out, tmp_path)
+    manifest = prepared(images, tmp_path / "data", out, tmp_path)
     assert settle(eps.recipe(), manifest).data.train_split == "train"
     (out / "x__b.png").unlink()
-    lacking = prepared(pictures, tmp_path / "less", out, tmp_path)
+    lacking = prepared(images, tmp_path / "less", out, tmp_path)
     with pytest.raises(UserError, match=r"x__b of split 'train' .*--saliency.*--set method.saliency=false"):
         settle(eps.recipe(), lacking)
     with pytest.raises(UserError, match=r"--set base.method.saliency=false"):
@@ -109,13 +109,13 @@ def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(pictures: 
     assert settle(replaced(eps.recipe(), {"method.saliency": False}), lacking)
 
 
-def test_scores_name_where_saliency_came_from(pictures: Path, tmp_path: Path) -> None:
+def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    detect_without_ray(pictures, out)
-    given = prepared(pictures, tmp_path / "given", out, tmp_path)
+    detect_without_ray(images, out)
+    given = prepared(images, tmp_path / "given", out, tmp_path)
     saliency._claim(str(tmp_path / "note"), describe("fine_grained"))
     (out / NOTE).write_bytes((tmp_path / "note" / NOTE).read_bytes())
-    made = prepared(pictures, tmp_path / "made", out, tmp_path)
+    made = prepared(images, tmp_path / "made", out, tmp_path)
     assert made.options["saliency"] == describe("fine_grained")
     assert {name: split.digest for name, split in made.splits.items()} == {
         name: split.digest for name, split in given.splits.items()
@@ -129,9 +129,9 @@ def test_scores_name_where_saliency_came_from(pictures: Path, tmp_path: Path) ->
     assert "{threshold:g}" in protocols(cam.recipe(), "train")["best"]
 
 
-def test_a_saliency_folder_without_any_map_is_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="expected a.png"):
         prepare.prepare_source(
-            "folder", pictures, {"saliency": str(tmp_path / "empty")}, str(tmp_path / "out"), False, None
+            "folder", images, {"saliency": str(tmp_path / "empty")}, str(tmp_path / "out"), False, None
         )

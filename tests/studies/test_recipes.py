@@ -111,7 +111,7 @@ def test_esol_phases() -> None:
         resolve("esol", "toy", "released")
 
 
-def test_published_steps_on_coco_take_its_empty_pictures() -> None:
+def test_published_steps_on_coco_take_its_empty_images() -> None:
     expansion = chain_of(run_rows("esol.table2", "paper")["ESOL, ResNet-101"])[1].train
     sizes = {"dropped": 82_081, "kept": 82_783}
     steps = {empty: expansion.epochs * (size // expansion.batch_size) for empty, size in sizes.items()}
@@ -185,7 +185,7 @@ def test_esol_phases_are_shared_by_what_only_later_ones_read() -> None:
 LATER: list[dict[str, Any]] = [
     {"alpha": 0.1},
     {"beta": 0.3},
-    {"clip_max": "picture"},
+    {"clip_max": "image"},
     {"clip_detach": False},
     {"clip_at_inference": False},
     {"trains": ("offsets", "classifier")},

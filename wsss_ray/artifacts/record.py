@@ -60,7 +60,7 @@ class RunFolder:
         return {variant: found[variant] for variant in STEPS.get(step, ()) if variant in found}
 
     def counts(self, step: str) -> dict[str, tuple[list[str], np.ndarray]]:
-        """Variant -> (picture ids, (N, 3, K) counts) of one step; empty where its artifact is gone."""
+        """Variant -> (image ids, (N, 3, K) counts) of one step; empty where its artifact is gone."""
         folder = self.artifact(f"score {step}")
         return {} if folder is None else read_counts(folder, len(self.labels))
 

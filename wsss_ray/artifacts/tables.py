@@ -1,4 +1,4 @@
-"""What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by picture
+"""What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by image
 id."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from wsss_ray import storage
 from wsss_ray.contracts import ClassMaps
-from wsss_ray.data.picture import decode_mask
+from wsss_ray.data.image import decode_mask
 
 MAPS_SCHEMA = pa.schema(
     [
@@ -28,11 +28,11 @@ MASKS_SCHEMA = pa.schema([("image_id", pa.string()), ("mask", pa.binary())])
 PREDICTIONS_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("single_scale", pa.binary()), ("multi_scale", pa.binary()), ("crf", pa.binary())]
 )
-"""Three masks of a picture; ``crf`` is null where the recipe has no CRF."""
+"""Three masks of an image; ``crf`` is null where the recipe has no CRF."""
 COUNTS_SCHEMA = pa.schema(
     [("image_id", pa.string()), ("variant", pa.string()), ("labels", pa.list_(pa.int32())), ("counts", pa.binary())]
 )
-"""Per picture and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
+"""Per image and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
 
 
 def part_name(shard: str) -> str:
@@ -76,7 +76,7 @@ def decode_maps(row: dict[str, object]) -> ClassMaps:
 
 
 def read_counts(folder: str, num_labels: int) -> dict[str, tuple[list[str], np.ndarray]]:
-    """A score artifact's variants -> (sorted picture ids, (N, 3, K) int64 intersection, truth and predicted pixels)."""
+    """A score artifact's variants -> (sorted image ids, (N, 3, K) int64 intersection, truth and predicted pixels)."""
     rows: dict[str, dict[str, np.ndarray]] = {}
     for name in storage.list_names(folder):
         if name.endswith(".parquet"):
@@ -91,7 +91,7 @@ def read_counts(folder: str, num_labels: int) -> dict[str, tuple[list[str], np.n
 
 
 class Lookup:
-    """Random access by picture id to the rows of a folder of parts."""
+    """Random access by image id to the rows of a folder of parts."""
 
     def __init__(self, folder: str) -> None:
         names = [name for name in storage.list_names(folder) if name.endswith(".parquet")]
@@ -99,13 +99,13 @@ class Lookup:
         self._index = {name: row for row, name in enumerate(self._table["image_id"].to_pylist())}
 
     def row(self, image_id: str) -> dict[str, object]:
-        """The row of a picture; KeyError where the stage left it out."""
+        """The row of an image; KeyError where the stage left it out."""
         return self._table.slice(self._index[image_id], 1).to_pylist()[0]
 
     def maps(self, image_id: str) -> ClassMaps:
-        """The class maps of a picture."""
+        """The class maps of an image."""
         return decode_maps(self.row(image_id))
 
     def mask(self, image_id: str) -> np.ndarray:
-        """(H, W) uint8 pseudo mask of a picture."""
+        """(H, W) uint8 pseudo mask of an image."""
         return decode_mask(self.row(image_id)["mask"])  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ QUIET_SECONDS = 10.0
 class Bar:
     """Progress of one stage: ``with Bar("localize", 1132) as bar: bar.advance(32)``."""
 
-    def __init__(self, title: str, total: int, unit: str = "pictures") -> None:
+    def __init__(self, title: str, total: int, unit: str = "images") -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self._text = ""

@@ -1,6 +1,6 @@
 """Inference over shards on Ray Data: actors hold a network once, one output file per shard, finished files are kept.
 
-Only shard names go in and only counters come out of the object store; pictures and maps never pass through it. An
+Only shard names go in and only counters come out of the object store; images and maps never pass through it. An
 output file is
 renamed into place when it is whole, so a killed run loses at most the shards in flight.
 """
@@ -83,7 +83,7 @@ def run_parts(
     machines: Machines,
     network: bool = False,
 ) -> dict[str, float]:
-    """Run ``factory``'s worker over (name, number of pictures) shards into ``out``, skipping those already there.
+    """Run ``factory``'s worker over (name, number of images) shards into ``out``, skipping those already there.
 
     Returns {"images_per_second", "peak_memory_mb"} of this call. Raises UserError with a worker's own message where
     its input is bad.
@@ -92,7 +92,7 @@ def run_parts(
     todo = [(name, count) for name, count in shards if part_name(name) not in done]
     total, ready = sum(count for _, count in shards), sum(count for name, count in shards if part_name(name) in done)
     start, memory = time.monotonic(), 0.0
-    pictures = dict(shards)
+    images = dict(shards)
     with Bar(title, total) as bar:
         bar.at(ready, "resumed" if ready else None)
         if not todo:
@@ -123,7 +123,7 @@ def run_parts(
                 if row["error"]:
                     raise UserError(str(row["error"]))
                 memory = max(memory, float(row["memory"]))
-                bar.advance(pictures[str(row["shard"])])
+                bar.advance(images[str(row["shard"])])
         except RayError as error:
             raise RuntimeError(f"{title}: a worker failed: {error}") from error
     return {"images_per_second": (total - ready) / max(time.monotonic() - start, 1e-9), "peak_memory_mb": memory}

@@ -1,4 +1,4 @@
-"""Joint augmentation: picture, saliency, pseudo mask and class maps go through one draw of resize, mirror and crop."""
+"""Joint augmentation: image, saliency, pseudo mask and class maps go through one draw of resize, mirror and crop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IGNORE = 255
 
 
 class Augment(Config):
-    """How a training sample is cut from a picture; the default is that of the PSA family (EPS, SEAM, SMAF)."""
+    """How a training sample is cut from an image; the default is that of the PSA family (EPS, SEAM, SMAF)."""
 
     resize: Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"] = "long_side"
     """``long_side``, ``short_side``: to a whole number drawn from ``range``; ``scale``: by a factor from ``range``;
@@ -37,7 +37,7 @@ class Augment(Config):
     range: tuple[PositiveFloat, PositiveFloat] = (256, 512)
     choices: tuple[PositiveFloat, ...] = ()
     area: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
-    """Part of the picture's area kept by ``area``."""
+    """Part of the image's area kept by ``area``."""
     aspect: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
     interpolation: Literal["bicubic", "bilinear", "linear"] = "bicubic"
     crop: PositiveInt = 448
@@ -46,14 +46,14 @@ class Augment(Config):
     flip_last: bool = False
     """Mirror after padding and cropping (deeplab-pytorch), so that padding may come to lie on the left."""
     pad: Literal["random", "right_bottom"] = "random"
-    """Where a picture smaller than the crop lies on the canvas: anywhere, or upper left (DeepLab)."""
+    """Where an image smaller than the crop lies on the canvas: anywhere, or upper left (DeepLab)."""
     crop_before_normalize: bool = False
     """Canvas is black before normalising (L2G, PSA's AffinityNet) instead of 0 after it, the mean colour."""
     swap_axes: bool = False
-    """L2G's released crop, which confuses rows and columns and leaves pictures that are not square."""
+    """L2G's released crop, which confuses rows and columns and leaves images that are not square."""
     jitter: Jitter | None = None
-    saliency_interpolation: Literal["picture", "bilinear", "nearest"] = "picture"
-    """As the picture (EPS, SMAF, L2G on COCO) or nearest (L2G on VOC)."""
+    saliency_interpolation: Literal["image", "bilinear", "nearest"] = "image"
+    """As the image (EPS, SMAF, L2G on COCO) or nearest (L2G on VOC)."""
     saliency_max: bool = False
     """Divide the saliency of the window by its maximum (L2G)."""
     maps_align_corners: bool = True
@@ -72,7 +72,7 @@ class Augment(Config):
                 f"resize {self.resize!r} takes whole pixels in range, for example [256, 512], not {self.range}"
             )
         if self.resize == "area" and self.area[1] > 1:
-            raise ValueError(f"area {self.area}: parts of the picture go up to 1")
+            raise ValueError(f"area {self.area}: parts of the image go up to 1")
         if self.swap_axes and self.pad != "random":
             raise ValueError("swap_axes and pad 'right_bottom' are of different papers; choose one")
         return self
@@ -106,14 +106,14 @@ def draw_geometry(config: Augment, height: int, width: int, rng: np.random.Gener
 def augment(
     decoded: dict[str, Any], config: Augment, rng: np.random.Generator, normalize: Normalize
 ) -> dict[str, torch.Tensor]:
-    """One random training sample of a decoded picture.
+    """One random training sample of a decoded image.
 
-    ``decoded`` holds ``picture`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8
+    ``decoded`` holds ``image`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8
     and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``rgb`` (3, S, S) and
     ``inside`` (1, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1], ``mask`` (S, S) int64,
     ``maps`` (N, S, S).
     """
-    height, width = decoded["picture"].shape[:2]
+    height, width = decoded["image"].shape[:2]
     geometry = draw_geometry(config, height, width, rng)
     changes = draw_jitter(config.jitter, rng) if config.jitter is not None else []
     return render(decoded, geometry, changes, config, normalize)
@@ -128,16 +128,16 @@ def render(
 ) -> dict[str, torch.Tensor]:
     """The sample of ``augment`` for given draws."""
     after_crop = config.jitter is not None and config.jitter.after_crop
-    picture = resized(decoded["picture"], geometry, config.interpolation)
+    image = resized(decoded["image"], geometry, config.interpolation)
     if changes and not after_crop:
-        picture = change_colours(picture, changes)
-    view = window(picture, geometry)
+        image = change_colours(image, changes)
+    view = window(image, geometry)
     if changes and after_crop:
         view = change_colours(view, changes)
     inside = torch.from_numpy(window(np.ones(geometry.size, np.float32), geometry).copy())[None]
-    image = normalize.apply(view)
+    tensor = normalize.apply(view)
     sample = {
-        "image": image if config.crop_before_normalize else image * inside,
+        "image": tensor if config.crop_before_normalize else tensor * inside,
         "rgb": torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))).float() / 255 * inside,
         "inside": inside,
     }
@@ -153,7 +153,7 @@ def render(
 
 def _saliency(array: np.ndarray, geometry: Geometry, config: Augment) -> torch.Tensor:
     """(1, S, S) in [0, 1]; a colour file is averaged over its channels last, as EPS does."""
-    how = config.interpolation if config.saliency_interpolation == "picture" else config.saliency_interpolation
+    how = config.interpolation if config.saliency_interpolation == "image" else config.saliency_interpolation
     view = through(array, geometry, how).astype(np.float32) / np.float32(255)
     if view.ndim == 3:
         view = view.mean(axis=2, dtype=np.float32)

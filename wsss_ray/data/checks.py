@@ -1,4 +1,4 @@
-"""What can be wrong with pictures, found before a run and not in the middle of it; every line names the file and the
+"""What can be wrong with images, found before a run and not in the middle of it; every line names the file and the
 fix."""
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.data import picture as pic
-from wsss_ray.data.picture import IGNORE
+from wsss_ray.data import image as pic
+from wsss_ray.data.image import IGNORE
 from wsss_ray.data.source import Item, Row, Source, blank_row, read_file
 
 
@@ -22,7 +22,7 @@ class Problem:
     """One finding: an ``error`` stops the preparation, a ``warning`` does not."""
 
     where: str
-    """File, picture id or split."""
+    """File, image id or split."""
     what: str
     """What is wrong and how to mend it, in one line."""
     level: Literal["error", "warning"] = "error"
@@ -32,9 +32,9 @@ class Problem:
 
 
 def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
-    """The row of a picture that lies in files; UserError with its first error.
+    """The row of an image that lies in files; UserError with its first error.
 
-    A mask, or a saliency map, must have the size of the picture as shown, after EXIF rotation. One that has the size
+    A mask, or a saliency map, must have the size of the image as shown, after EXIF rotation. One that has the size
     before rotation instead was drawn on the unrotated pixels and is turned with them; where both sizes are equal it is
     taken as shown.
     """
@@ -46,19 +46,19 @@ def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
 
 
 def inspect(item: Item, num_classes: int, ignore: int = pic.IGNORE, fast: bool = False) -> tuple[list[Problem], Row]:
-    """Everything wrong with one picture and its row; ``fast`` reads headers only and leaves pixels and indices
+    """Everything wrong with one image and its row; ``fast`` reads headers only and leaves pixels and indices
     unchecked."""
     row, problems = blank_row(item.image_id), _label_problems(item, num_classes)
     row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
-        return [*problems, Problem(item.image_id, "has no picture; add the file or take it off the list")], row
+        return [*problems, Problem(item.image_id, "has no image; add the file or take it off the list")], row
     name = _name(item, item.image)
     try:
-        row["image"] = read_file(item.image, "picture")
+        row["image"] = read_file(item.image, "image")
         header = pic.open_image(row["image"], name)
         turn, size = pic.orientation(header), pic.shown_size(header)
         if not fast:
-            size = pic.decode_picture(row["image"], name).shape[:2]
+            size = pic.decode_image(row["image"], name).shape[:2]
     except UserError as error:
         return [*problems, Problem("", str(error))], row
     row["height"], row["width"] = (int(side) for side in size)
@@ -87,15 +87,15 @@ def validate(row: Row, num_classes: int, ignore: int = pic.IGNORE) -> list[Probl
     problems, made = inspect(item, num_classes, ignore)
     if made["height"] is not None and (made["height"], made["width"]) != (row["height"], row["width"]):
         stated, real = f"{row['height']}x{row['width']}", f"{made['height']}x{made['width']}"
-        problems.append(Problem(item.image_id, f"row says {stated}, picture is {real}; prepare the data again"))
+        problems.append(Problem(item.image_id, f"row says {stated}, image is {real}; prepare the data again"))
     return problems
 
 
 def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], None] | None = None) -> list[Problem]:
-    """A dry pass over a source: every picture, then what only the whole shows (ids used twice, empty splits, unused
+    """A dry pass over a source: every image, then what only the whole shows (ids used twice, empty splits, unused
     classes).
 
-    ``fast`` opens headers only; ``on_item`` is called after each picture (progress bars).
+    ``fast`` opens headers only; ``on_item`` is called after each image (progress bars).
     """
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -104,7 +104,7 @@ def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], 
     for item in source.items:
         if item.image_id in seen:
             problems.append(
-                Problem(item.image_id, "id is used twice; rename one of the two pictures or remove the second line")
+                Problem(item.image_id, "id is used twice; rename one of the two images or remove the second line")
             )
         seen.add(item.image_id)
         splits.update(item.splits)
@@ -119,13 +119,13 @@ def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], 
             on_item(item)
     for split in source.splits:
         if not splits[split]:
-            problems.append(Problem(f"split {split!r}", "has no pictures; add some or remove the split"))
+            problems.append(Problem(f"split {split!r}", "has no images; add some or remove the split"))
     if not seen:
-        problems.append(Problem(source.name, "has no pictures; check the folder"))
+        problems.append(Problem(source.name, "has no images; check the folder"))
     elif used and len(used) < len(source.classes):
         missing = [name for index, name in enumerate(source.classes) if index not in used]
         problems.append(
-            Problem(source.name, f"no picture has class {', '.join(missing[:5])}; fewer classes may do", "warning")
+            Problem(source.name, f"no image has class {', '.join(missing[:5])}; fewer classes may do", "warning")
         )
     return problems
 
@@ -133,11 +133,11 @@ def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], 
 def _label_problems(item: Item, num_classes: int) -> list[Problem]:
     where = _name(item, item.extra.get("labels_file", item.image_id))
     problems = [
-        Problem(where, f"unknown class {name!r} of picture {item.image_id}; correct the name or add it to the classes")
+        Problem(where, f"unknown class {name!r} of image {item.image_id}; correct the name or add it to the classes")
         for name in item.extra.get("unknown_classes", ())
     ]
     problems += [
-        Problem(where, f"label {label} of picture {item.image_id} is outside 0..{num_classes - 1}; correct it")
+        Problem(where, f"label {label} of image {item.image_id} is outside 0..{num_classes - 1}; correct it")
         for label in item.labels or ()
         if not 0 <= label < num_classes
     ]
@@ -176,13 +176,13 @@ def _saliency(item: Item, size: tuple[int, ...], turn: int, fast: bool) -> bytes
 
 
 def _fits(found: tuple[int, int], size: tuple[int, ...], turn: int, name: str) -> bool:
-    """Whether the file must be turned to lie on the picture; UserError when it fits neither way."""
+    """Whether the file must be turned to lie on the image; UserError when it fits neither way."""
     if found == tuple(size):
         return False
     if turn in (5, 6, 7, 8) and found == (size[1], size[0]):
         return True
     shown, wanted = f"{found[0]}x{found[1]}", f"{size[0]}x{size[1]}"
-    raise UserError(f"{name}: {shown} (height x width) but its picture is {wanted}; make the two the same size")
+    raise UserError(f"{name}: {shown} (height x width) but its image is {wanted}; make the two the same size")
 
 
 def _name(item: Item, where: str | bytes) -> str:
@@ -198,7 +198,7 @@ def _labels(value: list[int] | None) -> tuple[int, ...] | None:
 
 
 def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
-    """The ``load`` of sources whose pictures are files: reads, decodes once to be sure, and checks every size and
+    """The ``load`` of sources whose images are files: reads, decodes once to be sure, and checks every size and
     index."""
     from wsss_ray.data.checks import load_item
 

@@ -1,7 +1,7 @@
 """MS COCO 2014 as downloaded (2017's names work too), or any data set exported in its layout.
 
 ``train2014/ val2014/ annotations/instances_train2014.json instances_val2014.json``; image-level labels are the
-categories of a picture's annotations, never what a rendered mask happens to show.
+categories of an image's annotations, never what a rendered mask happens to show.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import file_loader
-from wsss_ray.data.coco_index import Picture, build_index, categories, first_of_unknown, iterate, shapes_of
+from wsss_ray.data.coco_index import CocoImage, build_index, categories, first_of_unknown, iterate, shapes_of
 from wsss_ray.data.coco_masks import Crowd, Overlap, pycocotools_mask, render
-from wsss_ray.data.picture import encode_mask
+from wsss_ray.data.image import encode_mask
 from wsss_ray.data.source import Item, Row, Source
 
 CLASSES = (
@@ -40,7 +40,7 @@ Empty = Literal["dropped", "kept"]
 _REASONS = {
     "crowd": "a crowd is of its class, as its image label says; left out, a right answer there would count as wrong",
     "overlap": "what lies on or in something larger stays visible (coco2voc, recommended by AFA)",
-    "empty": "82,081 and 40,137 pictures as in EPS, L2G, AFA and WS-FCN; 'kept' gives 82,783 and 40,504",
+    "empty": "82,081 and 40,137 images as in EPS, L2G, AFA and WS-FCN; 'kept' gives 82,783 and 40,504",
 }
 
 
@@ -57,12 +57,12 @@ def open_coco(
     saliency: str | Path | None = None,
     index: str | Path | None = None,
 ) -> Source:
-    """The pictures below ``root`` and their annotations.
+    """The images below ``root`` and their annotations.
 
-    ``crowd`` and ``overlap``: how masks are drawn (``coco_masks.render``). ``empty``: whether pictures without any
-    label are dropped. ``crowd_labels``: whether a crowd alone gives its picture a label. ``categories_from``: COCO's
+    ``crowd`` and ``overlap``: how masks are drawn (``coco_masks.render``). ``empty``: whether images without any
+    label are dropped. ``crowd_labels``: whether a crowd alone gives its image a label. ``categories_from``: COCO's
     own, or those the annotation files list (other data in its layout). ``masks=False`` leaves masks out.
-    ``saliency``: a folder of ``<picture>.png``. ``index``: where the parsed annotations are kept, by default the cache;
+    ``saliency``: a folder of ``<image>.png``. ``index``: where the parsed annotations are kept, by default the cache;
     on several machines a folder that all of them see.
     """
     _check("crowd", crowd, ("included", "excluded", "ignore"))
@@ -72,7 +72,7 @@ def open_coco(
     if root is None or not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds train2014, val2014 and annotations")
     if saliency is not None and not Path(saliency).is_dir():
-        raise UserError(f"{saliency}: no such folder; saliency is a folder of <picture>.png")
+        raise UserError(f"{saliency}: no such folder; saliency is a folder of <image>.png")
     if masks:
         pycocotools_mask()
     parts = _parts(Path(root), tuple(splits) if splits is not None else None, _index_folder(index))
@@ -105,14 +105,14 @@ class Part:
     """One split on disk."""
 
     split: str
-    pictures: Path
+    images: Path
     file: Path
     index: Path
 
 
 @dataclass(frozen=True)
 class CocoItems:
-    """Every picture of the splits once, split by split, by id; read from the index as it goes."""
+    """Every image of the splits once, split by split, by id; read from the index as it goes."""
 
     parts: tuple[Part, ...]
     table: Mapping[int, int]
@@ -122,36 +122,36 @@ class CocoItems:
 
     def __iter__(self) -> Iterator[Item]:
         for part in self.parts:
-            for picture in iterate(part.index):
-                item = self._item(part, picture)
+            for image in iterate(part.index):
+                item = self._item(part, image)
                 if item.labels or self.empty == "kept":
                     yield item
 
-    def _item(self, part: Part, picture: Picture) -> Item:
-        labels = {self.table[number] - 1 for number, crowd in picture.categories if self.crowd_labels or not crowd}
-        stem = Path(picture.file).stem
+    def _item(self, part: Part, image: CocoImage) -> Item:
+        labels = {self.table[number] - 1 for number, crowd in image.categories if self.crowd_labels or not crowd}
+        stem = Path(image.file).stem
         saliency = self.saliency / f"{stem}.png" if self.saliency is not None else None
         return Item(
             stem,
-            str(part.pictures / picture.file),
+            str(part.images / image.file),
             tuple(sorted(labels)),
             saliency=str(saliency) if saliency is not None and saliency.is_file() else None,
             splits=(part.split,),
             extra={
                 "index": str(part.index),
-                "picture": picture.id,
-                "size": (picture.height, picture.width),
+                "image": image.id,
+                "size": (image.height, image.width),
                 "labels_file": str(part.file),
             },
         )
 
 
 def load_coco(item: Item, table: Mapping[int, int], crowd: Crowd, overlap: Overlap, masks: bool, load: Any) -> Row:
-    """The row of a picture with its mask rendered; runs on workers. UserError names file, annotation and fix."""
+    """The row of an image with its mask rendered; runs on workers. UserError names file, annotation and fix."""
     height, width = item.extra["size"]
-    where = f"{item.extra['labels_file']}: picture {item.image_id}"
+    where = f"{item.extra['labels_file']}: image {item.image_id}"
     if masks:
-        shapes = shapes_of(item.extra["index"], item.extra["picture"])
+        shapes = shapes_of(item.extra["index"], item.extra["image"])
         item = replace(item, mask=encode_mask(render(shapes, table, height, width, crowd, overlap, where)))
     try:
         made: Row = load(item)
@@ -178,15 +178,15 @@ def _parts(root: Path, wanted: tuple[str, ...] | None, folder: Path) -> list[Par
     found = []
     for split in wanted or _SPLITS:
         files = [(root / "annotations" / f"instances_{split}{year}.json", root / f"{split}{year}") for year in _YEARS]
-        there = next(((file, pictures) for file, pictures in files if file.is_file()), None)
+        there = next(((file, images) for file, images in files if file.is_file()), None)
         if there is None:
             if wanted:
                 raise UserError(f"{files[0][0]}: no such file; remove split {split!r} or add the file")
             continue
-        file, pictures = there
-        if not pictures.is_dir():
-            raise UserError(f"{pictures}: no such folder, but {file} lists its pictures; add it or remove the file")
-        found.append(Part(split, pictures, file, build_index(file, folder)))
+        file, images = there
+        if not images.is_dir():
+            raise UserError(f"{images}: no such folder, but {file} lists its images; add it or remove the file")
+        found.append(Part(split, images, file, build_index(file, folder)))
     if not found:
         raise UserError(f"{root}: no annotations/instances_train2014.json or instances_val2014.json; add them")
     return found

@@ -1,6 +1,6 @@
-"""COCO annotation files of any size: one streaming pass into an SQLite index on disk, grouped by picture.
+"""COCO annotation files of any size: one streaming pass into an SQLite index on disk, grouped by image.
 
-Memory does not grow with the file: JSON is parsed object by object, and pictures are read back in order of their id.
+Memory does not grow with the file: JSON is parsed object by object, and images are read back in order of their id.
 The index lies in the cache under the digest of the file's bytes, so that it is made once.
 """
 
@@ -20,21 +20,21 @@ from typing import Any
 
 from wsss_ray.config import UserError
 
-VERSION = 1
+VERSION = 2
 _CHUNK = 1 << 20
 _TABLES = """
-CREATE TABLE picture (id INTEGER PRIMARY KEY, file TEXT NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL);
-CREATE TABLE annotation (place INTEGER PRIMARY KEY, id INTEGER, picture INTEGER NOT NULL, category INTEGER NOT NULL,
+CREATE TABLE image (id INTEGER PRIMARY KEY, file TEXT NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL);
+CREATE TABLE annotation (place INTEGER PRIMARY KEY, id INTEGER, image INTEGER NOT NULL, category INTEGER NOT NULL,
                          area REAL NOT NULL, crowd INTEGER NOT NULL, shape BLOB NOT NULL);
 CREATE TABLE category (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
 """
-_INSERT_PICTURE = "INSERT INTO picture VALUES (?, ?, ?, ?)"
-_INSERT_ANNOTATION = "INSERT INTO annotation (id, picture, category, area, crowd, shape) VALUES (?, ?, ?, ?, ?, ?)"
+_INSERT_IMAGE = "INSERT INTO image VALUES (?, ?, ?, ?)"
+_INSERT_ANNOTATION = "INSERT INTO annotation (id, image, category, area, crowd, shape) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of an index, without its shapes."""
+class CocoImage:
+    """One image of an index, without its shapes."""
 
     id: int
     file: str
@@ -71,7 +71,7 @@ def file_digest(path: Path) -> str:
 def build_index(path: Path, folder: Path) -> Path:
     """The index of an annotation file in ``folder``, made where it is not there yet.
 
-    Raises UserError, naming the file, for JSON that is broken or not of instances, and for annotations of no picture.
+    Raises UserError, naming the file, for JSON that is broken or not of instances, and for annotations of no image.
     """
     index = folder / f"coco-{file_digest(path)}-v{VERSION}.sqlite"
     if index.is_file():
@@ -89,7 +89,7 @@ def build_index(path: Path, folder: Path) -> Path:
             base.executescript(_TABLES)
             base.execute("BEGIN")
             _fill(base, path)
-            base.execute("CREATE INDEX by_picture ON annotation (picture, category, crowd)")
+            base.execute("CREATE INDEX by_image ON annotation (image, category, crowd)")
             _refuse_orphans(base, path)
             base.execute("COMMIT")
         os.replace(temporary, index)
@@ -105,20 +105,20 @@ def build_index(path: Path, folder: Path) -> Path:
 
 def _fill(base: sqlite3.Connection, path: Path) -> None:
     ijson = _ijson()
-    pictures: Any = ijson.sendable_list()
+    images: Any = ijson.sendable_list()
     annotations: Any = ijson.sendable_list()
     categories: Any = ijson.sendable_list()
     parsers = [
-        ijson.items_coro(pictures, "images.item", use_float=True),
+        ijson.items_coro(images, "images.item", use_float=True),
         ijson.items_coro(annotations, "annotations.item", use_float=True),
         ijson.items_coro(categories, "categories.item", use_float=True),
     ]
 
     def store() -> None:
-        base.executemany(_INSERT_PICTURE, [_picture(value, path) for value in pictures])
+        base.executemany(_INSERT_IMAGE, [_image(value, path) for value in images])
         base.executemany(_INSERT_ANNOTATION, [_annotation(value, path) for value in annotations])
         base.executemany("INSERT INTO category VALUES (?, ?)", [_category(value, path) for value in categories])
-        for done in (pictures, annotations, categories):
+        for done in (images, annotations, categories):
             done.clear()
 
     try:
@@ -134,8 +134,8 @@ def _fill(base: sqlite3.Connection, path: Path) -> None:
         reason = str(error).strip().splitlines()[0] or "it ends too early"
         raise UserError(f"{path}: broken or cut short ({reason}); download it again") from error
     except sqlite3.IntegrityError as error:
-        raise UserError(f"{path}: an id comes twice ({error}); remove the second picture or category") from error
-    for table, key in (("picture", "images"), ("annotation", "annotations"), ("category", "categories")):
+        raise UserError(f"{path}: an id comes twice ({error}); remove the second image or category") from error
+    for table, key in (("image", "images"), ("annotation", "annotations"), ("category", "categories")):
         if base.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is None:
             raise UserError(f"{path}: has no {key!r}; give an instances_*.json of COCO's layout")
 
@@ -148,15 +148,15 @@ def _ijson() -> Any:
     return ijson
 
 
-def _picture(value: Any, path: Path) -> tuple[int, str, int, int]:
+def _image(value: Any, path: Path) -> tuple[int, str, int, int]:
     try:
         made = int(value["id"]), str(value["file_name"]), int(value["height"]), int(value["width"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: a picture without id, file_name, height or width ({_short(value)}); correct it"
+            f"{path}: an image without id, file_name, height or width ({_short(value)}); correct it"
         ) from error
     if made[2] <= 0 or made[3] <= 0:
-        raise UserError(f"{path}: picture {made[0]} is {made[2]}x{made[3]} (height x width); correct its size")
+        raise UserError(f"{path}: image {made[0]} is {made[2]}x{made[3]} (height x width); correct its size")
     return made
 
 
@@ -164,7 +164,7 @@ def _annotation(value: Any, path: Path) -> tuple[int, int, int, float, int, byte
     try:
         shape = value["segmentation"]
         crowd = int(bool(value.get("iscrowd", 0)))
-        number, picture, category = int(value.get("id", 0)), int(value["image_id"]), int(value["category_id"])
+        number, image, category = int(value.get("id", 0)), int(value["image_id"]), int(value["category_id"])
         area = float(value["area"]) if value.get("area") is not None else math.nan
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -172,7 +172,7 @@ def _annotation(value: Any, path: Path) -> tuple[int, int, int, float, int, byte
             "give an instances_*.json, not captions or keypoints alone"
         ) from error
     # SQLite takes NaN for NULL, so an unknown area is stored as -1.
-    return number, picture, category, -1.0 if math.isnan(area) else area, crowd, json.dumps(shape).encode()
+    return number, image, category, -1.0 if math.isnan(area) else area, crowd, json.dumps(shape).encode()
 
 
 def _category(value: Any, path: Path) -> tuple[int, str]:
@@ -188,14 +188,14 @@ def _short(value: Any) -> str:
 
 
 def _refuse_orphans(base: sqlite3.Connection, path: Path) -> None:
-    missing = "FROM annotation WHERE picture NOT IN (SELECT id FROM picture)"
-    found = base.execute(f"SELECT id, picture {missing} LIMIT 1").fetchone()
+    missing = "FROM annotation WHERE image NOT IN (SELECT id FROM image)"
+    found = base.execute(f"SELECT id, image {missing} LIMIT 1").fetchone()
     if found is not None:
         more = base.execute(f"SELECT count(*) {missing}").fetchone()[0] - 1
         rest = f" (and {more} more like it)" if more else ""
         raise UserError(
-            f"{path}: annotation {found[0]} is of picture {found[1]}, which 'images' does not list{rest}; "
-            "add the picture or remove the annotation"
+            f"{path}: annotation {found[0]} is of image {found[1]}, which 'images' does not list{rest}; "
+            "add the image or remove the annotation"
         )
 
 
@@ -228,28 +228,28 @@ def first_of_unknown(index: Path, known: set[int]) -> tuple[int, int] | None:
     return None
 
 
-def iterate(index: Path) -> Iterator[Picture]:
-    """Every picture by id, one at a time."""
-    query = """SELECT p.id, p.file, p.height, p.width, a.category, min(a.crowd) FROM picture p
-               LEFT JOIN annotation a ON a.picture = p.id GROUP BY p.id, a.category ORDER BY p.id, a.category"""
+def iterate(index: Path) -> Iterator[CocoImage]:
+    """Every image by id, one at a time."""
+    query = """SELECT p.id, p.file, p.height, p.width, a.category, min(a.crowd) FROM image p
+               LEFT JOIN annotation a ON a.image = p.id GROUP BY p.id, a.category ORDER BY p.id, a.category"""
     with opened(index) as base:
         head: tuple[int, str, int, int] | None = None
         found: list[tuple[int, bool]] = []
         for number, file, height, width, category, crowd in base.execute(query):
             if head is not None and head[0] != number:
-                yield Picture(*head, tuple(found))
+                yield CocoImage(*head, tuple(found))
                 found = []
             head = (number, file, height, width)
             found += [] if category is None else [(category, bool(crowd))]
         if head is not None:
-            yield Picture(*head, tuple(found))
+            yield CocoImage(*head, tuple(found))
 
 
-def shapes_of(index: str | Path, picture: int) -> list[Annotation]:
-    """The shapes of a picture, in the order of the file."""
-    query = "SELECT id, category, area, crowd, shape FROM annotation WHERE picture = ? ORDER BY place"
+def shapes_of(index: str | Path, image: int) -> list[Annotation]:
+    """The shapes of an image, in the order of the file."""
+    query = "SELECT id, category, area, crowd, shape FROM annotation WHERE image = ? ORDER BY place"
     with opened(index) as base:
         return [
             Annotation(number, category, area, bool(crowd), json.loads(shape))
-            for number, category, area, crowd, shape in base.execute(query, (picture,))
+            for number, category, area, crowd, shape in base.execute(query, (image,))
         ]

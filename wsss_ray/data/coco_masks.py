@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss_ray.config import UserError
 from wsss_ray.data.coco_index import Annotation
-from wsss_ray.data.picture import IGNORE
+from wsss_ray.data.image import IGNORE
 
 Crowd = Literal["included", "excluded", "ignore"]
 Overlap = Literal["smallest", "last", "first"]
@@ -62,9 +62,7 @@ def _check_polygons(polygons: list[Any], where: str) -> None:
 def _checked_rle(shape: dict[str, Any], height: int, width: int, where: str, tools: Any) -> Any:
     size, counts = shape.get("size"), shape.get("counts")
     if not isinstance(size, (list, tuple)) or [int(side) for side in size] != [height, width]:
-        raise UserError(
-            f"{where}: RLE of size {size} but the picture is {height}x{width} (height x width); correct size"
-        )
+        raise UserError(f"{where}: RLE of size {size} but the image is {height}x{width} (height x width); correct size")
     if isinstance(counts, str):
         runs = string_counts(counts, where)
     elif isinstance(counts, list) and all(isinstance(count, int) and count >= 0 for count in counts):
@@ -73,7 +71,7 @@ def _checked_rle(shape: dict[str, Any], height: int, width: int, where: str, too
         raise UserError(f"{where}: RLE without counts (a list of run lengths or COCO's string); export it again")
     # pycocotools writes past its buffer for counts that are too many, so the sum is checked first.
     if min(runs, default=0) < 0 or sum(runs) != height * width:
-        raise UserError(f"{where}: RLE covers {sum(runs)} pixels but the picture has {height * width}; export it again")
+        raise UserError(f"{where}: RLE covers {sum(runs)} pixels but the image has {height * width}; export it again")
     return tools.frPyObjects({"size": [height, width], "counts": runs}, height, width)
 
 
@@ -109,7 +107,7 @@ def render(
     overlap: Overlap,
     where: str = "annotations",
 ) -> np.ndarray:
-    """(height, width) uint8 mask of a picture's annotations; ``indices`` maps category ids to mask values 1..C.
+    """(height, width) uint8 mask of an image's annotations; ``indices`` maps category ids to mask values 1..C.
 
     ``crowd``: crowds drawn as their class, left out (what they cover stays background unless a shape is there), or
     255 where no shape is. ``overlap``: who keeps a pixel two shapes cover: the one with the smallest stated area (ties:

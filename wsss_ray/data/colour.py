@@ -33,10 +33,10 @@ class Normalize(Config):
     def _from_name(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
 
-    def apply(self, picture: np.ndarray) -> Tensor:
+    def apply(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB -> (3, H, W) float32."""
         table, order = _table(self.preset)
-        return torch.from_numpy(np.stack([table[place][picture[..., channel]] for place, channel in enumerate(order)]))
+        return torch.from_numpy(np.stack([table[place][image[..., channel]] for place, channel in enumerate(order)]))
 
     def invert(self, images: Tensor) -> Tensor:
         """(..., 3, H, W) normalised -> RGB in [0, 1], for looking at."""
@@ -65,7 +65,7 @@ class Jitter(Config):
     hue: float = Field(default=0.1, ge=0, le=0.5)
     probability: float = Field(default=1.0, ge=0, le=1)
     after_crop: bool = False
-    """Jitter the cropped window, black padding included (L2G), instead of the picture."""
+    """Jitter the cropped window, black padding included (L2G), instead of the image."""
 
 
 Change = tuple[str, float]
@@ -83,9 +83,9 @@ def draw_jitter(config: Jitter, rng: np.random.Generator) -> list[Change]:
     return [changes[place] for place in order.tolist()]
 
 
-def change_colours(picture: np.ndarray, changes: list[Change]) -> np.ndarray:
+def change_colours(image: np.ndarray, changes: list[Change]) -> np.ndarray:
     """(H, W, 3) uint8 with the changes made one after the other, each rounded to uint8."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
+    pil = Image.fromarray(np.ascontiguousarray(image))
     enhancers = {
         "brightness": ImageEnhance.Brightness,
         "contrast": ImageEnhance.Contrast,
@@ -93,9 +93,9 @@ def change_colours(picture: np.ndarray, changes: list[Change]) -> np.ndarray:
     }
     for name, amount in changes:
         if name == "hue":
-            hue, saturation, value = image.convert("HSV").split()
+            hue, saturation, value = pil.convert("HSV").split()
             turned = (np.array(hue, np.int16) + int(amount * 255)) % 256
-            image = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
+            pil = Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
         else:
-            image = enhancers[name](image).enhance(amount)
-    return np.array(image)
+            pil = enhancers[name](pil).enhance(amount)
+    return np.array(pil)

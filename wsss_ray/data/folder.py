@@ -1,4 +1,4 @@
-"""A user's own pictures: a table of labels, a Hugging Face ``metadata.jsonl``, or a folder per class.
+"""A user's own images: a table of labels, a Hugging Face ``metadata.jsonl``, or a folder per class.
 
 The layouts are tried in this order: ``labels.csv`` (columns image, labels joined by ``;``, optional split),
 ``metadata.jsonl`` (at the top or in one folder per split), and folders named after classes (at the top or in one folder
@@ -21,7 +21,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.checks import file_loader
 from wsss_ray.data.source import Item, Source
 
-_PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 _BESIDES = frozenset({"masks", "saliency", "images"})
 _SPLIT_NAMES = ("train", "val", "validation", "valid", "test")
 
@@ -50,18 +50,18 @@ def open_folder(
     masks: str | Path | None = None,
     labels: str | Path | None = None,
 ) -> Source:
-    """The pictures below ``root``; where no splits are given, a label-stratified draw makes ``train`` and ``val``.
+    """The images below ``root``; where no splits are given, a label-stratified draw makes ``train`` and ``val``.
 
     ``labels`` is a table that lies elsewhere than ``root``/labels.csv.
     """
     if root is None or not Path(root).is_dir():
-        raise UserError(f"{root}: no such folder; give the folder that holds the pictures")
+        raise UserError(f"{root}: no such folder; give the folder that holds the images")
     folder = Path(root)
     if not 0 <= val_fraction < 1:
         raise UserError(f"folder: val_fraction {val_fraction}; give a part from 0 up to, not including, 1")
     layout, entries = _read(folder, None if labels is None else Path(labels))
     if not entries:
-        raise UserError(f"{folder}: no pictures found; add labels.csv, metadata.jsonl or one folder per class")
+        raise UserError(f"{folder}: no images found; add labels.csv, metadata.jsonl or one folder per class")
     classes, listed = _classes(folder, entries)
     mask_folder = _beside(folder, "masks", masks)
     saliency_folder = _beside(folder, "saliency", saliency)
@@ -84,9 +84,9 @@ def open_folder(
 
 def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]:
     """Items with split ``train`` or ``val``: classes from the rarest on, each gives about ``val_fraction`` of its
-    pictures to ``val``.
+    images to ``val``.
 
-    A class with one picture keeps it in ``train``. The draw depends on ids, labels and seed, not on the order of the
+    A class with one image keeps it in ``train``. The draw depends on ids, labels and seed, not on the order of the
     items.
     """
     rng = np.random.default_rng(seed)
@@ -105,7 +105,7 @@ def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]
 
 def _read(folder: Path, labels: Path | None) -> tuple[str, list[Entry]]:
     if labels is not None and not labels.is_file():
-        raise UserError(f"{labels}: no such file; give the table of pictures and labels")
+        raise UserError(f"{labels}: no such file; give the table of images and labels")
     if labels is not None or (folder / "labels.csv").is_file():
         return "labels.csv", _read_csv(folder, labels or folder / "labels.csv")
     if (folder / "metadata.jsonl").is_file():
@@ -135,19 +135,19 @@ def _read_csv(folder: Path, path: Path) -> list[Entry]:
                 )
             lines = list(reader)
         if not lines:
-            raise UserError(f"{path}: no pictures found below its first line; add a line for each")
+            raise UserError(f"{path}: no images found below its first line; add a line for each")
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a UTF-8 CSV file ({error}); save it as CSV UTF-8") from error
     entries = []
     for number, line in enumerate(lines, start=2):
         name = (line["image"] or "").strip()
         if not name:
-            raise UserError(f"{path}: line {number} names no picture; fill it in or delete the line")
+            raise UserError(f"{path}: line {number} names no image; fill it in or delete the line")
         names = tuple(part.strip() for part in (line["labels"] or "").split(";") if part.strip())
         _refuse_separators(f"{path}: line {number}", folder, names, line)
         split = (line.get("split") or "").strip() or None
         known = None if not names and split == "test" else names
-        image = _picture(folder, name)
+        image = _image(folder, name)
         entries.append(Entry(image, known, _split_name(split) if split else None, _id(name), f"{path}:{number}"))
     return entries
 
@@ -161,7 +161,7 @@ def _refuse_separators(where: str, folder: Path, names: tuple[str, ...], line: d
         raise UserError(f"{where}: label {joined!r}; join several labels by ;, or list that class in classes.txt")
 
 
-def _picture(folder: Path, name: str) -> Path:
+def _image(folder: Path, name: str) -> Path:
     inner = folder / "images" / name
     return inner if inner.is_file() or (folder / "images").is_dir() and not (folder / name).is_file() else folder / name
 
@@ -211,7 +211,7 @@ def _read_folders(folder: Path, split: str | None) -> list[Entry]:
     for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
         if inner.name in _BESIDES or inner.name.startswith("."):
             continue
-        for image in sorted(path for path in inner.rglob("*") if path.suffix.lower() in _PICTURES):
+        for image in sorted(path for path in inner.rglob("*") if path.suffix.lower() in _IMAGES):
             prefix = f"{split}__" if split else ""
             name = str(image.relative_to(folder))
             entries.append(Entry(image, (inner.name,), split, prefix + _id(name), str(inner)))
@@ -232,7 +232,7 @@ def _classes(folder: Path, entries: Iterable[Entry]) -> tuple[list[str], bool]:
     if names and all(name.isdigit() for name in names):
         raise UserError(f"{folder}: labels are numbers; add classes.txt with one class name a line, the first for 0")
     if not names:
-        raise UserError(f"{folder}: no picture has a label; fill in the labels")
+        raise UserError(f"{folder}: no image has a label; fill in the labels")
     return names, False
 
 
@@ -240,7 +240,7 @@ def _beside(folder: Path, name: str, given: str | Path | None) -> Path | None:
     if given is None:
         return folder / name if (folder / name).is_dir() else None
     if not Path(given).is_dir():
-        raise UserError(f"{given}: no such folder; {name} is a folder of <picture>.png")
+        raise UserError(f"{given}: no such folder; {name} is a folder of <image>.png")
     return Path(given)
 
 
@@ -268,7 +268,7 @@ def _item(entry: Entry, classes: list[str], listed: bool, masks: Path | None, sa
 
 
 def _png(given: Path | None, folder: Path | None, entry: Entry) -> str | None:
-    """The file named in the table, else ``folder/<id>.png`` (pictures of one name in two folders), else
+    """The file named in the table, else ``folder/<id>.png`` (images of one name in two folders), else
     ``folder/<stem>.png``, where they are there."""
     if given is not None:
         return str(given)

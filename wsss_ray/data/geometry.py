@@ -1,4 +1,4 @@
-"""Where a picture lands on a training canvas: numbers are drawn first, then every array goes through the same
+"""Where an image lands on a training canvas: numbers are drawn first, then every array goes through the same
 deterministic steps."""
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Geometry:
     crop: int
     """Side of the window."""
     offset: tuple[int, int] = (0, 0)
-    """(row, column) of the resized picture at the window's corner; negative where the picture starts inside the
+    """(row, column) of the resized image at the window's corner; negative where the image starts inside the
     window."""
     flip: bool = False
     box: tuple[int, int, int, int] | None = None
     """(top, left, height, width) cut out of the original first."""
     flip_last: bool = False
-    """Mirror the finished window, padding included, instead of the picture."""
+    """Mirror the finished window, padding included, instead of the image."""
 
 
 def side_to(height: int, width: int, target: int, side: Literal["long", "short"]) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def scale_by(height: int, width: int, factor: float, whole: Literal["round", "fl
 def draw_offset(
     size: tuple[int, int], crop: int, rng: np.random.Generator, pad: Literal["random", "right_bottom"] = "random"
 ) -> tuple[int, int]:
-    """A window inside the picture where that is larger; else the picture anywhere inside the window, or at its upper
+    """A window inside the image where that is larger; else the image anywhere inside the window, or at its upper
     left corner."""
     ranges = [(min(0, side - crop), max(0, side - crop)) for side in size]
     if pad == "right_bottom":
@@ -69,7 +69,7 @@ def draw_offset(
 def draw_swapped_offset(size: tuple[int, int], crop: int, rng: np.random.Generator) -> tuple[int, int]:
     """L2G's released crop, whose axes are swapped: rows are drawn from the width's range and columns from the height's.
 
-    The window leaves pictures that are not square (l2g_eps_smaf 4.6.1).
+    The window leaves images that are not square (l2g_eps_smaf 4.6.1).
     """
     height, width = size
     row = int(rng.integers(0, max(0, width - crop) + 1))
@@ -130,7 +130,7 @@ def place(array: np.ndarray, offset: tuple[int, int], crop: int, fill: float = 0
 
 
 def through(array: np.ndarray, geometry: Geometry, interpolation: Interpolation, fill: float = 0) -> np.ndarray:
-    """(H, W) or (H, W, 3) uint8 of the original picture -> (crop, crop, ...) as ``geometry`` says."""
+    """(H, W) or (H, W, 3) uint8 of the original image -> (crop, crop, ...) as ``geometry`` says."""
     return window(resized(array, geometry, interpolation), geometry, fill)
 
 
@@ -150,7 +150,7 @@ def window(array: np.ndarray, geometry: Geometry, fill: float = 0) -> np.ndarray
 
 
 def maps_through(maps: np.ndarray, geometry: Geometry, align_corners: bool = True) -> np.ndarray:
-    """(N, H, W) float32 at the size of the original picture -> (N, crop, crop), 0 on the canvas."""
+    """(N, H, W) float32 at the size of the original image -> (N, crop, crop), 0 on the canvas."""
     if geometry.box is not None:
         top, left, height, width = geometry.box
         maps = maps[:, top : top + height, left : left + width]

@@ -26,21 +26,21 @@ class ShardInfo(Config):
     content: str
     """Sum of the SHA-256 of its rows modulo 2^256, in hexadecimal: adds up over shards, whatever the packing."""
     splits: tuple[str, ...] = ()
-    """The splits every one of its pictures belongs to, sorted."""
+    """The splits every one of its images belongs to, sorted."""
     num_masks: int = 0
     num_saliency: int = 0
     first_without_saliency: str | None = None
-    """The first picture (by id) that has no saliency map."""
+    """The first image (by id) that has no saliency map."""
 
 
 class SplitInfo(Config):
-    """A named set of pictures."""
+    """A named set of images."""
 
-    num_pictures: int
+    num_images: int
     digest: str
     """16 hexadecimal digits over all its rows."""
     has_masks: bool
-    """Every picture has one; saliency likewise."""
+    """Every image has one; saliency likewise."""
     has_saliency: bool
     first_without_saliency: str | None = None
 
@@ -57,9 +57,9 @@ class Manifest(Config):
     ignore: int = 255
     splits: dict[str, SplitInfo]
     shards: tuple[ShardInfo, ...]
-    num_pictures: int
+    num_images: int
     has_masks: bool
-    """Every picture of every split has one; ``splits`` says it for each."""
+    """Every image of every split has one; ``splits`` says it for each."""
     has_saliency: bool
     first_without_saliency: str | None = None
 

@@ -1,4 +1,4 @@
-"""For a picture, another one that shares a class with it."""
+"""For an image, another one that shares a class with it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class PartnerIndex:
-    """Pictures by class. KTSE's rule: one of the anchor's classes at random, then a uniformly random picture that
+    """Images by class. KTSE's rule: one of the anchor's classes at random, then a uniformly random image that
     has it."""
 
     def __init__(self, labels: Sequence[Sequence[int] | None]) -> None:
@@ -20,7 +20,7 @@ class PartnerIndex:
         self._members = {label: np.array(indices) for label, indices in members.items()}
 
     def draw(self, index: int, rng: np.random.Generator) -> int:
-        """The partner of picture ``index``; may be the picture itself, and is for one without labels."""
+        """The partner of image ``index``; may be the image itself, and is for one without labels."""
         classes = self._labels[index]
         if not classes:
             return index

@@ -1,6 +1,6 @@
-"""Classical saliency of pictures that come without any, by OpenCV: nothing is trained, and no class is known.
+"""Classical saliency of images that come without any, by OpenCV: nothing is trained, and no class is known.
 
-``border_cut``, the default: what differs in colour from the picture's border (Zhang et al. 2015, MB+'s backgroundness:
+``border_cut``, the default: what differs in colour from the image's border (Zhang et al. 2015, MB+'s backgroundness:
 Lab distance to each border strip under that strip's covariance), times a centre prior, starts GrabCut (as in
 SaliencyCut, Cheng et al. 2015). ``fine_grained`` (Montabone and Soto 2010) and ``spectral_residual`` (Hou and Zhang
 2007) are OpenCV's own static detectors, min-max normalised. EPS took PFAN and L2G PoolNet, both trained on masks of
@@ -56,31 +56,31 @@ def describe(detector: str) -> dict[str, Any]:
     return {"detector": detector, "detector_version": VERSION, "library": f"opencv {library().__version__}"}
 
 
-def detect(picture: np.ndarray, detector: str = "border_cut") -> np.ndarray:
-    """Soft saliency of a picture: (H, W, 3) uint8 RGB -> (H, W) uint8; a picture of one colour has none."""
+def detect(image: np.ndarray, detector: str = "border_cut") -> np.ndarray:
+    """Soft saliency of an image: (H, W, 3) uint8 RGB -> (H, W) uint8; an image of one colour has none."""
     cv2 = library()
-    height, width = picture.shape[:2]
-    if min(height, width) < 8 or int(np.ptp(picture)) == 0:
+    height, width = image.shape[:2]
+    if min(height, width) < 8 or int(np.ptp(image)) == 0:
         return np.zeros((height, width), np.uint8)
     if detector == "border_cut":
-        values = border_cut(cv2, picture)
+        values = border_cut(cv2, image)
     elif detector in DETECTORS:
         static = cv2.saliency
         fine = detector == "fine_grained"
         made = static.StaticSaliencyFineGrained_create() if fine else static.StaticSaliencySpectralResidual_create()
-        found, values = made.computeSaliency(np.ascontiguousarray(picture[..., ::-1]))
+        found, values = made.computeSaliency(np.ascontiguousarray(image[..., ::-1]))
         values = spread(np.asarray(values, np.float32)) if found else np.zeros((height, width), np.float32)
     else:
         raise UserError(f"unknown detector {detector!r}; known: {', '.join(DETECTORS)}")
     return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def border_cut(cv2: ModuleType, picture: np.ndarray) -> np.ndarray:
+def border_cut(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W) float32 in [0, 1]: the object GrabCut finds, soft at its edge."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     shrink = min(1.0, CUT_SIDE / max(height, width))
     size = (max(8, round(width * shrink)), max(8, round(height * shrink)))
-    small = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(np.ascontiguousarray(image[..., ::-1]), size, interpolation=cv2.INTER_AREA)
     start = border_distance(cv2, small) * centre_prior(*small.shape[:2])
     start = spread(cv2.GaussianBlur(start, (0, 0), 0.02 * max(size)))
     low, middle, high = np.quantile(start, LEVELS)

@@ -13,7 +13,7 @@ import torch
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need
-from wsss_ray.data import picture as pic
+from wsss_ray.data import image as pic
 from wsss_ray.data.augment import Augment, Normalize, augment
 from wsss_ray.data.partner import PartnerIndex
 from wsss_ray.data.shards import Rows
@@ -62,11 +62,11 @@ class TrainSamples:
         return len(self.rows)
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """(N,) int64 permutation of the pictures for an epoch."""
+        """(N,) int64 permutation of the images for an epoch."""
         return np.random.default_rng([self.seed, epoch, _ORDER]).permutation(len(self))
 
     def sample(self, epoch: int, index: int) -> Sample:
-        """The sample of a picture in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed,
+        """The sample of an image in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed,
         ``partner``."""
         rng = np.random.default_rng([self.seed, epoch, _ANCHOR, index])
         sample = self._single(index, rng)
@@ -81,7 +81,7 @@ class TrainSamples:
         decoded = dict(self._pixels.get(index, lambda: self._decode(row)))
         maps: ClassMaps | None = None
         if "mask" in self.needs:
-            decoded["mask"] = _sized(self._look_up("mask", name), decoded["picture"], name, "pseudo mask")
+            decoded["mask"] = _sized(self._look_up("mask", name), decoded["image"], name, "pseudo mask")
         if "maps" in self.needs:
             maps = self._look_up("maps", name)
             decoded["maps"] = maps.full()
@@ -95,14 +95,14 @@ class TrainSamples:
         return sample
 
     def _decode(self, row: dict[str, Any]) -> dict[str, np.ndarray]:
-        decoded = {"picture": pic.decode_picture(row["image"], row["image_id"])}
+        decoded = {"image": pic.decode_image(row["image"], row["image_id"])}
         if "saliency" in self.needs:
             if row.get("saliency") is None:
                 raise UserError(
                     f"{row['image_id']}: no saliency map, which this method needs; prepare the data with saliency maps"
                 )
             saliency = pic.decode_saliency(row["saliency"], row["image_id"])
-            decoded["saliency"] = _sized(saliency, decoded["picture"], row["image_id"], "saliency map")
+            decoded["saliency"] = _sized(saliency, decoded["image"], row["image_id"], "saliency map")
         return decoded
 
     def _look_up(self, what: str, name: str) -> Any:
@@ -126,16 +126,16 @@ class TrainSamples:
         return vector
 
 
-def _sized(array: np.ndarray, picture: np.ndarray, name: str, what: str) -> np.ndarray:
-    if array.shape[:2] != picture.shape[:2]:
+def _sized(array: np.ndarray, image: np.ndarray, name: str, what: str) -> np.ndarray:
+    if array.shape[:2] != image.shape[:2]:
         raise UserError(
-            f"{name}: its {what} is {array.shape[:2]} but the picture {picture.shape[:2]}; make that stage again"
+            f"{name}: its {what} is {array.shape[:2]} but the image {image.shape[:2]}; make that stage again"
         )
     return array
 
 
 class PixelCache:
-    """Decoded pictures, the least recently used dropped beyond ``limit`` bytes; safe among threads."""
+    """Decoded images, the least recently used dropped beyond ``limit`` bytes; safe among threads."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0

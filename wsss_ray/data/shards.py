@@ -1,7 +1,7 @@
 """A prepared data set: Parquet shards and a manifest in one folder, at any URI that pyarrow opens.
 
-A shard holds pictures of exactly the same splits, so that every split is a union of whole shards. Digests of splits
-depend on the pictures alone, not on how they are packed into shards.
+A shard holds images of exactly the same splits, so that every split is a union of whole shards. Digests of splits
+depend on the images alone, not on how they are packed into shards.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write_shard(rows: Iterable[Row], uri: str, splits: Iterable[str] = ()) -> Sh
     _refuse_doubles(ids, uri)
     table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in ordered], schema=SCHEMA)
     sink = pa.BufferOutputStream()
-    # Pictures are compressed already, and statistics of encoded bytes help nobody.
+    # Images are compressed already, and statistics of encoded bytes help nobody.
     pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
     data = sink.getvalue().to_pybytes()
     storage.write_bytes(uri, data)
@@ -85,7 +85,7 @@ def write_shard(rows: Iterable[Row], uri: str, splits: Iterable[str] = ()) -> Sh
 def _refuse_doubles(ids: Sequence[str], where: str) -> None:
     if len(set(ids)) != len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
-        raise UserError(f"{where}: picture id {twice!r} comes twice; rename one of the two pictures")
+        raise UserError(f"{where}: image id {twice!r} comes twice; rename one of the two images")
 
 
 def plan_shards(items: Iterable[Item], rows_per_shard: int = 32) -> Iterator[tuple[str, tuple[str, ...], list[Item]]]:
@@ -118,16 +118,16 @@ def make_manifest(source: Source, shards: Iterable[ShardInfo]) -> Manifest:
     for split in names:
         members = [shard for shard in ordered if split in shard.splits]
         if not any(shard.num_rows for shard in members):
-            raise UserError(f"{source.name}: split {split!r} has no pictures; add some or remove the split")
+            raise UserError(f"{source.name}: split {split!r} has no images; add some or remove the split")
         splits[split] = SplitInfo(
-            num_pictures=sum(shard.num_rows for shard in members),
+            num_images=sum(shard.num_rows for shard in members),
             digest=_digest(source, members),
             has_masks=all(shard.num_masks == shard.num_rows for shard in members),
             has_saliency=all(shard.num_saliency == shard.num_rows for shard in members),
             first_without_saliency=_first(members),
         )
     if not splits:
-        raise UserError(f"{source.name}: no pictures in any split; check the folder and its lists")
+        raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
     return Manifest(
         source=source.name,
         options=source.options,
@@ -136,7 +136,7 @@ def make_manifest(source: Source, shards: Iterable[ShardInfo]) -> Manifest:
         ignore=source.ignore,
         splits=splits,
         shards=ordered,
-        num_pictures=sum(shard.num_rows for shard in ordered),
+        num_images=sum(shard.num_rows for shard in ordered),
         has_masks=all(split.has_masks for split in splits.values()),
         has_saliency=all(split.has_saliency for split in splits.values()),
         first_without_saliency=_first(ordered),
@@ -195,7 +195,7 @@ def verified_table(uri: str, shard: ShardInfo) -> pa.Table:
 
 
 def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list[Problem]:
-    """Everything wrong with a prepared data set: digests, counts, ids, and every picture and mask decoded."""
+    """Everything wrong with a prepared data set: digests, counts, ids, and every image and mask decoded."""
     manifest = load_manifest(uri)
     problems: list[Problem] = []
     seen: set[str] = set()
@@ -208,7 +208,7 @@ def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list
         ids = [row["image_id"] for row in rows]
         if len(ids) != shard.num_rows:
             problems.append(
-                Problem(shard.path, f"holds {len(ids)} pictures, the manifest says {shard.num_rows}; prepare again")
+                Problem(shard.path, f"holds {len(ids)} images, the manifest says {shard.num_rows}; prepare again")
             )
         if ids != sorted(ids):
             problems.append(Problem(shard.path, "its ids are not sorted; prepare the data again"))
@@ -221,11 +221,9 @@ def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list
             on_shard(shard)
     for split, info in manifest.splits.items():
         count = sum(shard.num_rows for shard in manifest.shards_of(split))
-        if count != info.num_pictures:
+        if count != info.num_images:
             problems.append(
-                Problem(
-                    f"split {split!r}", f"says {info.num_pictures} pictures, its shards hold {count}; prepare again"
-                )
+                Problem(f"split {split!r}", f"says {info.num_images} images, its shards hold {count}; prepare again")
             )
     return problems
 

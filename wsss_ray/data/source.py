@@ -1,4 +1,4 @@
-"""What every place pictures can come from promises: a stream of light items, and a function that turns one into a
+"""What every place images can come from promises: a stream of light items, and a function that turns one into a
 row."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import IGNORE, voc_palette
+from wsss_ray.data.image import IGNORE, voc_palette
 
 Row = dict[str, Any]
 SCHEMA = pa.schema(
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
         pa.field("width", pa.int32(), nullable=False),
     ]
 )
-"""``labels`` null: unknown (a test picture); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x
+"""``labels`` null: unknown (a test image); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x
 width."""
 MAX_CLASSES = 254
 """Masks are 8-bit with background 0 and 255 for "unknown", which leaves 1..254."""
@@ -35,7 +35,7 @@ MAX_CLASSES = 254
 
 @dataclass(frozen=True)
 class Item:
-    """One picture before it is read: light and picklable."""
+    """One image before it is read: light and picklable."""
 
     image_id: str
     image: str | bytes | None
@@ -51,16 +51,16 @@ class Item:
 
 @dataclass
 class Source:
-    """A set of pictures with image-level labels."""
+    """A set of images with image-level labels."""
 
     name: str
     classes: list[str]
     items: Iterable[Item]
-    """Every picture once; may be iterated again from the start, and never has to fit in memory."""
+    """Every image once; may be iterated again from the start, and never has to fit in memory."""
     load: Callable[[Item], Row]
     """Item -> row of ``SCHEMA``; picklable, runs on workers; UserError names the file."""
     splits: tuple[str, ...] = ()
-    """Names of the splits this source promises; each must get a picture."""
+    """Names of the splits this source promises; each must get an image."""
     palette: list[list[int]] = field(default_factory=lambda: voc_palette().tolist())
     ignore: int = IGNORE
     options: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"{where}: {what} cannot be read ({reason}); put it there or take the picture off the list"
+            f"{where}: {what} cannot be read ({reason}); put it there or take the image off the list"
         ) from error
 
 

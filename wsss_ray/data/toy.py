@@ -1,9 +1,9 @@
-"""A generated set of pictures on which plain class activation maps fail in the way the field cares about.
+"""A generated set of images on which plain class activation maps fail in the way the field cares about.
 
 Every class is a creature with a small head whose pattern and colours are its own, and a larger body whose colour says
 little about the class. A classifier needs only the head, so its maps find heads and miss bodies. Sizes vary widely, one
-to three classes share a picture, creatures hide each other and stand in clutter, and some landscapes go with a class.
-Picture i of a split depends on (seed, split, i) and the configuration alone, never on how many others are made.
+to three classes share an image, creatures hide each other and stand in clutter, and some landscapes go with a class.
+Image i of a split depends on (seed, split, i) and the configuration alone, never on how many others are made.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from wsss_ray.config import Config, UserError
-from wsss_ray.data import picture as pic
+from wsss_ray.data import image as pic
 from wsss_ray.data import toy_drawing as draw
 from wsss_ray.data.source import MAX_CLASSES, Item, Row, Source, blank_row
 
@@ -28,16 +28,16 @@ _SECOND = ("bo", "mi", "ro", "lla", "ka", "nu", "pe", "zu", "to", "fi", "gga", "
 
 
 class ToyConfig(Config):
-    """How many pictures of which kind; the difficulty knobs lie in [0, 1]."""
+    """How many images of which kind; the difficulty knobs lie in [0, 1]."""
 
     num_classes: int = Field(default=5, ge=1, le=MAX_CLASSES)
     num_train: PositiveInt = 400
     num_val: NonNegativeInt = 100
     size: int = Field(default=128, ge=32, le=1024)
-    """Side of the square pictures in pixels."""
+    """Side of the square images in pixels."""
     seed: NonNegativeInt = 0
     max_creatures: int = Field(default=3, ge=1, le=3)
-    """Creatures, each of another class, in one picture."""
+    """Creatures, each of another class, in one image."""
     min_radius: float = Field(default=0.12, gt=0.03, le=0.4)
     """Body radius of the smallest creature as a part of the side; radii are log-uniform between the two bounds."""
     max_radius: float = Field(default=0.30, gt=0.03, le=0.4)
@@ -54,7 +54,7 @@ class ToyConfig(Config):
     occlusion: float = Field(default=0.5, ge=0, le=1)
     """How far creatures may overlap."""
     cooccurrence: float = Field(default=0.5, ge=0, le=1)
-    """Probability that the landscape is the one that goes with the picture's first class."""
+    """Probability that the landscape is the one that goes with the image's first class."""
     saliency_quality: float = Field(default=0.7, ge=0, le=1)
     """1: the saliency map is the exact foreground; lower: blurred, with misses and false finds."""
 
@@ -64,14 +64,14 @@ class ToyConfig(Config):
             raise ValueError(f"min_radius {self.min_radius} is above max_radius {self.max_radius}; swap them")
         return self
 
-    def num_pictures(self, split: str) -> int:
-        """Pictures of ``train`` or ``val``."""
+    def num_images(self, split: str) -> int:
+        """Images of ``train`` or ``val``."""
         return self.num_train if split == "train" else self.num_val
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is in a picture, before it is drawn."""
+    """What is in an image, before it is drawn."""
 
     landscape: int
     creatures: tuple[draw.Creature, ...]
@@ -83,10 +83,10 @@ def class_names(num_classes: int) -> list[str]:
     return [_FIRST[c % 16] + _SECOND[(7 * c + c // 16) % 16] for c in range(num_classes)]
 
 
-def plan_picture(config: ToyConfig, split: str, index: int) -> Plan:
-    """Classes, places, sizes and landscape of a picture; cheap, so that labels are known without drawing.
+def plan_image(config: ToyConfig, split: str, index: int) -> Plan:
+    """Classes, places, sizes and landscape of an image; cheap, so that labels are known without drawing.
 
-    Every class occurs once in ``num_classes`` consecutive pictures at least. Places keep enough distance, and smaller
+    Every class occurs once in ``num_classes`` consecutive images at least. Places keep enough distance, and smaller
     creatures stand in front of larger ones, so that no creature is hidden entirely.
     """
     rng = np.random.default_rng([config.seed, _SPLITS.index(split), index, 1])
@@ -121,9 +121,9 @@ def _place(
     return x, y, radius
 
 
-def draw_picture(config: ToyConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def draw_image(config: ToyConfig, split: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """RGB (S, S, 3), mask (S, S) with class + 1, parts (S, S) with 1 head and 2 body, saliency (S, S); all uint8."""
-    plan = plan_picture(config, split, index)
+    plan = plan_image(config, split, index)
     rng = np.random.default_rng([config.seed, _SPLITS.index(split), index, 2])
     canvas = draw.Canvas(2 * config.size)
     draw.paint_landscape(canvas, plan.landscape, rng)
@@ -141,8 +141,8 @@ def draw_picture(config: ToyConfig, split: str, index: int) -> tuple[np.ndarray,
 
 
 def load_toy(item: Item, config: ToyConfig) -> Row:
-    """The row of one generated picture."""
-    rgb, mask, parts, saliency = draw_picture(config, item.extra["split"], item.extra["index"])
+    """The row of one generated image."""
+    rgb, mask, parts, saliency = draw_image(config, item.extra["split"], item.extra["index"])
     return {
         **blank_row(item.image_id),
         "image": pic.encode_jpeg(rgb),
@@ -157,14 +157,14 @@ def load_toy(item: Item, config: ToyConfig) -> Row:
 
 @dataclass(frozen=True)
 class ToyItems:
-    """All pictures of a configuration, as items."""
+    """All images of a configuration, as items."""
 
     config: ToyConfig
 
     def __iter__(self) -> Iterator[Item]:
         for split in _SPLITS:
-            for index in range(self.config.num_pictures(split)):
-                labels = sorted({creature.label for creature in plan_picture(self.config, split, index).creatures})
+            for index in range(self.config.num_images(split)):
+                labels = sorted({creature.label for creature in plan_image(self.config, split, index).creatures})
                 yield Item(
                     f"{split}_{index:06d}", None, tuple(labels), splits=(split,), extra={"split": split, "index": index}
                 )

@@ -62,7 +62,7 @@ class Thing:
 
 
 class Canvas:
-    """The picture, its masks, and where something eye-catching that is no object stands."""
+    """The image, its masks, and where something eye-catching that is no object stands."""
 
     def __init__(self, side: int) -> None:
         self.side = side

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012 as its devkit unpacks, with the 10,582-picture ``train_aug`` list where somebody added it."""
+"""PASCAL VOC 2012 as its devkit unpacks, with the 10,582-image ``train_aug`` list where somebody added it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.data import picture as pic
+from wsss_ray.data import image as pic
 from wsss_ray.data.checks import file_loader
 from wsss_ray.data.source import Item, Source
 
@@ -37,8 +37,8 @@ def open_voc(
 
     Image-level labels are the object names of the XML files, difficult ones included (PSA, IRN), PSA's
     ``cls_labels.npy``, or what the masks show (SSSS). Masks of ``official``: SegmentationClass where it has the
-    picture, else SegmentationClassAug; ``aug``: the other way round, as EPS, L2G and SMAF score. ``saliency``: a folder
-    of ``<id>.png``, used where it has the picture. Pictures of ``test`` have no labels and no masks.
+    image, else SegmentationClassAug; ``aug``: the other way round, as EPS, L2G and SMAF score. ``saliency``: a folder
+    of ``<id>.png``, used where it has the image. Images of ``test`` have no labels and no masks.
     """
     if root is None:
         raise UserError("voc: give the folder of the devkit (VOCdevkit or VOCdevkit/VOC2012)")
@@ -70,7 +70,7 @@ def open_voc(
 
 @dataclass(frozen=True)
 class VocItems:
-    """Every picture of the lists once, by id."""
+    """Every image of the lists once, by id."""
 
     folder: Path
     lists: dict[str, tuple[str, ...]]

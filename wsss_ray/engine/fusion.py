@@ -1,4 +1,4 @@
-"""One map per class from the maps of several scales and flips of a picture, by the rule of each paper."""
+"""One map per class from the maps of several scales and flips of an image, by the rule of each paper."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wsss_ray.contracts import FusionRule
 
 
 class Pass(NamedTuple):
-    """What a network says of B pictures at one scale; (B, C, h, w) each."""
+    """What a network says of B images at one scale; (B, C, h, w) each."""
 
     plain: Tensor
     flipped: Tensor | None = None
-    """Maps of the mirrored pictures, still mirrored."""
+    """Maps of the mirrored images, still mirrored."""
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -44,18 +44,18 @@ def whole_cells(size: tuple[int, int], cell: int) -> tuple[int, int]:
 
 
 def scaled_inputs(
-    picture: np.ndarray, scale: float, normalize: Callable[[np.ndarray], Tensor], flip: bool = True
+    image: np.ndarray, scale: float, normalize: Callable[[np.ndarray], Tensor], flip: bool = True
 ) -> Tensor:
-    """A picture and its mirror image at one scale: (H, W, 3) uint8 RGB -> (2, 3, h, w); without ``flip`` (1, 3, h, w).
+    """An image and its mirror image at one scale: (H, W, 3) uint8 RGB -> (2, 3, h, w); without ``flip`` (1, 3, h, w).
 
     PIL bicubic on 8 bits, which smooths where it shrinks: a float or torch resize gives other maps. ``normalize`` takes
     (h, w, 3) uint8 to (3, h, w).
     """
-    height, width = scaled_size((picture.shape[0], picture.shape[1]), scale)
-    if (height, width) != picture.shape[:2]:
-        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-    image = normalize(picture)
-    return torch.stack([image, image.flip(2)]) if flip else image[None]
+    height, width = scaled_size((image.shape[0], image.shape[1]), scale)
+    if (height, width) != image.shape[:2]:
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    tensor = normalize(image)
+    return torch.stack([tensor, tensor.flip(2)]) if flip else tensor[None]
 
 
 def present_classes(labels: Tensor, num_classes: int) -> Tensor:
@@ -74,11 +74,11 @@ def fuse_present(
     labels: Tensor,
     crop: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Fused maps of the labelled classes alone: (N, H, W), picture-major and by class, N the ones in (B, C) ``labels``.
+    """Fused maps of the labelled classes alone: (N, H, W), image-major and by class, N the ones in (B, C) ``labels``.
 
     Passes are up-sampled to ``size`` (align_corners False), added up or averaged, cut to ``crop`` at the top left, and
-    divided by their maximum (plus epsilon) over the whole picture. A rectified map that is nowhere positive comes out
-    0. Every map is computed by itself, so packing pictures together changes no bit.
+    divided by their maximum (plus epsilon) over the whole image. A rectified map that is nowhere positive comes out
+    0. Every map is computed by itself, so packing images together changes no bit.
     """
     if not passes:
         raise UserError("no maps to fuse: give at least one scale")

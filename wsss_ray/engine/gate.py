@@ -22,7 +22,7 @@ class GateConfig(Config):
     """How averaged probabilities become scores; ``SSSS_GATE`` and ``WSFCN_GATE`` are the released rules."""
 
     classes: Literal["all", "scores", "labels"] = "all"
-    """all: no gate. scores: classes whose image score passes. labels: the picture's labels, used at test time."""
+    """all: no gate. scores: classes whose image score passes. labels: the image's labels, used at test time."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.1
     """A class may answer where the highest sigmoid of its score over all views is above this."""
     background: BackgroundRule = BackgroundRule()
@@ -43,7 +43,7 @@ WSFCN_GATE = GateConfig(
 def gate_classes(
     config: GateConfig, scores: np.ndarray | None = None, labels: np.ndarray | None = None
 ) -> np.ndarray | None:
-    """(N, C) image scores of a picture's N views, or its (C,) labels -> (C,) bool: may answer; None where all may.
+    """(N, C) image scores of an image's N views, or its (C,) labels -> (C,) bool: may answer; None where all may.
 
     Raises UserError where the rule needs what is not given.
     """
@@ -51,7 +51,7 @@ def gate_classes(
         return None
     if config.classes == "labels":
         if labels is None:
-            raise UserError("predict.gate.classes=labels: these pictures have no labels; set it to scores or all")
+            raise UserError("predict.gate.classes=labels: these images have no labels; set it to scores or all")
         return np.asarray(labels) > 0
     if scores is None:
         raise UserError("predict.gate.classes=scores: this network has no image scores; set it to all or labels")

@@ -20,15 +20,15 @@ Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
 
 class LocalizeConfig(Config):
-    """Class maps of every picture of the training split, over scales and flips."""
+    """Class maps of every image of the training split, over scales and flips."""
 
     scales: Scales = (0.5, 1.0, 1.5, 2.0)
     long_side: PositiveInt | None = None
-    """Longer side in pixels that scale 1 stands for; None: the picture's own, as in every paper. The network of a
-    schedule on small pictures needs it for large photographs."""
+    """Longer side in pixels that scale 1 stands for; None: the image's own, as in every paper. The network of a
+    schedule on small images needs it for large photographs."""
     flip: bool = True
     stride: PositiveInt = 4
-    """Maps are fused and stored on the picture's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
+    """Maps are fused and stored on the image's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
     fusion: FusionRule | None = None
     """None takes the rule of the method's paper."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -37,19 +37,19 @@ class LocalizeConfig(Config):
 def class_maps(
     network: nn.Module,
     ids: Sequence[str],
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     present: Sequence[Sequence[int]],
     config: LocalizeConfig,
     normalize: Normalize,
     device: torch.device,
     batch_size: int,
 ) -> list[ClassMaps]:
-    """Fused, normalised maps of the classes present in each picture, on its grid of ``config.stride``."""
+    """Fused, normalised maps of the classes present in each image, on its grid of ``config.stride``."""
     results: dict[int, ClassMaps] = {}
     rule = config.fusion
     assert isinstance(rule, FusionRule)
-    for indices in same_size(pictures, batch_size):
-        chosen = [pictures[index] for index in indices]
+    for indices in same_size(images, batch_size):
+        chosen = [images[index] for index in indices]
         height, width = chosen[0].shape[:2]
         unit = unit_scale((height, width), config.long_side)
         scales = [unit * scale for scale in config.scales]
@@ -65,4 +65,4 @@ def class_maps(
             classes = np.asarray(sorted(present[index]), dtype=np.int32)
             results[index] = ClassMaps(ids[index], classes, fused[start : start + len(classes)], (height, width))
             start += len(classes)
-    return [results[index] for index in range(len(pictures))]
+    return [results[index] for index in range(len(images))]

@@ -34,25 +34,25 @@ class PredictConfig(Config):
 
 
 def forward_share(num_classes: int, size: tuple[int, int], batch_size: int, limit: int = 60_000_000) -> int:
-    """Pictures at a time so that full-size probabilities stay below ``limit`` numbers."""
+    """Images at a time so that full-size probabilities stay below ``limit`` numbers."""
     return max(1, min(batch_size, limit // (num_classes * size[0] * size[1])))
 
 
 @torch.inference_mode()
 def class_scores(
     network: nn.Module,
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     config: PredictConfig,
     normalize: Normalize,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Probabilities of same-sized pictures from a network with ``scores`` (and ``answer``, which spares a second pass).
+    """Probabilities of same-sized images from a network with ``scores`` (and ``answer``, which spares a second pass).
 
     Returns single-scale (first of ``config.scales`` closest to 1, no flip) and averaged over all views, both
     (B, K, H, W) float32, and (B, N, C) image logits of the N views, the single-scale one first, where the class gate
     reads scores, else None.
     """
-    height, width = pictures[0].shape[:2]
+    height, width = images[0].shape[:2]
     gated = config.gate.classes == "scores" and hasattr(network, "logits")
     nearest = min(config.scales, key=lambda scale: abs(scale - 1))
     unit = unit_scale((height, width), config.long_side)
@@ -62,18 +62,18 @@ def class_scores(
     for scale in config.scales:
         logits: list[Tensor] = []
 
-        def forward(images: Tensor, logits: list[Tensor] = logits) -> Tensor:
+        def forward(inputs: Tensor, logits: list[Tensor] = logits) -> Tensor:
             if gated and hasattr(network, "answer"):
-                scores, pooled = network.answer(images)  # type: ignore[operator]
+                scores, pooled = network.answer(inputs)  # type: ignore[operator]
             else:
-                scores = network.scores(images)  # type: ignore[operator]
-                pooled = network.logits(images) if gated else None  # type: ignore[operator]
+                scores = network.scores(inputs)  # type: ignore[operator]
+                pooled = network.logits(inputs) if gated else None  # type: ignore[operator]
             if pooled is not None:
                 logits.append(pooled.float().cpu())
             return scores  # type: ignore[no-any-return]
 
         flip = config.flip
-        for plain, mirrored in passes(forward, pictures, [unit * scale], flip, normalize, device, config.precision):
+        for plain, mirrored in passes(forward, images, [unit * scale], flip, normalize, device, config.precision):
             for output in (plain, None if mirrored is None else mirrored.flip(3)):
                 if output is None:
                     continue
@@ -84,7 +84,7 @@ def class_scores(
                 count += 1
         if gated:
             joined = torch.cat(logits).numpy()
-            views += np.split(joined, len(joined) // len(pictures))
+            views += np.split(joined, len(joined) // len(images))
     assert total is not None and single is not None
     stacked = np.stack([views.pop(own), *views], axis=1) if views else None
     return single.numpy(), (total / count).numpy(), stacked
@@ -92,13 +92,13 @@ def class_scores(
 
 def predicted_masks(
     config: PredictConfig,
-    picture: np.ndarray,
+    image: np.ndarray,
     labels: np.ndarray,
     single: np.ndarray,
     multi: np.ndarray,
     views: np.ndarray | None,
 ) -> dict[str, np.ndarray | None]:
-    """What ``class_scores`` found in one picture -> (H, W) masks ``single_scale``, ``multi_scale`` and ``crf``.
+    """What ``class_scores`` found in one image -> (H, W) masks ``single_scale``, ``multi_scale`` and ``crf``.
 
     The class gate of the single-scale mask reads that view alone, as if there were no others.
     """
@@ -107,7 +107,7 @@ def predicted_masks(
     alone = gate_classes(gate, None if views is None else views[:1], labels)
     crf = None
     if config.crf is not None:
-        crf = crf_scores(picture, read_scores(multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
+        crf = crf_scores(image, read_scores(multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
     return {
         "single_scale": read_scores(single, gate, alone).argmax(axis=0),
         "multi_scale": read_scores(multi, gate, allowed).argmax(axis=0),

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Config, UserError
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.data.augment import Augment, Normalize
-from wsss_ray.data.picture import decode_picture
+from wsss_ray.data.image import decode_image
 from wsss_ray.data.samples import Prefetcher, TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.fusion import scaled_inputs, unit_scale
@@ -46,14 +46,14 @@ class TrainConfig(Config):
     clip_gradient: PositiveFloat | None = None
     max_steps: PositiveInt | None = None
     """Stops early after so many optimiser steps; the schedule still sees the whole length."""
-    validate_pictures: NonNegativeInt = 256
-    """Pictures of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
+    validate_images: NonNegativeInt = 256
+    """Images of the validation split used for the image-level average precision after each epoch; 0 turns it off."""
     validate_every: PositiveInt = 1
     """Epochs between two such validations; the last epoch always has one."""
     validate_long_side: PositiveInt | None = None
-    """Longer side these pictures are brought to; None: their own."""
+    """Longer side these images are brought to; None: their own."""
     validate_seeds: NonNegativeInt = 0
-    """Pictures of the validation split whose single-scale seeds are scored against their masks after each epoch of a
+    """Images of the validation split whose single-scale seeds are scored against their masks after each epoch of a
     localizer: mIoU, recall and precision. 0, unless a sweep stops trials early or you watch ESOL's expansion: otherwise
     training reads no masks. Weights do not depend on it."""
 
@@ -72,7 +72,7 @@ class EpochReport:
     losses: dict[str, float]
     """Mean of every loss part over the epoch, ``total`` and the monitors."""
     mean_ap: float | None
-    """Image-level mean average precision on validation pictures, in [0, 1]."""
+    """Image-level mean average precision on validation images, in [0, 1]."""
     images_per_second: float
     peak_memory_mb: float
     learning_rate: float
@@ -133,7 +133,7 @@ def fit(
     num_steps = sum(steps_per_epoch)
     if not num_steps:
         raise UserError(
-            f"train.batch_size: {config.batch_size} is more than the {len(samples)} training pictures; lower it"
+            f"train.batch_size: {config.batch_size} is more than the {len(samples)} training images; lower it"
         )
     groups = trainable.param_groups()  # type: ignore[operator]
     optimizer = build_optimizer(groups, config.optimizer)
@@ -191,9 +191,9 @@ def fit(
         hooks.on_epoch(report, snapshot)
 
 
-def _num_steps(num_pictures: int, config: TrainConfig, epoch: int) -> int:
+def _num_steps(num_images: int, config: TrainConfig, epoch: int) -> int:
     size = config.batch_size_at(epoch)
-    return num_pictures // size if config.drop_last else -(-num_pictures // size)
+    return num_images // size if config.drop_last else -(-num_images // size)
 
 
 def _batches(samples: TrainSamples, config: TrainConfig, epoch: int, world: World, threads: int) -> Iterator[Batch]:
@@ -251,7 +251,7 @@ def _pieces(batch: Batch, count: int) -> Iterator[Batch]:
 
 
 def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
-    """Pictures ``start`` to ``stop`` of a batch."""
+    """Images ``start`` to ``stop`` of a batch."""
     cut: dict[str, Any] = {}
     for name, value in vars(batch).items():
         if isinstance(value, Tensor):
@@ -261,27 +261,27 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
     return replace(batch, **cut)
 
 
-def validation_pictures(
+def validation_images(
     rows: Rows, num_classes: int, normalize: Normalize, limit: int, long_side: int | None = None
 ) -> list[dict[str, Any]]:
-    """Up to ``limit`` evenly spaced labelled pictures for ``validate``: decoded, normalised, at their own size or
+    """Up to ``limit`` evenly spaced labelled images for ``validate``: decoded, normalised, at their own size or
     brought to ``long_side``."""
     count = min(limit, len(rows))
     chosen = sorted({round(float(place)) for place in np.linspace(0, len(rows) - 1, count)}) if count else []
-    pictures = []
+    images = []
     for index in chosen:
         row = rows[index]
         labels = np.zeros(num_classes, dtype=np.float32)
         labels[list(row["labels"])] = 1
-        pixels = decode_picture(row["image"], row["image_id"])
+        pixels = decode_image(row["image"], row["image_id"])
         unit = unit_scale((pixels.shape[0], pixels.shape[1]), long_side)
-        pictures.append({"image": scaled_inputs(pixels, unit, normalize.apply, flip=False)[0], "labels": labels})
-    return pictures
+        images.append({"image": scaled_inputs(pixels, unit, normalize.apply, flip=False)[0], "labels": labels})
+    return images
 
 
 @torch.no_grad()
-def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World, config: TrainConfig) -> float | None:
-    """Image-level mean average precision over prepared pictures ({"image" (3, H, W), "labels" (C,)}), shared among
+def validate(trainable: nn.Module, images: list[dict[str, Any]], world: World, config: TrainConfig) -> float | None:
+    """Image-level mean average precision over prepared images ({"image" (3, H, W), "labels" (C,)}), shared among
     workers.
 
     None for a trainable without image-level ``logits``.
@@ -289,19 +289,19 @@ def validate(trainable: nn.Module, pictures: list[dict[str, Any]], world: World,
     if not hasattr(trainable, "logits"):
         return None
     form = torch.channels_last if config.channels_last else torch.contiguous_format
-    mine = pictures[world.rank :: world.size]
+    mine = images[world.rank :: world.size]
     by_size: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-    for picture in mine:
-        by_size.setdefault(tuple(picture["image"].shape), []).append(picture)
+    for image in mine:
+        by_size.setdefault(tuple(image["image"].shape), []).append(image)
     scores, truths = [], []
     for group in by_size.values():
         for start in range(0, len(group), 16):
             chunk = group[start : start + 16]
-            images = torch.stack([picture["image"] for picture in chunk]).to(world.device, memory_format=form)
+            inputs = torch.stack([image["image"] for image in chunk]).to(world.device, memory_format=form)
             with torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                logits: Tensor = trainable.logits(images)  # type: ignore[operator]
+                logits: Tensor = trainable.logits(inputs)  # type: ignore[operator]
             scores.append(logits.float().cpu().numpy())
-            truths.append(np.stack([np.asarray(picture["labels"]) for picture in chunk]))
+            truths.append(np.stack([np.asarray(image["labels"]) for image in chunk]))
     everything: list[Any] = [(scores, truths)]
     if world.size > 1:
         everything = [None] * world.size

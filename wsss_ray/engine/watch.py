@@ -1,4 +1,4 @@
-"""Seeds of a few validation pictures while a localizer trains: for early stopping, and to see one that drifts off."""
+"""Seeds of a few validation images while a localizer trains: for early stopping, and to see one that drifts off."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import decode_mask, decode_picture
+from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.localize import class_maps
 from wsss_ray.recipe import Localization
@@ -19,10 +19,10 @@ BATCH = 8
 
 
 class SeedWatch:
-    """Up to ``limit`` evenly spaced pictures of a split with their masks, held decoded.
+    """Up to ``limit`` evenly spaced images of a split with their masks, held decoded.
 
     The only thing in training that reads ground truth, and only where ``train.validate_seeds`` asks for it.
-    Raises UserError where the pictures have no masks.
+    Raises UserError where the images have no masks.
     """
 
     def __init__(self, rows: Rows, num_classes: int, localization: Localization, limit: int) -> None:
@@ -36,7 +36,7 @@ class SeedWatch:
             )
         self.ids = [row["image_id"] for row in found]
         self.present = [list(row["labels"]) for row in found]
-        self.pictures = [decode_picture(row["image"], row["image_id"]) for row in found]
+        self.images = [decode_image(row["image"], row["image_id"]) for row in found]
         self.truths = [decode_mask(row["mask"], row["image_id"]) for row in found]
         self.num_classes, self.normalize = num_classes, localization.net.normalize
         self.config = localization.localize.model_copy(update={"scales": (1.0,), "flip": False})
@@ -51,7 +51,7 @@ class SeedWatch:
         training = network.training
         network.eval()
         maps = class_maps(
-            network, self.ids, self.pictures, self.present, self.config, self.normalize, device, batch_size=BATCH
+            network, self.ids, self.images, self.present, self.config, self.normalize, device, batch_size=BATCH
         )
         network.train(training)
         curve = ThresholdCurve([step / THRESHOLDS for step in range(THRESHOLDS)], self.num_classes + 1)

@@ -1,4 +1,4 @@
-"""The walk from pictures to scores: which step runs after which, and what it loads instead of computing."""
+"""The walk from images to scores: which step runs after which, and what it loads instead of computing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Walk:
         return len(self.manifest.classes)
 
     def shards(self, split: str) -> list[tuple[str, int]]:
-        """(name, pictures) of every shard of a split."""
+        """(name, images) of every shard of a split."""
         assert self.manifest is not None
         return [(info.path, info.num_rows) for info in self.manifest.shards_of(split)]
 
@@ -89,7 +89,7 @@ class Walk:
 
 
 def open_data(walk: Walk) -> None:
-    """Generate the toy pictures or open prepared shards, and settle which splits are used."""
+    """Generate the toy images or open prepared shards, and settle which splits are used."""
     recipe = walk.recipe
     if recipe.data.uri is None:
         toy = recipe.data.toy
@@ -120,7 +120,7 @@ def settle(recipe: Recipe, manifest: Manifest) -> Recipe:
     key = "method"
     while needing is not None:
         if "saliency" in needing.method.needs and not manifest.splits[str(train_split)].has_saliency:
-            missing = manifest.splits[str(train_split)].first_without_saliency or "every picture"
+            missing = manifest.splits[str(train_split)].first_without_saliency or "every image"
             raise UserError(
                 f"method {needing.method.name!r} needs saliency maps and {missing} of split {train_split!r} has none: "
                 "prepare the data with --saliency DIR ('wsss data saliency' makes maps), or run without them by "
@@ -143,7 +143,7 @@ def train_network(walk: Walk, title: str, spec: NetworkSpec, inputs: dict[str, A
     config = {"spec": own_part(spec), "seed": recipe.seed}
     digests = {name: artifact.digest for name, artifact in inputs.items()}
     digests["data"] = walk.manifest.splits[split].digest
-    if spec.kind == "localizer" and (spec.train.validate_pictures or spec.train.validate_seeds):
+    if spec.kind == "localizer" and (spec.train.validate_images or spec.train.validate_seeds):
         digests["val"] = walk.manifest.splits[val_split].digest
     if spec.net.weights is not None and "base" not in inputs:
         digests["weights"] = weights_digest(locate(spec.net.weights))

@@ -347,7 +347,7 @@ def run_tags(recipe: Recipe) -> dict[str, str]:
 
 
 def data_name(uri: str | None) -> str:
-    """What data is searched by: the last part of its place, ``toy`` for generated pictures."""
+    """What data is searched by: the last part of its place, ``toy`` for generated images."""
     return (uri or "toy").rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -225,10 +225,10 @@ def save(folder: str, results: dict[str, Any]) -> None:
     storage.write_json(storage.join(folder, RESULTS), results)
     report = summarize(results)
     storage.write_bytes(storage.join(folder, TABLE), markdown(report).encode())
-    picture = drawn(report)
-    if picture is not None:
+    image = drawn(report)
+    if image is not None:
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", optimize=True)
         storage.write_bytes(storage.join(folder, FIGURE), buffer.getvalue())
 
 
@@ -247,9 +247,9 @@ def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
     # A tag, since a later version of the study may have more, and MLflow refuses another value of a parameter.
     tracker.tags({"rows": str(len(report.lines))})
     tracker.text(markdown(report), TABLE)
-    picture = drawn(report)
-    if picture is not None:
+    image = drawn(report)
+    if image is not None:
         with tempfile.TemporaryDirectory() as folder:
-            picture.save(Path(folder) / FIGURE, optimize=True)
+            image.save(Path(folder) / FIGURE, optimize=True)
             tracker.files([Path(folder) / FIGURE])
     tracker.flush()

@@ -24,8 +24,8 @@ ANSWERED = ("score.background",)
 """Keys whose values one pass over the maps answers: trials that differ only here are one job."""
 CHANGED_BY = {"refine": "masks", "affinity": "masks", "segment": "segmentation", "predict": "segmentation"}
 """Part of a recipe -> the first scored step it changes; the others change seeds."""
-STOPPING_PICTURES = 32
-"""Validation pictures whose seeds are scored after each epoch with early stopping."""
+STOPPING_IMAGES = 32
+"""Validation images whose seeds are scored after each epoch with early stopping."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def plan(
             "--asha with one seed, then run the best points with --seeds and without --asha"
         )
     if stopping:
-        changed = {"train.validate_seeds": recipe.train.validate_seeds or STOPPING_PICTURES}
+        changed = {"train.validate_seeds": recipe.train.validate_seeds or STOPPING_IMAGES}
         recipe = replaced(recipe, changed)
     if any(axis.key == "seed" for axis in axes):
         raise UserError("--over seed: seeds are repeats of every point, give --seeds N instead")
@@ -319,7 +319,7 @@ def rows(found: Sequence[Line], axes: Sequence[Axis]) -> list[list[str]]:
     return table
 
 
-def picture(made: Plan, found: Sequence[Line]) -> Image.Image:
+def draw_figure(made: Plan, found: Sequence[Line]) -> Image.Image:
     """The metric over the swept keys: one chart with a line per value of a second axis, or a chart per key."""
     label = f"{made.metric} mIoU %"
     names = short_keys([axis.key for axis in made.axes])

@@ -279,7 +279,7 @@ def close(made: Plan, outcomes: list[Outcome], folder: str, tracker: Tracker) ->
         tracker.metrics({"best/value": (best.mean or 0.0) / 100})
         tracker.tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
     buffer = io.BytesIO()
-    book.picture(made, found).save(buffer, "PNG", optimize=True)
+    book.draw_figure(made, found).save(buffer, "PNG", optimize=True)
     storage.write_bytes(storage.join(folder, "sweep.png"), buffer.getvalue())
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / "sweep.png"

@@ -29,7 +29,7 @@ class CAMConfig(MethodConfig):
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
     window: int | None = Field(default=None, ge=1)
-    """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole picture at once."""
+    """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole image at once."""
     window_stride: int = Field(default=64, ge=1)
 
     @model_validator(mode="before")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Multi-label soft margin: the mean over pictures and classes of the binary cross-entropy of (B, C) logits."""
+    """Multi-label soft margin: the mean over images and classes of the binary cross-entropy of (B, C) logits."""
     return F.binary_cross_entropy_with_logits(logits, labels)
 
 

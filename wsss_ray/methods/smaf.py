@@ -165,7 +165,7 @@ class SMAF(nn.Module):
 def freeze_unreached(base: nn.Module) -> None:
     """Freeze the parameters of a localizer that its ``evidence`` does not depend on (L2G's local network, for one).
 
-    One small picture goes forth and back; random numbers and modes are left as they were.
+    One small image goes forth and back; random numbers and modes are left as they were.
     """
     params = [p for p in base.parameters() if p.requires_grad]
     modes = {part: part.training for part in base.modules()}

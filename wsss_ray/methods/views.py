@@ -1,4 +1,4 @@
-"""Views of a picture: patches drawn from it, the same places on a feature map, and a window slid over it."""
+"""Views of an image: patches drawn from it, the same places on a feature map, and a window slid over it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def random_starts(num: int, length: int, size: int) -> Tensor:
 
 
 def sample_boxes(
-    sampling: Sampling, num_pictures: int, num_views: int, size: int, view: tuple[int, int], stride: int = 64
+    sampling: Sampling, num_images: int, num_views: int, size: int, view: tuple[int, int], stride: int = 64
 ) -> Tensor:
     """(B, N, 4) int64 boxes (x0, y0, x1, y1), ``size`` pixels a side, in a (H, W) view, by torch's global generator.
 
-    ``random``: N boxes per picture (L2G Sec. 4.1). ``corners``: the four corners, then N - 4 random ones (released
+    ``random``: N boxes per image (L2G Sec. 4.1). ``corners``: the four corners, then N - 4 random ones (released
     L2G). ``uniform``: a window slid with ``stride``, whose number sets N (L2G Sec. 4.2). Raises UserError where the
     size does not fit the view.
     """
@@ -44,22 +44,22 @@ def sample_boxes(
     right, bottom = width - size, height - size
     if sampling == "uniform":
         starts = [(x, y) for y in positions(height, size, stride) for x in positions(width, size, stride)]
-        corner = torch.tensor(starts).expand(num_pictures, -1, -1)
+        corner = torch.tensor(starts).expand(num_images, -1, -1)
     else:
-        total = num_pictures * num_views
+        total = num_images * num_views
         drawn = torch.stack([random_starts(total, width, size), random_starts(total, height, size)], dim=1)
-        corner = drawn.view(num_pictures, num_views, 2)
+        corner = drawn.view(num_images, num_views, 2)
         if sampling == "corners":
             fixed = torch.tensor([(0, 0), (right, 0), (0, bottom), (right, bottom)])[:num_views]
             corner[:, : len(fixed)] = fixed
     return torch.cat([corner, corner + size], dim=2)
 
 
-def crop_views(pictures: Tensor, boxes: Tensor) -> Tensor:
-    """(B, c, H, W) and (B, N, 4) boxes of one size -> (B * N, c, p, p) slices, picture-major."""
+def crop_views(images: Tensor, boxes: Tensor) -> Tensor:
+    """(B, c, H, W) and (B, N, 4) boxes of one size -> (B * N, c, p, p) slices, image-major."""
     slices = [
-        picture[:, y0:y1, x0:x1]
-        for picture, corners in zip(pictures, boxes.tolist(), strict=True)
+        image[:, y0:y1, x0:x1]
+        for image, corners in zip(images, boxes.tolist(), strict=True)
         for x0, y0, x1, y1 in corners
     ]
     return torch.stack(slices)
@@ -102,7 +102,7 @@ def sample_cells(
 def slide(network: Callable[[Tensor], Tensor], images: Tensor, window: int, step: int, stride: int) -> Tensor:
     """Mean of ``network``'s maps over a window slid over (B, 3, H, W) -> (B, K, ceil(H / stride), ceil(W / stride)).
 
-    The step is rounded to whole feature cells; the picture is padded with the mean colour so that the last window ends
+    The step is rounded to whole feature cells; the image is padded with the mean colour so that the last window ends
     with it; a window longer than a side is cut to that side. The windows of one row go through the network together.
     """
     height, width = images.shape[2:]

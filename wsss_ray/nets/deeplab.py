@@ -26,7 +26,7 @@ class Segmenter(Config):
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     name: str
     multi_scale_input: bool = True
-    """Train on, and answer with, the pixel-wise maximum of the picture's own and the ``input_scales`` logits."""
+    """Train on, and answer with, the pixel-wise maximum of the image's own and the ``input_scales`` logits."""
     input_scales: tuple[Scale, ...] = (0.5, 0.75)
     input_resize: Literal["scale_factor", "size_ratio"] = "scale_factor"
     """Coordinate step of the scaled inputs: 1/scale (torch >= 1.6) or the ratio of sizes (torch <= 1.5)."""
@@ -35,7 +35,7 @@ class Segmenter(Config):
     decay_backbone_biases: bool = True
     """Off in Caffe's VGG, which gives them multiplier 2 and no decay. Head biases are never decayed."""
     align_corners: bool = False
-    """How ``scores`` brings logits to the picture's size (True in SEAM's retraining)."""
+    """How ``scores`` brings logits to the image's size (True in SEAM's retraining)."""
 
     def head(self, num_in: int, num_classes: int) -> nn.Module:
         """(B, num_in, h, w) features -> (B, K, h, w) logits."""
@@ -139,7 +139,7 @@ class DeepLab(nn.Module):
         self.config = config
 
     def plain(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, h, w) logits of the picture as it is."""
+        """(B, 3, H, W) -> (B, K, h, w) logits of the image as it is."""
         logits: Tensor = self.head(self.backbone(images)["out"])
         return logits
 
@@ -161,7 +161,7 @@ class DeepLab(nn.Module):
         return [first, *others, fused] if self.training else [fused]
 
     def scores(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, K, H, W) probabilities: logits up-sampled to the picture, then softmax."""
+        """(B, 3, H, W) -> (B, K, H, W) probabilities: logits up-sampled to the image, then softmax."""
         logits = self(images)[-1]
         corners = self.config.align_corners
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=corners).softmax(1)

@@ -69,7 +69,7 @@ class ResNetCaffe(Backbone):
         self.input_space = input_space
         pool = nn.MaxPool2d(3, 2, padding=1, ceil_mode=True)
         self.layer1 = nn.Sequential(OrderedDict(conv1=ConvNorm(3, 64, 7, 2), pool=pool))
-        with torch.no_grad():  # the pictures it sees are some 60 times larger than normalised ones
+        with torch.no_grad():  # the images it sees are some 60 times larger than normalised ones
             self.layer1.get_parameter("conv1.conv.weight").mul_(1 / 64)
         self.channels, self.strides, num_in, total = {"stem": 64}, {"stem": 4}, 64, 4
         for k, tap in enumerate(("low", "conv4", "conv5", "out")):

@@ -36,8 +36,8 @@ class SqueezeNet(Backbone):
     """Taps ``low`` (fire4, stride 4), ``conv4`` (fire6), ``conv5`` (fire8), ``out`` (fire9); names are torchvision's.
 
     Output stride 16 as published; 8 gives the last pool stride 1 and dilates fire9 by 2. The published net pads
-    neither its first convolution nor its pools, which shrinks maps and shifts them against the picture by some
-    pixels; ``padded`` (default) pads both so that cells line up with the picture as in the other backbones.
+    neither its first convolution nor its pools, which shrinks maps and shifts them against the image by some
+    pixels; ``padded`` (default) pads both so that cells line up with the image as in the other backbones.
     ``freeze_through`` is the number of the last fire that never learns (1 = the first convolution only, 0 =
     everything learns). ``unit_taps`` divides every tap by its ``DEVIATION``, for heads that expect features of order 1.
     """

@@ -1,4 +1,4 @@
-"""What every refiner promises: class maps and the picture in, a mask out."""
+"""What every refiner promises: class maps and the image in, a mask out."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class RefinerConfig(Config):
         caller."""
         raise TypeError(f"refiner {self.name!r} trains no network")
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and the maps of its present classes -> (H, W) uint8 mask: 0, class + 1, or 255."""
         raise TypeError(f"refiner {self.name!r} has no refine()")

@@ -28,7 +28,7 @@ class CrfConfig(Config):
     bilateral_weight: NonNegativeFloat = 10.0
     iterations: PositiveInt = 10
     scale: PositiveFloat = 1.0
-    """Both spatial widths are divided by this (PSA's scale_factor, for maps below picture size)."""
+    """Both spatial widths are divided by this (PSA's scale_factor, for maps below image size)."""
     channels: Literal["rgb", "bgr"] = "rgb"
     """The filter's lattice is not symmetric in the channels: their order changes marginals."""
     wrapped: bool = False
@@ -98,18 +98,18 @@ def _library() -> ModuleType:
     return library
 
 
-def wrapped_picture(picture: np.ndarray, mean: tuple[float, float, float] = CAFFE_MEAN) -> np.ndarray:
+def wrapped_image(image: np.ndarray, mean: tuple[float, float, float] = CAFFE_MEAN) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W, 3) uint8: BGR less ``mean``, truncated, modulo 256 (released deeplab-pytorch)."""
-    centred = picture[:, :, ::-1].astype(np.float32) - np.asarray(mean, np.float32)
+    centred = image[:, :, ::-1].astype(np.float32) - np.asarray(mean, np.float32)
     return (np.trunc(centred).astype(np.int32) & 255).astype(np.uint8)
 
 
-def guide(picture: np.ndarray, config: CrfConfig) -> np.ndarray:
-    """The (H, W, 3) uint8 picture as the colour kernel sees it."""
+def guide(image: np.ndarray, config: CrfConfig) -> np.ndarray:
+    """The (H, W, 3) uint8 image as the colour kernel sees it."""
     if config.wrapped:
-        seen = wrapped_picture(picture)
+        seen = wrapped_image(image)
         return np.ascontiguousarray(seen if config.channels == "bgr" else seen[:, :, ::-1])
-    return np.ascontiguousarray(picture[:, :, ::-1] if config.channels == "bgr" else picture)
+    return np.ascontiguousarray(image[:, :, ::-1] if config.channels == "bgr" else image)
 
 
 def score_energy(scores: np.ndarray, clip: float = 1e-5) -> np.ndarray:
@@ -126,16 +126,14 @@ def label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> n
     return energy.reshape(num_labels, *labels.shape)
 
 
-def infer(picture: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndarray:
+def infer(image: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndarray:
     """Mean-field marginals: (H, W, 3) uint8 RGB and (n, H, W) float32 energies -> (n, H, W) float32 summing to 1.
 
     Raises UserError where the sizes differ. A single label needs no inference. Holds Python's lock: use processes.
     """
     num_labels, height, width = energy.shape
-    if picture.shape[:2] != (height, width):
-        raise UserError(
-            f"CRF: scores are {height}x{width}, the picture {picture.shape[0]}x{picture.shape[1]}: resize first"
-        )
+    if image.shape[:2] != (height, width):
+        raise UserError(f"CRF: scores are {height}x{width}, the image {image.shape[0]}x{image.shape[1]}: resize first")
     if num_labels == 1:
         return np.ones_like(energy, dtype=np.float32)
     library = _library()
@@ -147,14 +145,14 @@ def infer(picture: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndar
         field.addPairwiseBilateral(
             sxy=config.bilateral_xy / config.scale,
             srgb=config.bilateral_rgb,
-            rgbim=guide(picture, config),
+            rgbim=guide(image, config),
             compat=config.bilateral_weight,
         )
     marginals = np.array(field.inference(config.iterations), dtype=np.float32)
     return marginals.reshape(num_labels, height, width)
 
 
-def crf_scores(picture: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.ndarray:
+def crf_scores(image: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.ndarray:
     """Marginals of a CRF on scores: (H, W, 3) uint8 RGB, (n, H, W) in [0, 1], background first -> (n, H, W) float32.
 
     Labels below ``config.prune``, background aside, come out 0, and the others with not quite the same marginals.
@@ -162,18 +160,18 @@ def crf_scores(picture: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np
     kept = scores.reshape(len(scores), -1).max(axis=1) >= config.prune
     kept[0] = True
     if kept.all():
-        return infer(picture, score_energy(scores, config.clip), config)
+        return infer(image, score_energy(scores, config.clip), config)
     marginals = np.zeros(scores.shape, np.float32)
-    marginals[kept] = infer(picture, score_energy(scores[kept], config.clip), config)
+    marginals[kept] = infer(image, score_energy(scores[kept], config.clip), config)
     return marginals
 
 
-def crf_labels(picture: np.ndarray, labels: np.ndarray, num_labels: int, config: CrfConfig) -> np.ndarray:
+def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CrfConfig) -> np.ndarray:
     """Marginals of a CRF on labels: (H, W, 3) uint8 RGB, (H, W) in [0, num_labels) -> (num_labels, H, W) float32.
 
     IRN counts the background and the present classes (compact labels), SMAF every class of the data set.
     """
-    return infer(picture, label_energy(labels, num_labels, config.gt_prob), config)
+    return infer(image, label_energy(labels, num_labels, config.gt_prob), config)
 
 
 class CrfRefiner(RefinerConfig):
@@ -189,8 +187,8 @@ class CrfRefiner(RefinerConfig):
     num_labels: PositiveInt | None = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The likeliest label per pixel; all background for a picture without labels."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The likeliest label per pixel; all background for an image without labels."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
@@ -200,7 +198,7 @@ class CrfRefiner(RefinerConfig):
             else constant_background(full, self.threshold)
         )
         if self.unary == "scores":
-            return to_mask(winners(crf_scores(picture, planes, self.crf)), maps.classes)
+            return to_mask(winners(crf_scores(image, planes, self.crf)), maps.classes)
         num_labels = max(self.num_labels or 0, len(planes))
-        marginals = crf_labels(picture, winners(planes), num_labels, self.crf)
+        marginals = crf_labels(image, winners(planes), num_labels, self.crf)
         return to_mask(winners(marginals[: len(planes)]), maps.classes)

@@ -1,4 +1,4 @@
-"""Between a picture and the coarser grid on which affinities live: sizes, features, labels, the network's input."""
+"""Between an image and the coarser grid on which affinities live: sizes, features, labels, the network's input."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ def taps_of(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[i
     return [backbone.channels[name] for name in names], [backbone.strides[name] for name in names]
 
 
-def imagenet_normal(picture: np.ndarray) -> Tensor:
+def imagenet_normal(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 RGB -> (3, H, W) float32: less ImageNet's mean, over its standard deviation."""
-    pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).float() / 255
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
 
 
-def network_input(picture: np.ndarray, network: nn.Module, normalize: Normal) -> Tensor:
+def network_input(image: np.ndarray, network: nn.Module, normalize: Normal) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, 3, H, W), normalised, where the network is."""
-    return normalize(picture)[None].to(next(network.parameters()).device)
+    return normalize(image)[None].to(next(network.parameters()).device)
 
 
 def sample_mask(mask: Tensor, stride: int) -> Tensor:
@@ -64,9 +64,9 @@ def sample_mask(mask: Tensor, stride: int) -> Tensor:
 
 
 def vote_mask(mask: Tensor, inside: Tensor, stride: int) -> Tensor:
-    """(B, H, W) labels and (B, 1, H, W) picture area -> (B, h, w): the commonest label of each cell's pixels.
+    """(B, H, W) labels and (B, 1, H, W) image area -> (B, h, w): the commonest label of each cell's pixels.
 
-    Unknown pixels vote as unknown, pixels off the picture not at all; equal votes go to the smaller label, and a cell
+    Unknown pixels vote as unknown, pixels off the image not at all; equal votes go to the smaller label, and a cell
     without votes is unknown (255).
     """
     height, width = mask.shape[1:]

@@ -31,7 +31,7 @@ from wsss_ray.refine.seeds import ConfidentSeeds
 from wsss_ray.refine.walk import propagate
 
 STRIDE = 4
-"""Boundaries, labels and scores live on the picture's grid divided by this."""
+"""Boundaries, labels and scores live on the image's grid divided by this."""
 
 GRID_NOTE = "seeds and labels of IRNet are of the maps' stride 4 grid, where released IRN fuses them at full size again"
 """What a run with one set of maps differs in: the walk needs them on that grid, which is what such a run stores."""
@@ -99,7 +99,7 @@ def _reduce(num_in: int, num_out: int, num_groups: int) -> nn.Sequential:
 class IRNet(nn.Module):
     """Boundary branch, and on request a displacement branch, on the detached taps of a frozen backbone in eval mode.
 
-    ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test pictures with the mean colour, right
+    ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test images with the mean colour, right
     and below, to at least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
     ``normalize`` is how ``refine`` makes its input; set it where training did not use ImageNet's.
     """
@@ -150,11 +150,11 @@ class IRNet(nn.Module):
         return raw if self.training else raw - self.displacement.mean[:, None, None]
 
     @torch.no_grad()
-    def set_mean_displacement(self, pictures: Iterable[Tensor]) -> None:
-        """Take the mean displacement over (B, 3, H, W) training pictures, each batch counted once, as the zero."""
+    def set_mean_displacement(self, images: Iterable[Tensor]) -> None:
+        """Take the mean displacement over (B, 3, H, W) training images, each batch counted once, as the zero."""
         if self.displacement is None:
             raise UserError("this IRNet has no displacement branch: build it with displacement=True")
-        means = [self.displacement(*self.features(images)).mean(dim=(0, 2, 3)) for images in pictures]
+        means = [self.displacement(*self.features(batch)).mean(dim=(0, 2, 3)) for batch in images]
         self.displacement.mean.copy_(torch.stack(means).mean(dim=0))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
@@ -178,7 +178,7 @@ class IRNet(nn.Module):
 
     @torch.no_grad()
     def edges(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of picture and flip, then the sigmoid."""
+        """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of image and flip, then the sigmoid."""
         height, width = images.shape[2:]
         rows, columns = grid_of((height, width), STRIDE)
         side = self.canvas or 0
@@ -205,7 +205,7 @@ def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -
 
 
 class Irn(RefinerConfig):
-    """IRN: maps walk over the picture, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
+    """IRN: maps walk over the image, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
 
     name: Literal["irn"] = "irn"
     trainable: ClassVar[bool] = True
@@ -218,7 +218,7 @@ class Irn(RefinerConfig):
     displacement: bool = False
     """Train the displacement branch too; it changes no semantic mask (the branches share only the frozen backbone)."""
     canvas: PositiveInt | None = None
-    """Pad test pictures to at least this side: 512 is released IRN on VOC; None takes the picture as it is."""
+    """Pad test images to at least this side: 512 is released IRN on VOC; None takes the image as it is."""
     radius: PositiveInt = 5
     beta: PositiveFloat = 10.0
     exp_times: NonNegativeInt = 8
@@ -241,23 +241,23 @@ class Irn(RefinerConfig):
         """The network to train."""
         return IRNet(backbone, num_classes, self.train_radius, self.displacement, self.canvas)
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained IRNet is."""
         if not isinstance(network, IRNet):
             raise UserError("refiner 'irn' needs its trained IRNet: run the stage that trains it first")
         if len(maps.classes) == 0:
-            return np.zeros(picture.shape[:2], np.uint8)
-        planes = self.scores(picture, maps, network)
+            return np.zeros(image.shape[:2], np.uint8)
+        planes = self.scores(image, maps, network)
         mask = to_mask(planes.argmax(dim=0).cpu().numpy(), maps.classes)
         if self.keep < 1:
             mask[~confident(planes, self.keep).cpu().numpy()] = IGNORE
         return mask
 
     @torch.inference_mode()
-    def scores(self, picture: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
+    def scores(self, image: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
         """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
-        height, width = picture.shape[:2]
-        edge = network.edges(network_input(picture, network, network.normalize))[0]
+        height, width = image.shape[:2]
+        edge = network.edges(network_input(image, network, network.normalize))[0]
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]

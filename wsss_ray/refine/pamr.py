@@ -71,7 +71,7 @@ def pamr_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
 
 
 def position_weights(dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """(8 len(dilations),) float64 summing to 1: PAR's share of near neighbours, whatever the picture."""
+    """(8 len(dilations),) float64 summing to 1: PAR's share of near neighbours, whatever the image."""
     distance = torch.tensor([math.hypot(dy, dx) for dy, dx in neighbours(dilations)], dtype=torch.float64)
     return (-(distance / (PAR_WIDTH * (distance.std() + EPSILON))).square()).softmax(dim=0)
 
@@ -110,7 +110,7 @@ def _refined(
     dilations: Sequence[int],
 ) -> Tensor:
     if image.shape[0] != masks.shape[0]:
-        raise UserError(f"{image.shape[0]} pictures but masks of {masks.shape[0]}: give one picture per mask stack")
+        raise UserError(f"{image.shape[0]} images but masks of {masks.shape[0]}: give one image per mask stack")
     size = image.shape[-2:]
     # Ten rounds of half precision would not keep a sum; planes that lie pixel by pixel take four times as long.
     image, masks = image.contiguous(), masks.to(torch.promote_types(masks.dtype, torch.float32)).contiguous()
@@ -130,7 +130,7 @@ def pamr(image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Sequ
     """PAMR: (B, 3, H, W) guide, (B, K, h, w) masks -> (B, K, H, W), on any device, without gradient.
 
     Masks are resized to the guide (bilinear, align_corners True). The sum over masks is kept. SSSS guides with the RGB
-    picture resized to 81 x 81; WS-FCN on COCO takes 5 iterations.
+    image resized to 81 x 81; WS-FCN on COCO takes 5 iterations.
     """
     return _refined(pamr_weights, image, masks, num_iterations, dilations)
 
@@ -146,7 +146,7 @@ def par(image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Seque
 
 
 class _PixelAdaptive(RefinerConfig):
-    """Maps and a background score, diffused along colours of the picture; the largest wins."""
+    """Maps and a background score, diffused along colours of the image; the largest wins."""
 
     run: ClassVar[Callable[..., Tensor]]
     num_iterations: PositiveInt = 10
@@ -157,18 +157,18 @@ class _PixelAdaptive(RefinerConfig):
     alpha: PositiveFloat = 4.0
     softmax: bool = False
     """Turn the scores into probabilities over background and present classes first (KTSE)."""
-    grid: Literal["picture", "maps"] = "picture"
-    """Run at the picture's size, or on the stored grid with the picture shrunk to it (SSSS: stride 4)."""
+    grid: Literal["image", "maps"] = "image"
+    """Run at the image's size, or on the stored grid with the image shrunk to it (SSSS: stride 4)."""
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask, computed on the CPU; all background for a picture without labels."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask, computed on the CPU; all background for an image without labels."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        values = maps.full() if self.grid == "picture" else maps.maps
+        values = maps.full() if self.grid == "image" else maps.maps
         power = self.background == "power"
         stack = power_background(values, self.alpha) if power else constant_background(values, self.threshold)
         planes = torch.from_numpy(stack)[None]
-        guide = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
+        guide = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         if guide.shape[-2:] != planes.shape[-2:]:
             guide = F.interpolate(guide, size=planes.shape[-2:], mode="bilinear", align_corners=True)
         if self.softmax:

@@ -24,7 +24,7 @@ from wsss_ray.refine.seeds import ConfidentPowerSeeds
 from wsss_ray.refine.walk import walk
 
 STRIDE = 8
-"""Features, labels and scores live on the picture's grid divided by this."""
+"""Features, labels and scores live on the image's grid divided by this."""
 WIDTHS = (64, 128, 256)
 LABELS_NOTE = "labels of AffinityNet are voted by each cell's pixels, where released PSA averages their scores first"
 """What masks of ours differ in: 9 and 2 of 196 cells of the two released crops that tests compare with."""
@@ -148,27 +148,27 @@ class Psa(RefinerConfig):
         """The network to train."""
         return AffinityNet(backbone, num_classes, self.radius, self.padding)
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained AffinityNet is."""
         if not isinstance(network, AffinityNet):
             raise UserError("refiner 'psa' needs its trained AffinityNet: run the stage that trains it first")
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if len(maps.classes) == 0:
             return np.zeros((height, width), np.uint8)
         with torch.inference_mode():
             rows, columns = grid_of((height, width), STRIDE)
             pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
             network.eval()
-            features = network.features(F.pad(network_input(picture, network, network.normalize), pad))[0].float()
+            features = network.features(F.pad(network_input(image, network, network.normalize), pad))[0].float()
             planes = torch.from_numpy(power_background(maps.full(), self.alpha))
             walked = self.walk(planes.to(features.device), features)
             large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
             return to_mask(large[0, :, :height, :width].argmax(dim=0).cpu().numpy(), maps.classes)
 
     def walk(self, planes: Tensor, features: Tensor) -> Tensor:
-        """(K', H, W) scores and (c, h, w) features of the picture padded to whole cells -> (K', h, w) walked scores.
+        """(K', H, W) scores and (c, h, w) features of the image padded to whole cells -> (K', h, w) walked scores.
 
-        Cells average their pixels; those beyond the picture count as 0 in every plane (released PSA).
+        Cells average their pixels; those beyond the image count as 0 in every plane (released PSA).
         """
         _, height, width = planes.shape
         rows, columns = features.shape[1:]

@@ -21,8 +21,8 @@ class ThresholdSeeds(RefinerConfig):
     threshold: float = Field(default=0.2, ge=0, le=1)
     """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask; the picture is not looked at."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask; the image is not looked at."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         return to_mask(winners(constant_background(maps.full(), self.threshold)), maps.classes)
@@ -34,8 +34,8 @@ class PowerSeeds(RefinerConfig):
     name: Literal["power"] = "power"
     alpha: PositiveFloat = 4.0
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask; the picture is not looked at."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask; the image is not looked at."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         return to_mask(winners(power_background(maps.full(), self.alpha)), maps.classes)
@@ -57,17 +57,17 @@ class ConfidentSeeds(RefinerConfig):
             raise ValueError(f"background {self.background} lies above foreground {self.foreground}: swap them")
         return self
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask: class + 1, 0 or 255; all background for a picture without labels."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask: class + 1, 0 or 255; all background for an image without labels."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
-        sure, likely = (self._seed(picture, full, level) for level in (self.foreground, self.background))
+        sure, likely = (self._seed(image, full, level) for level in (self.foreground, self.background))
         return confident_mask(sure, likely, maps.classes)
 
-    def _seed(self, picture: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
+    def _seed(self, image: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
         labels = winners(constant_background(full, threshold))
-        return labels if self.crf is None else winners(crf_labels(picture, labels, len(full) + 1, self.crf))
+        return labels if self.crf is None else winners(crf_labels(image, labels, len(full) + 1, self.crf))
 
 
 def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -95,20 +95,20 @@ class ConfidentPowerSeeds(RefinerConfig):
             raise ValueError(f"alpha_low {self.alpha_low} is larger than alpha_high {self.alpha_high}: swap them")
         return self
 
-    def refine(self, picture: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """The mask: class + 1, 0 or 255; all background for a picture without labels."""
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """The mask: class + 1, 0 or 255; all background for an image without labels."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
-        low, high = (self._scores(picture, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
+        low, high = (self._scores(image, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
         index = confident_index(low, high)
         known = to_mask(np.where(index == IGNORE, 0, index), maps.classes)
         return np.where(index == IGNORE, np.uint8(IGNORE), known)
 
-    def _scores(self, picture: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
+    def _scores(self, image: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
         scores = power_background(full, alpha)
         if self.crf is not None:
-            scores = crf_scores(picture, scores, self.crf)
+            scores = crf_scores(image, scores, self.crf)
         return scores if self.pool == 1 else block_mean(scores, self.pool)
 
 

@@ -39,7 +39,7 @@ def walk(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, 
     (Sachdeva and Vishnoi 2014, "Faster algorithms via approximation theory").
 
     Works in float64. Memory at the peak: about (3 pairs + 6 P) h (w + radius) numbers; measured at radius 5 on the
-    160 x 160 grid of a 640 x 640 picture, 27 MB for 3 scores and 118 MB for 81 (the dense matrix: 2.6 GB). Time
+    160 x 160 grid of a 640 x 640 image, 27 MB for 3 scores and 118 MB for 81 (the dense matrix: 2.6 GB). Time
     is linear in P h w.
     """
     bands = _Bands(links, offsets, beta)

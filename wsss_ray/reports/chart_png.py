@@ -13,7 +13,7 @@ _INK, _SOFT, _GRID, _PAPER = (38, 42, 51), (110, 116, 128), (228, 230, 234), (25
 COLOURS = ((31, 105, 193), (217, 95, 14), (22, 138, 90), (152, 60, 150), (190, 45, 55), (90, 100, 115))
 """Colours of the series, told apart also by those who confuse red and green."""
 _SCALE = 2
-"""Pixels per unit, so that pictures are sharp on dense screens; lines are drawn four times as fine and averaged."""
+"""Pixels per unit, so that images are sharp on dense screens; lines are drawn four times as fine and averaged."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 34, 46
 
 

@@ -34,13 +34,13 @@ def percent(value: float | None) -> str:
 
 
 def closing_table(run: Run) -> None:
-    """Print scores, where the pictures are, and how to compare."""
+    """Print scores, where the images are, and how to compare."""
     table = Table(title=f"{run.recipe.name} ({run.recipe.scale}, seed {run.recipe.seed})", title_justify="left")
     for column, justify in (("score", "left"), ("%", "right"), ("protocol", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for line in rows(run):
         table.add_row(*line)
     console.print(table)
-    console.print(f"pictures: {run.folder}/panels", soft_wrap=True)
+    console.print(f"images: {run.folder}/panels", soft_wrap=True)
     console.print(f"recipe:   {run.folder}/recipe.yaml (run it again with 'wsss run FILE')", soft_wrap=True)
     console.print("compare:  wsss ui")

@@ -134,7 +134,7 @@ def score_lines(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:
 
 
 def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: int) -> list[Test]:
-    """The paired bootstrap over pictures of every run against the first, for every variant both have counts of."""
+    """The paired bootstrap over images of every run against the first, for every variant both have counts of."""
     first = runs[0].counts(step)
     tests = []
     for place, run in enumerate(runs[1:], start=1):
@@ -145,7 +145,7 @@ def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: in
             (names, counts), (other_names, other_counts) = first[variant], other[variant]
             absent = runs[0].recipe.get("score", {}).get("absent", "skip")
             if names != other_names:
-                tests.append(Test(step, variant, place, None, "scored on different pictures"))
+                tests.append(Test(step, variant, place, None, "scored on different images"))
                 continue
             try:
                 result = compare(counts, other_counts, num_resamples, seed=seed, absent=absent)

@@ -1,4 +1,4 @@
-"""Pictures for people: picture | truth | map | pseudo mask | prediction, side by side."""
+"""Images for people: image | truth | map | pseudo mask | prediction, side by side."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def heat(values: np.ndarray) -> np.ndarray:
     return ((1 - share) * _HEAT[low] + share * _HEAT[low + 1]).astype(np.uint8)
 
 
-def blend(picture: np.ndarray, colours: np.ndarray, share: np.ndarray | float) -> np.ndarray:
-    """``colours`` over ``picture``, both (H, W, 3) uint8, with opacity ``share`` (number or (H, W))."""
+def blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+    """``colours`` over ``image``, both (H, W, 3) uint8, with opacity ``share`` (number or (H, W))."""
     opacity = np.asarray(share, dtype=np.float32)
     opacity = opacity[..., None] if opacity.ndim == 2 else opacity
-    return (picture * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return (image * (1 - opacity) + colours * opacity).astype(np.uint8)
 
 
-def overlay_map(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A class map (H, W) in [0, 1] as heat over the picture."""
-    return blend(picture, heat(values), 0.25 + 0.5 * np.clip(values, 0, 1))
+def overlay_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A class map (H, W) in [0, 1] as heat over the image."""
+    return blend(image, heat(values), 0.25 + 0.5 * np.clip(values, 0, 1))
 
 
-def overlay_mask(picture: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """A mask (H, W) in class colours over the picture; background shows the picture, 255 is grey."""
+def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """A mask (H, W) in class colours over the image; background shows the image, 255 is grey."""
     colours = palette[mask].astype(np.uint8)
     colours[mask == 255] = 160
-    return blend(picture, colours, np.where(mask == 0, 0.0, 0.65).astype(np.float32))
+    return blend(image, colours, np.where(mask == 0, 0.0, 0.65).astype(np.float32))
 
 
 def sheet(panels: Sequence[Panel], height: int = 180) -> Image.Image:
-    """All rows as one picture, tiles scaled to ``height``, captions above the first row's columns."""
+    """All rows as one image, tiles scaled to ``height``, captions above the first row's columns."""
     font = ImageFont.load_default(size=13)
     rows = [[_scaled(tile, height) for _, tile in panel.tiles] for panel in panels]
     num_columns = max((len(row) for row in rows), default=0)

@@ -10,8 +10,8 @@ import numpy as np
 
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import decode_maps, part_name, read_table
+from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.manifest import Manifest
-from wsss_ray.data.picture import decode_mask, decode_picture
 from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import Panel, overlay_map, overlay_mask, sheet
 
@@ -24,10 +24,10 @@ NUM_ROWS = 8
 
 
 def make_panels(walk: Walk, run: Run) -> list[Path]:
-    """Two sheets: training pictures (picture | truth | map | pseudo mask) and validation pictures (picture | truth |
+    """Two sheets: training images (image | truth | map | pseudo mask) and validation images (image | truth |
     prediction).
 
-    Pictures are the first of evenly spaced shards, the same for every run on the same data, so that runs compare side
+    Images are the first of evenly spaced shards, the same for every run on the same data, so that runs compare side
     by side.
     """
     assert walk.manifest is not None
@@ -52,7 +52,7 @@ def make_panels(walk: Walk, run: Run) -> list[Path]:
 
 
 def chosen(shards: list[tuple[str, int]], count: int = NUM_ROWS) -> list[tuple[str, int]]:
-    """(shard, row) of ``count`` pictures spread evenly over the shards."""
+    """(shard, row) of ``count`` images spread evenly over the shards."""
     total = sum(rows for _, rows in shards)
     wanted = sorted({int(place) for place in np.linspace(0, total - 1, min(count, total))}) if total else []
     picked, start = [], 0
@@ -65,21 +65,21 @@ def chosen(shards: list[tuple[str, int]], count: int = NUM_ROWS) -> list[tuple[s
 def training_panels(
     data: str, manifest: Manifest, shards: list[tuple[str, int]], artifacts: dict[str, Artifact]
 ) -> list[Panel]:
-    """Picture, truth where there is one, the map of every present class, pseudo mask."""
+    """Image, truth where there is one, the map of every present class, pseudo mask."""
     palette = np.asarray(manifest.palette, dtype=np.uint8)
     panels = []
     for shard, place in chosen(shards):
         row = read_shard(data, shard)[place]
-        picture = decode_picture(row["image"], row["image_id"])
+        image = decode_image(row["image"], row["image_id"])
         maps = decode_maps(_row_of(artifacts["maps"], shard, row["image_id"]))
         names = [manifest.classes[index] for index in maps.classes]
-        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("picture", picture), _truth(row, picture, palette)])
+        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("image", image), _truth(row, image, palette)])
         full = maps.full()
         strongest = full.max(axis=0) if len(full) else np.zeros(maps.size, dtype=np.float32)
-        panel.tiles.append(("class map (max over classes)", overlay_map(picture, strongest)))
+        panel.tiles.append(("class map (max over classes)", overlay_map(image, strongest)))
         if "masks" in artifacts:
             mask = decode_mask(_row_of(artifacts["masks"], shard, row["image_id"])["mask"])
-            panel.tiles.append(("pseudo mask", overlay_mask(picture, mask, palette)))
+            panel.tiles.append(("pseudo mask", overlay_mask(image, mask, palette)))
         panels.append(panel)
     return panels
 
@@ -87,26 +87,26 @@ def training_panels(
 def prediction_panels(
     data: str, manifest: Manifest, shards: list[tuple[str, int]], predictions: Artifact
 ) -> list[Panel]:
-    """Picture, truth where there is one, prediction without and with the CRF."""
+    """Image, truth where there is one, prediction without and with the CRF."""
     palette = np.asarray(manifest.palette, dtype=np.uint8)
     panels = []
     for shard, place in chosen(shards):
         row = read_shard(data, shard)[place]
-        picture = decode_picture(row["image"], row["image_id"])
+        image = decode_image(row["image"], row["image_id"])
         found = _row_of(predictions, shard, row["image_id"])
         names = [manifest.classes[index] for index in row["labels"] or []]
-        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("picture", picture), _truth(row, picture, palette)])
+        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("image", image), _truth(row, image, palette)])
         for variant, caption in (("multi_scale", "prediction (multi-scale)"), ("crf", "prediction + CRF")):
             if found[variant] is not None:
-                panel.tiles.append((caption, overlay_mask(picture, decode_mask(found[variant]), palette)))
+                panel.tiles.append((caption, overlay_mask(image, decode_mask(found[variant]), palette)))
         panels.append(panel)
     return panels
 
 
-def _truth(row: dict[str, Any], picture: np.ndarray, palette: np.ndarray) -> tuple[str, np.ndarray]:
+def _truth(row: dict[str, Any], image: np.ndarray, palette: np.ndarray) -> tuple[str, np.ndarray]:
     if row["mask"] is None:
-        return "truth (none)", np.full_like(picture, 235)
-    return "truth", overlay_mask(picture, decode_mask(row["mask"]), palette)
+        return "truth (none)", np.full_like(image, 235)
+    return "truth", overlay_mask(image, decode_mask(row["mask"]), palette)
 
 
 def _row_of(artifact: Artifact, shard: str, image_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``wsss report``: a run or a study as one page that needs no network: scores, road, curves, classes, pictures."""
+"""``wsss report``: a run or a study as one page that needs no network: scores, road, curves, classes, images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import yaml
 
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.reports.chart_svg import Mark, Series, chart, confusion_chart
+from wsss_ray.reports.images import BUDGET, KINDS, Shown, run_images
 from wsss_ray.reports.layout import document, duration, percent, section, table
-from wsss_ray.reports.pictures import BUDGET, KINDS, Shown, run_pictures
 from wsss_ray.score.names import STEPS
 
 TITLES = {"seeds": "Seeds", "masks": "Pseudo masks", "segmentation": "Segmentation"}
@@ -31,23 +31,23 @@ VARIANTS = {
 }
 
 
-def pictures(run: RunFolder, budget: int) -> list[str]:
-    """The sections of pictures, which share ``budget`` bytes; what a run made no artifact of has none."""
+def images(run: RunFolder, budget: int) -> list[str]:
+    """The sections of images, which share ``budget`` bytes; what a run made no artifact of has none."""
     steps = [step for step, kind in KINDS.items() if budget and run.artifact(kind) is not None]
     sections: list[str] = []
     number = 0
     for step in steps:
-        shown = run_pictures(run, step, budget // len(steps))
+        shown = run_images(run, step, budget // len(steps))
         if shown:
-            sections.append(picture_section(run, step, shown, number))
+            sections.append(image_section(run, step, shown, number))
             number += len(shown)
     return sections
 
 
 def run_page(run: RunFolder, budget: int = BUDGET) -> str:
-    """The page of one run as HTML, with ``budget`` bytes of pictures; none for 0."""
+    """The page of one run as HTML, with ``budget`` bytes of images; none for 0."""
     recipe = run.recipe
-    data = recipe["data"]["uri"] or "generated toy pictures"
+    data = recipe["data"]["uri"] or "generated toy images"
     facts = {
         "method": f"{recipe['method']['name']} ({recipe['method'].get('profile', 'paper')})",
         "network": recipe["net"]["backbone"],
@@ -63,7 +63,7 @@ def run_page(run: RunFolder, budget: int = BUDGET) -> str:
         section("Curves", curves(run)),
         section("Classes", classes(run)),
         section("Confusion", confusion(run)),
-        *pictures(run, budget),
+        *images(run, budget),
         section("Recipe", recipe_block(recipe)),
     ]
     return document(recipe["name"], facts, sections, run.name)
@@ -122,7 +122,7 @@ def road(steps: Sequence[dict[str, Any]]) -> str:
     items = []
     for step in steps:
         seconds, reused = step["seconds"] or 0, step["reused"]
-        extra = [f"{step['images_per_second']:.1f} pictures/s"] if step.get("images_per_second") else []
+        extra = [f"{step['images_per_second']:.1f} images/s"] if step.get("images_per_second") else []
         extra += [f"{step['peak_memory_mb'] / 1024:.1f} GB"] if step.get("peak_memory_mb") else []
         extra += ["reused"] if reused else []
         items.append(
@@ -210,47 +210,45 @@ def confusion(run: RunFolder) -> str:
     return ""
 
 
-def picture_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> str:
+def image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> str:
     """Panels by group; each opens large, and the arrows lead to the next."""
     from wsss_ray.data.manifest import load_manifest
 
     palette = load_manifest(run.record["data"]).palette
     groups: dict[str, list[str]] = {}
-    for place, picture in enumerate(shown, start=start):
-        group = "by class" if picture.group.startswith("class ") else picture.group
-        groups.setdefault(group, []).append(panel(picture, place, start, start + len(shown), run.labels, palette))
+    for place, image in enumerate(shown, start=start):
+        group = "by class" if image.group.startswith("class ") else image.group
+        groups.setdefault(group, []).append(panel(image, place, start, start + len(shown), run.labels, palette))
     title = {"seeds": "seeds", "masks": "pseudo masks", "segmentation": "predictions"}[step]
-    lead = (
-        "Best and worst by the mean IoU of a picture's classes, which only chooses pictures. Touch one to enlarge it."
-    )
+    lead = "Best and worst by the mean IoU of an image's classes, which only chooses images. Touch one to enlarge it."
     body = "".join(
         f'<h3>{escape(name.capitalize())}</h3><div class="panels">{"".join(panels)}</div>'
         for name, panels in groups.items()
     )
-    return section(f"Pictures: {title}", body, lead if any(picture.score is not None for picture in shown) else "")
+    return section(f"Images: {title}", body, lead if any(image.score is not None for image in shown) else "")
 
 
 def panel(
-    picture: Shown, number: int, first: int, last: int, labels: Sequence[str], palette: Sequence[tuple[int, int, int]]
+    image: Shown, number: int, first: int, last: int, labels: Sequence[str], palette: Sequence[tuple[int, int, int]]
 ) -> str:
-    """One picture's tiles, opened by its own address (``:target``), so that it works without a script."""
-    height, width = picture.size
+    """One image's tiles, opened by its own address (``:target``), so that it works without a script."""
+    height, width = image.size
     tiles = "".join(
         f'<span><img src="{data}" alt="{escape(caption)}" style="aspect-ratio:{width}/{height}" loading="lazy">'
         f"<span>{escape(caption)}</span></span>"
-        for caption, data in picture.tiles
+        for caption, data in image.tiles
     )
     swatches = "".join(
         f'<span><i class="swatch" style="background:rgb{palette[label]}"></i>{escape(labels[label])}</span>'
-        for label in picture.labels
+        for label in image.labels
         if label < len(labels)
     )
-    score = f"<span>IoU {percent(picture.score)}</span>" if picture.score is not None else ""
+    score = f"<span>IoU {percent(image.score)}</span>" if image.score is not None else ""
     before, after = max(first, number - 1), min(last - 1, number + 1)
     return (
         f'<div><figure class="panel" id="p{number}"><a class="open" href="#p{number}" '
-        f'aria-label="{escape(picture.image_id)}, large">{tiles}</a>'
-        f"<figcaption><b>{escape(picture.image_id)}</b>{score}{swatches}</figcaption>"
+        f'aria-label="{escape(image.image_id)}, large">{tiles}</a>'
+        f"<figcaption><b>{escape(image.image_id)}</b>{score}{swatches}</figcaption>"
         f'<nav><a href="#p{before}" aria-label="before">←</a><a href="#p{after}" aria-label="next">→</a>'
         '<a href="#-" aria-label="close">✕ close</a></nav></figure></div>'
     )

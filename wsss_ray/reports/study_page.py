@@ -26,7 +26,7 @@ def study_page(results: dict[str, Any]) -> str:
     facts = {
         "scale": report.scale,
         "profile": report.profile,
-        "data": report.data or "generated toy pictures",
+        "data": report.data or "generated toy images",
         "rows": f"{sum(line.status in ('finished', 'partly') for line in report.lines)} of {len(report.lines)} run",
     }
     notes = [setting_in_words(report), *protocols_in_words(report)]

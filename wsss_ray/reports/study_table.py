@@ -277,8 +277,8 @@ def order_in_words(report: Report) -> str:
 
 
 def setting_in_words(report: Report) -> str:
-    """At which size and on which pictures ours was run."""
-    data = f"data {report.data}" if report.data else "generated toy pictures"
+    """At which size and on which images ours was run."""
+    data = f"data {report.data}" if report.data else "generated toy images"
     changed = f", with {', '.join(report.settings)}" if report.settings else ""
     text = f"Ours: scale {report.scale}, profile {report.profile}, {data}{changed}."
     printed = any(has_published(report, metric) for metric in report.metrics)

@@ -1,4 +1,4 @@
-"""The style of a report page, for phone and desk, light and dark, and the few keys of its picture box."""
+"""The style of a report page, for phone and desk, light and dark, and the few keys of its image box."""
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fbfaf8;--card:#fff;--ink:#1d2127;--soft:#626a75;--rule:#e2e0da;--bar:#efede8;

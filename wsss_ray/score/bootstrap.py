@@ -1,4 +1,4 @@
-"""Is one mIoU higher than another, or is it the choice of pictures? A paired bootstrap over pictures."""
+"""Is one mIoU higher than another, or is it the choice of images? A paired bootstrap over images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUNDS_AT_ONCE = 256
 
 @dataclass(frozen=True)
 class Difference:
-    """mIoU of the second less mIoU of the first over the same pictures."""
+    """mIoU of the second less mIoU of the first over the same images."""
 
     first: float
     second: float
@@ -25,12 +25,12 @@ class Difference:
     high: float
     p_value: float
     """Two-sided: twice the smaller share of resamples on either side of 0, counting the sample itself."""
-    num_pictures: int
+    num_images: int
     num_resamples: int
 
 
-def picture_counts(matrix: np.ndarray) -> np.ndarray:
-    """A picture's (K, K + 1) matrix -> (3, K) int64: intersection, truth, predicted, to be stacked over pictures."""
+def image_counts(matrix: np.ndarray) -> np.ndarray:
+    """An image's (K, K + 1) matrix -> (3, K) int64: intersection, truth, predicted, to be stacked over images."""
     counts = Counts.of(matrix)
     return np.stack([counts.intersection, counts.truth, counts.predicted])
 
@@ -43,26 +43,26 @@ def compare(
     seed: int = 0,
     absent: Absent = "skip",
 ) -> Difference:
-    """Paired bootstrap of two methods on the same pictures, (N, 3, K) counts each, in the same order.
+    """Paired bootstrap of two methods on the same images, (N, 3, K) counts each, in the same order.
 
-    Pictures are drawn with replacement, the same ones for both, and mIoU is taken of the summed counts, never of a
-    picture. ``seed`` fixes the draw. Raises UserError where the counts do not pair up.
+    Images are drawn with replacement, the same ones for both, and mIoU is taken of the summed counts, never of a
+    image. ``seed`` fixes the draw. Raises UserError where the counts do not pair up.
     """
     shapes = f"{first.shape} and {second.shape}"
     if first.shape != second.shape or first.ndim != 3 or first.shape[1] != 3:
         raise UserError(f"counts of shape {shapes} do not pair up: give (N, 3, K) twice")
-    num_pictures, _, num_labels = first.shape
-    if not num_pictures or num_resamples < 1 or not 0 < confidence < 1:
-        raise UserError("a bootstrap needs pictures, at least one resample and a confidence between 0 and 1")
+    num_images, _, num_labels = first.shape
+    if not num_images or num_resamples < 1 or not 0 < confidence < 1:
+        raise UserError("a bootstrap needs images, at least one resample and a confidence between 0 and 1")
     if not np.array_equal(first[:, 1], second[:, 1]):
-        raise UserError("the two methods were scored on different truths or pictures: score both on one list")
+        raise UserError("the two methods were scored on different truths or images: score both on one list")
     # float64 adds integers exactly up to 2^53 pixels.
-    stacked = np.stack([first, second], axis=1).reshape(num_pictures, -1).astype(np.float64)
-    shares = np.full(num_pictures, 1 / num_pictures)
+    stacked = np.stack([first, second], axis=1).reshape(num_images, -1).astype(np.float64)
+    shares = np.full(num_images, 1 / num_images)
     generator = np.random.default_rng(seed)
     gaps = []
     for start in range(0, num_resamples, ROUNDS_AT_ONCE):
-        times = generator.multinomial(num_pictures, shares, size=min(ROUNDS_AT_ONCE, num_resamples - start))
+        times = generator.multinomial(num_images, shares, size=min(ROUNDS_AT_ONCE, num_resamples - start))
         gaps.append(np.subtract(*_mious(times @ stacked, num_labels, absent)[::-1]))
     differences = np.concatenate(gaps)
     before, after = _mious(stacked.sum(axis=0, keepdims=True), num_labels, absent)
@@ -76,7 +76,7 @@ def compare(
         low=float(low),
         high=float(high),
         p_value=min(1.0, 2 * (side + 1) / (num_resamples + 1)),
-        num_pictures=num_pictures,
+        num_images=num_images,
         num_resamples=num_resamples,
     )
 

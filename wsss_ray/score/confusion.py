@@ -26,14 +26,14 @@ def empty(num_labels: int) -> np.ndarray:
     return np.zeros((num_labels, num_labels + 1), np.int64)
 
 
-def confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, name: str = "picture") -> np.ndarray:
-    """(K, K + 1) int64 counts of one picture's (H, W) masks; truth 255 is not counted.
+def confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, name: str = "image") -> np.ndarray:
+    """(K, K + 1) int64 counts of one image's (H, W) masks; truth 255 is not counted.
 
     Raises UserError where the sizes differ or a value is neither a label nor 255.
     """
     if truth.shape != prediction.shape:
         raise UserError(
-            f"{name}: the prediction is {_size(prediction)}, the truth {_size(truth)}: predict at the picture's size"
+            f"{name}: the prediction is {_size(prediction)}, the truth {_size(truth)}: predict at the image's size"
         )
     counted = truth != IGNORE
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -70,7 +70,7 @@ def settled(matrix: np.ndarray, unknown: Unknown) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Counts:
-    """What IoU needs of a matrix; (..., K) int64 each, so that pictures or thresholds can be stacked in front."""
+    """What IoU needs of a matrix; (..., K) int64 each, so that images or thresholds can be stacked in front."""
 
     intersection: np.ndarray
     truth: np.ndarray

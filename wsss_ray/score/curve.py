@@ -44,10 +44,10 @@ class ThresholdCurve:
         self.counts = np.zeros((num_labels, num_labels - 1, len(self.thresholds) + 1), np.int64)
         """(K, C, T + 1): truth, strongest class, number of thresholds below its value."""
 
-    def add(self, truth: np.ndarray, classes: np.ndarray, maps: np.ndarray, name: str = "picture") -> None:
-        """Count one picture: (H, W) truth with 255 unknown, (P,) 0-based present classes, each once, (P, H, W) maps.
+    def add(self, truth: np.ndarray, classes: np.ndarray, maps: np.ndarray, name: str = "image") -> None:
+        """Count one image: (H, W) truth with 255 unknown, (P,) 0-based present classes, each once, (P, H, W) maps.
 
-        A picture without classes is background at every threshold. Raises UserError where sizes or indices do not fit.
+        An image without classes is background at every threshold. Raises UserError where sizes or indices do not fit.
         """
         num_classes = self.num_labels - 1
         if len(classes) and maps.shape[1:] != truth.shape:

@@ -1,4 +1,4 @@
-"""Image-level average precision: how well a classifier ranks the pictures of each class."""
+"""Image-level average precision: how well a classifier ranks the images of each class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def mean_average_precision(scores: np.ndarray, truths: np.ndarray) -> float | None:
-    """(N, C), (N, C) -> mean over the classes that have a positive picture; None where no class has one.
+    """(N, C), (N, C) -> mean over the classes that have a positive image; None where no class has one.
 
     ``classes_without_positives`` names what was left out.
     """
@@ -44,5 +44,5 @@ def mean_average_precision(scores: np.ndarray, truths: np.ndarray) -> float | No
 
 
 def classes_without_positives(truths: np.ndarray) -> list[int]:
-    """(N, C) labels -> the 0-based classes no picture has, which no average precision counts."""
+    """(N, C) labels -> the 0-based classes no image has, which no average precision counts."""
     return np.flatnonzero(~(np.asarray(truths) > 0).any(axis=0)).tolist()

@@ -1,6 +1,6 @@
 """Masks as annotations people can correct: COCO JSON with RLE or polygons (CVAT), and Label Studio tasks.
 
-One annotation is one class in one picture. Polygons run along pixel edges and read back exactly; a tolerance makes
+One annotation is one class in one image. Polygons run along pixel edges and read back exactly; a tolerance makes
 them lighter. A hole is joined to its surrounding by a cut of no width, since COCO's polygons have none.
 """
 
@@ -33,7 +33,7 @@ def rings(bitmap: np.ndarray) -> list[Ring]:
         (padded[:, 1:], padded[:, :-1], (0, 1), (0, -1)),
     ):
         ys, xs = np.nonzero(inside & ~outside)
-        # Corner (x, y) of the picture lies at (x + 1, y + 1) of the padded grid; edge arrays are one shorter.
+        # Corner (x, y) of the image lies at (x + 1, y + 1) of the padded grid; edge arrays are one shorter.
         vertical = step[0] == 0
         for x, y in zip((xs - (0 if vertical else 1)).tolist(), (ys - (1 if vertical else 0)).tolist(), strict=True):
             at = (x + start[0], y + start[1])
@@ -141,22 +141,22 @@ def rle(bitmap: np.ndarray) -> dict[str, Any]:
 
 
 class CocoWriter:
-    """Pieces of a COCO annotation file, picture by picture, so that no more than one is in memory."""
+    """Pieces of a COCO annotation file, image by image, so that no more than one is in memory."""
 
     def __init__(self, classes: Sequence[str], as_polygons: bool, tolerance: float = 0.0) -> None:
         self.classes, self.as_polygons, self.tolerance = tuple(classes), as_polygons, tolerance
-        self.num_pictures = self.num_annotations = 0
+        self.num_images = self.num_annotations = 0
 
     def categories(self) -> list[dict[str, Any]]:
         """Category ids are mask indices: 1 is the first class."""
         return [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(self.classes, 1)]
 
-    def picture(self, file_name: str, mask: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The entries of one picture: its image and one annotation for each class in its (H, W) uint8 mask."""
-        self.num_pictures += 1
+    def add_image(self, file_name: str, mask: np.ndarray) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The entries of one image: its image and one annotation for each class in its (H, W) uint8 mask."""
+        self.num_images += 1
         height, width = (int(side) for side in mask.shape)
-        image = {"id": self.num_pictures, "file_name": file_name, "height": height, "width": width}
-        return image, list(self._annotations(mask))
+        entry = {"id": self.num_images, "file_name": file_name, "height": height, "width": width}
+        return entry, list(self._annotations(mask))
 
     def _annotations(self, mask: np.ndarray) -> Iterator[dict[str, Any]]:
         for index, bitmap in class_bitmaps(mask, len(self.classes)):
@@ -168,7 +168,7 @@ class CocoWriter:
             self.num_annotations += 1
             yield {
                 "id": self.num_annotations,
-                "image_id": self.num_pictures,
+                "image_id": self.num_images,
                 "category_id": index,
                 "segmentation": shape,
                 "area": int(bitmap.sum()),

@@ -16,8 +16,8 @@ from wsss_ray import storage
 from wsss_ray.artifacts.record import artifact_folder, run_record
 from wsss_ray.artifacts.tables import part_name, read_table
 from wsss_ray.config import UserError
+from wsss_ray.data.image import decode_mask, open_image
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.data.picture import decode_mask, open_image
 from wsss_ray.data.shards import read_shard_table
 
 KINDS = {"masks": ("masks", ("mask",)), "predictions": ("predictions", ("crf", "multi_scale", "single_scale"))}
@@ -45,7 +45,7 @@ def masks_of(run_folder: str, what: str) -> Iterator[tuple[str, bytes]]:
 
 
 def export_run(run_folder: str, to: Path, what: str = "masks", voc_server: bool = False) -> str:
-    """Write ``<to>/<image id>.png`` for every picture, with ``voc_server`` also ``<to>/results.tgz``."""
+    """Write ``<to>/<image id>.png`` for every image, with ``voc_server`` also ``<to>/results.tgz``."""
     run_record(run_folder)
     to.mkdir(parents=True, exist_ok=True)
     count = 0
@@ -74,7 +74,7 @@ def export(
     kind: str = "png",
     voc_server: bool = False,
     tolerance: float = 1.0,
-    pictures: bool = False,
+    images: bool = False,
 ) -> str:
     """Export in one of the four ways of ``KINDS_OF_EXPORT``; says what was written."""
     if kind not in KINDS_OF_EXPORT:
@@ -85,42 +85,46 @@ def export(
         return export_run(run_folder, to, what, voc_server)
     if kind == "mlflow":
         return export_model(run_folder, to)
-    return export_annotations(run_folder, to, what, kind == "polygons", tolerance, pictures)
+    return export_annotations(run_folder, to, what, kind == "polygons", tolerance, images)
 
 
 KINDS_OF_EXPORT = ("png", "coco", "polygons", "mlflow")
 
 
 def export_annotations(
-    run_folder: str, to: Path, what: str, as_polygons: bool, tolerance: float = 1.0, pictures: bool = False
+    run_folder: str, to: Path, what: str, as_polygons: bool, tolerance: float = 1.0, images: bool = False
 ) -> str:
     """Write ``annotations/instances_default.json`` (COCO; CVAT reads it), with polygons also ``label_studio.json`` and
-    ``label_studio.xml``, and with ``pictures`` the pictures below ``images/``."""
+    ``label_studio.xml``, and with ``images`` the images below ``images/``."""
     from wsss_ray.serve.annotations import CocoWriter, label_studio_config, label_studio_task
 
     manifest = load_manifest(run_record(run_folder)["data"])
     writer = CocoWriter(manifest.classes, as_polygons, tolerance)
-    images: list[dict[str, Any]] = []
-    folder = to / "images" if pictures else None
+    listed: list[dict[str, Any]] = []
+    folder = to / "images" if images else None
     with contextlib.ExitStack() as files:
         path = to / "annotations" / "instances_default.json"
         entries = files.enter_context(_JsonList(path, '{"annotations": '))
         tasks = files.enter_context(_JsonList(to / "label_studio.json")) if as_polygons else None
         for file_name, png in _with_files(run_folder, what, folder):
             mask = decode_mask(png, file_name)
-            image, found = writer.picture(file_name, mask)
-            images.append(image)
+            entry, found = writer.add_image(file_name, mask)
+            listed.append(entry)
             for one in found:
                 entries.add(one)
             if tasks is not None:
                 tasks.add(label_studio_task(f"images/{file_name}", mask, manifest.classes, tolerance))
-        head = {"images": images, "categories": writer.categories(), "info": {"description": f"wsss-ray {what}"}}
+        head = {
+            "images": listed,
+            "categories": writer.categories(),
+            "info": {"description": f"wsss-ray {what}"},
+        }
         entries.ending = ", " + json.dumps({**head, "licenses": []})[1:]
     if as_polygons:
         text = label_studio_config(manifest.classes, manifest.palette)
         (to / "label_studio.xml").write_text(text, encoding="utf-8")
     also = f", {to / 'label_studio.json'} for Label Studio" if as_polygons else ""
-    return f"{writer.num_annotations} annotations of {writer.num_pictures} pictures in {path}{also}"
+    return f"{writer.num_annotations} annotations of {writer.num_images} images in {path}{also}"
 
 
 class _JsonList:
@@ -150,7 +154,7 @@ class _JsonList:
 
 
 def _with_files(run_folder: str, what: str, folder: Path | None) -> Iterator[tuple[str, bytes]]:
-    """(file name, palette PNG) of every mask; the ending follows the picture's format. Pictures go into ``folder``."""
+    """(file name, palette PNG) of every mask; the ending follows the image's format. Images go into ``folder``."""
     data = run_record(run_folder)["data"]
     shards = {part_name(shard.path): shard for shard in load_manifest(data).shards}
     for part, masks in parts_of(run_folder, what):

@@ -1,4 +1,4 @@
-"""The MLflow model, as code that MLflow runs where it serves: pictures in, class shares and masks out.
+"""The MLflow model, as code that MLflow runs where it serves: images in, class shares and masks out.
 
 ``wsss_ray.tracking.save_model`` is what names this file; nothing imports it, since it hands its functions to MLflow.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import decode_picture, encode_mask
+from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.serve.model import Answer, Answerer, open_model
 from wsss_ray.tracking import set_served_model
 
@@ -28,11 +28,11 @@ def load(folder: str) -> Answerer:
 
 
 def answer(answerer: Answerer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows with ``picture`` (base64 of a JPEG, PNG, ...) or ``path`` -> {"height", "width", "classes": [{"class",
-    "index", "share", "confidence"}], "mask": base64 of a palette PNG} each; UserError names the row of a bad picture.
+    """Rows with ``image`` (base64 of a JPEG, PNG, ...) or ``path`` -> {"height", "width", "classes": [{"class",
+    "index", "share", "confidence"}], "mask": base64 of a palette PNG} each; UserError names the row of a bad image.
     """
-    pictures = [decode_picture(_bytes(row), f"row {number}") for number, row in enumerate(rows)]
-    return [_told(one, np.asarray(answerer.palette)) for one in answerer.answer(pictures)]
+    images = [decode_image(_bytes(row), f"row {number}") for number, row in enumerate(rows)]
+    return [_told(one, np.asarray(answerer.palette)) for one in answerer.answer(images)]
 
 
 def _told(found: Answer, palette: np.ndarray) -> dict[str, Any]:
@@ -46,20 +46,20 @@ def _told(found: Answer, palette: np.ndarray) -> dict[str, Any]:
 
 
 def _bytes(row: dict[str, Any]) -> bytes:
-    picture, path = row.get("picture"), row.get("path")
-    if isinstance(picture, str) and picture:
+    image, path = row.get("image"), row.get("path")
+    if isinstance(image, str) and image:
         try:
-            return base64.b64decode(picture.rpartition(",")[2], validate=True)
+            return base64.b64decode(image.rpartition(",")[2], validate=True)
         except binascii.Error as error:
-            raise UserError(f"column picture is not base64 ({error}); send base64 of the picture file") from error
+            raise UserError(f"column image is not base64 ({error}); send base64 of the image file") from error
     if not isinstance(path, str) or not path:
-        raise UserError("a row has neither picture (base64 of the file) nor path; send one of them")
+        raise UserError("a row has neither image (base64 of the file) nor path; send one of them")
     root = os.environ.get(ROOT)
     if root is None:
-        raise UserError(f"this server reads no paths; start it with {ROOT}=FOLDER, or send column picture (base64)")
+        raise UserError(f"this server reads no paths; start it with {ROOT}=FOLDER, or send column image (base64)")
     where = (Path(root) / path).resolve()
     if not where.is_relative_to(Path(root).resolve()) or not where.is_file():
-        raise UserError(f"{path}: no such picture below {ROOT}; correct the path")
+        raise UserError(f"{path}: no such image below {ROOT}; correct the path")
     return where.read_bytes()
 
 

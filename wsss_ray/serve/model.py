@@ -1,4 +1,4 @@
-"""A trained network asked about pictures that belong to no data set: which model, and what it says; without Ray.
+"""A trained network asked about images that belong to no data set: which model, and what it says; without Ray.
 
 The same code answers for ``wsss predict`` and for the served MLflow model.
 """
@@ -22,8 +22,8 @@ from wsss_ray.artifacts import network as build
 from wsss_ray.artifacts.network import NetworkSpec
 from wsss_ray.artifacts.record import artifact_folder
 from wsss_ray.config import Config, UserError
+from wsss_ray.data.image import voc_palette
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.data.picture import voc_palette
 from wsss_ray.engine.gate import gate_classes, read_scores
 from wsss_ray.engine.passes import same_size
 from wsss_ray.engine.predict import PredictConfig, class_scores, forward_share
@@ -33,7 +33,7 @@ from wsss_ray.refine.crf import crf_scores
 CARD = "answer.json"
 """What a folder with ``network.json`` and ``model.safetensors`` needs besides to answer by itself."""
 MAX_SCORES = 60_000_000
-"""Numbers (classes x pixels) of one picture's probabilities at most; a larger one is answered smaller and scaled up."""
+"""Numbers (classes x pixels) of one image's probabilities at most; a larger one is answered smaller and scaled up."""
 
 
 class Model(Config):
@@ -52,27 +52,27 @@ class Model(Config):
 
 @dataclass(frozen=True)
 class Finding:
-    """One class in one picture."""
+    """One class in one image."""
 
     index: int
     """Mask index, 0 is background."""
     name: str
     share: float
-    """Part of the picture's pixels in [0, 1]."""
+    """Part of the image's pixels in [0, 1]."""
     confidence: float
     """Mean probability the network gave the class on those pixels, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the network says about one picture."""
+    """What the network says about one image."""
 
     mask: np.ndarray
-    """(H, W) uint8, the picture's own size."""
+    """(H, W) uint8, the image's own size."""
     findings: tuple[Finding, ...]
     """The classes in the mask, ascending."""
     reduced: bool
-    """Whether the picture was too large and was answered at a smaller size."""
+    """Whether the image was too large and was answered at a smaller size."""
 
 
 def open_model(where: str, settings: Sequence[str] = (), classes: Path | None = None) -> Model:
@@ -108,7 +108,7 @@ def open_model(where: str, settings: Sequence[str] = (), classes: Path | None = 
         _assign(value, key.strip(), yaml.safe_load(text))
     model = _checked({**model.model_dump(mode="json"), "predict": value}, "--set")
     if model.predict.gate.classes == "labels":
-        raise UserError("this model's protocol reads image labels at test time, and plain pictures have none: "
+        raise UserError("this model's protocol reads image labels at test time, and plain images have none: "
                         "add --set gate.classes=all (or scores)")  # fmt: skip
     return model
 
@@ -161,7 +161,7 @@ def _bare(folder: str) -> Model:
 
 
 class Answerer:
-    """A model, loaded: pictures in, masks and shares out. ``max_scores`` bounds the memory of one picture."""
+    """A model, loaded: images in, masks and shares out. ``max_scores`` bounds the memory of one image."""
 
     def __init__(self, model: Model, batch_size: int = 8, max_scores: int = MAX_SCORES) -> None:
         self.model, self.batch_size, self.max_scores = model, batch_size, max_scores
@@ -172,9 +172,9 @@ class Answerer:
         network = build.trained(self.spec, model.folder, self.device)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def answer(self, pictures: Sequence[np.ndarray]) -> list[Answer]:
-        """(H, W, 3) uint8 pictures of any sizes -> their answers, in order."""
-        fitted = [self._fit(picture) for picture in pictures]
+    def answer(self, images: Sequence[np.ndarray]) -> list[Answer]:
+        """(H, W, 3) uint8 images of any sizes -> their answers, in order."""
+        fitted = [self._fit(image) for image in images]
         num_scores = self.spec.num_classes + 1
         answers: dict[int, Answer] = {}
         for indices in same_size(fitted, self.batch_size):
@@ -191,27 +191,27 @@ class Answerer:
                 )
                 for place, index in enumerate(chosen):
                     view = None if views is None else views[place]
-                    answers[index] = self._read(pictures[index].shape[:2], fitted[index], multi[place], view)
-        return [answers[index] for index in range(len(pictures))]
+                    answers[index] = self._read(images[index].shape[:2], fitted[index], multi[place], view)
+        return [answers[index] for index in range(len(images))]
 
-    def _fit(self, picture: np.ndarray) -> np.ndarray:
-        height, width = picture.shape[:2]
+    def _fit(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
         allowed = self.max_scores / (self.spec.num_classes + 1)
         if height * width <= allowed:
-            return picture
+            return image
         ratio = (allowed / (height * width)) ** 0.5
         size = (max(1, int(width * ratio)), max(1, int(height * ratio)))
-        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
     def _read(
-        self, size: tuple[int, ...], picture: np.ndarray, probabilities: np.ndarray, views: np.ndarray | None
+        self, size: tuple[int, ...], image: np.ndarray, probabilities: np.ndarray, views: np.ndarray | None
     ) -> Answer:
         config = self.model.predict
         allowed = gate_classes(config.gate, views, None)
         if config.crf is None:
             scores = read_scores(probabilities, config.gate, allowed)
         else:
-            scores = crf_scores(picture, read_scores(probabilities, config.gate, allowed, for_crf=True), config.crf)
+            scores = crf_scores(image, read_scores(probabilities, config.gate, allowed, for_crf=True), config.crf)
         mask = scores.argmax(axis=0).astype(np.uint8)
         findings = []
         for index in np.unique(mask).tolist():

@@ -15,7 +15,7 @@ from wsss_ray.artifacts.tables import (
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.shards import Shards, _summary, run_parts
 from wsss_ray.data.augment import Normalize
-from wsss_ray.data.picture import decode_picture
+from wsss_ray.data.image import decode_image
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.localize import LocalizeConfig, class_maps
 from wsss_ray.methods import METHODS
@@ -23,7 +23,7 @@ from wsss_ray.recipe import Localization, Resources
 
 
 class LocalizeWorker:
-    """Pictures of a shard -> fused class maps of their labels."""
+    """Images of a shard -> fused class maps of their labels."""
 
     def __init__(
         self, data: str, network: str, config: dict[str, Any], batch_size: int, method: dict[str, Any] | None = None
@@ -34,14 +34,14 @@ class LocalizeWorker:
         self.network, self.spec, self.device = open_network(network, read_by)
 
     def table(self, shard: str) -> pa.Table:
-        """One row of ``MAPS_SCHEMA`` for every picture."""
+        """One row of ``MAPS_SCHEMA`` for every image."""
         rows = read_shard(self.data, shard, columns=["image_id", "image", "labels"])
-        pictures = [decode_picture(row["image"], row["image_id"]) for row in rows]
+        images = [decode_image(row["image"], row["image_id"]) for row in rows]
         normalize: Normalize = self.spec.net.normalize
         maps = class_maps(
             self.network,
             [row["image_id"] for row in rows],
-            pictures,
+            images,
             [row["labels"] or [] for row in rows],
             self.config,
             normalize,
@@ -61,7 +61,7 @@ def localize(
     machines: Machines,
     resources: Resources,
 ) -> dict[str, Any]:
-    """Class maps of every picture of ``shards`` into ``out``."""
+    """Class maps of every image of ``shards`` into ``out``."""
     config = localization.localize.model_dump(mode="json")
     method = localization.method.model_dump(mode="json")
     factory = partial(LocalizeWorker, data, network, config, resources.batch_size, method)

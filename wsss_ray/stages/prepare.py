@@ -1,4 +1,4 @@
-"""``wsss data prepare``: a source's pictures are read, checked and written as Parquet shards in one pass over Ray
+"""``wsss data prepare``: a source's images are read, checked and written as Parquet shards in one pass over Ray
 Data."""
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ _SHOWN = 20
 def prepare_source(
     name: str, root: Path | None, options: dict[str, Any], out: str, skip_bad: bool, address: str | None
 ) -> Manifest:
-    """Prepare a source by name; prints what was made. UserError lists every picture that cannot be used."""
+    """Prepare a source by name; prints what was made. UserError lists every image that cannot be used."""
     source = open_source(name, root, **options)
     if options.get("saliency") is not None and _saliency_folder(source) is None:
         example = next((item.image_id for item in source.items), "<id>")
-        raise UserError(f"--saliency {options['saliency']}: no map of any picture there; expected {example}.png")
+        raise UserError(f"--saliency {options['saliency']}: no map of any image there; expected {example}.png")
     _quick_look(source, skip_bad)
     with cluster(address):
         manifest = prepare(source, out, machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         extras = [word for word, have in (("masks", info.has_masks), ("saliency", info.has_saliency)) if have]
-        console.print(f"{split}: {info.num_pictures} pictures, {', '.join(extras) or 'no masks'}")
+        console.print(f"{split}: {info.num_images} images, {', '.join(extras) or 'no masks'}")
         mapped = sum(shard.num_saliency for shard in manifest.shards_of(split))
-        if 0 < mapped < info.num_pictures:
-            without = f"{info.num_pictures - mapped} of {info.num_pictures} pictures of split {split!r}"
+        if 0 < mapped < info.num_images:
+            without = f"{info.num_images - mapped} of {info.num_images} images of split {split!r}"
             console.print(f"note: {without} have no saliency map, the first is {info.first_without_saliency}")
     console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
     return manifest
 
 
 def prepare_toy(config: ToyConfig, out: str, layout: Machines) -> dict[str, Any]:
-    """Generate the toy pictures into ``out``; for the artifact's record."""
+    """Generate the toy images into ``out``; for the artifact's record."""
     start = time.monotonic()
     manifest = prepare(open_source("toy", config=config), out, layout, skip_bad=False)
-    return {"images_per_second": manifest.num_pictures / (time.monotonic() - start)}
+    return {"images_per_second": manifest.num_images / (time.monotonic() - start)}
 
 
 def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) -> Manifest:
-    """Write ``source`` into ``out``: every picture is decoded once, checked and stored; the manifest comes last.
+    """Write ``source`` into ``out``: every image is decoded once, checked and stored; the manifest comes last.
 
-    Finished shards of a killed call are kept where the same pictures go into them. With ``skip_bad`` pictures that
+    Finished shards of a killed call are kept where the same images go into them. With ``skip_bad`` images that
     cannot be used are
     left out and counted, otherwise they are all listed in one UserError and nothing is left behind.
     """
@@ -71,7 +71,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
     counts: Counter[str] = Counter(item.image_id for item in source.items)
     doubled = [name for name, count in counts.items() if count > 1]
     if doubled:
-        raise UserError(f"{source.name}: picture id {doubled[0]!r} comes twice; rename one of the two pictures")
+        raise UserError(f"{source.name}: image id {doubled[0]!r} comes twice; rename one of the two images")
     total = len(counts)
     rows = max(16, min(128, total // 256))
     infos: list[ShardInfo] = []
@@ -87,7 +87,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
         raise UserError(_listed(bad) + "; mend them, or leave them out with --skip-bad")
     if bad:
         console.print(
-            f"left out {len(bad)} pictures that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
+            f"left out {len(bad)} images that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
         )
     origin = made_by(_saliency_folder(source))
     source.options = {
@@ -101,14 +101,14 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
 
 
 def _saliency_folder(source: Source) -> Path | None:
-    """Where the first saliency map lies; None where no picture has a file of its own."""
+    """Where the first saliency map lies; None where no image has a file of its own."""
     maps = (item.saliency for item in source.items if isinstance(item.saliency, str))
     first = next(maps, None)
     return None if first is None else Path(first).parent
 
 
 def _quick_look(source: Source, skip_bad: bool) -> None:
-    """Headers of every picture, before anything starts; warnings are shown, errors end the call."""
+    """Headers of every image, before anything starts; warnings are shown, errors end the call."""
     problems = find_problems(source, fast=True) if source.name != "toy" else []
     warnings = [problem for problem in problems if problem.level == "warning"]
     for problem in warnings[:_SHOWN]:
@@ -126,7 +126,7 @@ def _listed(lines: list[str]) -> str:
     if len(lines) == 1:
         return lines[0]
     more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return f"{len(lines)} pictures cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
+    return f"{len(lines)} images cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
 
 
 def _written(
@@ -136,7 +136,7 @@ def _written(
     load = cloudpickle.dumps(source.load)
     parts = [{"name": name, "splits": list(splits), "items": cloudpickle.dumps(items)} for name, splits, items in plan]
     if not parts:
-        raise UserError(f"{source.name}: no pictures in any split; check the folder and its lists")
+        raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         _write,  # type: ignore[arg-type]
         fn_args=(load, out),
@@ -148,7 +148,7 @@ def _written(
 
 
 def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
-    """One shard, in a Ray task; a finished one of the same pictures is taken as it is."""
+    """One shard, in a Ray task; a finished one of the same images is taken as it is."""
     name, items = str(batch["name"][0]), cloudpickle.loads(batch["items"][0])
     where, note = storage.join(out, name), storage.join(out, f"{name}.json")
     stamp = hashlib.sha256(batch["items"][0] + load).hexdigest()
@@ -178,10 +178,10 @@ def _remove(out: str) -> None:
 def check_shards(uri: str) -> None:
     """Verify a prepared data set and print what it holds; UserError lists what is wrong."""
     manifest = load_manifest(uri)
-    with Bar("check", manifest.num_pictures) as bar:
+    with Bar("check", manifest.num_images) as bar:
         problems: list[Problem] = check(uri, lambda shard: bar.advance(shard.num_rows))
     if problems:
         raise UserError("\n  ".join([f"{uri}: {len(problems)} problems:", *map(str, problems[:_SHOWN])]))
     for split, info in manifest.splits.items():
-        console.print(f"{split}: {info.num_pictures} pictures, digest {info.digest}")
+        console.print(f"{split}: {info.num_images} images, digest {info.digest}")
     console.print(f"{uri}: whole and readable", soft_wrap=True)

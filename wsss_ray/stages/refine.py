@@ -18,8 +18,8 @@ from wsss_ray.artifacts.tables import (
 )
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.shards import Shards, _summary, run_parts
+from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.data.picture import decode_picture, encode_mask
 from wsss_ray.data.shards import read_shard
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
@@ -35,15 +35,13 @@ class RefineWorker:
         self.palette = np.asarray(load_manifest(data).palette, dtype=np.uint8)
 
     def table(self, shard: str) -> pa.Table:
-        """One row of ``MASKS_SCHEMA`` for every picture."""
-        pictures = {
-            row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])
-        }
+        """One row of ``MASKS_SCHEMA`` for every image."""
+        images = {row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])}
         masks = []
         for row in read_table(storage.join(self.maps, part_name(shard))).to_pylist():
             maps = decode_maps(row)
-            picture = decode_picture(pictures[maps.image_id], maps.image_id)
-            mask = self.refiner.refine(picture, maps, self.network)
+            image = decode_image(images[maps.image_id], maps.image_id)
+            mask = self.refiner.refine(image, maps, self.network)
             masks.append({"image_id": maps.image_id, "mask": encode_mask(mask, self.palette)})
         return pa.Table.from_pylist(masks, schema=MASKS_SCHEMA)
 
@@ -58,6 +56,6 @@ def refine(
     out: str,
     machines: Machines,
 ) -> dict[str, Any]:
-    """Pseudo masks of every picture of ``shards`` into ``out``."""
+    """Pseudo masks of every image of ``shards`` into ``out``."""
     factory = partial(RefineWorker, data, maps, refiner.model_dump(mode="json"), network)
     return _summary(run_parts(title, factory, shards, out, machines, network=network is not None))

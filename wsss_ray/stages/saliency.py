@@ -1,4 +1,4 @@
-"""``wsss data saliency``: maps for pictures that come without any, a step of its own that every score names."""
+"""``wsss data saliency``: maps for images that come without any, a step of its own that every score names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, cluster, machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
-from wsss_ray.data import picture as pic
+from wsss_ray.data import image as pic
 from wsss_ray.data.saliency import NOTE, describe, detect
 from wsss_ray.data.source import Item, read_file
 from wsss_ray.data.sources import open_source
@@ -33,24 +33,24 @@ def make_saliency(
     skip_bad: bool,
     address: str | None,
 ) -> int:
-    """Write ``<id>.png`` for every picture of a source into ``out``, beside a note of what made them; returns how many
+    """Write ``<id>.png`` for every image of a source into ``out``, beside a note of what made them; returns how many
     maps are there.
 
     Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
-    ``out`` holds maps of something else, or pictures that cannot be read (``skip_bad`` leaves those without a map).
+    ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
     made = describe(detector)
     source = open_source(name, root, **options)
     items = [item for item in source.items if item.image is not None]
     if not items:
-        raise UserError(f"{name}: no picture files to look at; this step is for folders, voc and coco")
+        raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
     _claim(out, made)
     with cluster(address):
         bad = detect_all(items, out, detector, machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
-            f"{len(bad)} pictures have no map, the other {len(items) - len(bad)} do:\n  {listed}\n"
+            f"{len(bad)} images have no map, the other {len(items) - len(bad)} do:\n  {listed}\n"
             "mend them and call again, or leave them without a map with --skip-bad"
         )
     console.print(f"{len(items) - len(bad)} saliency maps by {detector} in {out}", soft_wrap=True)
@@ -59,7 +59,7 @@ def make_saliency(
 
 
 def detect_all(items: list[Item], out: str, detector: str, layout: Machines) -> list[str]:
-    """Detect in every picture that has no map yet; what went wrong, one line a picture."""
+    """Detect in every image that has no map yet; what went wrong, one line an image."""
     ready = set(storage.list_names(out))
     todo = [item for item in items if f"{item.image_id}.png" not in ready]
     bad: list[str] = []
@@ -79,7 +79,7 @@ def _claim(out: str, made: dict[str, Any]) -> None:
         if found != made:
             raise UserError(f"{out}: holds maps of {_short(found)}, not of {_short(made)}; choose another --out")
     elif any(name.endswith(".png") for name in storage.list_names(out)):
-        raise UserError(f"{out}: holds pictures that this step did not make; choose another --out")
+        raise UserError(f"{out}: holds images that this step did not make; choose another --out")
     else:
         storage.write_json(note, made)
 
@@ -103,12 +103,12 @@ def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterat
 
 
 def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str) -> dict[str, Any]:
-    """Some pictures, in a Ray task; each map is written whole or not at all."""
+    """Some images, in a Ray task; each map is written whole or not at all."""
     items: list[tuple[str, str | bytes]] = cloudpickle.loads(batch["items"][0])
     bad = []
     for image_id, image in items:
         try:
-            pixels = pic.decode_picture(read_file(image, "picture"), image if isinstance(image, str) else image_id)
+            pixels = pic.decode_image(read_file(image, "image"), image if isinstance(image, str) else image_id)
         except UserError as error:
             bad.append(str(error))
             continue

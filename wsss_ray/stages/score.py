@@ -16,11 +16,11 @@ from wsss_ray.artifacts.store import Artifact
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.shards import run_parts
+from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import Manifest
-from wsss_ray.data.picture import decode_mask
 from wsss_ray.data.shards import read_shard
 from wsss_ray.refine.planes import constant_background, to_mask, winners
-from wsss_ray.score.bootstrap import picture_counts
+from wsss_ray.score.bootstrap import image_counts
 from wsss_ray.score.config import ScoreConfig
 from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve
@@ -49,7 +49,7 @@ class ScoreWorker:
         self.config = ScoreConfig.model_validate(config)
 
     def table(self, shard: str) -> pa.Table:
-        """One row of ``COUNTS_SCHEMA`` for every picture with truth and every variant."""
+        """One row of ``COUNTS_SCHEMA`` for every image with truth and every variant."""
         truths = {row["image_id"]: row for row in read_shard(self.data, shard, columns=["image_id", "mask", "parts"])}
         matrices = {variant: empty(self.num_labels) for variant in VARIANTS[self.kind]}
         curve = ThresholdCurve(self.config.curve_thresholds, self.num_labels)
@@ -63,7 +63,7 @@ class ScoreWorker:
             for variant, mask in self._masks(row, truth, curve):
                 matrix = confusion(truth, mask, self.num_labels, row["image_id"])
                 matrices[variant] += matrix
-                rows.append({"image_id": row["image_id"], "variant": variant, **_sparse(picture_counts(matrix))})
+                rows.append({"image_id": row["image_id"], "variant": variant, **_sparse(image_counts(matrix))})
                 if truth_row["parts"] is not None and variant in ("fixed", "mask"):
                     parts += _part_counts(decode_mask(truth_row["parts"]), truth, mask)
         buffer = io.BytesIO()

@@ -34,7 +34,7 @@ from wsss_ray.engine.watch import SeedWatch
 STATE = "state.pt"
 TRAINING_COLUMNS = ("image_id", "image", "labels", "saliency", "height", "width")
 WATCH_COLUMNS = ("image_id", "image", "labels", "mask")
-"""Of validation pictures alone, and only where ``train.validate_seeds`` opts in to score seeds every epoch."""
+"""Of validation images alone, and only where ``train.validate_seeds`` opts in to score seeds every epoch."""
 
 
 class TrainJob(Config):
@@ -167,12 +167,12 @@ def _train(job: TrainJob, board: Any) -> None:
         maps_lookup=Lookup(job.maps).maps if job.maps else None,
     )
     validation = None
-    if job.val_split and config.validate_pictures and spec.kind == "localizer":
-        validation = training.validation_pictures(
+    if job.val_split and config.validate_images and spec.kind == "localizer":
+        validation = training.validation_images(
             Rows(job.data, job.val_split, columns=TRAINING_COLUMNS),
             spec.num_classes,
             spec.net.normalize,
-            config.validate_pictures,
+            config.validate_images,
             config.validate_long_side,
         )
     watch = None

@@ -12,8 +12,8 @@ from torch import Tensor
 from wsss_ray.methods.layers import spatial_mean
 
 
-def clip_features(features: Tensor, beta: float, over: Literal["channel", "picture"], detach: bool) -> Tensor:
-    """min(x, beta max x) of (B, C, h, w), the maximum over each picture's places (Eq. 7), or its channels as well."""
+def clip_features(features: Tensor, beta: float, over: Literal["channel", "image"], detach: bool) -> Tensor:
+    """min(x, beta max x) of (B, C, h, w), the maximum over each image's places (Eq. 7), or its channels as well."""
     if beta == 1:
         return features
     ceiling = beta * features.amax(dim=(2, 3) if over == "channel" else (1, 2, 3), keepdim=True)
@@ -23,7 +23,7 @@ def clip_features(features: Tensor, beta: float, over: Literal["channel", "pictu
 def area_loss(
     scores: Tensor, labels: Tensor, form: Literal["sigmoid", "normalized"], classes: Literal["all", "present"]
 ) -> Tensor:
-    """Mean of P_k over places, classes and pictures, in [0, 1] (Eq. 6).
+    """Mean of P_k over places, classes and images, in [0, 1] (Eq. 6).
 
     ``scores`` (B, C, h, w), ``labels`` (B, C) in {0, 1}; see ``Esol.area_map`` and ``Esol.area_classes``.
     """
@@ -38,7 +38,7 @@ def area_loss(
 
 
 def present_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of -ln sigmoid over the classes that are in their picture; 0 where there is none."""
+    """Mean of -ln sigmoid over the classes that are in their image; 0 where there is none."""
     return (F.softplus(-logits) * labels).sum() / labels.sum().clamp(min=1)
 
 

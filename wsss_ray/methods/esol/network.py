@@ -79,7 +79,7 @@ class Esol(MethodConfig):
     where there is neither momentum nor weight decay. Of the expansion alone: the other phases refuse another value."""
     beta: float = Field(default=0.15, gt=0, le=1)
     """Features are clipped at beta times their maximum (Eq. 7); 1 is off."""
-    clip_max: Literal["channel", "picture"] = "channel"
+    clip_max: Literal["channel", "image"] = "channel"
     """The maximum over the places of each channel, or over all channels too."""
     clip_detach: bool = True
     """Whether the maximum is a constant for the gradient; Eq. 7 does not say. Clipped places then have no gradient, so
@@ -94,7 +94,7 @@ class Esol(MethodConfig):
     area_map: Literal["sigmoid", "normalized"] = "sigmoid"
     """P_k of Eq. 6: the sigmoid of the scores as in CLIMS, or the rectified scores over their maximum."""
     area_classes: Literal["all", "present"] = "all"
-    """``all``: every class of the data set, as printed; ``present``: the mean over each picture's own classes."""
+    """``all``: every class of the data set, as printed; ``present``: the mean over each image's own classes."""
 
     @model_validator(mode="after")
     def _possible(self) -> Esol:

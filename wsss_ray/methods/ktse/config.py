@@ -45,23 +45,23 @@ IRN_FUSION = FusionRule(rectify="pair")
 class Ktse(MethodConfig):
     """KTSE, whole by default; ``sie``, ``ssr``, ``ga``, ``la`` all off is the base row of its Table 6.
 
-    Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the pictures' augmentation, dropout.
-    Each of several training workers counts for itself: ``num_pairs`` pictures of its own share, and the means of
+    Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the images' augmentation, dropout.
+    Each of several training workers counts for itself: ``num_pairs`` images of its own share, and the means of
     labelled pixels (Eq 5-7) over that share; with one worker both are the published ones. So does each piece of a batch
     under ``train.accumulate``.
     """
 
     name: Literal["ktse"] = "ktse"
     sie: bool = True
-    """Simulated inter-image erasing: L_kt on pictures joined with a partner (section 3.2)."""
+    """Simulated inter-image erasing: L_kt on images joined with a partner (section 3.2)."""
     ssr: bool = True
     """Self-supervised regularisation: pseudo labels and L_inter (section 3.3)."""
     ga: bool = True
-    """Global alignment of the erased picture (Eq 8)."""
+    """Global alignment of the erased image (Eq 8)."""
     la: bool = True
-    """Local alignment of the erased picture (Eq 9)."""
+    """Local alignment of the erased image (Eq 9)."""
     rigid_classification: bool = False
-    """Table 7's ACoL row: a classification loss on the erased picture."""
+    """Table 7's ACoL row: a classification loss on the erased image."""
     soft_gpp_alignment: bool = False
     """Table 7's AEFT row: Eq 8 on the pooled maps of the GPP head (our reading; no code was released for it)."""
 
@@ -81,18 +81,18 @@ class Ktse(MethodConfig):
     """How maps are normalised before thresholds 0.6 and 0.2 (Eq 1 against the code)."""
 
     num_pairs: PositiveInt | Literal["all"] = "all"
-    """Pictures of a batch that are joined with their partner, from the first."""
+    """Images of a batch that are joined with their partner, from the first."""
     concat_axis: Literal["height", "width"] = "height"
     """The paper does not say; the code stacks the partner below."""
     partner_rule: Literal["shared", "random"] = "shared"
-    """``random`` joins each picture with the next of its batch, whatever its classes."""
+    """``random`` joins each image with the next of its batch, whatever its classes."""
     kt_margin: NonNegativeFloat = 0.0
     kt_region: Literal["anchor", "both"] = "anchor"
     kt_labels: Literal["anchor", "union"] = "anchor"
     kt_detach: Literal["none", "single", "joined"] = "none"
-    """Cuts the gradient of one side of L_kt: the pictures alone (the paper finds that unstable) or the joined ones."""
+    """Cuts the gradient of one side of L_kt: the images alone (the paper finds that unstable) or the joined ones."""
     concat_supervision: Literal["anchor", "both"] = "anchor"
-    """Which part of the joined picture its pseudo labels supervise."""
+    """Which part of the joined image its pseudo labels supervise."""
 
     erase_threshold: NonNegativeFloat = 0.6
     erase_mode: Literal["hard", "soft"] = "hard"
@@ -106,12 +106,12 @@ class Ktse(MethodConfig):
     label_order: Literal["threshold_then_refine", "refine_then_threshold"] = "threshold_then_refine"
     par_iterations: NonNegativeInt = 10
     truncated_guide: bool = False
-    """Gives PAR the released code's picture, truncated to 8 bits a second time."""
+    """Gives PAR the released code's image, truncated to 8 bits a second time."""
     guard_maximum: bool = True
     """Off repeats the released code where a present class is negative everywhere: its sign flips."""
     foreground_weight: NonNegativeFloat = 0.0125
     foreground_images: Literal["all", "simple"] = "all"
-    """Pictures alone whose foreground labels count: ``simple`` ones have a single class. Joined ones always count."""
+    """Images alone whose foreground labels count: ``simple`` ones have a single class. Joined ones always count."""
     ce_mean: Literal["joint", "separate"] = "joint"
     """One mean over all labelled pixels (Eq 5), or one over background and one over foreground."""
     rectify_scores: bool = False
@@ -119,7 +119,7 @@ class Ktse(MethodConfig):
     inter_weight: NonNegativeFloat = 0.005
     inter_threshold: Fraction = 0.2
     inter_source: Literal["features", "scores"] = "features"
-    """L_inter on the signed features, or on the rectified planes at picture size."""
+    """L_inter on the signed features, or on the rectified planes at image size."""
     inter_detach_top: bool = False
 
     @model_validator(mode="before")
@@ -138,12 +138,12 @@ class Ktse(MethodConfig):
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
-        """A partner for every picture, where SIE is on and wants one that shares a class."""
+        """A partner for every image, where SIE is on and wants one that shares a class."""
         return frozenset({"partner"}) if self.sie and self.partner_rule == "shared" else frozenset()
 
     @property
     def erases(self) -> bool:
-        """Whether a loss looks at the erased picture."""
+        """Whether a loss looks at the erased image."""
         return self.ga or self.la or self.rigid_classification or self.soft_gpp_alignment
 
     @property

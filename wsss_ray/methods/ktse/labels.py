@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def truncated_levels() -> np.ndarray:
     """(3, 257) float32 in [0, 1]: what the released code makes of each 8-bit level, and, last, of the canvas.
 
-    It gets its 8-bit picture back from the normalised one in float32 and truncates: 40 % of the values end one lower.
+    It gets its 8-bit image back from the normalised one in float32 and truncates: 40 % of the values end one lower.
     """
     mean, std = np.array(IMAGENET_MEAN)[:, None], np.array(IMAGENET_STD)[:, None]
     normalized_levels = ((np.arange(256) / 255 - mean) / std).astype(np.float32)
@@ -28,7 +28,7 @@ def truncated_levels() -> np.ndarray:
 
 
 def guide(rgb: Tensor, inside: Tensor, truncated: bool = False) -> Tensor:
-    """The picture PAR looks at: (B, 3, H, W) in [0, 1], canvas outside ``inside`` (B, 1, H, W) in the mean colour.
+    """The image PAR looks at: (B, 3, H, W) in [0, 1], canvas outside ``inside`` (B, 1, H, W) in the mean colour.
 
     ``truncated`` takes the levels of ``truncated_levels``.
     """
@@ -43,7 +43,7 @@ def select_present(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
     """Present classes first, so that work grows with them and not with C.
 
     (B, C, h, w), (B, C) -> planes (B, P, h, w), valid (B, P) bool, classes (B, P) int64; P is the most classes any
-    picture has, at least 1.
+    image has, at least 1.
     """
     num = max(int(labels.sum(dim=1).max().item()), 1)
     classes = labels.argsort(dim=1, descending=True, stable=True)[:, :num]
@@ -59,7 +59,7 @@ def half(size: tuple[int, int] | torch.Size) -> tuple[int, int]:
 def score_planes(planes: Tensor, valid: Tensor, level: float, size: tuple[int, int] | torch.Size) -> Tensor:
     """Softmax over a background of ``level`` and the valid planes: (B, P, h, w) -> (B, 1 + P, H / 2, W / 2).
 
-    Planes go to the picture's (H, W) and then to half of it; planes that are not valid come out 0.
+    Planes go to the image's (H, W) and then to half of it; planes that are not valid come out 0.
     """
     stack = resize(planes, size)
     stack = torch.cat([torch.full_like(stack[:, :1], level), stack], dim=1)
@@ -84,7 +84,7 @@ def combine(high: Tensor, low: Tensor) -> Tensor:
 def refine_then_threshold(
     features: Tensor,
     labels: Tensor,
-    picture: Tensor,
+    image: Tensor,
     levels: tuple[float, float] = (0.3, 0.15),
     num_iterations: int = 10,
     guard_maximum: bool = True,
@@ -95,12 +95,12 @@ def refine_then_threshold(
     Negative features count in the softmax. A class that is negative everywhere flips its sign in the released code;
     ``guard_maximum`` divides it by 1e-5 instead, so that it stays below the background.
     """
-    size = picture.shape[-2:]
+    size = image.shape[-2:]
     planes, valid, classes = select_present(features, labels)
     top = planes.amax(dim=(2, 3), keepdim=True)
     scaled = planes / ((top.clamp(min=0) if guard_maximum else top) + EPSILON)
     stacks = torch.cat([score_planes(scaled, valid, level, size) for level in levels], dim=1)
-    refined = par(resize(picture, half(size)), stacks, num_iterations=num_iterations)
+    refined = par(resize(image, half(size)), stacks, num_iterations=num_iterations)
     high, low = (to_labels(resize(part, size).argmax(dim=1), classes) for part in refined.chunk(2, dim=1))
     return combine(high, low), high, low
 
@@ -109,7 +109,7 @@ def refine_then_threshold(
 def threshold_then_refine(
     features: Tensor,
     labels: Tensor,
-    picture: Tensor,
+    image: Tensor,
     levels: tuple[float, float] = (0.3, 0.15),
     num_iterations: int = 10,
 ) -> Tensor:
@@ -120,15 +120,15 @@ def threshold_then_refine(
     the class, or background, that weighs most among its neighbours. As one more value they would be a thin ring that
     background fills (20 crops of one network: 97.5 % of the pixels labelled instead of 87 %).
     """
-    size = picture.shape[-2:]
+    size = image.shape[-2:]
     planes, valid, classes = select_present(features, labels)
     raised = resize(planes, size)
     best = (normalized(raised, "max") * valid[:, :, None, None]).amax(dim=1)
     number = raised.masked_fill(~valid[:, :, None, None], float("-inf")).argmax(dim=1) + 1
     number = torch.where(best < levels[1], torch.zeros_like(number), number)
     certain = (best > levels[0]) | (best < levels[1])
-    one_hot = torch.nn.functional.one_hot(number, classes.shape[1] + 1).movedim(-1, 1).to(picture.dtype)
+    one_hot = torch.nn.functional.one_hot(number, classes.shape[1] + 1).movedim(-1, 1).to(image.dtype)
     one_hot = one_hot * certain[:, None]
-    refined = par(resize(picture, half(size)), resize(one_hot, half(size)), num_iterations=num_iterations)
+    refined = par(resize(image, half(size)), resize(one_hot, half(size)), num_iterations=num_iterations)
     known = to_labels(resize(refined, size).argmax(dim=1), classes)
     return known.masked_fill(~certain, IGNORE)

@@ -21,7 +21,7 @@ def resize(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 def normalized(features: Tensor, rule: Literal["minmax", "max"] = "minmax") -> Tensor:
-    """(B, C, H, W) -> [0, 1] per picture and class: by minimum and maximum (released), or ReLU over maximum (Eq 1)."""
+    """(B, C, H, W) -> [0, 1] per image and class: by minimum and maximum (released), or ReLU over maximum (Eq 1)."""
     positive = features.relu()
     top = positive.amax(dim=(2, 3), keepdim=True)
     if rule == "max":
@@ -58,7 +58,7 @@ def erase(images: Tensor, active: Tensor, threshold: float, mode: Literal["hard"
 def local_alignment(
     masked: Tensor, anchor: Tensor, labels: Tensor, region: Tensor | None = None, margin: float = 0.0
 ) -> Tensor:
-    """L_local: what the erased picture shows and the anchor does not, mean over all (B, C, h, w) cells (Eq 9).
+    """L_local: what the erased image shows and the anchor does not, mean over all (B, C, h, w) cells (Eq 9).
 
     ``region`` (B, 1, h, w) in {0, 1} limits it (released: outside the discriminative part); gradient reaches both.
     """
@@ -73,7 +73,7 @@ def global_alignment(anchor: Tensor, masked: Tensor, labels: Tensor) -> Tensor:
 
 
 def knowledge_transfer(single: Tensor, joined: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
-    """L_kt: what pictures show alone and lose when joined, mean over all cells of (n, C, h, w) features (Eq 3)."""
+    """L_kt: what images show alone and lose when joined, mean over all cells of (n, C, h, w) features (Eq 3)."""
     return ((single - joined - margin).relu() * labels[:, :, None, None]).mean()
 
 
@@ -87,7 +87,7 @@ def label_losses(
     """Cross-entropy of background and of foreground pixels, unweighted (Eq 5): (B, K, h, w), (B, H, W) -> two scalars.
 
     Planes (background first) are rectified before (released) and up-sampled to the target. ``foreground_of`` (B,) picks
-    the pictures whose foreground counts. ``separate`` divides each by its own pixels, ``joint`` both by all that count.
+    the images whose foreground counts. ``separate`` divides each by its own pixels, ``joint`` both by all that count.
     A kind without pixels is 0, not NaN.
     """
     scores = resize(planes.relu() if rectify else planes, target.shape[-2:])
@@ -103,7 +103,7 @@ def label_losses(
 
 
 def inter_class(scores: Tensor, active: Tensor, labels: Tensor, threshold: float, detach_top: bool = True) -> Tensor:
-    """L_inter: second minus largest class score, mean over active pixels of pictures of two or more classes (Eq 6, 7).
+    """L_inter: second minus largest class score, mean over active pixels of images of two or more classes (Eq 6, 7).
 
     (B, C, H, W) foreground scores, ``active`` (B, 1, H, W). All classes that tie with the largest go before the
     second is sought. ``detach_top`` (released) only lowers the second; without it the first is raised as well.
@@ -112,6 +112,6 @@ def inter_class(scores: Tensor, active: Tensor, labels: Tensor, threshold: float
     second = scores.masked_fill(scores == top, float("-inf")).amax(dim=1, keepdim=True)
     second = torch.where(second == float("-inf"), top, second)
     gap = second - (top.detach() if detach_top else top)
-    complex_pictures = (labels.sum(dim=1) >= 2).to(scores.dtype)[:, None, None, None]
-    counted = (active > threshold).to(scores.dtype) * complex_pictures
+    complex_images = (labels.sum(dim=1) >= 2).to(scores.dtype)[:, None, None, None]
+    counted = (active > threshold).to(scores.dtype) * complex_images
     return (gap * counted).sum() / (counted.sum() + EPSILON)

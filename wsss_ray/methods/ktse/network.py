@@ -97,7 +97,7 @@ class KtseNet(nn.Module):
         return parts
 
     def _counted(self, labels: Tensor) -> Tensor | None:
-        """Which pictures' foreground labels count: (B,) bool, None for all."""
+        """Which images' foreground labels count: (B,) bool, None for all."""
         return labels.sum(dim=1) == 1 if self.config.foreground_images == "simple" else None
 
     def _partner(self, batch: Batch) -> Batch | None:
@@ -109,7 +109,7 @@ class KtseNet(nn.Module):
             index = torch.arange(num, device=batch.image.device).add(1) % len(batch.image)
             return _pick(batch, index)
         if batch.partner is None:
-            raise UserError("KTSE joins pictures with a partner: give the batch its partner, or set method.sie=false")
+            raise UserError("KTSE joins images with a partner: give the batch its partner, or set method.sie=false")
         return _pick(batch.partner, torch.arange(num, device=batch.image.device))
 
     def _erased_parts(
@@ -137,11 +137,11 @@ class KtseNet(nn.Module):
         features = planes[:, 1:].detach()
         iterations = config.par_iterations if num_iterations is None else num_iterations
         with torch.autocast(planes.device.type, enabled=False):
-            picture = pseudo.guide(batch.rgb, batch.inside, config.truncated_guide)
+            image = pseudo.guide(batch.rgb, batch.inside, config.truncated_guide)
             if config.label_order == "threshold_then_refine":
-                return pseudo.threshold_then_refine(features, batch.labels, picture, config.label_levels, iterations)
+                return pseudo.threshold_then_refine(features, batch.labels, image, config.label_levels, iterations)
             return pseudo.refine_then_threshold(
-                features, batch.labels, picture, config.label_levels, iterations, config.guard_maximum
+                features, batch.labels, image, config.label_levels, iterations, config.guard_maximum
             )[0]
 
     def _label_parts(
@@ -197,5 +197,5 @@ class KtseNet(nn.Module):
 
 
 def _pick(batch: Batch, index: Tensor) -> Batch:
-    """The pictures of a batch at ``index``, with what KTSE reads of them."""
+    """The images of a batch at ``index``, with what KTSE reads of them."""
     return Batch(batch.image[index], batch.labels[index], batch.inside[index], batch.rgb[index])

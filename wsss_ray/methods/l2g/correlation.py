@@ -28,7 +28,7 @@ def affinity(rows: Tensor, columns: Tensor) -> Tensor:
 def correlate(maps: Tensor, unit: Tensor, chunk: int = 4096) -> Tensor:
     """(B, K, h, w) maps gathered over all positions by affinity: column q of the result is sum_p maps_p A_pq.
 
-    ``chunk`` columns at a time, so that a large picture never needs the whole P x P matrix at once.
+    ``chunk`` columns at a time, so that a large image never needs the whole P x P matrix at once.
     """
     flat = maps.flatten(2)
     gathered = [flat @ affinity(unit, part) for part in unit.split(chunk, dim=2)]
@@ -36,7 +36,7 @@ def correlate(maps: Tensor, unit: Tensor, chunk: int = 4096) -> Tensor:
 
 
 class PixelCorrelation(nn.Module):
-    """E = W9 [picture; W83 sg(conv4); W84 sg(conv5)]: bias-free 1x1 convolutions, no ReLU, no gradient to the taps."""
+    """E = W9 [image; W83 sg(conv4); W84 sg(conv5)]: bias-free 1x1 convolutions, no ReLU, no gradient to the taps."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PixelCorrelation(nn.Module):
         nn.init.xavier_uniform_(self.embed.weight, gain=4)
 
     def stacked(self, images: Tensor, taps: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """(B, 3 + widths, h, w): the shrunk picture (bilinear, align_corners True) over the projected taps."""
+        """(B, 3 + widths, h, w): the shrunk image (bilinear, align_corners True) over the projected taps."""
         parts = [images, *(conv(taps[tap].detach()) for conv, tap in zip(self.project, self.taps, strict=True))]
         return torch.cat([p if p.shape[2:] == size else resize(p, size) for p in parts], dim=1)
 

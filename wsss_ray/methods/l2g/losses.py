@@ -72,7 +72,7 @@ def whole_under_views(
 
 
 def saliency_under_views(saliency: Tensor, boxes: Tensor, size: tuple[int, int], normalize: bool) -> Tensor:
-    """S_i: (B, 1, H, W) -> (B * N, 1, h, w) by nearest; ``normalize`` divides by the picture's maximum first."""
+    """S_i: (B, 1, H, W) -> (B * N, 1, h, w) by nearest; ``normalize`` divides by the image's maximum first."""
     if normalize:
         saliency = saliency / (saliency.amax(dim=(2, 3), keepdim=True) + 1e-10)
     return F.interpolate(crop_views(saliency, boxes), size=size, mode="nearest")

@@ -1,4 +1,4 @@
-"""L2G: a local network sees patches, a global one learns the whole picture's maps from it (Jiang 2022, CVPR)."""
+"""L2G: a local network sees patches, a global one learns the whole image's maps from it (Jiang 2022, CVPR)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class L2GConfig(MethodConfig):
     saliency: bool = True
     """On: shape transfer (Eq 7). Off: attention transfer (Eq 6)."""
     num_views: int = Field(4, ge=1)
-    """N local views per picture; ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
+    """N local views per image; ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
     patch_size: int = Field(320, ge=8)
     """p, side of a local view in pixels; at most the training crop."""
     sampling: Sampling = "random"

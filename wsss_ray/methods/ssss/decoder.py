@@ -75,7 +75,7 @@ class Aspp(nn.Module):
         self.branches = nn.ModuleList(
             [embed(num_in, width, 1, norms=norms), *(embed(num_in, width, 3, rate, norms) for rate in dilations)]
         )
-        # One value per picture and channel: batch statistics would not exist for a single picture.
+        # One value per image and channel: batch statistics would not exist for a single image.
         self.image = embed(num_in, width, norms="still")
         self.fuse = embed((len(dilations) + 2) * width, width, norms=norms)
         self.dropout = nn.Dropout(dropout)

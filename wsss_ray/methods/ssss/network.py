@@ -42,7 +42,7 @@ class SingleStageConfig(MethodConfig):
     pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
     ratio_background: Fraction = 0.7
     ratio_foreground: Fraction = 0.6
-    """A pixel is a class's where its score exceeds this share of the class's highest score in the picture ..."""
+    """A pixel is a class's where its score exceeds this share of the class's highest score in the image ..."""
     threshold_floor: Fraction = 0.2
     """... and this value."""
     segmentation_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -192,7 +192,7 @@ class SingleStage(nn.Module):
 
     @torch.no_grad()
     def pseudo_masks(self, masks: Tensor, batch: Batch) -> Tensor:
-        """(B, C + 1, h, w) softmax -> (B, S, S) int64: PAMR, only labelled classes, thresholds; 255 off the picture."""
+        """(B, C + 1, h, w) softmax -> (B, S, S) int64: PAMR, only labelled classes, thresholds; 255 off the image."""
         planes, real = labelled_planes(batch.labels)
         guide = enlarge(batch.rgb, masks.shape[2:])
         refined = pamr(guide, take_planes(masks, planes), self.config.pamr_iterations, self.config.pamr_dilations)

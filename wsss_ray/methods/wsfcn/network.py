@@ -46,7 +46,7 @@ class FcaConfig(Config):
     shared_attention: bool = False
     """Channel attention: one two-layer network for all strips and both pools (code), or a 1x1 each (Eq. 2)."""
     image_pool: bool = False
-    """A fifth branch with the picture's mean (code)."""
+    """A fifth branch with the image's mean (code)."""
     fuse: Literal["conv3_relu", "conv1"] = "conv3_relu"
     """E of Eq. 4, or the code's 1x1 and BatchNorm without ReLU."""
     spatial: bool = True

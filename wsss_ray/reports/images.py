@@ -1,4 +1,4 @@
-"""The pictures of a report page: which ones, drawn as panels, and packed into data URIs within a budget."""
+"""The images of a report page: which ones, drawn as panels, and packed into data URIs within a budget."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wsss_ray import storage
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.artifacts.tables import decode_maps, part_name, read_table
 from wsss_ray.config import UserError
+from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.manifest import Manifest, load_manifest
-from wsss_ray.data.picture import decode_mask, decode_picture
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.refine.planes import constant_background, to_mask, winners
 from wsss_ray.reports.drawing import overlay_map, overlay_mask
@@ -23,42 +23,42 @@ from wsss_ray.score.confusion import Counts, mean_iou
 from wsss_ray.score.names import STEPS
 
 BUDGET = 6_500_000
-"""Bytes of all pictures of a page together, as base64."""
+"""Bytes of all images of a page together, as base64."""
 LARGEST, SMALLEST = 480, 140
 """Longest side in pixels: what is tried first, and what is kept whatever its bytes."""
 LEAST = 12_000
-"""Characters a picture's tile may have at least; fewer pictures are shown where the budget allows them less."""
+"""Characters an image's tile may have at least; fewer images are shown where the budget allows them less."""
 KINDS = {"seeds": "maps", "masks": "masks", "segmentation": "predictions"}
 """What is shown of a step -> the run's artifact it lies in."""
 GROUPS = {"best": 4, "worst": 4, "random": 6}
 MAX_CLASSES = 24
-"""Pictures chosen by class: one for each of so many classes, those with most pixels of truth."""
+"""Images chosen by class: one for each of so many classes, those with most pixels of truth."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture as a panel."""
+    """One image as a panel."""
 
     image_id: str
     group: str
     """best, worst, random, or ``class NAME``."""
     score: float | None
-    """Mean IoU over the classes of this picture and its result: chooses pictures, is no score of the run."""
+    """Mean IoU over the classes of this image and its result: chooses images, is no score of the run."""
     labels: tuple[int, ...]
-    """Labels in the picture, 1-based as in masks."""
+    """Labels in the image, 1-based as in masks."""
     tiles: tuple[tuple[str, str], ...]
     """(caption, data URI)."""
     size: tuple[int, int]
-    """(height, width) of the picture."""
+    """(height, width) of the image."""
 
 
 def choose(
     ids: list[str], counts: np.ndarray | None, names: list[str], seed: int = 0
 ) -> list[tuple[str, str, float | None]]:
-    """(id, group, score) of the pictures to show; ``counts`` (N, 3, K) or None where nothing was scored.
+    """(id, group, score) of the images to show; ``counts`` (N, 3, K) or None where nothing was scored.
 
-    Best and worst among the pictures that have an object; for every class the picture in the middle by that class's
-    IoU. No picture comes twice.
+    Best and worst among the images that have an object; for every class the image in the middle by that class's
+    IoU. No image comes twice.
     """
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(ids))
@@ -90,10 +90,10 @@ def choose(
     return [(ids[place], group, _finite(scores[place])) for place, group in taken.items()]
 
 
-def run_pictures(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
+def run_images(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
     """Panels of the "seeds", pseudo masks ("masks") or predictions ("segmentation") of a run, within ``budget`` bytes.
 
-    Empty where the run made none of these or its pictures are gone.
+    Empty where the run made none of these or its images are gone.
     """
     folder = run.artifact(KINDS[step])
     try:
@@ -114,8 +114,8 @@ def run_pictures(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]
     shown = []
     for image_id, group, score in chosen:
         shard = where[image_id]
-        picture, tiles, present = _given(run.record["data"], shard, image_id, manifest)
-        answered, found = _answers(step, folder, maps, part_name(shard), image_id, picture, manifest, threshold)
+        image, tiles, present = _given(run.record["data"], shard, image_id, manifest)
+        answered, found = _answers(step, folder, maps, part_name(shard), image_id, image, manifest, threshold)
         shown.append(
             Shown(
                 image_id=image_id,
@@ -123,7 +123,7 @@ def run_pictures(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]
                 score=score,
                 labels=tuple(sorted((present | found) - {0, 255})),
                 tiles=tuple((caption, data_uri(tile, share)) for caption, tile in [*tiles, *answered]),
-                size=(picture.shape[0], picture.shape[1]),
+                size=(image.shape[0], image.shape[1]),
             )
         )
     return shown
@@ -138,7 +138,7 @@ def seed_threshold(run: RunFolder) -> float | None:
 
 
 def _places(folder: str, shard_of: dict[str, str]) -> dict[str, str]:
-    """Picture id -> name of its shard, of every picture the artifact has."""
+    """Image id -> name of its shard, of every image the artifact has."""
     found = {}
     for name in storage.list_names(folder):
         if name in shard_of:
@@ -156,17 +156,17 @@ def _row(folder: str, part: str, image_id: str) -> dict[str, object]:
 def _given(
     data: str, shard: str, image_id: str, manifest: Manifest
 ) -> tuple[np.ndarray, list[tuple[str, np.ndarray]], set[int]]:
-    """(picture, its tile and that of the truth, mask values of its labels and truth)."""
+    """(image, its tile and that of the truth, mask values of its labels and truth)."""
     table = read_shard_table(data, shard, columns=["image_id", "image", "labels", "mask"])
     row = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
-    picture = decode_picture(row["image"], image_id)
-    tiles = [("picture", picture)]
+    image = decode_image(row["image"], image_id)
+    tiles = [("image", image)]
     present = {index + 1 for index in row["labels"] or []}
     if row["mask"] is not None:
         truth = decode_mask(row["mask"], image_id)
         present |= {int(value) for value in np.unique(truth)}
-        tiles.append(("truth", overlay_mask(picture, truth, np.asarray(manifest.palette, dtype=np.uint8))))
-    return picture, tiles, present
+        tiles.append(("truth", overlay_mask(image, truth, np.asarray(manifest.palette, dtype=np.uint8))))
+    return image, tiles, present
 
 
 def _answers(
@@ -175,17 +175,17 @@ def _answers(
     maps: str | None,
     part: str,
     image_id: str,
-    picture: np.ndarray,
+    image: np.ndarray,
     manifest: Manifest,
     threshold: float | None,
 ) -> tuple[list[tuple[str, np.ndarray]], set[int]]:
-    """(tiles of what the run made of a picture, mask values in them)."""
+    """(tiles of what the run made of an image, mask values in them)."""
     tiles, masks = [], []
     if maps is not None:
         found = decode_maps(_row(maps, part, image_id))
         full = found.full()
-        strongest = full.max(axis=0) if len(full) else np.zeros(picture.shape[:2], np.float32)
-        tiles.append(("class map", overlay_map(picture, strongest)))
+        strongest = full.max(axis=0) if len(full) else np.zeros(image.shape[:2], np.float32)
+        tiles.append(("class map", overlay_map(image, strongest)))
         if threshold is not None:
             seeds = to_mask(winners(constant_background(full, threshold)), found.classes)
             masks.append((f"seeds at {threshold:g}", seeds))
@@ -196,19 +196,19 @@ def _answers(
             if row[column] is not None:
                 masks.append((caption, decode_mask(row[column], image_id)))  # type: ignore[arg-type]
     palette = np.asarray(manifest.palette, dtype=np.uint8)
-    tiles += [(caption, overlay_mask(picture, mask, palette)) for caption, mask in masks]
+    tiles += [(caption, overlay_mask(image, mask, palette)) for caption, mask in masks]
     return tiles, {int(value) for _, mask in masks for value in np.unique(mask)}
 
 
-def data_uri(picture: np.ndarray, share: int) -> str:
+def data_uri(image: np.ndarray, share: int) -> str:
     """(H, W, 3) uint8 as a WebP data URI of at most ``share`` characters, as large as fits or the smallest size."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    side = min(LARGEST, max(image.size))
+    pil = Image.fromarray(np.ascontiguousarray(image))
+    side = min(LARGEST, max(pil.size))
     while True:
-        scale = side / max(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        scale = side / max(pil.size)
+        size = (max(1, round(pil.width * scale)), max(1, round(pil.height * scale)))
         buffer = io.BytesIO()
-        image.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80, method=2)
+        pil.resize(size, Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80, method=2)
         text = "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
         if len(text) <= share or side <= SMALLEST:
             return text

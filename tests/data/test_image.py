@@ -1,4 +1,4 @@
-"""Every kind of picture and mask file ends as RGB or indices, or as one line that names the file."""
+"""Every kind of image and mask file ends as RGB or indices, or as one line that names the file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from wsss_ray.config import UserError
-from wsss_ray.data.picture import (
+from wsss_ray.data.image import (
+    decode_image,
     decode_mask,
-    decode_picture,
     decode_saliency,
     encode_grey,
     encode_jpeg,
@@ -103,7 +103,7 @@ def test_sixteen_bit_mask():
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colour_is_no_mask(mode):
-    with pytest.raises(UserError, match=r"m\.png: a colour picture.*palette"):
+    with pytest.raises(UserError, match=r"m\.png: a colour image.*palette"):
         decode_mask(saved(Image.new(mode, (3, 3))), "m.png")
 
 
@@ -115,65 +115,65 @@ def test_jpeg_is_no_mask():
 GREY = np.array([[0, 60], [120, 255]], np.uint8)
 
 
-def test_grey_picture():
-    np.testing.assert_array_equal(decode_picture(saved(Image.fromarray(GREY))), np.stack([GREY] * 3, axis=2))
+def test_grey_image():
+    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(GREY))), np.stack([GREY] * 3, axis=2))
 
 
-def test_bilevel_picture():
-    assert decode_picture(saved(Image.fromarray(GREY > 100)))[:, :, 0].tolist() == [[0, 0], [255, 255]]
+def test_bilevel_image():
+    assert decode_image(saved(Image.fromarray(GREY > 100)))[:, :, 0].tolist() == [[0, 0], [255, 255]]
 
 
-def test_sixteen_bit_picture_is_scaled_not_clipped():
+def test_sixteen_bit_image_is_scaled_not_clipped():
     deep = GREY.astype(np.uint16) * 257
-    np.testing.assert_array_equal(decode_picture(saved(Image.fromarray(deep)))[:, :, 0], GREY)
+    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(deep)))[:, :, 0], GREY)
     floats = Image.fromarray((GREY / 255).astype(np.float32))
-    np.testing.assert_array_equal(decode_picture(saved(floats, "TIFF"))[:, :, 1], GREY)
+    np.testing.assert_array_equal(decode_image(saved(floats, "TIFF"))[:, :, 1], GREY)
 
 
 def test_cmyk_jpeg():
     image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
-    assert np.abs(decode_picture(saved(image, "JPEG", quality=100)).astype(int) - (200, 40, 90)).max() <= 4
+    assert np.abs(decode_image(saved(image, "JPEG", quality=100)).astype(int) - (200, 40, 90)).max() <= 4
 
 
 def test_transparency_is_laid_on_white():
     image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     image.putpixel((1, 0), (0, 0, 0, 0))
-    assert decode_picture(saved(image)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+    assert decode_image(saved(image)).tolist() == [[[255, 0, 0], [255, 255, 255]]]
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
-    assert decode_picture(saved(palette)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
-    assert decode_picture(saved(palette, transparency=0)).tolist() == [[[255] * 3, [40, 50, 60]]]
+    assert decode_image(saved(palette)).tolist() == [[[10, 20, 30], [40, 50, 60]]]
+    assert decode_image(saved(palette, transparency=0)).tolist() == [[[255] * 3, [40, 50, 60]]]
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_exif_rotation(turn):
-    """``rotate`` turns an array as PIL turns the picture; the header gives the same size."""
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    """``rotate`` turns an array as PIL turns the image; the header gives the same size."""
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = turn
-    data = saved(Image.fromarray(picture), exif=exif)
-    shown = decode_picture(data)
-    np.testing.assert_array_equal(shown, rotate(picture, turn))
+    data = saved(Image.fromarray(image), exif=exif)
+    shown = decode_image(data)
+    np.testing.assert_array_equal(shown, rotate(image, turn))
     assert shown_size(open_image(data)) == shown.shape[:2] == ((7, 5) if turn >= 5 else (5, 7))
     if turn == 6:  # stored on its left side: the lower left corner comes to the upper left
-        np.testing.assert_array_equal(shown[0, 0], picture[4, 0])
+        np.testing.assert_array_equal(shown[0, 0], image[4, 0])
 
 
 def test_broken_files_are_named():
     data = encode_jpeg(np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
     with pytest.raises(UserError, match=r"cut\.jpg: damaged or cut short"):
-        decode_picture(data[: len(data) // 2], "cut.jpg")
+        decode_image(data[: len(data) // 2], "cut.jpg")
     for junk in (b"", b"hello", data[:10]):
-        with pytest.raises(UserError, match=r"junk\.jpg: not a picture"):
-            decode_picture(junk, "junk.jpg")
+        with pytest.raises(UserError, match=r"junk\.jpg: not an image"):
+            decode_image(junk, "junk.jpg")
     png = encode_mask(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8))
     with pytest.raises(UserError, match=r"cut\.png: damaged"):
         decode_mask(png[: len(png) // 2], "cut.png")
 
 
 def test_memoryview_is_enough():
-    assert decode_picture(memoryview(saved(Image.fromarray(GREY)))).shape == (2, 2, 3)
+    assert decode_image(memoryview(saved(Image.fromarray(GREY)))).shape == (2, 2, 3)
 
 
 def test_saliency_kinds():

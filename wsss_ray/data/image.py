@@ -1,6 +1,6 @@
-"""Bytes to pixels and back: pictures to RGB, masks to class indices, saliency to grey, whatever the file holds.
+"""Bytes to pixels and back: images to RGB, masks to class indices, saliency to grey, whatever the file holds.
 
-A picture's size is the one a viewer shows, that is after its EXIF rotation. All functions raise ``UserError`` naming
+An image's size is the one a viewer shows, that is after its EXIF rotation. All functions raise ``UserError`` naming
 the file.
 """
 
@@ -32,8 +32,8 @@ def voc_palette(num_colours: int = 256) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
-def open_image(data: Bytes, name: str = "picture") -> Image.Image:
-    """The picture with its header read and its pixels not yet."""
+def open_image(data: Bytes, name: str = "image") -> Image.Image:
+    """The image with its header read and its pixels not yet."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -42,7 +42,7 @@ def open_image(data: Bytes, name: str = "picture") -> Image.Image:
         raise UserError(f"{name}: too many pixels ({error}); scale it down") from error
     except Exception as error:
         raise UserError(
-            f"{name}: not a picture this platform can read; save it again as JPEG or PNG, or remove it"
+            f"{name}: not an image this platform can read; save it again as JPEG or PNG, or remove it"
         ) from error
 
 
@@ -71,7 +71,7 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
 
 
 def rotate(array: np.ndarray, exif: int) -> np.ndarray:
-    """Turn an (H, W, ...) array as a viewer turns a picture with this EXIF orientation."""
+    """Turn an (H, W, ...) array as a viewer turns an image with this EXIF orientation."""
     if exif in _SWAPS_SIDES:
         array = np.swapaxes(array, 0, 1)
     if exif in (3, 4, 7, 8):
@@ -81,8 +81,8 @@ def rotate(array: np.ndarray, exif: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def decode_picture(data: Bytes, name: str = "picture") -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any picture: grey, 16-bit, CMYK, palette and EXIF-rotated ones; transparency is laid on
+def decode_image(data: Bytes, name: str = "image") -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any image: grey, 16-bit, CMYK, palette and EXIF-rotated ones; transparency is laid on
     white."""
     image = _loaded(data, name)
     try:
@@ -117,7 +117,7 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 
 
 def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
-    """(H, W) uint8 class indices of a palette or grey PNG; a colour picture is refused, since its colours are not
+    """(H, W) uint8 class indices of a palette or grey PNG; a colour image is refused, since its colours are not
     indices."""
     image = _loaded(data, name)
     if image.mode == "P":
@@ -136,7 +136,7 @@ def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
             )
         return values.astype(np.uint8)
     raise UserError(
-        f"{name}: a colour picture (mode {image.mode}), not class indices; save it as a palette or grey PNG of indices"
+        f"{name}: a colour image (mode {image.mode}), not class indices; save it as a palette or grey PNG of indices"
     )
 
 
@@ -158,7 +158,7 @@ def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
 
 
 def decode_saliency(data: Bytes, name: str = "saliency") -> np.ndarray:
-    """(H, W) uint8, or (H, W, 3) where the file is a colour picture (EPS takes the channel mean after resizing)."""
+    """(H, W) uint8, or (H, W, 3) where the file is a colour image (EPS takes the channel mean after resizing)."""
     image = _loaded(data, name)
     if image.mode in ("RGB", "RGBA", "P"):
         return np.array(image.convert("RGB"))
