@@ -21,14 +21,14 @@ from wsss_ray.experiments.sweep import plan
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe, replaced
-from wsss_ray.refine.crf import CrfRefiner
+from wsss_ray.refine.crf import CRFRefinerConfig
 
 PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 
 
 def trained(recipe: Recipe, out: str) -> Recipe:
     """``recipe`` up to masks by a CRF, its network trained and its maps not yet made."""
-    short = replaced(recipe, {"refine": CrfRefiner(background="constant"), "affinity": None, "segment": None})
+    short = replaced(recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None})
     run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), out, quiet=True)
     return short
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from wsss_ray.data.augment import Augment, Jitter, Normalize
+from wsss_ray.data.augment import AugmentConfig, JitterConfig, NormalizeConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.nets.deeplab import DeepLabV1, DeepLabV2
+from wsss_ray.nets.deeplab import DeepLabV1Config, DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import AffinityConfig, NetConfig, Scale, SegmentConfig
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS, CrfConfig
-from wsss_ray.refine.irn import Irn
-from wsss_ray.refine.psa import Psa
+from wsss_ray.refine.crf import PRESETS, CRFConfig
+from wsss_ray.refine.irn import IRNConfig
+from wsss_ray.refine.psa import PSAConfig
 
 ADAMW = OptimizerConfig(name="adamw", lr=3e-4, weight_decay=5e-4)
 """What ``toy`` trains with, from scratch, and at ``small`` what learns from masks: DeepLab, AffinityNet and IRNet."""
@@ -61,14 +61,14 @@ def train(
             epochs=epochs or 15,
             batch_size=8,
             optimizer=ADAMW.model_copy(update={"lr": 5e-4}),
-            augment=Augment(resize="scale", range=(0.8, 1.25), crop=112),
+            augment=AugmentConfig(resize="scale", range=(0.8, 1.25), crop=112),
         )
     if scale == "small":
         return TrainConfig(
             epochs=epochs or 5,
             batch_size=8,
             optimizer=small_optimizer,
-            augment=Augment(resize="long_side", range=(192, 320), crop=192),
+            augment=AugmentConfig(resize="long_side", range=(192, 320), crop=192),
             precision="bf16",
             validate_every=5,
             validate_long_side=LONG_SIDE,
@@ -90,9 +90,11 @@ def segment(scale: Scale) -> SegmentConfig:
     """DeepLab-v2 ResNet-101 as deeplab-pytorch trains it (VOC); ``toy`` has its head on the small network."""
     if scale == "paper":
         return SegmentConfig(
-            network=DeepLabV2(),
+            network=DeepLabV2Config(),
             net=NetConfig(
-                backbone="resnet101_caffe", weights="deeplab_resnet101_coco", normalize=Normalize(preset="caffe_bgr")
+                backbone="resnet101_caffe",
+                weights="deeplab_resnet101_coco",
+                normalize=NormalizeConfig(preset="caffe_bgr"),
             ),
             train=TrainConfig(
                 epochs=19,
@@ -101,7 +103,7 @@ def segment(scale: Scale) -> SegmentConfig:
                 accumulate=2,
                 optimizer=OptimizerConfig(lr=2.5e-4, momentum=0.9, weight_decay=5e-4),
                 schedule=ScheduleConfig(name="poly", power=0.9, horizon=20_000, update_every=10, after="zero"),
-                augment=Augment(
+                augment=AugmentConfig(
                     resize="choice",
                     choices=(0.5, 0.75, 1.0, 1.25, 1.5),
                     crop=321,
@@ -112,22 +114,22 @@ def segment(scale: Scale) -> SegmentConfig:
             ),
         )
     if scale == "toy":
-        network: DeepLabV1 | DeepLabV2 = DeepLabV2(rates=(1, 3, 6), multi_scale_input=False)
+        network: DeepLabV1Config | DeepLabV2Config = DeepLabV2Config(rates=(1, 3, 6), multi_scale_input=False)
         return SegmentConfig(network=network, net=NetConfig(backbone="toy"), train=train(scale, TrainConfig(), 10))
     schedule = train(scale, TrainConfig(), small_optimizer=ADAMW)
     return SegmentConfig(network=normalized_head(6), net=net(scale, NetConfig()), train=schedule)
 
 
-def normalized_head(rate: int) -> DeepLabV1:
+def normalized_head(rate: int) -> DeepLabV1Config:
     """SEAM's head with its BatchNorms.
 
     Three epochs on the same masks of eight VOC classes: 20.4 mIoU on val, against 9.8 of the plain ASPP and 11.4 of
     one behind a BatchNorm; measured on a SqueezeNet without ``unit_taps``.
     """
-    return DeepLabV1(kind="seam", hidden=256, rate=rate, multi_scale_input=False)
+    return DeepLabV1Config(kind="seam", hidden=256, rate=rate, multi_scale_input=False)
 
 
-def test_crf(scale: Scale, preset: str = "deeplab_v2") -> CrfConfig:
+def test_crf(scale: Scale, preset: str = "deeplab_v2") -> CRFConfig:
     """The CRF on a segmentation network's probabilities."""
     return PRESETS[preset] if scale == "paper" else PRESETS[preset].model_copy(update={"prune": PRUNE})
 
@@ -162,7 +164,7 @@ def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: b
     """
     plain = segment(scale)
     if scale != "paper":
-        toy = DeepLabV1(rate=6, hidden=256, multi_scale_input=False)
+        toy = DeepLabV1Config(rate=6, hidden=256, multi_scale_input=False)
         small = toy if scale == "toy" else normalized_head(12)
         return plain if head == "v2" else plain.model_copy(update={"network": small})
     vgg = trunk == "vgg16"
@@ -173,10 +175,10 @@ def deeplab(scale: Scale, head: Head = "v2", trunk: Trunk = "resnet101", coco: b
     power = 0.85 if vgg and coco else 0.9
     sizes = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0) if wide else (0.5, 0.75, 1.0, 1.25, 1.5)
     start = "deeplab_resnet101_imagenet" if coco else "deeplab_resnet101_coco"
-    caffe = NetConfig(backbone="resnet101_caffe", weights=start, normalize=Normalize(preset="caffe_bgr"))
+    caffe = NetConfig(backbone="resnet101_caffe", weights=start, normalize=NormalizeConfig(preset="caffe_bgr"))
     images = 82_081 if coco else 10_582
     return SegmentConfig(
-        network=DeepLabV1() if head == "v1" else DeepLabV2(hidden=1024 if vgg else None),
+        network=DeepLabV1Config() if head == "v1" else DeepLabV2Config(hidden=1024 if vgg else None),
         net=NetConfig(backbone="vgg16", weights="vgg16_imagenet") if vgg else caffe,
         train=plain.train.model_copy(
             update={
@@ -218,7 +220,7 @@ def affinity(scale: Scale, kind: Walker = "irn") -> AffinityConfig:
                 batch_size=32,
                 optimizer=OptimizerConfig(lr=0.1, momentum=1e-4, weight_decay=1e-4),
                 schedule=ScheduleConfig(name="poly", power=0.9),
-                augment=Augment(resize="scale", range=(0.5, 1.5), crop=512),
+                augment=AugmentConfig(resize="scale", range=(0.5, 1.5), crop=512),
             ),
         )
     return AffinityConfig(
@@ -228,12 +230,12 @@ def affinity(scale: Scale, kind: Walker = "irn") -> AffinityConfig:
             batch_size=8,
             optimizer=OptimizerConfig(lr=0.1, momentum=5e-4, weight_decay=5e-4),
             schedule=ScheduleConfig(name="poly", power=0.9),
-            augment=Augment(resize="none", crop=448, crop_before_normalize=True, jitter=Jitter()),
+            augment=AugmentConfig(resize="none", crop=448, crop_before_normalize=True, jitter=JitterConfig()),
         ),
     )
 
 
-def walker(scale: Scale, kind: Walker = "irn", labels: RefinerConfig | None = None) -> Irn | Psa:
+def walker(scale: Scale, kind: Walker = "irn", labels: RefinerConfig | None = None) -> IRNConfig | PSAConfig:
     """IRN or PSA with the radii of a scale; ``labels`` makes the training masks, None the refiner's own way.
 
     Crops of the small scales hold fewer cells, so that pairs lie closer together.
@@ -241,6 +243,6 @@ def walker(scale: Scale, kind: Walker = "irn", labels: RefinerConfig | None = No
     given: dict[str, Any] = {} if labels is None else {"labels": labels}
     if kind == "irn":
         if scale == "paper":
-            return Irn(canvas=512, **given)
-        return Irn(train_radius=4 if scale == "toy" else 6, radius=4 if scale == "toy" else 5, **given)
-    return Psa(radius={"toy": 3, "small": 4, "paper": 5}[scale], **given)
+            return IRNConfig(canvas=512, **given)
+        return IRNConfig(train_radius=4 if scale == "toy" else 6, radius=4 if scale == "toy" else 5, **given)
+    return PSAConfig(radius={"toy": 3, "small": 4, "paper": 5}[scale], **given)

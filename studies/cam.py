@@ -10,7 +10,7 @@ from typing import Literal
 
 from wsss_ray.studies import _scales as scales
 
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import AugmentConfig, JitterConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Row, Study, StudyFunction
@@ -18,21 +18,21 @@ from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS, CrfRefiner
-from wsss_ray.refine.pamr import PamrRefiner
+from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
+from wsss_ray.refine.pamr import PAMRConfig
 from wsss_ray.refine.psa import LABELS_NOTE
-from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
 
-def refiner(scale: Scale) -> CrfRefiner:
+def refiner(scale: Scale) -> CRFRefinerConfig:
     """A CRF on scores (PSA), or on the seed's labels (IRN, SMAF).
 
     The maps of the small network on real images are low: 0.2 as a score beside them wins nearly everywhere once the
     CRF has spread it (pseudo masks of 15.4 mIoU on voc8, against 23.3 from labels and seeds of 27.1).
     """
     if scale == "small":
-        return CrfRefiner(crf=PRESETS["irn"], unary="labels", background="constant", threshold=0.2)
-    return CrfRefiner(crf=PRESETS["psa"], unary="scores", background="constant", threshold=0.2)
+        return CRFRefinerConfig(crf=PRESETS["irn"], unary="labels", background="constant", threshold=0.2)
+    return CRFRefinerConfig(crf=PRESETS["psa"], unary="scores", background="constant", threshold=0.2)
 
 
 def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Recipe:
@@ -50,7 +50,7 @@ def recipe(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper"
                 batch_size=8,
                 optimizer=OptimizerConfig(lr=0.01, momentum=0.9 if profile == "paper" else 5e-4, weight_decay=5e-4),
                 schedule=ScheduleConfig(name="poly", power=0.9),
-                augment=Augment(resize="long_side", range=(256, 512), crop=448, jitter=Jitter()),
+                augment=AugmentConfig(resize="long_side", range=(256, 512), crop=448, jitter=JitterConfig()),
             ),
         ),
         localize=scales.localize(scale, LocalizeConfig()),
@@ -77,7 +77,7 @@ def baseline(scale: Scale = "toy", profile: Literal["paper", "released"] = "pape
 def thresholds(scale: Scale = "toy", profile: Literal["paper", "released"] = "paper") -> Study:
     """Seeds against the background constant: one training, many cheap rows."""
     rows = [
-        Row(f"{threshold:g}", _short(scale, profile, ThresholdSeeds(threshold=threshold)))
+        Row(f"{threshold:g}", _short(scale, profile, ThresholdSeedsConfig(threshold=threshold)))
         for threshold in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
     ]
     return Study(
@@ -94,7 +94,7 @@ def refiners(scale: Scale = "toy", profile: Literal["paper", "released"] = "pape
     """What refinement adds to the same maps: without a network, and with IRN's or PSA's."""
     kinds: tuple[scales.Walker, ...] = ("irn", "psa")
     notes = {"psa": LABELS_NOTE}
-    refine = {"none": ThresholdSeeds(), "CRF": recipe(scale, profile).refine, "PAMR": PamrRefiner()}
+    refine = {"none": ThresholdSeedsConfig(), "CRF": recipe(scale, profile).refine, "PAMR": PAMRConfig()}
     return Study(
         name="cam.refiners",
         title="the same class maps, refined",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import cam
 
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import AugmentConfig, JitterConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
@@ -18,8 +18,8 @@ from wsss_ray.methods.eps import PRESETS as EPS_PRESETS
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
-from wsss_ray.refine.crf import PRESETS, CrfRefiner
-from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
+from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
 VOC_STEPS = 20_000
 COCO_STEPS = 256_500
@@ -35,7 +35,7 @@ def train(steps: int = VOC_STEPS) -> TrainConfig:
         batch_size=8,
         optimizer=OptimizerConfig(lr=0.01, momentum=5e-4, weight_decay=5e-4),
         schedule=ScheduleConfig(name="poly", power=0.9, horizon=steps),
-        augment=Augment(resize="long_side", range=(256, 512), crop=448, jitter=Jitter()),
+        augment=AugmentConfig(resize="long_side", range=(256, 512), crop=448, jitter=JitterConfig()),
     )
 
 
@@ -48,7 +48,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
         net=scales.net(scale, NetConfig(backbone="resnet38", weights="resnet38_imagenet")),
         train=scales.train(scale, train()),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
-        refine=ThresholdSeeds(threshold=0.2),
+        refine=ThresholdSeedsConfig(threshold=0.2),
         segment=scales.segment(scale),
         predict=scales.predict(scale),
     )
@@ -77,14 +77,14 @@ def coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 def baseline(scale: Scale, profile: Profile) -> Recipe:
     """The CAM of EPS's README: its own loader and schedule, seeds at 0.2 (script/voc12_cls.sh)."""
-    plain = replaced(cam.recipe(scale, profile), {"refine": ThresholdSeeds(threshold=0.2)})
+    plain = replaced(cam.recipe(scale, profile), {"refine": ThresholdSeedsConfig(threshold=0.2)})
     return replaced(plain, {"train": train(), "localize.stride": 1}) if scale == "paper" else plain
 
 
 def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Seeds on VOC."""
     eps = recipe(scale, profile)
-    crf = CrfRefiner(crf=PRESETS["eps_paper"], unary="scores", background="constant", threshold=0.2)
+    crf = CRFRefinerConfig(crf=PRESETS["eps_paper"], unary="scores", background="constant", threshold=0.2)
     return Study(
         name="eps.readme",
         title="EPS: seeds on VOC",

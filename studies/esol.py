@@ -13,16 +13,16 @@ from wsss_ray.studies import _scales as scales
 from wsss_ray.studies._quoted import ESOL_TABLE3, ESOL_TABLE4, quoted, supervised
 
 from wsss_ray.config import UserError
-from wsss_ray.data.augment import Augment
+from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
-from wsss_ray.methods.esol.network import Component, Esol, Phase, phases
+from wsss_ray.methods.esol.network import Component, ESOLConfig, Phase, phases
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import Localization, NetConfig, Recipe, Scale, localizer_of, replaced
-from wsss_ray.refine.crf import PRESETS, CrfRefiner
-from wsss_ray.refine.irn import GRID_NOTE, Irn
+from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
+from wsss_ray.refine.irn import GRID_NOTE, IRNConfig
 from wsss_ray.refine.psa import LABELS_NOTE
 
 AXIS_NOTE = "the figure's values are not in the paper's text"
@@ -74,7 +74,7 @@ def train(scale: Scale, phase: Phase, coco: bool = False) -> TrainConfig:
         batch_size=16,
         optimizer=OptimizerConfig(lr=rates[phase], momentum=1e-4, weight_decay=1e-4),
         schedule=ScheduleConfig(name="poly", power=0.9),
-        augment=Augment(resize="long_side", range=(320, 640), crop=512),
+        augment=AugmentConfig(resize="long_side", range=(320, 640), crop=512),
     )
 
 
@@ -104,7 +104,9 @@ def chain(scale: Scale, without: Collection[Component] = (), coco: bool = False,
         given = {**own, **given}
     made: Localization | None = None
     for method in phases(without, **given):
-        method = method.model_copy(update={key: Esol.model_fields[key].default for key in UNUSED.get(method.phase, ())})
+        method = method.model_copy(
+            update={key: ESOLConfig.model_fields[key].default for key in UNUSED.get(method.phase, ())}
+        )
         if method.phase == "shrinkage" and not method.shrinkage_sampler:
             # Ten times the rate suits layers that are new; at this point they are not.
             method = method.model_copy(update={"extra_lr_multiplier": 1.0})
@@ -165,7 +167,7 @@ def baseline(scale: Scale) -> Recipe:
         method=CAMConfig.model_validate({"style": "irn"}),
         net=net(scale),
         train=train(scale, "classifier"),
-        localize=localize(scale).model_copy(update={"fusion": Esol().fusion()}),
+        localize=localize(scale).model_copy(update={"fusion": ESOLConfig().fusion()}),
     )
     return built(scale, "irn", cam)
 
@@ -173,7 +175,7 @@ def baseline(scale: Scale) -> Recipe:
 def coco(scale: Scale, localizer: Localization, name: str) -> Recipe:
     """The same with COCO's rates and its DeepLab; images may be larger than IRN's canvas of 512."""
     made = replaced(built(scale, name, localizer), {"segment": scales.deeplab(scale, "v2", "resnet101", coco=True)})
-    return replaced(made, {"refine.canvas": 640}) if isinstance(made.refine, Irn) and scale == "paper" else made
+    return replaced(made, {"refine.canvas": 640}) if isinstance(made.refine, IRNConfig) and scale == "paper" else made
 
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -182,7 +184,7 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     esol = replaced(recipe(scale), {"segment": None})
     irn = replaced(baseline(scale), {"segment": None})
     psa = {"refine": scales.walker(scale, "psa"), "affinity": scales.affinity(scale, "psa")}
-    crf = {"refine": CrfRefiner(crf=PRESETS["psa"], background="power", alpha=4.0), "affinity": None}
+    crf = {"refine": CRFRefinerConfig(crf=PRESETS["psa"], background="power", alpha=4.0), "affinity": None}
     note = "which CRF is not stated: PSA's, with background (1 - max)^4"
     theirs: Sequence[tuple[str, float, float | None, float]] = (
         ("PSA, PSA", 48.0, None, 61.0),

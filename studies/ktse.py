@@ -11,17 +11,17 @@ from typing import Any
 from wsss_ray.studies import _scales as scales
 from wsss_ray.studies._quoted import KTSE_TABLE3
 
-from wsss_ray.data.augment import Augment
+from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
-from wsss_ray.methods.ktse.config import IRN_FUSION, Ktse
-from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
+from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replaced
 from wsss_ray.refine.crf import PRESETS
-from wsss_ray.refine.seeds import ConfidentSeeds
+from wsss_ray.refine.seeds import ConfidentSeedsConfig
 from wsss_ray.score.config import ScoreConfig
 
 HORIZON = 52_880
@@ -36,7 +36,7 @@ def train(scale: Scale, profile: Profile) -> TrainConfig:
     Released: batch 8 in the warm-up of 10 epochs, 16 after, no momentum to speak of (PolyOptimizer), a schedule that
     does not come to its end. Paper: it mentions neither warm-up nor horizon nor this stage's momentum; batch 16, 0.9.
     """
-    augment = Augment(resize="long_side", range=(256, 512), crop=320)
+    augment = AugmentConfig(resize="long_side", range=(256, 512), crop=320)
     if scale == "paper" and profile == "paper":
         return TrainConfig(
             epochs=40,
@@ -80,12 +80,12 @@ def small_warmup(scale: Scale) -> int:
     return 2 * small_epochs(scale) // 3
 
 
-def method(scale: Scale, profile: Profile, **settings: Any) -> Ktse:
+def method(scale: Scale, profile: Profile, **settings: Any) -> KTSEConfig:
     """KTSE of a profile, with the warm-up of a scale (``small_warmup``)."""
     given: dict[str, Any] = {"profile": profile, **settings}
     if scale != "paper":
         given = {"warmup_epochs": small_warmup(scale), "warmup_background": True, "hidden": 64, **given}
-    return Ktse.model_validate(given)
+    return KTSEConfig.model_validate(given)
 
 
 def segment(scale: Scale, profile: Profile) -> SegmentConfig:
@@ -97,12 +97,12 @@ def segment(scale: Scale, profile: Profile) -> SegmentConfig:
         return scales.segment(scale)
     released = profile == "released"
     resize = (
-        Augment(resize="area", area=(0.5, 0.75), crop=512)
+        AugmentConfig(resize="area", area=(0.5, 0.75), crop=512)
         if released
-        else Augment(resize="choice", choices=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), crop=512)
+        else AugmentConfig(resize="choice", choices=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), crop=512)
     )
     return SegmentConfig(
-        network=DeepLabV2(multi_scale_input=False, lr_multipliers=(1.0, 1.0, 1.0, 1.0)),
+        network=DeepLabV2Config(multi_scale_input=False, lr_multipliers=(1.0, 1.0, 1.0, 1.0)),
         net=NetConfig(
             backbone="resnet101",
             output_stride=8,
@@ -134,7 +134,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
     """
     released = profile == "released"
     localize = scales.localize(scale, LocalizeConfig()).model_copy(update={"stride": 4})
-    labels = ConfidentSeeds(foreground=0.30, background=0.10 if released else 0.05)
+    labels = ConfidentSeedsConfig(foreground=0.30, background=0.10 if released else 0.05)
     return Recipe(
         name="ktse",
         scale=scale,

@@ -13,7 +13,7 @@ from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import eps
 from wsss_ray.studies._quoted import L2G_TABLE5, L2G_TABLE6, L2G_THIRD_PARTY, column, quoted
 
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import AugmentConfig, JitterConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
@@ -21,7 +21,7 @@ from wsss_ray.methods.l2g.network import PRESETS as L2G_PRESETS
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
-from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
 CROP = {"toy": 112, "small": 192, "paper": 448}
 CELL = 8
@@ -62,14 +62,14 @@ def train(profile: Profile) -> TrainConfig:
         drop_last=False,
         optimizer=OptimizerConfig(lr=0.001, momentum=0.9, nesterov=True, weight_decay=5e-4),
         schedule=ScheduleConfig(name="step", milestones=(5,), gamma=0.1),
-        augment=Augment(
+        augment=AugmentConfig(
             resize="short_side",
             range=(512, 512),
             crop=CROP["paper"],
             flip=0.0,
             crop_before_normalize=released,
             swap_axes=released,
-            jitter=Jitter(after_crop=True),
+            jitter=JitterConfig(after_crop=True),
             saliency_interpolation="nearest",
         ),
     )
@@ -86,7 +86,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
         net=scales.net(scale, NetConfig(backbone="resnet38", weights="resnet38_imagenet")),
         train=scales.train(scale, train(profile)),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
-        refine=ThresholdSeeds(threshold=settings.background_threshold),
+        refine=ThresholdSeedsConfig(threshold=settings.background_threshold),
         segment=scales.segment(scale),
         predict=scales.predict(scale, crf),
     )
@@ -109,12 +109,12 @@ def coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
             "net.normalize": "l2g_coco",
             "train.optimizer": OptimizerConfig(lr=0.1, momentum=5e-4, weight_decay=0.0),
             "train.schedule": ScheduleConfig(name="poly", power=0.7),
-            "train.augment": Augment(
+            "train.augment": AugmentConfig(
                 resize="squash",
                 crop=CROP["paper"],
                 interpolation="bilinear",
                 flip=0.0,
-                jitter=Jitter(after_crop=True),
+                jitter=JitterConfig(after_crop=True),
             ),
         },
     )

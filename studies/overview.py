@@ -10,7 +10,7 @@ from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
 from wsss_ray.recipe import Recipe, Scale, localizer_of, replaced
-from wsss_ray.refine.psa import LABELS_NOTE, Psa
+from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
 
 SEED_COLUMNS = (
     *("seeds.fixed", "precision", "recall", "precision_foreground.fixed", "recall_foreground.fixed"),
@@ -61,7 +61,7 @@ def side_by_side(
     name: str, title: str, metric: Metric, also: tuple[str, ...], rows: dict[str, Recipe], variant: str | None = None
 ) -> Study:
     """A study without published numbers."""
-    notes = {label: LABELS_NOTE for label, recipe in rows.items() if isinstance(recipe.refine, Psa)}
+    notes = {label: LABELS_NOTE for label, recipe in rows.items() if isinstance(recipe.refine, PSAConfig)}
     made = tuple(Row(label, recipe, note=notes.get(label, "")) for label, recipe in rows.items())
     return Study(name, title, SOURCE, metric, made, variant=variant, also=also)
 

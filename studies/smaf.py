@@ -11,7 +11,7 @@ from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import eps, l2g
 from wsss_ray.studies._quoted import SMAF_TABLE1, SMAF_TABLE2, column
 
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import AugmentConfig, JitterConfig
 from wsss_ray.data.voc import CLASSES
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
@@ -20,7 +20,7 @@ from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import Localization, Recipe, Scale, replaced
-from wsss_ray.refine.crf import PRESETS, CrfRefiner
+from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
 
 STEPS = 20_000
 SMALL_SGD = OptimizerConfig(lr=0.001, momentum=0.9, weight_decay=5e-4)
@@ -46,11 +46,11 @@ def train(profile: Profile) -> TrainConfig:
         drop_last=False,
         optimizer=OptimizerConfig(lr=0.01, momentum=5e-4 if released else 0.9, weight_decay=5e-4),
         schedule=ScheduleConfig(name="poly", power=0.9, horizon=STEPS),
-        augment=Augment(
+        augment=AugmentConfig(
             resize="long_side",
             range=(256, 512),
             crop=448,
-            jitter=None if released else Jitter(),
+            jitter=None if released else JitterConfig(),
             maps_align_corners=True,
         ),
     )
@@ -94,7 +94,7 @@ def over(localizer: Localization, scale: Scale, profile: Profile) -> Recipe:
         train=scales.train(scale, train(profile), 2 if scale == "small" else None, SMALL_SGD),
         localize=scales.localize(scale, LocalizeConfig(stride=1)),
         base=localizer,
-        refine=CrfRefiner(
+        refine=CRFRefinerConfig(
             unary="labels",
             background="constant",
             threshold=method.background(),

@@ -11,12 +11,12 @@ from typing import Any
 
 from wsss_ray.studies import _scales as scales
 
-from wsss_ray.data.augment import Augment, Jitter
+from wsss_ray.data.augment import AugmentConfig, JitterConfig
 from wsss_ray.engine.gate import SSSS_GATE, GateConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
-from wsss_ray.methods.ssss.config import Ssss
+from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.methods.ssss.network import SingleStageConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import NetConfig, Recipe, Scale, replaced
@@ -42,7 +42,7 @@ def train(epochs: int = 20) -> TrainConfig:
         batch_size=16,
         optimizer=OptimizerConfig(lr=1e-3, momentum=0.9, weight_decay=5e-4),
         schedule=ScheduleConfig(name="constant"),
-        augment=Augment(resize="area", area=(0.9, 1.0), crop=321, jitter=Jitter()),
+        augment=AugmentConfig(resize="area", area=(0.9, 1.0), crop=321, jitter=JitterConfig()),
     )
 
 
@@ -94,7 +94,7 @@ def single_stage(scale: Scale, name: str, method: SingleStageConfig, own: TrainC
 
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
     """ResNet-38, atrous pyramid, global cue injection, stochastic gate; background cubed, absent classes count as 0."""
-    method = Ssss.model_validate({"profile": profile, **small_settings(scale)})
+    method = SSSSConfig.model_validate({"profile": profile, **small_settings(scale)})
     return single_stage(scale, "ssss", method, train(), predict(scale))
 
 

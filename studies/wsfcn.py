@@ -10,11 +10,11 @@ from typing import Any
 
 from wsss_ray.studies import ssss
 
-from wsss_ray.data.augment import Augment
+from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.gate import WSFCN_GATE
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
-from wsss_ray.methods.wsfcn.network import Wsfcn
+from wsss_ray.methods.wsfcn.network import WSFCNConfig
 from wsss_ray.recipe import Recipe, Scale, replaced
 
 ONE_SCALE = "Tables I and II say one scale; their full model is Table III's row with one scale and flip"
@@ -25,16 +25,16 @@ def train(profile: Profile) -> TrainConfig:
     """Paper: 30 epochs, scale 0.9-1.0, crop 321, no jitter. Released: SSSS's loader, weights of epoch 18 of 31."""
     if profile == "released":
         return ssss.train(18)
-    plain = Augment(resize="scale", range=(0.9, 1.0), crop=321)
+    plain = AugmentConfig(resize="scale", range=(0.9, 1.0), crop=321)
     return ssss.train(30).model_copy(update={"augment": plain})
 
 
-def method(scale: Scale, profile: Profile, **settings: Any) -> Wsfcn:
+def method(scale: Scale, profile: Profile, **settings: Any) -> WSFCNConfig:
     """WS-FCN of a profile; strips of the small scales are less dilated, and new layers learn at SSSS's rates there."""
     given: dict[str, Any] = {"profile": profile, **ssss.small_settings(scale), **settings}
     if scale != "paper" and profile == "released":
         given = {"fca": {"dilations": (1, 2, 4, 6) if scale == "toy" else (1, 4, 8, 12)}, **given}
-    return Wsfcn.model_validate(given)
+    return WSFCNConfig.model_validate(given)
 
 
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:

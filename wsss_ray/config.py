@@ -1,13 +1,64 @@
-"""The typed, frozen settings every part of a recipe is made of, and the one error a user sees."""
+"""The typed, frozen settings every part of a recipe is made of, what each of them changes, and the one error a user
+sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+Result = Literal["weights", "maps", "masks", "scores", "nothing"]
+"""What a step leaves behind: trained weights and their history, class maps, masks, scores; or no result at all."""
 
 
 class UserError(Exception):
     """Bad input: one clear line that names the file or key and the fix; the CLI exits with code 2."""
 
 
+@dataclass(frozen=True)
+class Changes:
+    """The first result that a setting changes: ``Annotated[float, Changes("maps")]``.
+
+    Weights: it acts in training. Maps: it acts only where maps are read from trained weights. Masks: only where masks
+    are made. Scores: only where these are scored. Nothing: no result depends on it.
+    """
+
+    what: Result
+
+
 class Config(BaseModel):
     """Base of all settings: unknown keys and wrong types are refused, values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+def changes_of(config: type[Config], name: str) -> Result | None:
+    """What the field ``name`` of a settings class changes; None where the field itself does not say."""
+    declared = [entry for entry in config.model_fields[name].metadata if isinstance(entry, Changes)]
+    return declared[-1].what if declared else None
+
+
+def select(config: Config, *results: Result) -> dict[str, Any]:
+    """The settings that change one of ``results`` first, as plain values; nested settings give their own.
+
+    Raises TypeError for a field that does not declare what it changes, naming it.
+    """
+    return dict(_selected(config, results))
+
+
+def _selected(config: Config, results: tuple[Result, ...]) -> Iterator[tuple[str, Any]]:
+    plain: dict[str, Any] | None = None
+    for name in type(config).model_fields:
+        declared, value = changes_of(type(config), name), getattr(config, name)
+        if declared is None and isinstance(value, Config):
+            inner = select(value, *results)
+            if inner:
+                yield name, inner
+            continue
+        if declared is None:
+            raise TypeError(f"{type(config).__name__}.{name}: say what it changes, Annotated[..., Changes(...)]")
+        if declared in results:
+            plain = config.model_dump(mode="json") if plain is None else plain
+            yield name, plain[name]

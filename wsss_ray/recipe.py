@@ -15,14 +15,13 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from wsss_ray.config import Config, UserError
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.methods import METHODS, MethodConfig
-from wsss_ray.nets.deeplab import SEGMENTERS
-from wsss_ray.nets.deeplab import Segmenter as SegmenterConfig
+from wsss_ray.nets.deeplab import SEGMENTERS, SegmenterConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.score.config import ScoreConfig
@@ -58,7 +57,7 @@ class NetConfig(Config):
     output_stride: PositiveInt | None = None
     weights: str | None = None
     """A name of ``wsss weights list`` or a file; None starts from random weights."""
-    normalize: Normalize = Normalize()
+    normalize: NormalizeConfig = NormalizeConfig()
     options: dict[str, bool | int | float | str | tuple[int | float, ...]] = {}
     """Further arguments of the backbone (``wsss_ray.nets``), for example KTSE's ``dropout: [0.2, 0.2]``."""
 

@@ -12,43 +12,43 @@ from torch import Tensor, nn
 from wsss_ray.artifacts import network as build
 from wsss_ray.artifacts.network import NetworkSpec
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import Pass, fuse
 from wsss_ray.engine.gate import GateConfig
 from wsss_ray.engine.localize import LocalizeConfig, class_maps
 from wsss_ray.engine.predict import PredictConfig, class_scores, predicted_masks
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.road import own_part
-from wsss_ray.methods.esol.network import Esol
-from wsss_ray.methods.ssss.config import Ssss
+from wsss_ray.methods.esol.network import ESOLConfig
+from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.recipe import AffinityConfig, NetConfig
-from wsss_ray.refine.irn import Irn
-from wsss_ray.refine.psa import Psa
+from wsss_ray.refine.irn import IRNConfig
+from wsss_ray.refine.psa import PSAConfig
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
+@pytest.mark.parametrize("refiner", [IRNConfig(train_radius=2), PSAConfig(radius=2)])
 def test_affinity_networks_normalise_as_they_were_trained(refiner: Any) -> None:
-    net = NetConfig(backbone="toy", normalize=Normalize(preset="caffe_bgr"), options={"width": 8})
+    net = NetConfig(backbone="toy", normalize=NormalizeConfig(preset="caffe_bgr"), options={"width": 8})
     spec = NetworkSpec(
         kind="affinity", num_classes=3, refiner=refiner, affinity=AffinityConfig(net=net, train=TrainConfig())
     )
     network: Any = build.network(spec)
-    assert torch.equal(network.normalize(IMAGE), Normalize(preset="caffe_bgr").apply(IMAGE))
+    assert torch.equal(network.normalize(IMAGE), NormalizeConfig(preset="caffe_bgr").apply(IMAGE))
     assert spec.needs == frozenset({"mask"})
 
 
 def test_batches_hold_what_the_refiner_needs() -> None:
-    class Curious(Irn):
+    class Curious(IRNConfig):
         needs = frozenset({"mask", "saliency"})  # type: ignore[assignment]
 
     spec = NetworkSpec.model_construct(kind="affinity", num_classes=3, refiner=Curious())
     assert spec.needs == frozenset({"mask", "saliency"})
 
 
-@pytest.mark.parametrize("refiner", [Irn(train_radius=2), Psa(radius=2)])
+@pytest.mark.parametrize("refiner", [IRNConfig(train_radius=2), PSAConfig(radius=2)])
 def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
     affinity = AffinityConfig(net=NetConfig(backbone="toy", options={"width": 8}), train=TrainConfig())
     mask = torch.randint(0, 3, (2, 48, 48), generator=torch.Generator().manual_seed(0))
@@ -67,7 +67,7 @@ def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
         value = getattr(refiner, field)
         changed = 0.5 if field == "keep" else value + 1
         assert found(refiner.model_copy(update={field: changed})) == plain, field
-    if isinstance(refiner, Irn):
+    if isinstance(refiner, IRNConfig):
         assert found(refiner.model_copy(update={"train_radius": 3}))[0] != plain[0]
     else:
         assert found(refiner.model_copy(update={"radius": 3}))[0] != plain[0]
@@ -103,7 +103,7 @@ def test_gated_prediction_runs_an_answering_network_once() -> None:
     config = PredictConfig(scales=(0.5, 1.0), flip=True, gate=GateConfig(classes="scores"))
     found = []
     for network, per_view in ((Counted(), 2), (Answering(), 1)):
-        found.append(class_scores(network, [IMAGE, IMAGE], config, Normalize(), torch.device("cpu")))
+        found.append(class_scores(network, [IMAGE, IMAGE], config, NormalizeConfig(), torch.device("cpu")))
         assert network.passes == per_view * len(config.scales)
     for one, other in zip(*found, strict=True):
         assert one is not None and other is not None and np.array_equal(one, other)
@@ -125,7 +125,7 @@ def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float,
     device, labels = torch.device("cpu"), np.ones(2, dtype=bool)
     for flip in (False, True):
         config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
-        single, multi, views = class_scores(Sized(), [IMAGE], config, Normalize(), device)
+        single, multi, views = class_scores(Sized(), [IMAGE], config, NormalizeConfig(), device)
         assert views is not None
         masks = predicted_masks(config, IMAGE, labels, single[0], multi[0], views[0])
         assert masks["crf"] is None and np.unique(masks["single_scale"]).tolist() == [1]
@@ -133,13 +133,13 @@ def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float,
 
 
 def test_single_stage_answer_is_its_scores_and_logits() -> None:
-    config = Ssss(width=16, skip_channels=4, dilations=(1, 2), pamr_iterations=1, pamr_dilations=(1,))
+    config = SSSSConfig(width=16, skip_channels=4, dilations=(1, 2), pamr_iterations=1, pamr_dilations=(1,))
     network: Any = config.build(build_backbone("toy", width=8), 3).eval()
     images = torch.randn(2, 3, 40, 48)
     with torch.no_grad():
         scores, logits = network.answer(images)
         assert torch.equal(scores, network.scores(images)) and torch.equal(logits, network.logits(images))
-    assert scores.shape == (2, 4, 40, 48) and Ssss.single_stage
+    assert scores.shape == (2, 4, 40, 48) and SSSSConfig.single_stage
 
 
 def test_warnings_of_esol_depend_on_the_phase() -> None:
@@ -150,11 +150,11 @@ def test_warnings_of_esol_depend_on_the_phase() -> None:
             for length, loss in zip(lengths, losses, strict=True)
         ]
 
-    expansion, shrinkage = Esol(phase="expansion"), Esol(phase="shrinkage")
+    expansion, shrinkage = ESOLConfig(phase="expansion"), ESOLConfig(phase="shrinkage")
     assert str(expansion.warning(history(0.0))).startswith("the expansion ran away: epoch 2")
     assert shrinkage.warning(history(0.0)) is None
     assert "left the map" in str(shrinkage.warning(history(0.5)))
-    assert Ssss().warning(history(0.5)) is None and expansion.warning([]) is None
+    assert SSSSConfig().warning(history(0.5)) is None and expansion.warning([]) is None
 
 
 class Maps(nn.Module):
@@ -165,13 +165,13 @@ class Maps(nn.Module):
 
 
 def test_full_size_maps_are_cropped_from_whole_cells() -> None:
-    rule = Esol().fusion()
+    rule = ESOLConfig().fusion()
     assert rule.multiple == 16
-    raw = Maps().maps(Normalize().apply(IMAGE)[None])
+    raw = Maps().maps(NormalizeConfig().apply(IMAGE)[None])
     labels = torch.ones(1, 2)
     for stride, size, crop in ((1, (48, 48), (36, 44)), (4, (9, 11), (9, 11))):
         config = LocalizeConfig(scales=(1.0,), flip=False, stride=stride, fusion=rule)
-        found = class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, Normalize(), torch.device("cpu"), 1)[0]
+        found = class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, NormalizeConfig(), torch.device("cpu"), 1)[0]
         expected = fuse([Pass(raw)], rule, size, labels, crop=crop)[0].numpy()
         assert found.maps.shape[1:] == crop
         np.testing.assert_allclose(found.maps, expected, atol=1e-6)
@@ -180,13 +180,13 @@ def test_full_size_maps_are_cropped_from_whole_cells() -> None:
 @pytest.mark.parametrize("long_side", [22, 88])
 def test_long_side_is_what_scale_one_means(long_side: int) -> None:
     """The maps of scales times the factor, on the grid of the image itself."""
-    rule, device = Esol().fusion(), torch.device("cpu")
+    rule, device = ESOLConfig().fusion(), torch.device("cpu")
     found = []
     for config in (
         LocalizeConfig(scales=(0.5, 1.0), long_side=long_side, fusion=rule),
         LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
     ):
-        found.append(class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, Normalize(), device, 1)[0].maps)
+        found.append(class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, NormalizeConfig(), device, 1)[0].maps)
     assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
     sides: list[int] = []
 
@@ -196,6 +196,6 @@ def test_long_side_is_what_scale_one_means(long_side: int) -> None:
             return super().scores(images)
 
     predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
-    single, both, _ = class_scores(Seen(), [IMAGE], predict, Normalize(), device)
+    single, both, _ = class_scores(Seen(), [IMAGE], predict, NormalizeConfig(), device)
     assert sides == [long_side, long_side // 2] and single.shape == both.shape == (1, 3, 36, 44)
     assert not np.array_equal(single, both)

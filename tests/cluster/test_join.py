@@ -125,7 +125,7 @@ def test_without_ray_there_is_nothing_to_release() -> None:
 
 JOINED = """
 import ray
-from wsss_ray.stages.cluster import cluster
+from wsss_ray.cluster.join import cluster
 with cluster():
     print("joined", ray.get_runtime_context().gcs_address)
 """

@@ -9,7 +9,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from wsss_ray.stages.memory import keep_freed_memory
+from wsss_ray.cluster.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():

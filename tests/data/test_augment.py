@@ -7,20 +7,22 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from wsss_ray.data.augment import Augment, augment, draw_geometry, render
-from wsss_ray.data.colour import Jitter, Normalize, change_colours, draw_jitter
+from wsss_ray.data.augment import AugmentConfig, augment, draw_geometry, render
+from wsss_ray.data.colour import JitterConfig, NormalizeConfig, change_colours, draw_jitter
 from wsss_ray.data.geometry import Geometry, draw_area, draw_offset, draw_swapped_offset, place, scale_by, side_to
 
 CONFIGS = {
-    "long": Augment(resize="long_side", range=(20, 60), crop=40),
-    "short": Augment(resize="short_side", range=(48, 48), crop=40, flip=0, swap_axes=True, crop_before_normalize=True),
-    "scale": Augment(resize="scale", range=(0.5, 1.5), crop=40, interpolation="bilinear"),
-    "choice": Augment(
+    "long": AugmentConfig(resize="long_side", range=(20, 60), crop=40),
+    "short": AugmentConfig(
+        resize="short_side", range=(48, 48), crop=40, flip=0, swap_axes=True, crop_before_normalize=True
+    ),
+    "scale": AugmentConfig(resize="scale", range=(0.5, 1.5), crop=40, interpolation="bilinear"),
+    "choice": AugmentConfig(
         resize="choice", choices=(0.5, 1.0, 1.5), crop=40, pad="right_bottom", flip_last=True, interpolation="linear"
     ),
-    "area": Augment(resize="area", crop=40, jitter=Jitter()),
-    "squash": Augment(resize="squash", crop=40, jitter=Jitter(after_crop=True)),
-    "none": Augment(resize="none", crop=40),
+    "area": AugmentConfig(resize="area", crop=40, jitter=JitterConfig()),
+    "squash": AugmentConfig(resize="squash", crop=40, jitter=JitterConfig(after_crop=True)),
+    "none": AugmentConfig(resize="none", crop=40),
 }
 
 
@@ -40,7 +42,7 @@ def test_shapes_ranges_and_canvas(name, size):
     config = CONFIGS[name]
     decoded = _decoded(*size)
     for seed in range(4):
-        sample = augment(decoded, config, np.random.default_rng(seed), Normalize())
+        sample = augment(decoded, config, np.random.default_rng(seed), NormalizeConfig())
         assert {key: tuple(value.shape) for key, value in sample.items()} == {
             "image": (3, 40, 40),
             "rgb": (3, 40, 40),
@@ -57,7 +59,7 @@ def test_shapes_ranges_and_canvas(name, size):
             assert (sample[key][:, outside] == 0).all()
             assert float(sample[key].min()) >= 0 and float(sample[key].max()) <= 1
         canvas = sample["image"][:, outside]
-        black = Normalize().apply(np.zeros((1, 1, 3), np.uint8)).view(3, 1)
+        black = NormalizeConfig().apply(np.zeros((1, 1, 3), np.uint8)).view(3, 1)
         assert torch.equal(
             canvas, black.expand_as(canvas) if config.crop_before_normalize else torch.zeros_like(canvas)
         )
@@ -66,8 +68,8 @@ def test_shapes_ranges_and_canvas(name, size):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_same_generator_same_sample(name):
-    first, second = (augment(_decoded(), CONFIGS[name], np.random.default_rng(5), Normalize()) for _ in range(2))
-    other = augment(_decoded(), CONFIGS[name], np.random.default_rng(6), Normalize())
+    first, second = (augment(_decoded(), CONFIGS[name], np.random.default_rng(5), NormalizeConfig()) for _ in range(2))
+    other = augment(_decoded(), CONFIGS[name], np.random.default_rng(6), NormalizeConfig())
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["image"], other["image"])
 
@@ -87,7 +89,7 @@ def test_markers_stay_together(flip, offset):
     decoded["saliency"][row, column] = 255
     decoded["mask"][row, column] = 1
     decoded["maps"][0, row, column] = 1
-    sample = render(decoded, Geometry((24, 30), 32, offset, flip), [], Augment(), Normalize())
+    sample = render(decoded, Geometry((24, 30), 32, offset, flip), [], AugmentConfig(), NormalizeConfig())
     seen = (row - offset[0], (29 - column if flip else column) - offset[1])
     assert torch.nonzero(sample["mask"] == 1).tolist() == [list(seen)]
     for key in ("rgb", "saliency", "maps"):
@@ -98,8 +100,8 @@ def test_window_of_a_resized_map_is_the_resized_map_cut():
     """Resizing, mirroring and cutting a map commutes with cutting the mirrored, resized map (SMAF)."""
     maps = np.random.default_rng(0).random((1, 20, 30)).astype(np.float32)
     decoded = {"image": np.zeros((20, 30, 3), np.uint8), "maps": maps}
-    whole = render(decoded, Geometry((30, 45), 45, (0, 0), True), [], Augment(), Normalize())["maps"]
-    cut = render(decoded, Geometry((30, 45), 20, (4, 7), True), [], Augment(), Normalize())["maps"]
+    whole = render(decoded, Geometry((30, 45), 45, (0, 0), True), [], AugmentConfig(), NormalizeConfig())["maps"]
+    cut = render(decoded, Geometry((30, 45), 20, (4, 7), True), [], AugmentConfig(), NormalizeConfig())["maps"]
     assert torch.equal(cut, whole[:, 4:24, 7:27])
     # By hand: corners aligned, so that corners keep their values; mirrored.
     assert float(whole[0, 0, 0]) == pytest.approx(float(maps[0, 0, -1]))
@@ -108,8 +110,10 @@ def test_window_of_a_resized_map_is_the_resized_map_cut():
 
 def test_mirror_last_moves_the_padding():
     decoded = {"image": np.full((10, 10, 3), 200, np.uint8)}
-    first = render(decoded, Geometry((10, 10), 16, (0, 0), True), [], Augment(), Normalize())["inside"][0]
-    last = render(decoded, Geometry((10, 10), 16, (0, 0), True, None, True), [], Augment(), Normalize())["inside"][0]
+    first = render(decoded, Geometry((10, 10), 16, (0, 0), True), [], AugmentConfig(), NormalizeConfig())["inside"][0]
+    last = render(decoded, Geometry((10, 10), 16, (0, 0), True, None, True), [], AugmentConfig(), NormalizeConfig())[
+        "inside"
+    ][0]
     assert first[0].tolist() == [1] * 10 + [0] * 6
     assert last[0].tolist() == [0] * 6 + [1] * 10
 
@@ -146,7 +150,7 @@ def test_sizes_by_hand():
 
 
 def test_long_side_range_is_inclusive():
-    config = Augment(resize="long_side", range=(256, 258), crop=8)
+    config = AugmentConfig(resize="long_side", range=(256, 258), crop=8)
     sizes = {max(draw_geometry(config, 40, 30, np.random.default_rng(seed)).size) for seed in range(60)}
     assert sizes == {256, 257, 258}
 
@@ -165,7 +169,7 @@ def test_area_boxes_keep_their_promise():
 def test_area_box_is_cut_out_of_everything():
     decoded = _decoded(20, 30)
     geometry = Geometry((8, 8), 8, box=(3, 11, 8, 8))
-    sample = render(decoded, geometry, [], Augment(), Normalize())
+    sample = render(decoded, geometry, [], AugmentConfig(), NormalizeConfig())
     rows, columns = slice(3, 11), slice(11, 19)
     assert (sample["rgb"].permute(1, 2, 0) * 255).round().numpy().tolist() == decoded["image"][rows, columns].tolist()
     assert (sample["saliency"][0] * 255).round().numpy().tolist() == decoded["saliency"][rows, columns].tolist()
@@ -180,11 +184,13 @@ def test_place_off_the_canvas_is_all_fill():
 def test_saliency_of_the_window_reaches_one():
     decoded = {"image": np.zeros((8, 8, 3), np.uint8), "saliency": np.full((8, 8), 51, np.uint8)}
     geometry = Geometry((8, 8), 8)
-    plain = render(decoded, geometry, [], Augment(), Normalize())["saliency"]
-    maximal = render(decoded, geometry, [], Augment(saliency_max=True), Normalize())["saliency"]
+    plain = render(decoded, geometry, [], AugmentConfig(), NormalizeConfig())["saliency"]
+    maximal = render(decoded, geometry, [], AugmentConfig(saliency_max=True), NormalizeConfig())["saliency"]
     assert plain.unique().tolist() == pytest.approx([0.2]) and maximal.unique().tolist() == pytest.approx([1.0])
     decoded["saliency"][:] = 0
-    assert render(decoded, geometry, [], Augment(saliency_max=True), Normalize())["saliency"].unique().tolist() == [0]
+    assert render(decoded, geometry, [], AugmentConfig(saliency_max=True), NormalizeConfig())[
+        "saliency"
+    ].unique().tolist() == [0]
 
 
 def test_jitter_by_hand():
@@ -201,13 +207,13 @@ def test_jitter_by_hand():
 
 def test_jitter_draws():
     rng = np.random.default_rng(0)
-    draws = [draw_jitter(Jitter(brightness=0.3, hue=0.1, probability=0.5), rng) for _ in range(400)]
+    draws = [draw_jitter(JitterConfig(brightness=0.3, hue=0.1, probability=0.5), rng) for _ in range(400)]
     assert 0.4 < np.mean([bool(changes) for changes in draws]) < 0.6
     values = {name: [dict(changes)[name] for changes in draws if changes] for name in ("brightness", "hue")}
     assert 0.7 <= min(values["brightness"]) < 0.75 and 1.25 < max(values["brightness"]) <= 1.3
     assert -0.1 <= min(values["hue"]) < -0.08 and 0.08 < max(values["hue"]) <= 0.1
     assert len({changes[0][0] for changes in draws if changes}) == 4, "the order is drawn too"
-    assert draw_jitter(Jitter(probability=0), rng) == []
+    assert draw_jitter(JitterConfig(probability=0), rng) == []
 
 
 @pytest.mark.parametrize(
@@ -224,4 +230,4 @@ def test_jitter_draws():
 )
 def test_impossible_settings_say_the_fix(settings, word):
     with pytest.raises(ValidationError, match=word):
-        Augment(**settings)
+        AugmentConfig(**settings)

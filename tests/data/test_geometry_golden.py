@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from wsss_ray.data.augment import Augment, render
-from wsss_ray.data.colour import Normalize
+from wsss_ray.data.augment import AugmentConfig, render
+from wsss_ray.data.colour import NormalizeConfig
 from wsss_ray.data.geometry import Geometry, resize, scale_by, side_to
 
-IMAGENET = Normalize()
+IMAGENET = NormalizeConfig()
 
 
 def _cases(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
@@ -36,7 +36,7 @@ def test_long_side_family(golden, name):
         decoded = {"image": arrays[f"{key}__image"], "saliency": arrays[f"{key}__saliency_rgb"]}
         if f"{key}__lp" in arrays:
             decoded["maps"] = arrays[f"{key}__lp"]
-        sample = render(decoded, _eps_geometry(case, decoded["image"]), [], Augment(), IMAGENET)
+        sample = render(decoded, _eps_geometry(case, decoded["image"]), [], AugmentConfig(), IMAGENET)
         np.testing.assert_allclose(sample["image"].numpy(), arrays[f"{key}__out_image"], atol=1e-6, rtol=0)
         np.testing.assert_allclose(sample["saliency"].numpy(), arrays[f"{key}__out_saliency"], atol=1e-6, rtol=0)
         if "maps" in decoded:
@@ -45,7 +45,7 @@ def test_long_side_family(golden, name):
 
 def test_l2g_views_with_swapped_axes(golden):
     arrays = golden("10_geometry_l2g.npz")
-    config = Augment(crop_before_normalize=True, saliency_interpolation="nearest", saliency_max=True)
+    config = AugmentConfig(crop_before_normalize=True, saliency_interpolation="nearest", saliency_max=True)
     for key, case in _cases(arrays).items():
         image = arrays[f"{key}__image"]
         size = side_to(*image.shape[:2], min(case["resized_hw"]), "short")
@@ -68,7 +68,7 @@ def test_psa_crops_before_normalising(golden):
     crop = int(arrays["crop_size"])
     left, top = arrays["offset_left_top"].tolist()
     image = arrays["img"]
-    config = Augment(crop_before_normalize=True)
+    config = AugmentConfig(crop_before_normalize=True)
     sample = render({"image": image}, Geometry(image.shape[:2], crop, (-top, -left)), [], config, IMAGENET)
     np.testing.assert_allclose(sample["image"][:, 0].numpy(), arrays["network_input_row0"], atol=1e-6, rtol=0)
     np.testing.assert_allclose(sample["image"][:, ::8, ::8].numpy(), arrays["network_input_every8"], atol=1e-6, rtol=0)
@@ -87,16 +87,16 @@ def test_irn_multi_scale_inputs(golden):
 
 def test_l2g_coco_and_caffe_presets_by_hand():
     pixel = np.array([[[10, 20, 30]]], np.uint8)
-    coco = Normalize.model_validate("l2g_coco").apply(pixel).flatten().tolist()
+    coco = NormalizeConfig.model_validate("l2g_coco").apply(pixel).flatten().tolist()
     assert coco == pytest.approx([(10 / 255 - 0.471) / 0.234, (20 / 255 - 0.448) / 0.239, (30 / 255 - 0.408) / 0.242])
-    caffe = Normalize(preset="caffe_bgr").apply(pixel).flatten().tolist()
+    caffe = NormalizeConfig(preset="caffe_bgr").apply(pixel).flatten().tolist()
     assert caffe == pytest.approx([30 - 104.008, 20 - 116.669, 10 - 122.675], abs=1e-4)
 
 
 @pytest.mark.parametrize("preset", ["imagenet", "l2g_coco", "caffe_bgr"])
 def test_inverse_of_normalising(preset):
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    normalize = Normalize(preset=preset)
+    normalize = NormalizeConfig(preset=preset)
     back = normalize.invert(normalize.apply(image)).permute(1, 2, 0) * 255
     assert torch.allclose(back, torch.from_numpy(image).float(), atol=1e-2)
 

@@ -11,7 +11,7 @@ from wsss_ray.artifacts.network import NetworkSpec
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import Manifest, SplitInfo
 from wsss_ray.experiments.road import own_part, settle, warning_of
-from wsss_ray.methods.esol.network import Esol
+from wsss_ray.methods.esol.network import ESOLConfig
 from wsss_ray.recipe import Localization, localizer_of, override
 
 
@@ -31,10 +31,10 @@ def epoch(offset: float, **more: Any) -> dict[str, Any]:
 def test_falling_recall_warns_where_seeds_are_scored() -> None:
     lengths, recalls = (1.5, 2.0, 2.5), (0.6, 0.5, 0.4)
     scored = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls, strict=True)]
-    assert "foreground recall falls" in str(warning_of(Esol(phase="expansion"), scored))
+    assert "foreground recall falls" in str(warning_of(ESOLConfig(phase="expansion"), scored))
     rising = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls[::-1], strict=True)]
-    assert warning_of(Esol(phase="expansion"), rising) is None
-    assert warning_of(Esol(phase="expansion"), [epoch(length) for length in lengths]) is None
+    assert warning_of(ESOLConfig(phase="expansion"), rising) is None
+    assert warning_of(ESOLConfig(phase="expansion"), [epoch(length) for length in lengths]) is None
 
 
 def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:

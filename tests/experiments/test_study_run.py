@@ -13,7 +13,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import held
 from wsss_ray.cluster.join import cluster
 from wsss_ray.config import UserError
-from wsss_ray.data.augment import Augment
+from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
@@ -23,7 +23,7 @@ from wsss_ray.experiments.study_plan import STALE, chosen_rows, left_out, opened
 from wsss_ray.experiments.study_run import finished_row, run_study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.recipe import DataConfig, NetConfig, Recipe
-from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.refine.seeds import ThresholdSeedsConfig
 from wsss_ray.reports.study_table import rows, summarize
 
 
@@ -33,9 +33,9 @@ def tiny(threshold: float, weights: str | None = None) -> Recipe:
         data=DataConfig(toy=ToyConfig(num_train=16, num_val=4, size=64, num_classes=2)),
         method=CAMConfig(),
         net=NetConfig(backbone="toy", weights=weights),
-        train=TrainConfig(epochs=1, batch_size=8, augment=Augment(resize="scale", range=(1.0, 1.0), crop=64)),
+        train=TrainConfig(epochs=1, batch_size=8, augment=AugmentConfig(resize="scale", range=(1.0, 1.0), crop=64)),
         localize=LocalizeConfig(scales=(1.0,), flip=False),
-        refine=ThresholdSeeds(threshold=threshold),
+        refine=ThresholdSeedsConfig(threshold=threshold),
     )
 
 

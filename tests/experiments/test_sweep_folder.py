@@ -28,7 +28,7 @@ from wsss_ray.experiments.sweep_space import parse_space
 
 HOLD = """
 import sys
-from wsss_ray.artifacts import held
+from wsss_ray.artifacts.store import held
 with held(sys.argv[1], "sweep"):
     print("held", flush=True)
     input()

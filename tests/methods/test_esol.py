@@ -16,22 +16,22 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss
-from wsss_ray.methods.esol.network import Component, Esol, EsolNet, phases
+from wsss_ray.methods.esol.network import ESOL, Component, ESOLConfig, phases
 from wsss_ray.methods.layers import classification_loss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import DeformConv2d
 
 
-class Chain(Esol):
+class Chain(ESOLConfig):
     """A base that brings its own base along."""
 
     def build(self, backbone: Backbone, num_classes: int, base: torch.nn.Module | None = None) -> torch.nn.Module:
-        before = Esol(**{**self.model_dump(), "phase": "classifier"}).build(copy.deepcopy(backbone), num_classes)
+        before = ESOLConfig(**{**self.model_dump(), "phase": "classifier"}).build(copy.deepcopy(backbone), num_classes)
         return super().build(backbone, num_classes, before)
 
 
-def chain(*configs: Esol, num_classes: int = 3, seed: int = 0) -> list[Any]:
+def chain(*configs: ESOLConfig, num_classes: int = 3, seed: int = 0) -> list[Any]:
     """Every phase on its own copy of the one before, with features and classifier large enough that offsets matter."""
     torch.manual_seed(seed)
     nets: list[Any] = []
@@ -49,7 +49,7 @@ def all_phases(**settings: Any) -> list[Any]:
     return chain(*phases(**settings))
 
 
-def descend(net: EsolNet, batch: Batch, rate: float, steps: int = 5) -> list[dict[str, float]]:
+def descend(net: ESOL, batch: Batch, rate: float, steps: int = 5) -> list[dict[str, float]]:
     """Plain gradient descent on one batch; what the loss said before every step and after the last."""
     net.train()
     optimizer = torch.optim.SGD([{"params": g.params, "lr": rate * g.lr_multiplier} for g in net.param_groups()])
@@ -65,18 +65,23 @@ def descend(net: EsolNet, batch: Batch, rate: float, steps: int = 5) -> list[dic
     return said
 
 
-def state(net: EsolNet) -> dict[str, Tensor]:
+def state(net: ESOL) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 def test_registered() -> None:
-    assert METHODS["esol"] is Esol
+    assert METHODS["esol"] is ESOLConfig
 
 
 @pytest.mark.parametrize(
-    "config", [Esol(), Esol(kernel=1, channels=5, bias=False, init="identity"), Esol(activation="none", conv2="late")]
+    "config",
+    [
+        ESOLConfig(),
+        ESOLConfig(kernel=1, channels=5, bias=False, init="identity"),
+        ESOLConfig(activation="none", conv2="late"),
+    ],
 )
-def test_contract_of_the_classifier(config: Esol) -> None:
+def test_contract_of_the_classifier(config: ESOLConfig) -> None:
     check_localizer(config)
 
 
@@ -90,8 +95,8 @@ def test_contract_of_the_classifier(config: Esol) -> None:
     ],
 )
 def test_contract_of_the_expansion(settings: dict[str, Any]) -> None:
-    config = Esol(phase="expansion", **settings)
-    check_localizer(config, True, base=Esol(**{**settings, "phase": "classifier"}), class_counts=(1, 3))
+    config = ESOLConfig(phase="expansion", **settings)
+    check_localizer(config, True, base=ESOLConfig(**{**settings, "phase": "classifier"}), class_counts=(1, 3))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_contract_of_the_expansion(settings: dict[str, Any]) -> None:
     ],
 )
 def test_contract_of_the_shrinkage(settings: dict[str, Any]) -> None:
-    config = Esol(phase="shrinkage", **settings)
+    config = ESOLConfig(phase="shrinkage", **settings)
     base = Chain(**{**settings, "phase": "expansion", "trains": ("offsets",)})
     check_localizer(config, True, base=base, class_counts=(1, 3))
 
@@ -135,7 +140,7 @@ def test_expansion_moves_its_offsets_alone_and_raises_the_loss() -> None:  # T26
 def test_shrinkage_moves_its_own_offsets_alone_and_lowers_the_loss() -> None:  # T26
     classifier, expansion, _ = all_phases()
     descend(expansion, make_batch(3), rate=100.0)
-    net: Any = Esol(phase="shrinkage").build(TinyBackbone(), 3, expansion)
+    net: Any = ESOLConfig(phase="shrinkage").build(TinyBackbone(), 3, expansion)
     before = state(net)
     said = descend(net, make_batch(3), rate=10.0)
     assert said[-1]["cls"] + said[-1]["area"] < said[0]["cls"] + said[0]["area"] - 1e-4
@@ -182,7 +187,7 @@ def test_clip_gradient() -> None:
 
 def test_expansion_gradient_is_minus_alpha_times_the_plain_one() -> None:  # T28
     # A power of two, so that scaling does not round.
-    net = chain(Esol(), Esol(phase="expansion", alpha=2**-7))[1]
+    net = chain(ESOLConfig(), ESOLConfig(phase="expansion", alpha=2**-7))[1]
     batch, offset = make_batch(3), net.conv1.offset.weight
     (ours,) = torch.autograd.grad(net.loss(batch, MIDDLE)["inverse"], offset)
     logits = net.eval().logits(batch.image)
@@ -243,7 +248,7 @@ def test_present_loss_by_hand() -> None:
 def test_only_the_product_of_alpha_and_rate_matters() -> None:  # T30
     ends = []
     for alpha, rate in ((0.01, 10.0), (0.001, 100.0), (0.01, 100.0)):
-        net = chain(Esol(), Esol(phase="expansion", alpha=alpha))[1]
+        net = chain(ESOLConfig(), ESOLConfig(phase="expansion", alpha=alpha))[1]
         descend(net, make_batch(3), rate, steps=3)
         ends.append(net.state_dict()["conv1.offset.weight"])
     assert ends[0].abs().max() > 1e-3
@@ -253,8 +258,8 @@ def test_only_the_product_of_alpha_and_rate_matters() -> None:  # T30
 
 def test_weights_of_the_loss_parts() -> None:
     expansion = all_phases()[1]
-    plain: Any = Esol(phase="shrinkage").build(TinyBackbone(), 3, copy.deepcopy(expansion))
-    weighted: Any = Esol(phase="shrinkage", gamma=0.5, mu=0.1).build(TinyBackbone(), 3, copy.deepcopy(expansion))
+    plain: Any = ESOLConfig(phase="shrinkage").build(TinyBackbone(), 3, copy.deepcopy(expansion))
+    weighted: Any = ESOLConfig(phase="shrinkage", gamma=0.5, mu=0.1).build(TinyBackbone(), 3, copy.deepcopy(expansion))
     batch = make_batch(3)
     ours, theirs = (plain.loss(batch, MIDDLE), weighted.loss(batch, MIDDLE))
     assert theirs["cls"].item() == pytest.approx(0.5 * ours["cls"].item())
@@ -282,7 +287,7 @@ def test_clip_stands_after_the_expansion_sampler_and_may_be_off_at_inference() -
 
 def test_the_classifier_is_not_clipped() -> None:
     images, batch = torch.randn(2, 3, 48, 48), make_batch(3)
-    clipped, plain = (chain(Esol(beta=beta))[0].eval() for beta in (0.15, 1.0))
+    clipped, plain = (chain(ESOLConfig(beta=beta))[0].eval() for beta in (0.15, 1.0))
     assert torch.equal(clipped.evidence(images), plain.evidence(images))
     assert torch.equal(clipped.loss(batch, MIDDLE)["cls"], plain.loss(batch, MIDDLE)["cls"])
 
@@ -301,7 +306,7 @@ def test_places_of_the_second_convolution() -> None:
 
 
 def test_identity_start_keeps_the_features() -> None:
-    net: Any = Esol(init="identity").build(TinyBackbone(), 3).eval()
+    net: Any = ESOLConfig(init="identity").build(TinyBackbone(), 3).eval()
     features = net.backbone(torch.randn(1, 3, 48, 48))["out"]
     assert torch.allclose(net.conv2(net.conv1(features)), features, atol=1e-6)
 
@@ -320,7 +325,7 @@ def test_rates_and_decay() -> None:
     assert rates(expansion) == rates(shrinkage) == {"offsets": (1.0, None)}
     tuned = all_phases(offset_lr_multiplier=10.0, offset_weight_decay=0.0, trains=("offsets", "conv1"))
     assert rates(tuned[1]) == {"extra convolutions": (10.0, None), "offsets": (10.0, 0.0)}
-    assert rates(Esol(extra_lr_multiplier=1).build(TinyBackbone(), 2))["extra convolutions"] == (1.0, None)
+    assert rates(ESOLConfig(extra_lr_multiplier=1).build(TinyBackbone(), 2))["extra convolutions"] == (1.0, None)
 
 
 TABLE_6: list[tuple[tuple[Component, ...], list[str]]] = [
@@ -358,22 +363,22 @@ def test_rows_of_the_ablation_table_differ() -> None:
 
 
 def test_a_base_that_does_not_fit_is_refused() -> None:
-    backbone, classifier = TinyBackbone(), Esol().build(TinyBackbone(), 3)
-    expansion = Esol(phase="expansion").build(backbone, 3, Esol().build(TinyBackbone(), 3))
-    cases: list[tuple[Esol, Any, int, str]] = [
-        (Esol(phase="expansion"), None, 3, "starts from esol in phase 'classifier'"),
-        (Esol(phase="expansion"), METHODS["cam"](name="cam").build(TinyBackbone(), 3), 3, "not CAM"),
-        (Esol(phase="expansion"), expansion, 3, "not esol in phase 'expansion'"),
-        (Esol(phase="shrinkage"), classifier, 3, "starts from esol in phase 'expansion'"),
-        (Esol(phase="expansion", kernel=1), classifier, 3, "method.kernel"),
-        (Esol(phase="expansion"), classifier, 4, "3 classes"),
-        (Esol(phase="shrinkage", expansion_sampler=False), expansion, 3, "expansion_sampler"),
+    backbone, classifier = TinyBackbone(), ESOLConfig().build(TinyBackbone(), 3)
+    expansion = ESOLConfig(phase="expansion").build(backbone, 3, ESOLConfig().build(TinyBackbone(), 3))
+    cases: list[tuple[ESOLConfig, Any, int, str]] = [
+        (ESOLConfig(phase="expansion"), None, 3, "starts from esol in phase 'classifier'"),
+        (ESOLConfig(phase="expansion"), METHODS["cam"](name="cam").build(TinyBackbone(), 3), 3, "not CAM"),
+        (ESOLConfig(phase="expansion"), expansion, 3, "not esol in phase 'expansion'"),
+        (ESOLConfig(phase="shrinkage"), classifier, 3, "starts from esol in phase 'expansion'"),
+        (ESOLConfig(phase="expansion", kernel=1), classifier, 3, "method.kernel"),
+        (ESOLConfig(phase="expansion"), classifier, 4, "3 classes"),
+        (ESOLConfig(phase="shrinkage", expansion_sampler=False), expansion, 3, "expansion_sampler"),
     ]
     for config, base, num_classes, message in cases:
         with pytest.raises(UserError, match=message):
             config.build(backbone, num_classes, base)
     with pytest.raises(UserError, match="net"):
-        Esol(phase="expansion").build(build_backbone("toy"), 3, classifier)
+        ESOLConfig(phase="expansion").build(build_backbone("toy"), 3, classifier)
 
 
 @pytest.mark.parametrize(
@@ -389,13 +394,13 @@ def test_a_base_that_does_not_fit_is_refused() -> None:
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Esol(**settings)
+        ESOLConfig(**settings)
 
 
 def test_weights_of_the_base_may_come_after_building() -> None:
-    base: Any = Esol().build(TinyBackbone(), 3)
-    net: Any = Esol(phase="expansion", beta=1.0).build(TinyBackbone(), 3, base)
-    other = chain(Esol(), seed=5)[0]
+    base: Any = ESOLConfig().build(TinyBackbone(), 3)
+    net: Any = ESOLConfig(phase="expansion", beta=1.0).build(TinyBackbone(), 3, base)
+    other = chain(ESOLConfig(), seed=5)[0]
     base.load_state_dict(other.state_dict(), strict=False)
     net.backbone.load_state_dict(other.backbone.state_dict())
     assert torch.equal(net.head.weight, other.head.weight)
@@ -405,6 +410,6 @@ def test_weights_of_the_base_may_come_after_building() -> None:
 
 
 def test_fusion_and_background_are_those_of_irn() -> None:
-    rule = Esol().fusion()
+    rule = ESOLConfig().fusion()
     assert (rule.rectify, rule.reduce, rule.normalize, rule.epsilon) == ("before", "sum", "max", 1e-5)
-    assert Esol().background() == 0.15
+    assert ESOLConfig().background() == 0.15

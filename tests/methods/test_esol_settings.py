@@ -10,11 +10,11 @@ from contract import TinyBackbone
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
-from wsss_ray.methods.esol.network import Esol, phases
+from wsss_ray.methods.esol.network import ESOLConfig, phases
 
 
 def test_defaults() -> None:
-    config = Esol()
+    config = ESOLConfig()
     assert (config.kernel, config.activation, config.conv2, config.init) == (3, "relu", "all", "torch")
     assert (config.extra_lr_multiplier, config.offset_lr_multiplier, config.offset_weight_decay) == (10, 1, None)
     assert (config.trains, config.alpha, config.beta) == (("offsets",), 0.01, 0.15)
@@ -25,24 +25,24 @@ def test_defaults() -> None:
 @pytest.mark.parametrize("phase", ["classifier", "shrinkage"])
 def test_alpha_belongs_to_the_expansion(phase: Any) -> None:
     with pytest.raises(ValidationError, match=f"the {phase} does not read alpha: .*base.method.alpha"):
-        Esol(phase=phase, alpha=0.1)
-    assert Esol(phase=phase, alpha=0.01).alpha == 0.01
+        ESOLConfig(phase=phase, alpha=0.1)
+    assert ESOLConfig(phase=phase, alpha=0.01).alpha == 0.01
     assert [config.alpha for config in phases(alpha=0.1)] == [0.01, 0.1, 0.01]
 
 
 @pytest.mark.parametrize("setting", [{"beta": 0.3}, {"clip_max": "image"}])
 def test_both_later_phases_clip_alike(setting: dict[str, Any]) -> None:
     def after(**own: Any) -> Any:
-        classifier = Esol().build(TinyBackbone(), 3)
-        expansion = Esol(phase="expansion", **own).build(TinyBackbone(), 3, classifier)
-        return Esol(phase="shrinkage", **setting).build(TinyBackbone(), 3, expansion)
+        classifier = ESOLConfig().build(TinyBackbone(), 3)
+        expansion = ESOLConfig(phase="expansion", **own).build(TinyBackbone(), 3, classifier)
+        return ESOLConfig(phase="shrinkage", **setting).build(TinyBackbone(), 3, expansion)
 
     with pytest.raises(UserError, match=f"method.{next(iter(setting))} is .* give every phase the same"):
         after()
     assert after(**setting).config.beta == setting.get("beta", 0.15)
     # The classifier clips nothing, so that a shrinkage without an expansion is free.
-    alone = Esol(phase="shrinkage", expansion_sampler=False, **setting)
-    assert alone.build(TinyBackbone(), 3, Esol().build(TinyBackbone(), 3))
+    alone = ESOLConfig(phase="shrinkage", expansion_sampler=False, **setting)
+    assert alone.build(TinyBackbone(), 3, ESOLConfig().build(TinyBackbone(), 3))
 
 
 def test_the_classifiers_answer_is_clipped_as_in_training() -> None:
@@ -51,15 +51,17 @@ def test_the_classifiers_answer_is_clipped_as_in_training() -> None:
     answers = []
     for on in (True, False):
         torch.manual_seed(1)
-        base = Esol().build(TinyBackbone(), 3)
-        net: Any = Esol(phase="expansion", clip_at_inference=on).build(TinyBackbone(), 3, base).eval()
+        base = ESOLConfig().build(TinyBackbone(), 3)
+        net: Any = ESOLConfig(phase="expansion", clip_at_inference=on).build(TinyBackbone(), 3, base).eval()
         answers.append((net.logits(images), net.maps(images)))
     assert torch.equal(answers[0][0], answers[1][0]) and not torch.equal(answers[0][1], answers[1][1])
 
 
 def test_advice_names_the_keys_of_the_recipe() -> None:
     left = [{"monitor/outside": 0.5}]
-    expansion, shrinkage = (Esol.model_validate({"phase": phase}).warning(left) for phase in ("expansion", "shrinkage"))
+    expansion, shrinkage = (
+        ESOLConfig.model_validate({"phase": phase}).warning(left) for phase in ("expansion", "shrinkage")
+    )
     assert str(expansion).endswith(
         "lower alpha times the learning rate (base.method.alpha, base.train.optimizer.lr in 'esol')"
     )

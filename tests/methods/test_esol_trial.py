@@ -13,7 +13,7 @@ from contract import MIDDLE
 from wsss_ray.contracts import Batch
 from wsss_ray.data.toy import ToyConfig, draw_image, plan_image
 from wsss_ray.methods.esol.losses import runaway
-from wsss_ray.methods.esol.network import Esol, EsolNet
+from wsss_ray.methods.esol.network import ESOL, ESOLConfig
 from wsss_ray.nets import build_backbone
 
 
@@ -56,7 +56,7 @@ def test_expansion_and_shrinkage_on_generated_images() -> None:
     for i in range(count):
         labels[i, [creature.label for creature in plan_image(toy, "train", i).creatures]] = 1
 
-    def fit(net: EsolNet, optimizer: torch.optim.Optimizer, num_epochs: int) -> list[dict[str, float]]:
+    def fit(net: ESOL, optimizer: torch.optim.Optimizer, num_epochs: int) -> list[dict[str, float]]:
         history = []
         for _ in range(num_epochs):
             net.train()
@@ -71,16 +71,16 @@ def test_expansion_and_shrinkage_on_generated_images() -> None:
             history.append(sums)
         return history
 
-    def later(phase: Any, base: EsolNet, rate: float) -> tuple[EsolNet, list[dict[str, float]]]:
+    def later(phase: Any, base: ESOL, rate: float) -> tuple[ESOL, list[dict[str, float]]]:
         alpha = {"alpha": 1.0} if phase == "expansion" else {}
-        config = Esol.model_validate({"phase": phase, "init": "identity", **alpha})
+        config = ESOLConfig.model_validate({"phase": phase, "init": "identity", **alpha})
         net = config.build(build_backbone("toy", width=16), 3, copy.deepcopy(base))
-        assert isinstance(net, EsolNet)
+        assert isinstance(net, ESOL)
         (group,) = net.param_groups()
         return net, fit(net, torch.optim.SGD(group.params, rate), 5)
 
-    classifier = Esol(init="identity").build(build_backbone("toy", width=16), 3)
-    assert isinstance(classifier, EsolNet)
+    classifier = ESOLConfig(init="identity").build(build_backbone("toy", width=16), 3)
+    assert isinstance(classifier, ESOL)
     learned = fit(classifier, torch.optim.Adam(classifier.parameters(), 2e-3), 20)
     assert learned[-1]["cls"] < 0.75 * learned[0]["cls"]
     expansion, history = later("expansion", classifier, 0.1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.methods.ktse.pooling import Gate, GatedPyramidPooling, GppHead, pyramid, score
+from wsss_ray.methods.ktse.pooling import Gate, GatedPyramidPooling, GPPHead, pyramid, score
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 
@@ -18,10 +18,10 @@ def gates(pooling: GatedPyramidPooling) -> list[Gate]:
     return [gate for gate in pooling.gates if isinstance(gate, Gate)]
 
 
-def released_head(arrays: dict[str, np.ndarray]) -> GppHead:
+def released_head(arrays: dict[str, np.ndarray]) -> GPPHead:
     """A head with the weights of the golden file."""
     hidden, channels = arrays["w_fc8"].shape[:2]
-    head = GppHead(channels, arrays["w_fc9"].shape[0] - 1, hidden)
+    head = GPPHead(channels, arrays["w_fc9"].shape[0] - 1, hidden)
     with torch.no_grad():
         head.reduce.weight.copy_(torch.from_numpy(arrays["w_fc8"]))
         head.classify.weight.copy_(torch.from_numpy(arrays["w_fc9"]))
@@ -104,7 +104,7 @@ def test_evidence_of_opposite_sign_does_not_count() -> None:
 
 
 def test_gates_see_their_own_class_count_and_have_no_biases() -> None:
-    head = GppHead(8, 7, hidden=5)
+    head = GPPHead(8, 7, hidden=5)
     assert head.planes(torch.rand(2, 8, 6, 6)).shape == (2, 8, 6, 6)
     assert [tuple(p.shape) for p in head.pooling.parameters()] == [(2, 14, 3, 3)] * 6
     assert not any(name.endswith("bias") for name, _ in head.named_parameters())
@@ -112,7 +112,7 @@ def test_gates_see_their_own_class_count_and_have_no_biases() -> None:
 
 def test_the_two_projections_start_at_xavier_scale() -> None:
     torch.manual_seed(0)
-    head = GppHead(64, 20, hidden=32)
+    head = GPPHead(64, 20, hidden=32)
     bound = (6 / (64 + 32)) ** 0.5
     largest = head.reduce.weight.abs().max().item()
     assert 0.95 * bound < largest <= bound

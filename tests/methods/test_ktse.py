@@ -14,8 +14,8 @@ from tests.methods.contract import CROP, MIDDLE, TinyBackbone, build, check_loca
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.fusion import Pass, fuse
-from wsss_ray.methods.ktse.config import RELEASED, Ktse
-from wsss_ray.methods.ktse.network import KtseNet
+from wsss_ray.methods.ktse.config import RELEASED, KTSEConfig
+from wsss_ray.methods.ktse.network import KTSE
 from wsss_ray.nets.optim import ScheduleConfig, lr_at
 
 AFTER_WARM_UP = Progress(epoch=12, step=100, num_epochs=40, num_steps=1000)
@@ -53,25 +53,25 @@ OTHER_SWITCHES: list[dict[str, Any]] = [
 ]
 
 
-def network(config: Ktse, num_classes: int) -> Any:
+def network(config: KTSEConfig, num_classes: int) -> Any:
     """The method on a fresh tiny backbone."""
     return build(config, num_classes)
 
 
 @pytest.mark.parametrize("profile", ["paper", "released"])
 def test_contract(profile: Any) -> None:
-    check_localizer(Ktse(profile=profile), progress=AFTER_WARM_UP)
+    check_localizer(KTSEConfig(profile=profile), progress=AFTER_WARM_UP)
 
 
 @pytest.mark.parametrize("settings", OTHER_SWITCHES, ids=str)
 def test_contract_of_the_other_switches(settings: dict[str, Any]) -> None:
-    check_localizer(Ktse(profile="released", **settings), progress=AFTER_WARM_UP, class_counts=(3,))
+    check_localizer(KTSEConfig(profile="released", **settings), progress=AFTER_WARM_UP, class_counts=(3,))
 
 
 @pytest.mark.parametrize("profile", ["paper", "released"])
 @pytest.mark.parametrize("row", PARTS)
 def test_rows_of_tables_6_and_7_have_their_losses(row: str, profile: Any) -> None:
-    config = Ktse(profile=profile, **{**TABLE_6, **TABLE_7}[row])
+    config = KTSEConfig(profile=profile, **{**TABLE_6, **TABLE_7}[row])
     model = network(config, 3)
     parts = model.loss(only(make_batch(3), config.needs), AFTER_WARM_UP)
     assert {name for name in parts if not name.startswith("monitor/")} == PARTS[row]
@@ -80,30 +80,32 @@ def test_rows_of_tables_6_and_7_have_their_losses(row: str, profile: Any) -> Non
 
 
 def test_a_profile_fills_every_difference_and_a_given_value_wins() -> None:
-    paper, released = Ktse(), Ktse(profile="released")
+    paper, released = KTSEConfig(), KTSEConfig(profile="released")
     differing = {key for key in RELEASED if getattr(paper, key) != getattr(released, key)}
     assert (
         differing
         == set(RELEASED)
-        == {key for key in Ktse.model_fields if key != "profile" and getattr(paper, key) != getattr(released, key)}
+        == {
+            key for key in KTSEConfig.model_fields if key != "profile" and getattr(paper, key) != getattr(released, key)
+        }
     )
     assert (paper.kt_margin, released.kt_margin, paper.warmup_epochs, released.warmup_epochs) == (0.0, 0.05, 0, 10)
-    mixed = Ktse(profile="released", kt_margin=0.1, local_margin=None)  # type: ignore[arg-type]
+    mixed = KTSEConfig(profile="released", kt_margin=0.1, local_margin=None)  # type: ignore[arg-type]
     assert (mixed.kt_margin, mixed.local_margin) == (0.1, 0.05)
-    assert Ktse.model_validate(released.model_dump()) == released
+    assert KTSEConfig.model_validate(released.model_dump()) == released
 
 
 def test_a_partner_is_needed_by_sie_alone() -> None:
-    assert Ktse().needs == {"partner"}
-    assert not Ktse(sie=False).needs and not Ktse(partner_rule="random").needs
+    assert KTSEConfig().needs == {"partner"}
+    assert not KTSEConfig(sie=False).needs and not KTSEConfig(partner_rule="random").needs
     with pytest.raises(UserError, match="method.sie=false"):
-        network(Ktse(), 3).loss(make_batch(3, partner=False), MIDDLE)
+        network(KTSEConfig(), 3).loss(make_batch(3, partner=False), MIDDLE)
     with pytest.raises(ValueError, match="swap"):
-        Ktse(label_levels=(0.1, 0.2))
+        KTSEConfig(label_levels=(0.1, 0.2))
 
 
-class Recorder(KtseNet):
-    """A ``KtseNet`` that keeps what its network was shown."""
+class Recorder(KTSE):
+    """A ``KTSE`` that keeps what its network was shown."""
 
     def planes(self, images: Tensor) -> Tensor:
         self.__dict__.setdefault("seen", []).append(images.detach().clone())
@@ -112,13 +114,13 @@ class Recorder(KtseNet):
 
 def recorded(batch: Batch, num_classes: int = 3, **settings: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
     torch.manual_seed(0)
-    model = Recorder(Ktse(**settings), TinyBackbone(), num_classes)
+    model = Recorder(KTSEConfig(**settings), TinyBackbone(), num_classes)
     parts = model.loss(batch, AFTER_WARM_UP)
     return parts, model.__dict__["seen"]
 
 
 def test_inference_rectifies_each_pass_after_up_sampling() -> None:
-    rule, labels = Ktse().fusion(), torch.ones(1, 1)
+    rule, labels = KTSEConfig().fusion(), torch.ones(1, 1)
     steep = torch.tensor([[[[-3.0, 1.0]]]])
     found = fuse([Pass(steep)], rule, (1, 4), labels)[0, 0, 0]
     expected = torch.tensor([0.0, 0.0, 0.0, 1 / (1 + 1e-5)])
@@ -157,7 +159,7 @@ def test_pairs_of_a_crop_that_is_no_multiple_of_the_stride() -> None:
 
 
 def test_warm_up_ends_at_its_epoch() -> None:
-    model, batch = network(Ktse(profile="released"), 3), make_batch(3)
+    model, batch = network(KTSEConfig(profile="released"), 3), make_batch(3)
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=9))) == {"cls"}
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=10))) >= PARTS["full"]
 
@@ -165,7 +167,7 @@ def test_warm_up_ends_at_its_epoch() -> None:
 def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:
     warm, batch = dataclasses.replace(AFTER_WARM_UP, epoch=0), make_batch(3)
     for profile in ("paper", "released"):
-        model = network(Ktse(profile=profile, warmup_epochs=1, warmup_background=True), 3)
+        model = network(KTSEConfig(profile=profile, warmup_epochs=1, warmup_background=True), 3)
         parts = model.loss(batch, warm)
         assert set(parts) == {"cls", "bg", "fg"}
         (parts["bg"] + parts["fg"]).backward()
@@ -173,7 +175,7 @@ def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:
         gradient = model.head.classify.weight.grad
         assert moved == {"head.classify.weight"} and gradient[1:].count_nonzero() == 0
         assert gradient[0].count_nonzero() > 0, f"{profile}: the plane learns, negative as it is"
-        without_labels = network(Ktse(profile=profile, warmup_epochs=1, warmup_background=True, ssr=False), 3)
+        without_labels = network(KTSEConfig(profile=profile, warmup_epochs=1, warmup_background=True, ssr=False), 3)
         assert set(without_labels.loss(batch, warm)) == {"cls"}
 
 
@@ -187,7 +189,7 @@ def test_the_released_schedule_never_anneals_to_zero() -> None:
 
 
 def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
-    model = network(Ktse(profile="released"), 3).train()
+    model = network(KTSEConfig(profile="released"), 3).train()
     backbone = model.backbone
     still = [*(p.clone() for p in backbone.frozen()), backbone.norm.running_mean.clone()]
     optimizer = torch.optim.SGD([{"params": group.params} for group in model.param_groups()], lr=0.1, weight_decay=0.1)
@@ -200,12 +202,12 @@ def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
 
 
 def test_background_is_the_first_plane_inside_and_the_last_of_the_evidence() -> None:
-    model, images = network(Ktse(), 5).eval(), torch.randn(2, 3, 40, 56)
+    model, images = network(KTSEConfig(), 5).eval(), torch.randn(2, 3, 40, 56)
     planes, evidence = model.planes(images), model.evidence(images)
     assert torch.equal(evidence[:, -1], planes[:, 0]) and torch.equal(evidence[:, :-1], planes[:, 1:])
     assert torch.equal(model.maps(images), planes[:, 1:])
     assert model.maps(images).min() < 0, "maps stay signed: the fusion rule rectifies after up-sampling"
-    rule = Ktse().fusion()
+    rule = KTSEConfig().fusion()
     assert (rule.rectify, rule.reduce, rule.normalize, rule.epsilon) == ("per_pass", "sum", "max", 1e-5)
 
 
@@ -215,7 +217,7 @@ def test_the_direction_of_the_transfer_can_be_cut(cut: Any) -> None:
     num_classes, size = 2, (1, 2, 6, 6)
     torch.manual_seed(0)
     leaves = [torch.randn(size[0], 3, 6, 6, requires_grad=True), torch.randn(size[0], 3, 12, 6, requires_grad=True)]
-    model = KtseNet(Ktse(ssr=False, ga=False, la=False, kt_detach=cut), TinyBackbone(), num_classes)
+    model = KTSE(KTSEConfig(ssr=False, ga=False, la=False, kt_detach=cut), TinyBackbone(), num_classes)
     answers = iter(leaves)
     model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]
     kt = model.loss(make_batch(num_classes, num=1), AFTER_WARM_UP)["kt"]
@@ -230,7 +232,7 @@ def test_weights_of_the_objective() -> None:
     batch = make_batch(3, num=4)
     parts = {}
     for scale in (1, 2):
-        model = network(Ktse(profile="released", foreground_weight=0.0125 * scale, inter_weight=0.005 * scale), 3)
+        model = network(KTSEConfig(profile="released", foreground_weight=0.0125 * scale, inter_weight=0.005 * scale), 3)
         parts[scale] = model.eval().loss(batch, AFTER_WARM_UP)
     for name in PARTS["full"]:
         factor = 2 if name in ("fg", "joined_fg", "inter") else 1
@@ -239,7 +241,7 @@ def test_weights_of_the_objective() -> None:
 
 
 def test_bf16_autocast_keeps_losses_in_float32_and_finite() -> None:
-    model, batch = network(Ktse(profile="released"), 3).eval(), make_batch(3)
+    model, batch = network(KTSEConfig(profile="released"), 3).eval(), make_batch(3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         parts = model.loss(batch, AFTER_WARM_UP)
     plain = model.loss(batch, AFTER_WARM_UP)
@@ -263,7 +265,7 @@ def step_on_waves(**settings: Any) -> dict[str, float]:
     inside = torch.ones(2, 1, *size)
     anchor, partner = (Batch(rgb, label, inside, rgb) for rgb, label in zip(images, labels, strict=True))
     anchor.partner = partner
-    model = KtseNet(Ktse(**settings), TinyBackbone(), 4)
+    model = KTSE(KTSEConfig(**settings), TinyBackbone(), 4)
     first = torch.cat([planes["a"], planes["p"]]) if model.config.looks_at_partner else planes["a"]
     answers = iter([first, planes["m"], planes["s"]])
     model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]

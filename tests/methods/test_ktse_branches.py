@@ -12,8 +12,8 @@ from wsss_ray.studies import ktse
 from tests.methods.contract import TinyBackbone
 from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from wsss_ray.contracts import Batch
-from wsss_ray.methods.ktse.config import Ktse
-from wsss_ray.methods.ktse.network import KtseNet
+from wsss_ray.methods.ktse.config import KTSEConfig
+from wsss_ray.methods.ktse.network import KTSE
 
 SIZE, CELLS = 16, 4
 
@@ -28,7 +28,7 @@ def pair(anchor: list[float], partner: list[float]) -> Batch:
 
 def scripted(batch: Batch, answers: list[Tensor], **settings: Any) -> dict[str, Tensor]:
     """The parts of a step whose network gives these planes, call by call."""
-    model = KtseNet(Ktse(**settings), TinyBackbone(), batch.labels.shape[1])
+    model = KTSE(KTSEConfig(**settings), TinyBackbone(), batch.labels.shape[1])
     given = iter(answers)
     model.planes = lambda images: next(given)  # type: ignore[method-assign]
     return model.loss(batch, AFTER_WARM_UP)

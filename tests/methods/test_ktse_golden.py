@@ -16,8 +16,8 @@ from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.fusion import Pass, fuse
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
-from wsss_ray.methods.ktse.config import IRN_FUSION, Ktse
-from wsss_ray.methods.ktse.network import KtseNet
+from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
+from wsss_ray.methods.ktse.network import KTSE
 from wsss_ray.nets import build_backbone
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -26,7 +26,7 @@ INPUTS = ("F21_a", "F21_p", "F21_m", "F21_s", "logit_a")
 
 
 class Step:
-    """A golden step: its arrays as tensors, its batch, and a ``KtseNet`` whose network gives what they say."""
+    """A golden step: its arrays as tensors, its batch, and a ``KTSE`` whose network gives what they say."""
 
     def __init__(self, arrays: dict[str, np.ndarray], **settings: Any) -> None:
         self.arrays = arrays
@@ -35,7 +35,7 @@ class Step:
         self.batch = image_batch(arrays, 1)
         self.batch.partner = image_batch(arrays, 2)
         self.seen: list[Tensor] = []
-        self.model = KtseNet(Ktse(profile="released", **settings), TinyBackbone(), arrays["label1"].shape[1])
+        self.model = KTSE(KTSEConfig(profile="released", **settings), TinyBackbone(), arrays["label1"].shape[1])
         answers = iter(
             [
                 torch.cat([self.leaves["F21_a"], self.leaves["F21_p"][: self.num_pairs]]),
@@ -209,7 +209,7 @@ def test_the_warm_up_has_the_classification_loss_alone(golden: Golden) -> None:
     arrays = golden("b03_ktse_step_warmup.npz")
     logits = torch.from_numpy(arrays["logit_a"]).requires_grad_()
     planes = torch.zeros(arrays["grad_total_F21_a"].shape, requires_grad=True)
-    model = KtseNet(Ktse(profile="released", sie=False), TinyBackbone(), arrays["label1"].shape[1])
+    model = KTSE(KTSEConfig(profile="released", sie=False), TinyBackbone(), arrays["label1"].shape[1])
     model.planes = lambda images: planes  # type: ignore[method-assign]
     model.pool = lambda features: (logits, features)  # type: ignore[method-assign]
     image = torch.zeros(len(logits), 3, 48, 40)
@@ -230,7 +230,7 @@ def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
     passes = [Pass(*(torch.from_numpy(arrays[f"{n}_{side}"])[None] for side in ("plain", "flip"))) for n in names]
     labels = torch.from_numpy(arrays["label"].astype(np.float32))[None]
     size = (int(arrays["H"]), int(arrays["W"]))
-    seed = fuse(passes, Ktse(profile="released").fusion(), size, labels)[0]
+    seed = fuse(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
     near(seed[torch.from_numpy(arrays["keys"])], arrays["seed"], 1e-6)
     assert seed[labels[0] == 0].abs().max() == 0
 
@@ -249,7 +249,7 @@ def test_the_whole_network_on_resnet38(golden: Golden) -> None:
     arrays = golden("b08_resnet38_rule.npz")
     prefix, gain = str(arrays["rule_prefix"]), float(arrays["gain"])
     backbone = build_backbone("resnet38", dropout=(0.2, 0.2))
-    model = KtseNet(Ktse(), backbone, arrays["ktse_gpp"].shape[1]).eval()
+    model = KTSE(KTSEConfig(), backbone, arrays["ktse_gpp"].shape[1]).eval()
     fill_set_b(backbone, prefix, gain)
     head: dict[str, Any] = {"fc8": model.head.reduce, "fc9": model.head.classify}
     for number, gate in enumerate(model.head.pooling.gates.children(), start=1):

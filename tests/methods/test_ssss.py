@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from wsss_ray.contracts import IGNORE, Batch, Progress, Segments
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.ssss.config import RELEASED_NAMES, Ssss
-from wsss_ray.methods.ssss.decoder import Aspp, SkipAndCue, draw_keep, global_mean, settled_gate, stochastic_gate
+from wsss_ray.methods.ssss.config import RELEASED_NAMES, SSSSConfig
+from wsss_ray.methods.ssss.decoder import DecoderASPP, SkipAndCue, draw_keep, global_mean, settled_gate, stochastic_gate
 from wsss_ray.methods.ssss.network import (
     SingleStage,
     balanced_loss,
@@ -33,7 +33,7 @@ from wsss_ray.nets.backbone import Backbone
 Golden = Callable[[str], dict[str, np.ndarray]]
 EARLY = Progress(epoch=4, step=40, num_epochs=20, num_steps=200)
 LATE = Progress(epoch=5, step=50, num_epochs=20, num_steps=200)
-SMALL = Ssss(width=16, skip_channels=4, dilations=(1, 2, 3), pamr_iterations=3, pamr_dilations=(1, 2))
+SMALL = SSSSConfig(width=16, skip_channels=4, dilations=(1, 2, 3), pamr_iterations=3, pamr_dilations=(1, 2))
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
 
@@ -173,7 +173,7 @@ def test_golden_corners(golden: Golden) -> None:
 def test_golden_aspp(golden: Golden) -> None:
     file = golden("b12_ssss_aspp_rule.npz")
     x = torch.from_numpy(file["x"])
-    model = Aspp(x.shape[1], 256)
+    model = DecoderASPP(x.shape[1], 256)
     load_rule(
         model,
         file,
@@ -190,7 +190,7 @@ def test_golden_aspp(golden: Golden) -> None:
 
 def test_golden_decoder_eval(golden: Golden) -> None:
     file = golden("b12_ssss_decoder_rule.npz")
-    model, low, high = decoder(file, Ssss(), RELEASED_NAMES)
+    model, low, high = decoder(file, SSSSConfig(), RELEASED_NAMES)
     model.eval()
     with torch.no_grad():
         context = model.context(high)
@@ -209,7 +209,7 @@ def test_golden_decoder_eval(golden: Golden) -> None:
 
 def test_golden_decoder_train(golden: Golden) -> None:
     file = golden("b12_ssss_decoder_rule.npz")
-    model, low, high = decoder(file, Ssss(context_dropout=0.0, head_dropout=(0.0, 0.0)), RELEASED_NAMES)
+    model, low, high = decoder(file, SSSSConfig(context_dropout=0.0, head_dropout=(0.0, 0.0)), RELEASED_NAMES)
     model.train()
     shape = (low.shape[0], 256, *low.shape[2:])
     bits = np.unpackbits(file["train_keep_mask_bits"])[: math.prod(shape)]
@@ -394,7 +394,7 @@ def test_segmentation_loss_reaches_the_logits_only_through_the_entropy() -> None
 
 
 def test_one_step_changes_what_it_should() -> None:
-    model = Ssss(width=16, skip_channels=4, dilations=(1, 2, 3)).build(tiny(), 3).train()
+    model = SSSSConfig(width=16, skip_channels=4, dilations=(1, 2, 3)).build(tiny(), 3).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rates = [{"params": group.params, "lr": 0.01 * group.lr_multiplier} for group in model.param_groups()]
     optimizer = torch.optim.SGD(rates)
@@ -423,8 +423,8 @@ def test_scores_answer_at_image_size_and_are_not_cleaned() -> None:
 
 def test_published_size_and_rates() -> None:
     with torch.device("meta"):
-        model = Ssss().build(build_backbone("resnet38"), 20)
-        more = Ssss().build(build_backbone("resnet38"), 80)
+        model = SSSSConfig().build(build_backbone("resnet38"), 20)
+        more = SSSSConfig().build(build_backbone("resnet38"), 80)
     assert sum(p.numel() for p in model.parameters()) == 137_973_172
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 137_104_500
     assert sum(p.numel() for p in more.parameters()) - 137_973_172 == 60 * 257
@@ -446,4 +446,4 @@ def test_contract(progress: Progress) -> None:
 
 
 def test_registered() -> None:
-    assert METHODS["ssss"] is Ssss
+    assert METHODS["ssss"] is SSSSConfig

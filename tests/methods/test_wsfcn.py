@@ -17,19 +17,19 @@ from wsss_ray.contracts import Progress
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.ssss.decoder import enlarge, global_mean, settled_gate
 from wsss_ray.methods.wsfcn.network import (
+    FCA,
     FCA_NAMES,
     RELEASED_FCA,
     RELEASED_NAMES,
     RELEASED_SF2,
+    SF2,
     SF2_NAMES,
     Align,
-    Fca,
-    FcaConfig,
+    FCAConfig,
     OffsetUnit,
-    Sf2,
-    Sf2Config,
+    SF2Config,
     Strips,
-    Wsfcn,
+    WSFCNConfig,
     warp,
 )
 from wsss_ray.nets import build_backbone
@@ -51,7 +51,7 @@ LITTLE: dict[str, Any] = {
 def test_golden_fca(golden: Golden) -> None:
     file = golden("b13_wsfcn_fca_rule.npz")
     x = torch.from_numpy(file["x"])
-    model = Fca(FcaConfig(**RELEASED_FCA), x.shape[1], 256)
+    model = FCA(FCAConfig(**RELEASED_FCA), x.shape[1], 256)
     load_rule(model, file, {k.removeprefix("fca."): v for k, v in FCA_NAMES.items()}, "context.")
     model.eval()
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_golden_sf2(golden: Golden) -> None:
     file = golden("b13_wsfcn_sf2_rule.npz")
     shape, prefix = file["shape"].tolist(), str(file["rule_prefix"])
     low, high, cot = (torch.from_numpy(set_b_input(key, shape, prefix, 1.0)) for key in ("low", "high", "cot"))
-    model = Sf2(Sf2Config(**RELEASED_SF2, align=False), shape[1], shape[1])
+    model = SF2(SF2Config(**RELEASED_SF2, align=False), shape[1], shape[1])
     load_rule(model, file, {k.removeprefix("sf2."): v for k, v in SF2_NAMES.items()}, "coupling.")
     model.eval()
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_golden_sf2(golden: Golden) -> None:
 
 def test_golden_decoder(golden: Golden) -> None:
     file = golden("b13_wsfcn_decoder_rule.npz")
-    model, low, high = decoder(file, Wsfcn(profile="released"), RELEASED_NAMES)
+    model, low, high = decoder(file, WSFCNConfig(profile="released"), RELEASED_NAMES)
     model.eval()
     with torch.no_grad():
         context = model.context(high)
@@ -145,49 +145,54 @@ def test_golden_decoder(golden: Golden) -> None:
 FROZEN = 868_672
 """ResNet-38's conv1a and b2, and the BatchNorm of its other stages."""
 ASPP_BASE = 137_104_500
-RELEASED = Wsfcn(profile="released")
-LEAN = FcaConfig(idle_norms=False)
+RELEASED = WSFCNConfig(profile="released")
+LEAN = FCAConfig(idle_norms=False)
 COUNTS = [
-    ("baseline", Wsfcn(profile="released", context="aspp", coupling="gci"), ASPP_BASE, "137.10"),
-    ("FCA", Wsfcn(profile="released", coupling="gci"), 143_527_046, "143.53"),
+    ("baseline", WSFCNConfig(profile="released", context="aspp", coupling="gci"), ASPP_BASE, "137.10"),
+    ("FCA", WSFCNConfig(profile="released", coupling="gci"), 143_527_046, "143.53"),
     (
         "FCA without idle norms",
-        Wsfcn(profile="released", coupling="gci", fca=LEAN),
+        WSFCNConfig(profile="released", coupling="gci", fca=LEAN),
         143_524_998,
         "143.52",
     ),
-    ("SF2", Wsfcn(profile="released", context="aspp"), 140_922_388, "140.92"),
+    ("SF2", WSFCNConfig(profile="released", context="aspp"), 140_922_388, "140.92"),
     ("full", RELEASED, 147_344_934, "147.34"),
-    ("full without idle norms", Wsfcn(profile="released", fca=LEAN), 147_342_886, "147.34"),
+    ("full without idle norms", WSFCNConfig(profile="released", fca=LEAN), 147_342_886, "147.34"),
     (
         "FCA_MCLM",
-        Wsfcn(profile="released", coupling="gci", fca=FcaConfig(idle_norms=False, spatial=False)),
+        WSFCNConfig(profile="released", coupling="gci", fca=FCAConfig(idle_norms=False, spatial=False)),
         143_524_980,
         "143.52",
     ),
     (
         "summation",
-        Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False, combine="sum")),
+        WSFCNConfig(profile="released", context="aspp", sf2=SF2Config(align=False, combine="sum")),
         140_852_244,
         "140.85",
     ),
-    ("multiplication", Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False)), 140_852_244, "140.85"),
+    (
+        "multiplication",
+        WSFCNConfig(profile="released", context="aspp", sf2=SF2Config(align=False)),
+        140_852_244,
+        "140.85",
+    ),
     (
         "concatenation",
-        Wsfcn(profile="released", context="aspp", sf2=Sf2Config(align=False, combine="concat")),
+        WSFCNConfig(profile="released", context="aspp", sf2=SF2Config(align=False, combine="concat")),
         142_031_892,
         "142.03",
     ),
-    ("large conv", Wsfcn(profile="released", context="large_conv", coupling="gci"), 157_745_780, "157.75"),
-    ("ppm", Wsfcn(profile="released", context="ppm", coupling="gci"), 142_025_332, "142.03"),
-    ("non-local", Wsfcn(profile="released", context="non_local", coupling="gci"), 140_968_564, "140.97"),
+    ("large conv", WSFCNConfig(profile="released", context="large_conv", coupling="gci"), 157_745_780, "157.75"),
+    ("ppm", WSFCNConfig(profile="released", context="ppm", coupling="gci"), 142_025_332, "142.03"),
+    ("non-local", WSFCNConfig(profile="released", context="non_local", coupling="gci"), 140_968_564, "140.97"),
 ]
 
 
 @pytest.mark.parametrize(
     ("config", "trainable", "published"), [row[1:] for row in COUNTS], ids=[row[0] for row in COUNTS]
 )
-def test_published_parameter_counts(config: Wsfcn, trainable: int, published: str) -> None:
+def test_published_parameter_counts(config: WSFCNConfig, trainable: int, published: str) -> None:
     with torch.device("meta"):
         model = config.build(build_backbone("resnet38"), 20)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
@@ -197,9 +202,9 @@ def test_published_parameter_counts(config: Wsfcn, trainable: int, published: st
 
 def test_parts_of_the_count() -> None:
     with torch.device("meta"):
-        fca = Fca(FcaConfig(**RELEASED_FCA), 4096, 256)
-        literal = Fca(FcaConfig(), 4096, 256)
-        sf2 = Sf2(Sf2Config(**RELEASED_SF2), 256, 256)
+        fca = FCA(FCAConfig(**RELEASED_FCA), 4096, 256)
+        literal = FCA(FCAConfig(), 4096, 256)
+        sf2 = SF2(SF2Config(**RELEASED_SF2), 256, 256)
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert [count(strip) for strip in fca.strips] == [2_228_736, 6_685_184, 11_141_632, 15_598_080]
     assert count(fca) == 37_162_002 and count(fca.attention) == 131_072 and count(fca.recalibrate) == 18
@@ -210,28 +215,28 @@ def test_parts_of_the_count() -> None:
 
 def test_rates() -> None:
     with torch.device("meta"):
-        model = Wsfcn(profile="released").build(build_backbone("resnet38"), 20)
+        model = WSFCNConfig(profile="released").build(build_backbone("resnet38"), 20)
     groups = model.param_groups()
     assert [group.lr_multiplier for group in groups] == [1, 20, 40]
     assert [group.weight_decay for group in groups] == [None, None, 0]
 
 
 def test_profiles() -> None:
-    paper, released = Wsfcn(), Wsfcn(profile="released")
-    assert (paper.fca, paper.sf2) == (FcaConfig(), Sf2Config())
-    assert released.fca == FcaConfig(**RELEASED_FCA) and released.sf2 == Sf2Config(**RELEASED_SF2)
-    mixed = Wsfcn(profile="released", fca={"dilations": (1, 2, 3, 4)})
+    paper, released = WSFCNConfig(), WSFCNConfig(profile="released")
+    assert (paper.fca, paper.sf2) == (FCAConfig(), SF2Config())
+    assert released.fca == FCAConfig(**RELEASED_FCA) and released.sf2 == SF2Config(**RELEASED_SF2)
+    mixed = WSFCNConfig(profile="released", fca={"dilations": (1, 2, 3, 4)})
     assert mixed.fca.dilations == (1, 2, 3, 4) and mixed.fca.shared_attention
-    assert Wsfcn(profile="released", fca=FcaConfig(dilations=(1, 2, 3, 4))) == mixed
-    assert Wsfcn.model_validate(mixed.model_dump()) == mixed
-    assert Wsfcn.model_validate(mixed.model_dump(mode="json")) == mixed
+    assert WSFCNConfig(profile="released", fca=FCAConfig(dilations=(1, 2, 3, 4))) == mixed
+    assert WSFCNConfig.model_validate(mixed.model_dump()) == mixed
+    assert WSFCNConfig.model_validate(mixed.model_dump(mode="json")) == mixed
     assert (paper.warmup_epochs, paper.background()) == (7, 0.25)
     with pytest.raises(ValidationError, match="one dilation a kernel"):
-        FcaConfig(kernels=(1, 3))
+        FCAConfig(kernels=(1, 3))
     with pytest.raises(ValidationError, match="large_kernel must be odd"):
-        Wsfcn(large_kernel=6)
+        WSFCNConfig(large_kernel=6)
     with pytest.raises(ValidationError, match="kernels must be odd"):
-        FcaConfig(kernels=(1, 3, 4, 7))
+        FCAConfig(kernels=(1, 3, 4, 7))
 
 
 # ---------------------------------------------------------------------------------------------------- FCA
@@ -261,8 +266,8 @@ def test_strips_are_two_separable_kernels() -> None:
 
 
 def test_attention_is_shared_or_not() -> None:
-    shared = Fca(FcaConfig(**RELEASED_FCA), 6, 4).eval()
-    apart = Fca(FcaConfig(), 6, 4).eval()
+    shared = FCA(FCAConfig(**RELEASED_FCA), 6, 4).eval()
+    apart = FCA(FCAConfig(), 6, 4).eval()
     assert len(shared.attention) == 1 and len(apart.attention) == 4
     x = torch.randn(1, 4, 5, 5)
     with torch.no_grad():
@@ -279,12 +284,12 @@ def test_attention_is_shared_or_not() -> None:
 def test_sign_of_the_context() -> None:
     x = torch.randn(2, 6, 9, 9)
     torch.manual_seed(0)
-    assert Fca(FcaConfig(**RELEASED_FCA), 6, 8).eval()(x).min() < 0
-    assert Fca(FcaConfig(), 6, 8).eval()(x).min() >= 0
+    assert FCA(FCAConfig(**RELEASED_FCA), 6, 8).eval()(x).min() < 0
+    assert FCA(FCAConfig(), 6, 8).eval()(x).min() >= 0
 
 
 def test_context_statistics_stay() -> None:
-    model = Wsfcn(profile="released", **LITTLE).build(tiny(), 3).train()
+    model = WSFCNConfig(profile="released", **LITTLE).build(tiny(), 3).train()
     parts = model.loss(make_batch(3, size=40), LATE)
     parts["cls"].backward()
     norms = [m for m in model.context.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -330,7 +335,7 @@ def test_offsets_of_the_paper_are_never_negative() -> None:
 
 
 def test_released_streams_without_the_product() -> None:
-    model = Sf2(Sf2Config(**RELEASED_SF2, align=False), 4, 4).eval()
+    model = SF2(SF2Config(**RELEASED_SF2, align=False), 4, 4).eval()
     low, high = torch.randn(1, 4, 6, 7), torch.randn(1, 4, 6, 7)
     with torch.no_grad():
         for stream in (model.low, model.high):
@@ -345,7 +350,7 @@ def test_released_streams_without_the_product() -> None:
 
 
 def test_streams_of_the_equations() -> None:
-    model = Sf2(Sf2Config(align=False), 4, 6).eval()
+    model = SF2(SF2Config(align=False), 4, 6).eval()
     low, high = torch.randn(1, 4, 6, 7), torch.randn(1, 6, 6, 7)
     with torch.no_grad():
         first_low, first_high = model.low.first(low), model.high.first(high)
@@ -357,7 +362,7 @@ def test_streams_of_the_equations() -> None:
 
 def test_joins_of_table_2() -> None:
     a, b = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
-    build = lambda how: Sf2(Sf2Config(align=False, combine=how), 3, 3)  # noqa: E731
+    build = lambda how: SF2(SF2Config(align=False, combine=how), 3, 3)  # noqa: E731
     assert torch.equal(build("product").join(a, b), a * b)
     assert torch.equal(build("sum").join(a, b), a + b)
     concat = build("concat")
@@ -367,9 +372,9 @@ def test_joins_of_table_2() -> None:
 # ---------------------------------------------------------------------------------------------------- contract
 
 
-def config_of(profile: Literal["paper", "released"], **changes: Any) -> Wsfcn:
-    fca = FcaConfig(dilations=(1, 2, 2, 2), **changes.pop("fca", {}))
-    return Wsfcn(profile=profile, fca=fca, **LITTLE, **changes)
+def config_of(profile: Literal["paper", "released"], **changes: Any) -> WSFCNConfig:
+    fca = FCAConfig(dilations=(1, 2, 2, 2), **changes.pop("fca", {}))
+    return WSFCNConfig(profile=profile, fca=fca, **LITTLE, **changes)
 
 
 @pytest.mark.parametrize(
@@ -377,12 +382,12 @@ def config_of(profile: Literal["paper", "released"], **changes: Any) -> Wsfcn:
     [
         config_of("paper"),
         config_of("released", fca={"idle_norms": False}),
-        config_of("released", context="aspp", sf2=Sf2Config(align=False, combine="concat")),
+        config_of("released", context="aspp", sf2=SF2Config(align=False, combine="concat")),
         config_of("released", context="ppm", coupling="gci", context_norms="train"),
     ],
     ids=["paper", "released", "concat", "ppm"],
 )
-def test_contract(config: Wsfcn) -> None:
+def test_contract(config: WSFCNConfig) -> None:
     check_localizer(config, backbone=tiny, progress=EARLY, class_counts=(1, 3))
 
 
@@ -405,5 +410,5 @@ def test_state_has_no_shared_tensors() -> None:
 
 
 def test_registered() -> None:
-    assert METHODS["wsfcn"] is Wsfcn
+    assert METHODS["wsfcn"] is WSFCNConfig
     assert np.isclose(METHODS["wsfcn"]().background(), 0.25)

@@ -15,7 +15,7 @@ from tests.golden_rules import set_a
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress, Segments, Trainable
 from wsss_ray.nets import build_backbone
-from wsss_ray.nets.deeplab import SEGMENTERS, AnySegmenter, DeepLab, DeepLabV1, DeepLabV2, pixel_loss
+from wsss_ray.nets.deeplab import SEGMENTERS, AnySegmenter, DeepLab, DeepLabV1Config, DeepLabV2Config, pixel_loss
 from wsss_ray.nets.optim import OptimizerConfig, build_optimizer
 
 START = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
@@ -35,7 +35,7 @@ def native(key: str) -> str:
 @pytest.fixture(scope="module")
 def released() -> DeepLab:
     backbone = build_backbone("resnet101_caffe", input_space="caffe")
-    return DeepLabV2().build(backbone, 21).train()
+    return DeepLabV2Config().build(backbone, 21).train()
 
 
 def fill(net: DeepLab, arrays: dict[str, np.ndarray]) -> None:
@@ -81,7 +81,7 @@ def test_released_container(released, golden):
 def test_released_container_with_size_ratio_inputs(released, golden):
     arrays = golden("09_deeplabv2_msc.npz")
     fill(released, arrays)
-    older = DeepLab(released.backbone, released.head, DeepLabV2(input_resize="size_ratio")).train()
+    older = DeepLab(released.backbone, released.head, DeepLabV2Config(input_resize="size_ratio")).train()
     with torch.inference_mode():
         outputs = older(torch.from_numpy(arrays["x"]))
     for found, name in zip(outputs, ("100", "050", "075", "max"), strict=True):
@@ -104,14 +104,14 @@ def test_released_groups(released):
 @pytest.mark.parametrize(
     ("backbone", "config", "num_classes", "expected"),
     [
-        ("resnet101_caffe", DeepLabV2(), 21, 44_048_532),
-        ("resnet101_caffe", DeepLabV2(), 81, 48_472_452),
-        ("resnet101_caffe", DeepLabV1(), 21, 62_446_677),
-        ("resnet101_caffe", DeepLabV1(kind="linear"), 21, 42_500_160 + 2049 * 21),
-        ("vgg16", DeepLabV1(), 21, 20_505_429),
-        ("vgg16", DeepLabV1(), 81, 20_566_929),
-        ("vgg16", DeepLabV2(hidden=1024), 21, 37_877_652),
-        ("vgg16", DeepLabV2(hidden=1024), 81, 38_123_652),
+        ("resnet101_caffe", DeepLabV2Config(), 21, 44_048_532),
+        ("resnet101_caffe", DeepLabV2Config(), 81, 48_472_452),
+        ("resnet101_caffe", DeepLabV1Config(), 21, 62_446_677),
+        ("resnet101_caffe", DeepLabV1Config(kind="linear"), 21, 42_500_160 + 2049 * 21),
+        ("vgg16", DeepLabV1Config(), 21, 20_505_429),
+        ("vgg16", DeepLabV1Config(), 81, 20_566_929),
+        ("vgg16", DeepLabV2Config(hidden=1024), 21, 37_877_652),
+        ("vgg16", DeepLabV2Config(hidden=1024), 81, 38_123_652),
     ],
 )
 def test_parameter_totals(backbone, config, num_classes, expected):
@@ -125,7 +125,7 @@ def test_parameter_totals(backbone, config, num_classes, expected):
 
 def test_feature_sizes_of_a_321_crop():
     with torch.device("meta"):
-        net = DeepLabV2().build(build_backbone("resnet101_caffe"), 4).train()
+        net = DeepLabV2Config().build(build_backbone("resnet101_caffe"), 4).train()
         sizes = [tuple(o.shape[2:]) for o in net(torch.empty(1, 3, 321, 321))]
         assert sizes == [(41, 41), (21, 21), (31, 31), (41, 41)]
         assert net.plain(torch.empty(1, 3, 513, 512)).shape[2:] == (65, 65)
@@ -134,7 +134,7 @@ def test_feature_sizes_of_a_321_crop():
 @pytest.fixture
 def small() -> DeepLab:
     torch.manual_seed(0)
-    return DeepLabV2(rates=(1, 2, 3)).build(build_backbone("toy", width=8), 5)
+    return DeepLabV2Config(rates=(1, 2, 3)).build(build_backbone("toy", width=8), 5)
 
 
 def test_aspp_is_a_sum(small):
@@ -164,7 +164,7 @@ def test_training_gives_four_maps_and_eval_their_maximum(small):
 
 @pytest.mark.parametrize("num_classes", [2, 21, 81])
 def test_zero_head_loss_is_four_log_k(num_classes):
-    net = DeepLabV1(hidden=16).build(build_backbone("toy", width=8), num_classes).train()
+    net = DeepLabV1Config(hidden=16).build(build_backbone("toy", width=8), num_classes).train()
     with torch.no_grad():
         for parameter in net.head.parameters():
             parameter.zero_()
@@ -195,7 +195,7 @@ def test_nothing_labelled_is_no_loss(small):
 def test_batch_norm_stays_or_learns_as_the_backbone_says():
     for mode, moves in (("frozen", False), ("train", True)):
         torch.manual_seed(0)
-        net = DeepLabV2().build(build_backbone("resnet18", 8, batch_norm=mode), 3).train()
+        net = DeepLabV2Config().build(build_backbone("resnet18", 8, batch_norm=mode), 3).train()
         optimizer = build_optimizer(net.param_groups(), OptimizerConfig(lr=0.1))
         norm = net.backbone.bn1
         before = [v.clone() for v in (norm.weight, norm.bias, norm.running_mean, norm.running_var)]
@@ -210,10 +210,10 @@ def test_batch_norm_stays_or_learns_as_the_backbone_says():
 
 
 def test_vgg_biases_may_be_doubled_and_undecayed():
-    config = DeepLabV1(lr_multipliers=(1, 2, 10, 20), decay_backbone_biases=False)
+    config = DeepLabV1Config(lr_multipliers=(1, 2, 10, 20), decay_backbone_biases=False)
     with torch.device("meta"):
         caffe = config.build(build_backbone("vgg16"), 21).param_groups()
-        l2g = DeepLabV1().build(build_backbone("vgg16"), 21).param_groups()
+        l2g = DeepLabV1Config().build(build_backbone("vgg16"), 21).param_groups()
     assert [(g.lr_multiplier, g.weight_decay) for g in caffe] == [(1, None), (2, 0), (10, None), (20, 0)]
     assert [(g.lr_multiplier, g.weight_decay) for g in l2g] == [(1, None), (1, None), (10, None), (20, 0)]
 
@@ -221,8 +221,8 @@ def test_vgg_biases_may_be_doubled_and_undecayed():
 def test_heads_differ_by_kind():
     with torch.device("meta"):
         body = build_backbone("toy")
-        seam = DeepLabV1(kind="seam", hidden=512, multi_scale_input=False).build(body, 21)
-        large = DeepLabV1(channel_dropout=False, dropout=0.3).build(body, 21)
+        seam = DeepLabV1Config(kind="seam", hidden=512, multi_scale_input=False).build(body, 21)
+        large = DeepLabV1Config(channel_dropout=False, dropout=0.3).build(body, 21)
         assert len(seam.train()(torch.empty(1, 3, 32, 32))) == 1
     assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in seam.head.modules()) == 2
     drops = [m for m in large.head.modules() if isinstance(m, torch.nn.modules.dropout._DropoutNd)]
@@ -231,7 +231,7 @@ def test_heads_differ_by_kind():
 
 def test_settings_are_told_apart_by_name():
     adapter = TypeAdapter(AnySegmenter)
-    assert isinstance(adapter.validate_python({"name": "deeplab_v1", "rate": 6}), DeepLabV1)
+    assert isinstance(adapter.validate_python({"name": "deeplab_v1", "rate": 6}), DeepLabV1Config)
     assert adapter.validate_python({"name": "deeplab_v2", "rates": [3]}).rates == (3,)
     assert {cls().name: cls for cls in SEGMENTERS.values()} == SEGMENTERS
     for bad in ({"name": "deeplab_v3"}, {"name": "deeplab_v1", "rates": [6]}, {"name": "deeplab_v2", "rates": []}):

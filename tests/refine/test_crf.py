@@ -13,8 +13,8 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.crf import (
     PRESETS,
-    CrfConfig,
-    CrfRefiner,
+    CRFConfig,
+    CRFRefinerConfig,
     crf_labels,
     crf_scores,
     guide,
@@ -41,9 +41,9 @@ def test_psa_energy_iterations_and_scale(golden: Golden) -> None:
     data = golden("08_crf.npz")
     scores = power_background(data["cam"], 4)
     np.testing.assert_allclose(score_energy(scores), data["psa_alpha4_unary"], atol=2e-6)
-    once = crf_scores(data["image"], scores, CrfConfig(iterations=1))
+    once = crf_scores(data["image"], scores, CRFConfig(iterations=1))
     np.testing.assert_allclose(once, data["psa_alpha4_1iter"], atol=SAME_LIBRARY)
-    halved = crf_scores(data["image"], scores, CrfConfig(scale=2))
+    halved = crf_scores(data["image"], scores, CRFConfig(scale=2))
     np.testing.assert_allclose(halved, data["psa_alpha4_scale2"], atol=SAME_LIBRARY)
 
 
@@ -76,7 +76,7 @@ def test_smaf_counts_every_label_of_the_data_set(golden: Golden) -> None:
     shown = [0, *(data["present"] + 1)]
     np.testing.assert_allclose(marginals[shown], data["smaf_q"], atol=SAME_LIBRARY)
     maps = ClassMaps("a", data["present"], data["cam"], data["cam"].shape[1:])
-    refiner = CrfRefiner(
+    refiner = CRFRefinerConfig(
         unary="labels", background="constant", threshold=0.2, crf=PRESETS["smaf"], num_labels=num_labels
     )
     np.testing.assert_array_equal(refiner.refine(data["image"], maps), data["smaf_out"])
@@ -120,7 +120,7 @@ def test_wrapped_image_by_hand() -> None:
     image = np.array([[[10, 120, 100]]], np.uint8)
     assert wrapped_image(image)[0, 0].tolist() == [252, 3, 144]
     assert guide(image, PRESETS["deeplab_v2_wrapped"])[0, 0].tolist() == [252, 3, 144]
-    assert guide(image, CrfConfig(wrapped=True))[0, 0].tolist() == [144, 3, 252]
+    assert guide(image, CRFConfig(wrapped=True))[0, 0].tolist() == [144, 3, 252]
     assert guide(image, PRESETS["deeplab_v2"])[0, 0].tolist() == [100, 120, 10]
     assert guide(image, PRESETS["psa"])[0, 0].tolist() == [10, 120, 100]
 
@@ -141,7 +141,7 @@ def test_without_kernels_the_unary_wins() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
     scores = rng.random((4, 9, 11), dtype=np.float32)
-    alone = CrfConfig(gaussian_weight=0, bilateral_weight=0)
+    alone = CRFConfig(gaussian_weight=0, bilateral_weight=0)
     marginals = crf_scores(image, scores, alone)
     np.testing.assert_array_equal(winners(marginals), winners(scores))
     np.testing.assert_allclose(marginals, scores / scores.sum(axis=0), atol=1e-5)
@@ -151,7 +151,7 @@ def test_on_one_colour_the_bilateral_kernel_is_spatial() -> None:
     rng = np.random.default_rng(1)
     scores = rng.random((3, 24, 30), dtype=np.float32)
     narrow, wide = (
-        CrfConfig(gaussian_weight=0, bilateral_xy=10, bilateral_weight=2, bilateral_rgb=rgb) for rgb in (3, 1000)
+        CRFConfig(gaussian_weight=0, bilateral_xy=10, bilateral_weight=2, bilateral_rgb=rgb) for rgb in (3, 1000)
     )
     flat = np.full((24, 30, 3), 77, np.uint8)
     noisy = rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)
@@ -163,7 +163,7 @@ def test_on_one_colour_the_bilateral_kernel_is_spatial() -> None:
 def test_a_confident_unary_survives_on_one_colour() -> None:
     confident = np.zeros((24, 30), np.int64)
     confident[:, 15:] = 1
-    kept = winners(crf_labels(np.full((24, 30, 3), 9, np.uint8), confident, 2, CrfConfig(gt_prob=0.99, bilateral_xy=2)))
+    kept = winners(crf_labels(np.full((24, 30, 3), 9, np.uint8), confident, 2, CRFConfig(gt_prob=0.99, bilateral_xy=2)))
     np.testing.assert_array_equal(kept, confident)
 
 
@@ -172,7 +172,7 @@ def test_pruned_labels_come_out_zero_and_the_background_stays() -> None:
     image = rng.integers(0, 256, (16, 18, 3), dtype=np.uint8)
     scores = rng.random((4, 16, 18), dtype=np.float32)
     scores[[0, 2]] *= 0.01
-    pruned = crf_scores(image, scores, CrfConfig(prune=0.05))
+    pruned = crf_scores(image, scores, CRFConfig(prune=0.05))
     assert not pruned[2].any()
     np.testing.assert_array_equal(pruned[[0, 1, 3]], crf_scores(image, scores[[0, 1, 3]], PRESETS["psa"]))
 
@@ -192,7 +192,7 @@ def test_sizes_must_agree() -> None:
 
 def test_a_image_without_labels_is_background() -> None:
     maps = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 3), np.float32), (5, 7))
-    assert CrfRefiner().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
+    assert CRFRefinerConfig().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
 
 
 def test_absent_classes_never_appear() -> None:
@@ -200,14 +200,14 @@ def test_absent_classes_never_appear() -> None:
     image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
     maps = ClassMaps("a", np.array([3, 9], np.int32), rng.random((2, 5, 6), dtype=np.float32), (20, 24))
     for unary in ("scores", "labels"):
-        mask = CrfRefiner(unary=unary, background="constant", num_labels=30).refine(image, maps)
+        mask = CRFRefinerConfig(unary=unary, background="constant", num_labels=30).refine(image, maps)
         assert mask.dtype == np.uint8 and mask.shape == (20, 24)
         assert set(np.unique(mask)) <= {0, 4, 10}
 
 
 def test_presets_by_name() -> None:
-    assert CrfRefiner.model_validate({"crf": "wsfcn"}).crf == PRESETS["wsfcn"]
+    assert CRFRefinerConfig.model_validate({"crf": "wsfcn"}).crf == PRESETS["wsfcn"]
     assert (PRESETS["wsfcn"].bilateral_xy, PRESETS["ssss"].bilateral_xy) == (30, 80)
-    assert CrfConfig.model_validate(PRESETS["largefov"].model_dump(mode="json")) == PRESETS["largefov"]
+    assert CRFConfig.model_validate(PRESETS["largefov"].model_dump(mode="json")) == PRESETS["largefov"]
     with pytest.raises(ValidationError, match="no CRF preset 'pza'"):
-        CrfRefiner.model_validate({"crf": "pza"})
+        CRFRefinerConfig.model_validate({"crf": "pza"})

@@ -14,7 +14,7 @@ from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import sample_mask
-from wsss_ray.refine.irn import Irn, IRNet, confident, displacement_losses
+from wsss_ray.refine.irn import IRNConfig, IRNet, confident, displacement_losses
 from wsss_ray.refine.pairs import (
     PairLabels,
     affinity_losses,
@@ -25,7 +25,7 @@ from wsss_ray.refine.pairs import (
     path_offsets,
     source_grid,
 )
-from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds
+from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig
 
 PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
 LABELS = RefinerConfig(name="labels")
@@ -298,7 +298,7 @@ def test_what_a_user_can_get_wrong():
         toy_net(taps=["conv9"])
     maps = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 4, 4), np.float32), (16, 16))
     with pytest.raises(UserError, match="trained IRNet"):
-        Irn(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
+        IRNConfig(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
 
 
 def test_mean_displacement():
@@ -358,7 +358,7 @@ def test_mask_matches_released(golden):
     net = GivenEdges(torch.cat([logit, logit.flip(2)]))
     maps = ClassMaps("a", arrays["keys"].astype(np.int32), arrays["cams"], (height, width))
     image = np.zeros((height, width, 3), np.uint8)
-    config = Irn(labels=LABELS)
+    config = IRNConfig(labels=LABELS)
     planes = config.scores(image, maps, net)
     assert np.abs(planes.numpy() - arrays["score_with_bg"]).max() < 2e-4
     mask = config.refine(image, maps, net)
@@ -389,13 +389,13 @@ def test_refine_by_hand():
     evidence[1, 4, 9] = 0.9
     maps = ClassMaps("a", np.array([1, 6], np.int32), evidence, (30, 46))
     image = np.zeros((30, 46, 3), np.uint8)
-    mask = Irn(labels=LABELS).refine(image, maps, net)
+    mask = IRNConfig(labels=LABELS).refine(image, maps, net)
     assert mask.shape == (30, 46) and set(np.unique(mask)) == {0, 2, 7}
     assert (mask[:, :20] == 2).all() and (mask[:, 32:] == 7).all()
     weak = ClassMaps("a", maps.classes, evidence * np.array([1, 0.2], np.float32)[:, None, None], (30, 46))
-    assert set(np.unique(Irn(labels=LABELS).refine(image, weak, net))) == {0, 2}
-    assert (Irn(labels=LABELS, background=2).refine(image, maps, net) == 0).all()
-    half = Irn(labels=LABELS, keep=0.5).refine(image, maps, net)
+    assert set(np.unique(IRNConfig(labels=LABELS).refine(image, weak, net))) == {0, 2}
+    assert (IRNConfig(labels=LABELS, background=2).refine(image, maps, net) == 0).all()
+    half = IRNConfig(labels=LABELS, keep=0.5).refine(image, maps, net)
     assert 0.45 < (half != 255).mean() < 0.51
 
 
@@ -405,25 +405,27 @@ def test_refine_on_stored_grids_of_any_size():
     image = rng.integers(0, 255, (37, 50, 3), dtype=np.uint8)
     for grid in ((10, 13), (37, 50), (5, 7)):
         maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random((2, *grid), dtype=np.float32), (37, 50))
-        mask = Irn(labels=LABELS).refine(image, maps, net)
+        mask = IRNConfig(labels=LABELS).refine(image, maps, net)
         assert mask.shape == (37, 50) and set(np.unique(mask)) <= {0, 1, 3}
-        assert np.array_equal(mask, Irn(labels=LABELS).refine(image, maps, net))
+        assert np.array_equal(mask, IRNConfig(labels=LABELS).refine(image, maps, net))
     none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 10, 13), np.float32), (37, 50))
-    assert not Irn(labels=LABELS).refine(image, none, net).any()
+    assert not IRNConfig(labels=LABELS).refine(image, none, net).any()
     nothing = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 10, 13), np.float32), (37, 50))
-    assert not Irn(labels=LABELS).refine(image, nothing, net).any()
+    assert not IRNConfig(labels=LABELS).refine(image, nothing, net).any()
 
 
 def test_settings():
-    config = Irn(labels=LABELS)
+    config = IRNConfig(labels=LABELS)
     assert (config.train_radius, config.radius, config.beta, config.exp_times) == (10, 5, 10, 8)
     assert (config.background, config.displacement, config.keep, config.trainable) == (0.25, False, 1.0, True)
-    net = Irn(labels=LABELS, train_radius=4, displacement=True, canvas=64).build(build_backbone("toy", width=16), 3)
+    net = IRNConfig(labels=LABELS, train_radius=4, displacement=True, canvas=64).build(
+        build_backbone("toy", width=16), 3
+    )
     assert (net.radius, net.canvas, net.displacement is None, net.num_classes) == (4, 64, False, 3)
-    assert Irn().labels == ConfidentSeeds()
-    read = Irn.model_validate({"name": "irn", "labels": {"name": "confident_power", "alpha_low": 2}})
-    assert read.labels == ConfidentPowerSeeds(alpha_low=2)
-    assert Irn.model_validate(read.model_dump(mode="json")) == read
+    assert IRNConfig().labels == ConfidentSeedsConfig()
+    read = IRNConfig.model_validate({"name": "irn", "labels": {"name": "confident_power", "alpha_low": 2}})
+    assert read.labels == ConfidentPowerSeedsConfig(alpha_low=2)
+    assert IRNConfig.model_validate(read.model_dump(mode="json")) == read
     for wrong in (
         {"keep": 0},
         {"radius": 0},
@@ -433,16 +435,16 @@ def test_settings():
         {"exp_times": -1},
     ):
         with pytest.raises(ValidationError):
-            Irn(**({"labels": LABELS} | wrong))
+            IRNConfig(**({"labels": LABELS} | wrong))
 
 
 def test_the_network_says_how_images_are_normalised():
     net = GivenEdges(torch.zeros(2, 2, 2))
     maps = ClassMaps("a", np.array([0], np.int32), np.ones((1, 2, 2), np.float32), (8, 8))
     image = np.full((8, 8, 3), 51, np.uint8)
-    Irn(labels=LABELS).refine(image, maps, net)
+    IRNConfig(labels=LABELS).refine(image, maps, net)
     expected = (0.2 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     assert (net.seen[0, :, 0, 0] - expected).abs().max() < 1e-6
     net.normalize = lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).float() - 50
-    Irn(labels=LABELS).refine(image, maps, net)
+    IRNConfig(labels=LABELS).refine(image, maps, net)
     assert (net.seen == 1).all()

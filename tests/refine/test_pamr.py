@@ -12,8 +12,8 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine import pamr as module
 from wsss_ray.refine.pamr import (
-    PamrRefiner,
-    ParRefiner,
+    PAMRConfig,
+    PARConfig,
     neighbours,
     pamr,
     pamr_weights,
@@ -192,8 +192,8 @@ def test_one_image_per_mask_stack() -> None:
         pamr(noise(2, 3, 9, 9), noise(1, 2, 9, 9))
 
 
-@pytest.mark.parametrize("refiner", [PamrRefiner(), ParRefiner(), ParRefiner(grid="maps", softmax=True)])
-def test_refiner_moves_a_leak_back_to_the_edge(refiner: PamrRefiner | ParRefiner) -> None:
+@pytest.mark.parametrize("refiner", [PAMRConfig(), PARConfig(), PARConfig(grid="maps", softmax=True)])
+def test_refiner_moves_a_leak_back_to_the_edge(refiner: PAMRConfig | PARConfig) -> None:
     image = np.full((64, 64, 3), 50, np.uint8)
     image[:, 32:] = 200
     values = np.zeros((1, 32, 32), np.float32)

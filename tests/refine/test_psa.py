@@ -18,8 +18,8 @@ from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import vote_mask
 from wsss_ray.refine.pairs import affinity_losses, at_offsets, pair_labels, search_offsets
 from wsss_ray.refine.planes import power_background
-from wsss_ray.refine.psa import AffinityNet, Psa, affinities, feature_links
-from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, block_mean, confident_index
+from wsss_ray.refine.psa import AffinityNet, PSAConfig, affinities, feature_links
+from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig, block_mean, confident_index
 
 PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
 LABELS = RefinerConfig(name="labels")
@@ -245,7 +245,7 @@ def test_what_a_user_can_get_wrong():
         toy_net().loss(batch, PROGRESS)
     maps = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 4, 4), np.float32), (16, 16))
     with pytest.raises(UserError, match="trained AffinityNet"):
-        Psa(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
+        PSAConfig(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
 
 
 # inference
@@ -261,7 +261,7 @@ def test_inference_matches_released(golden):
     links = feature_links(features, 5)
     matrix = dense_affinity(links, search_offsets(5))
     assert np.abs(matrix[:, arrays["cols"]].numpy() - arrays["dense_cols"]).max() < 1e-6
-    config = Psa(labels=LABELS)
+    config = PSAConfig(labels=LABELS)
     maps = arrays["inf_cam_f16"].astype(np.float32)
     walked = config.walk(torch.from_numpy(power_background(maps, config.alpha)), features)
     assert np.abs(walked.numpy() - arrays["inf_rw_present"]).max() < 1e-4
@@ -272,7 +272,7 @@ def test_inference_matches_released(golden):
 def test_walk_equals_the_dense_matrix():
     torch.manual_seed(0)
     features, planes = torch.randn(6, 7, 12), torch.rand(3, 53, 90)
-    config = Psa(labels=LABELS, radius=3, exp_times=5)
+    config = PSAConfig(labels=LABELS, radius=3, exp_times=5)
     scores = torch.nn.functional.pad(planes, (0, 6, 0, 3))
     cells = scores.unflatten(2, (12, 8)).unflatten(1, (7, 8)).mean(dim=(2, 4))
     expected = dense_walk(cells, dense_affinity(feature_links(features, 3), search_offsets(3)), 8, 5)
@@ -296,7 +296,8 @@ def test_refining_has_no_dropout():
     evidence = torch.rand(2, 96, 96).numpy()
     maps = ClassMaps("a", np.array([0, 1], np.int32), evidence, (96, 96))
     masks = [
-        Psa(labels=LABELS).refine(np.zeros((96, 96, 3), np.uint8), maps, part) for part in (net.eval(), net.train())
+        PSAConfig(labels=LABELS).refine(np.zeros((96, 96, 3), np.uint8), maps, part)
+        for part in (net.eval(), net.train())
     ]
     assert len(np.unique(masks[0])) > 1 and np.array_equal(*masks)
 
@@ -308,23 +309,23 @@ def test_refine_any_size():
         image = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
         grid = (2, -(-height // 4), -(-width // 4))
         maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random(grid, dtype=np.float32), (height, width))
-        mask = Psa(labels=LABELS).refine(image, maps, net)
+        mask = PSAConfig(labels=LABELS).refine(image, maps, net)
         assert mask.shape == (height, width) and set(np.unique(mask)) <= {0, 1, 3}
         none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, *grid[1:]), np.float32), (height, width))
-        assert not Psa(labels=LABELS).refine(image, none, net).any()
+        assert not PSAConfig(labels=LABELS).refine(image, none, net).any()
     strong = ClassMaps("a", np.array([4], np.int32), np.ones((1, 4, 6), np.float32), (32, 48))
-    assert (Psa(labels=LABELS).refine(np.zeros((32, 48, 3), np.uint8), strong, net) == 5).all()
+    assert (PSAConfig(labels=LABELS).refine(np.zeros((32, 48, 3), np.uint8), strong, net) == 5).all()
 
 
 def test_settings():
-    config = Psa(labels=LABELS)
+    config = PSAConfig(labels=LABELS)
     assert (config.radius, config.alpha, config.beta, config.exp_times, config.padding) == (5, 16, 8, 8, "black")
-    net = Psa(labels=LABELS, radius=4, padding="mean").build(build_backbone("toy", width=16), 3)
+    net = PSAConfig(labels=LABELS, radius=4, padding="mean").build(build_backbone("toy", width=16), 3)
     assert (net.radius, net.padding, net.num_classes) == (4, "mean", 3)
-    assert Psa().labels == ConfidentPowerSeeds()
-    read = Psa.model_validate({"name": "psa", "labels": {"name": "confident", "foreground": 0.4}})
-    assert read.labels == ConfidentSeeds(foreground=0.4)
-    assert Psa.model_validate(read.model_dump(mode="json")) == read
+    assert PSAConfig().labels == ConfidentPowerSeedsConfig()
+    read = PSAConfig.model_validate({"name": "psa", "labels": {"name": "confident", "foreground": 0.4}})
+    assert read.labels == ConfidentSeedsConfig(foreground=0.4)
+    assert PSAConfig.model_validate(read.model_dump(mode="json")) == read
     for wrong in ({"alpha": 0}, {"padding": "white"}, {"bta": 1}, {"labels": 1}, {"labels": {"name": "no"}}):
         with pytest.raises(ValidationError):
-            Psa(**({"labels": LABELS} | wrong))
+            PSAConfig(**({"labels": LABELS} | wrong))

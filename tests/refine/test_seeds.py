@@ -15,17 +15,22 @@ from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, crf_labels
 from wsss_ray.refine.planes import constant_background, winners
 from wsss_ray.refine.seeds import (
-    ConfidentPowerSeeds,
-    ConfidentSeeds,
-    PowerSeeds,
-    ThresholdSeeds,
+    ConfidentPowerSeedsConfig,
+    ConfidentSeedsConfig,
+    PowerSeedsConfig,
+    ThresholdSeedsConfig,
     block_mean,
     confident_index,
     confident_mask,
 )
 
 Golden = Callable[[str], dict[str, np.ndarray]]
-ALL: list[RefinerConfig] = [ThresholdSeeds(), PowerSeeds(), ConfidentSeeds(), ConfidentPowerSeeds()]
+ALL: list[RefinerConfig] = [
+    ThresholdSeedsConfig(),
+    PowerSeedsConfig(),
+    ConfidentSeedsConfig(),
+    ConfidentPowerSeedsConfig(),
+]
 
 
 def class_maps(classes: ArrayLike, values: ArrayLike, size: tuple[int, int] | None = None) -> ClassMaps:
@@ -40,7 +45,9 @@ def blank(maps: ClassMaps) -> np.ndarray:
 def test_psa_seed(golden: Golden) -> None:
     data = golden("b10_psa_cam_crf.npz")
     maps = class_maps(data["keys"], data["cam"])
-    np.testing.assert_array_equal(ThresholdSeeds(threshold=0.2).refine(data["img"], maps), data["cam_pred_theta02"])
+    np.testing.assert_array_equal(
+        ThresholdSeedsConfig(threshold=0.2).refine(data["img"], maps), data["cam_pred_theta02"]
+    )
 
 
 @pytest.mark.parametrize(("name", "background"), [("irn", 0.05), ("ktse", 0.10)])
@@ -49,7 +56,7 @@ def test_irn_and_ktse_labels(golden: Golden, name: str, background: float) -> No
     data = golden("b06_irn_ir_label.npz")
     for k in (0, 1):
         maps = class_maps(data[f"keys{k}"], data[f"cam{k}"])
-        mask = ConfidentSeeds(background=background).refine(data[f"img{k}"], maps)
+        mask = ConfidentSeedsConfig(background=background).refine(data[f"img{k}"], maps)
         np.testing.assert_array_equal(mask, data[f"ir_label{k}_{name}"])
 
 
@@ -82,21 +89,21 @@ def test_psa_affinity_labels_from_pooled_scores(golden: Golden) -> None:
 
 def test_a_tie_is_background() -> None:
     maps = class_maps([1], [[[0.2, 0.2000001, 0.1999999, 0.0]]])
-    assert ThresholdSeeds(threshold=0.2).refine(blank(maps), maps).tolist() == [[0, 2, 0, 0]]
-    assert ThresholdSeeds(threshold=0).refine(blank(maps), maps).tolist() == [[2, 2, 2, 0]]
+    assert ThresholdSeedsConfig(threshold=0.2).refine(blank(maps), maps).tolist() == [[0, 2, 0, 0]]
+    assert ThresholdSeedsConfig(threshold=0).refine(blank(maps), maps).tolist() == [[2, 2, 2, 0]]
 
 
 def test_power_by_hand() -> None:
     # 0.4: background 0.6^2 = 0.36 loses; 0.38: 0.62^2 = 0.3844 wins; at power 1 a half is a tie
     maps = class_maps([5], [[[0.4, 0.38]]])
-    assert PowerSeeds(alpha=2).refine(blank(maps), maps).tolist() == [[6, 0]]
+    assert PowerSeedsConfig(alpha=2).refine(blank(maps), maps).tolist() == [[6, 0]]
     half = class_maps([5], [[[0.5, 0.51]]])
-    assert PowerSeeds(alpha=1).refine(blank(half), half).tolist() == [[0, 6]]
+    assert PowerSeedsConfig(alpha=1).refine(blank(half), half).tolist() == [[0, 6]]
 
 
 def test_three_zones_of_confidence() -> None:
     maps = class_maps([0, 7], [[[0.9, 0.2, 0.01, 0.0]], [[0.1, 0.1, 0.02, 0.31]]])
-    assert ConfidentSeeds(crf=None).refine(blank(maps), maps).tolist() == [[1, 255, 0, 8]]
+    assert ConfidentSeedsConfig(crf=None).refine(blank(maps), maps).tolist() == [[1, 255, 0, 8]]
 
 
 def test_a_sure_class_stays_where_the_second_crf_says_background() -> None:
@@ -113,7 +120,7 @@ def test_where_the_high_power_says_background_it_wins() -> None:
 def test_confident_powers_leave_the_middle_unknown() -> None:
     # 0.5: 0.5^1 ties (background at the low power), 0.5^4 loses: unknown; 0.9 wins at both; 0.1 loses at both
     maps = class_maps([2], [[[0.5, 0.9, 0.1]]])
-    mask = ConfidentPowerSeeds(alpha_low=1, alpha_high=4, crf=None).refine(blank(maps), maps)
+    mask = ConfidentPowerSeedsConfig(alpha_low=1, alpha_high=4, crf=None).refine(blank(maps), maps)
     assert mask.tolist() == [[255, 3, 0]]
 
 
@@ -140,11 +147,11 @@ def test_contract(refiner: RefinerConfig) -> None:
 def test_a_class_that_would_read_as_unknown_is_refused() -> None:
     maps = class_maps([254], [[[0.9]]])
     with pytest.raises(UserError, match="at most 254"):
-        ThresholdSeeds().refine(blank(maps), maps)
+        ThresholdSeedsConfig().refine(blank(maps), maps)
 
 
 def test_levels_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValidationError, match="swap"):
-        ConfidentSeeds(foreground=0.1, background=0.2)
+        ConfidentSeedsConfig(foreground=0.1, background=0.2)
     with pytest.raises(ValidationError, match="swap"):
-        ConfidentPowerSeeds(alpha_low=8, alpha_high=4)
+        ConfidentPowerSeedsConfig(alpha_low=8, alpha_high=4)

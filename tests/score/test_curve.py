@@ -9,7 +9,7 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
-from wsss_ray.refine.seeds import ThresholdSeeds
+from wsss_ray.refine.seeds import ThresholdSeedsConfig
 from wsss_ray.score.confusion import confusion, empty, scores
 from wsss_ray.score.curve import ThresholdCurve, bins_of
 
@@ -36,7 +36,7 @@ def one_by_one(images: list[Image], threshold: float) -> np.ndarray:
     for truth, classes, maps in images:
         height, width = truth.shape
         held = ClassMaps("a", classes, maps, (height, width))
-        mask = ThresholdSeeds(threshold=threshold).refine(np.zeros((height, width, 3), np.uint8), held)
+        mask = ThresholdSeedsConfig(threshold=threshold).refine(np.zeros((height, width, 3), np.uint8), held)
         total += confusion(truth, mask, NUM_LABELS)
     return total
 

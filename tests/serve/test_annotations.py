@@ -30,7 +30,7 @@ from wsss_ray.data.shards import load_manifest, read_shard, write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.recipe import NetConfig, SegmentConfig, dump, validate
 from wsss_ray.serve.annotations import area, label_studio_config, label_studio_task, polygons, rings, simplified
 from wsss_ray.serve.export import export
@@ -114,7 +114,7 @@ def run(tmp_path_factory) -> Path:
         where = str(root / "refine" / "r1" / part_name(shard.path))
         write_table(pa.Table.from_pylist(rows, schema=MASKS_SCHEMA), where)
     segment = SegmentConfig(
-        network=DeepLabV2(rates=(1,), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
+        network=DeepLabV2Config(rates=(1,), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
     )
     spec = NetworkSpec(kind="segmenter", num_classes=3, segment=segment)
     torch.manual_seed(0)

@@ -23,7 +23,7 @@ from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.nets.deeplab import DeepLabV2
+from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.recipe import NetConfig, Recipe, SegmentConfig, dump, validate
 from wsss_ray.serve import predict as answer
 from wsss_ray.serve.model import Answerer, open_model
@@ -40,7 +40,7 @@ def store(tmp_path_factory) -> Path:
     source = open_source("toy", config=ToyConfig(num_classes=2, num_train=3, num_val=2, size=48))
     write_dataset(source, str(root / "data" / "d1"))
     segment = SegmentConfig(
-        network=DeepLabV2(rates=(1, 2), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
+        network=DeepLabV2Config(rates=(1, 2), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
     )
     spec = NetworkSpec(kind="segmenter", num_classes=2, segment=segment)
     torch.manual_seed(0)

@@ -11,12 +11,12 @@ from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
 
 from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
-from wsss_ray.methods.ktse.config import IRN_FUSION, Ktse
+from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import lr_at
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.irn import GRID_NOTE
-from wsss_ray.refine.psa import LABELS_NOTE, Psa
+from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
 
 
 def published(name: str, metric: str) -> dict[str, float]:
@@ -84,7 +84,7 @@ def test_ktse_ablations_change_only_their_parts() -> None:
     }
     assert switches["Base"] == (False,) * 4 and switches["Base + MGA"] == (False, False, True, True)
     assert switches["Base + SIE + SSR + MGA"] == (True,) * 4
-    assert rows["Base"].localize.fusion == Ktse().fusion() and rows["Base"].localize.stride == 1
+    assert rows["Base"].localize.fusion == KTSEConfig().fusion() and rows["Base"].localize.stride == 1
     assert len({row.train.model_dump_json() for row in rows.values()}) == 1
 
 
@@ -124,7 +124,7 @@ def test_rows_say_where_refiners_leave_the_release() -> None:
     for name in ("esol.table1", "overview.refined", "cam.refiners"):
         for row in build_study(name, "paper").rows:
             if row.recipe is not None:
-                assert (LABELS_NOTE in row.note) == isinstance(row.recipe.refine, Psa), row.name
+                assert (LABELS_NOTE in row.note) == isinstance(row.recipe.refine, PSAConfig), row.name
     for name in ("table1", "table1_coco"):
         study = build_study(f"esol.{name}", "paper")
         assert GRID_NOTE in study.source

@@ -57,7 +57,9 @@ class RunFolder:
     def scored(self, step: str) -> dict[str, dict[str, Any]]:
         """Variant -> numbers with their protocol, of one step; empty where it was not scored."""
         found = self.record["scores"].get(step, {})
-        return {variant: found[variant] for variant in STEPS.get(step, ()) if variant in found}
+        return {
+            variant: found[variant] for variant in (STEPS[step].variants if step in STEPS else ()) if variant in found
+        }
 
     def counts(self, step: str) -> dict[str, tuple[list[str], np.ndarray]]:
         """Variant -> (image ids, (N, 3, K) counts) of one step; empty where its artifact is gone."""

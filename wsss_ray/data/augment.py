@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from wsss_ray.config import Config
-from wsss_ray.data.colour import Jitter, Normalize, change_colours, draw_jitter
+from wsss_ray.data.colour import JitterConfig, NormalizeConfig, change_colours, draw_jitter
 from wsss_ray.data.geometry import (
     Geometry,
     draw_area,
@@ -23,11 +23,11 @@ from wsss_ray.data.geometry import (
     window,
 )
 
-__all__ = ["Augment", "Jitter", "Normalize", "augment", "draw_geometry", "render"]
+__all__ = ["AugmentConfig", "JitterConfig", "NormalizeConfig", "augment", "draw_geometry", "render"]
 IGNORE = 255
 
 
-class Augment(Config):
+class AugmentConfig(Config):
     """How a training sample is cut from an image; the default is that of the PSA family (EPS, SEAM, SMAF)."""
 
     resize: Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"] = "long_side"
@@ -51,7 +51,7 @@ class Augment(Config):
     """Canvas is black before normalising (L2G, PSA's AffinityNet) instead of 0 after it, the mean colour."""
     swap_axes: bool = False
     """L2G's released crop, which confuses rows and columns and leaves images that are not square."""
-    jitter: Jitter | None = None
+    jitter: JitterConfig | None = None
     saliency_interpolation: Literal["image", "bilinear", "nearest"] = "image"
     """As the image (EPS, SMAF, L2G on COCO) or nearest (L2G on VOC)."""
     saliency_max: bool = False
@@ -60,7 +60,7 @@ class Augment(Config):
     """Resizing of class maps, as SMAF's loader."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Augment:
+    def _fits(self) -> AugmentConfig:
         if self.range[0] > self.range[1] or self.area[0] > self.area[1] or self.aspect[0] > self.aspect[1]:
             raise ValueError("range, area and aspect go from low to high; swap the two numbers")
         if self.resize == "choice" and not self.choices:
@@ -78,7 +78,7 @@ class Augment(Config):
         return self
 
 
-def draw_geometry(config: Augment, height: int, width: int, rng: np.random.Generator) -> Geometry:
+def draw_geometry(config: AugmentConfig, height: int, width: int, rng: np.random.Generator) -> Geometry:
     """Every random number of the geometry of one sample."""
     low, high = config.range
     box = None
@@ -104,7 +104,7 @@ def draw_geometry(config: Augment, height: int, width: int, rng: np.random.Gener
 
 
 def augment(
-    decoded: dict[str, Any], config: Augment, rng: np.random.Generator, normalize: Normalize
+    decoded: dict[str, Any], config: AugmentConfig, rng: np.random.Generator, normalize: NormalizeConfig
 ) -> dict[str, torch.Tensor]:
     """One random training sample of a decoded image.
 
@@ -123,8 +123,8 @@ def render(
     decoded: dict[str, Any],
     geometry: Geometry,
     changes: list[tuple[str, float]],
-    config: Augment,
-    normalize: Normalize,
+    config: AugmentConfig,
+    normalize: NormalizeConfig,
 ) -> dict[str, torch.Tensor]:
     """The sample of ``augment`` for given draws."""
     after_crop = config.jitter is not None and config.jitter.after_crop
@@ -151,7 +151,7 @@ def render(
     return sample
 
 
-def _saliency(array: np.ndarray, geometry: Geometry, config: Augment) -> torch.Tensor:
+def _saliency(array: np.ndarray, geometry: Geometry, config: AugmentConfig) -> torch.Tensor:
     """(1, S, S) in [0, 1]; a colour file is averaged over its channels last, as EPS does."""
     how = config.interpolation if config.saliency_interpolation == "image" else config.saliency_interpolation
     view = through(array, geometry, how).astype(np.float32) / np.float32(255)

@@ -22,7 +22,7 @@ _PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float, bool]] = 
 """Mean, standard deviation (in channel order of the network), divisor before them, and whether that order is BGR."""
 
 
-class Normalize(Config):
+class NormalizeConfig(Config):
     """What a network expects: ``imagenet`` (RGB in [0, 1]), ``l2g_coco`` (the same with L2G's COCO numbers),
     ``caffe_bgr`` (BGR in 0..255 minus the mean); may be written as the name alone."""
 
@@ -55,7 +55,7 @@ def _table(preset: str) -> tuple[np.ndarray, tuple[int, ...]]:
     return table.astype(np.float32), (2, 1, 0) if reverse else (0, 1, 2)
 
 
-class Jitter(Config):
+class JitterConfig(Config):
     """Random brightness, contrast, saturation (factors from [1 - x, 1 + x]) and hue (shift in [-x, x] turns), in
     random order."""
 
@@ -72,7 +72,7 @@ Change = tuple[str, float]
 """A property and its drawn factor or shift."""
 
 
-def draw_jitter(config: Jitter, rng: np.random.Generator) -> list[Change]:
+def draw_jitter(config: JitterConfig, rng: np.random.Generator) -> list[Change]:
     """The changes to make, in order; none when the draw says so."""
     amounts = {"brightness": config.brightness, "contrast": config.contrast, "saturation": config.saturation}
     changes = [(name, float(rng.uniform(max(0.0, 1 - amount), 1 + amount))) for name, amount in amounts.items()]

@@ -14,7 +14,7 @@ import torch
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need
 from wsss_ray.data import image as pic
-from wsss_ray.data.augment import Augment, Normalize, augment
+from wsss_ray.data.augment import AugmentConfig, NormalizeConfig, augment
 from wsss_ray.data.partner import PartnerIndex
 from wsss_ray.data.shards import Rows
 
@@ -35,8 +35,8 @@ class TrainSamples:
         self,
         rows: Rows,
         num_classes: int,
-        augment: Augment,
-        normalize: Normalize,
+        augment: AugmentConfig,
+        normalize: NormalizeConfig,
         seed: int,
         needs: Iterable[Need] = (),
         mask_lookup: Callable[[str], np.ndarray] | None = None,

@@ -12,7 +12,7 @@ from torch import nn
 
 from wsss_ray.config import Config
 from wsss_ray.contracts import ClassMaps, FusionRule
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import fuse_present, strided_size, unit_scale, whole_cells
 from wsss_ray.engine.passes import passes, same_size
 
@@ -40,7 +40,7 @@ def class_maps(
     images: Sequence[np.ndarray],
     present: Sequence[Sequence[int]],
     config: LocalizeConfig,
-    normalize: Normalize,
+    normalize: NormalizeConfig,
     device: torch.device,
     batch_size: int,
 ) -> list[ClassMaps]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import Pass, scaled_inputs
 
 MAX_PIXELS = 12_000_000
@@ -31,7 +31,7 @@ def passes(
     images: Sequence[np.ndarray],
     scales: Sequence[float],
     flip: bool,
-    normalize: Normalize,
+    normalize: NormalizeConfig,
     device: torch.device,
     precision: str,
 ) -> Iterator[Pass]:

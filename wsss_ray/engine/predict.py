@@ -11,12 +11,12 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from wsss_ray.config import Config
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import unit_scale
 from wsss_ray.engine.gate import GateConfig, gate_classes, read_scores
 from wsss_ray.engine.localize import Scales
 from wsss_ray.engine.passes import passes
-from wsss_ray.refine.crf import CrfConfig, crf_scores
+from wsss_ray.refine.crf import CRFConfig, crf_scores
 
 
 class PredictConfig(Config):
@@ -26,7 +26,7 @@ class PredictConfig(Config):
     long_side: PositiveInt | None = None
     """As for ``LocalizeConfig``."""
     flip: bool = True
-    crf: CrfConfig | None = None
+    crf: CRFConfig | None = None
     """None predicts without a CRF."""
     gate: GateConfig = GateConfig()
     """Which classes may answer, and how background competes (single-stage methods)."""
@@ -43,7 +43,7 @@ def class_scores(
     network: nn.Module,
     images: Sequence[np.ndarray],
     config: PredictConfig,
-    normalize: Normalize,
+    normalize: NormalizeConfig,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Probabilities of same-sized images from a network with ``scores`` (and ``answer``, which spares a second pass).

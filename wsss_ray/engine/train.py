@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wsss_ray.config import Config, UserError
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.data.augment import Augment, Normalize
+from wsss_ray.data.augment import AugmentConfig, NormalizeConfig
 from wsss_ray.data.image import decode_image
 from wsss_ray.data.samples import Prefetcher, TrainSamples
 from wsss_ray.data.shards import Rows
@@ -40,7 +40,7 @@ class TrainConfig(Config):
     drop_last: bool = True
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
-    augment: Augment = Augment()
+    augment: AugmentConfig = AugmentConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     clip_gradient: PositiveFloat | None = None
@@ -262,7 +262,7 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def validation_images(
-    rows: Rows, num_classes: int, normalize: Normalize, limit: int, long_side: int | None = None
+    rows: Rows, num_classes: int, normalize: NormalizeConfig, limit: int, long_side: int | None = None
 ) -> list[dict[str, Any]]:
     """Up to ``limit`` evenly spaced labelled images for ``validate``: decoded, normalised, at their own size or
     brought to ``long_side``."""

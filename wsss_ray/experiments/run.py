@@ -221,7 +221,7 @@ def _score(
     tracker.metrics(score.flat_metrics(name, made.record["scores"]))
     for percent, miou in by_percent(score.curve_metrics(made.record["scores"])).items():
         tracker.metrics({f"{name}/miou_at_threshold_percent": miou}, step=percent)
-    headline = next((made.record["scores"][v] for v in STEPS.get(name, ()) if v in made.record["scores"]), None)
+    headline = next((made.record["scores"][v] for v in STEPS[name].variants if v in made.record["scores"]), None)
     if headline is not None:
         # One short name per step, whatever its variant: what compare pages and parallel coordinates are built on.
         tracker.metrics({f"miou/{name}": headline["miou"]})

@@ -113,8 +113,8 @@ def plan(
     if search == "grid" and trials is not None:
         raise UserError("--trials: a grid runs every point; leave it out, or use --search random or tpe")
     step, _, variant = (metric or usual_metric(recipe, axes)).partition(".")
-    if step not in STEPS or (variant and variant not in STEPS[step]):
-        known = ", ".join(f"{name}[.{'|'.join(variants)}]" for name, variants in STEPS.items())
+    if step not in STEPS or (variant and variant not in STEPS[step].variants):
+        known = ", ".join(f"{name}[.{'|'.join(one.variants)}]" for name, one in STEPS.items())
         raise UserError(f"--metric {metric}: choose one of {known}")
     recipe = up_to(recipe, _last_step(step, axes))
     if stopping and num_seeds > 1:
@@ -201,7 +201,7 @@ def value_of(scores: dict[str, dict[str, Any]], metric: str) -> float | None:
     """The metric among the scores of a run; without a variant the one a paper usually prints."""
     step, _, variant = metric.partition(".")
     found = scores.get(step, {})
-    name = variant or next((one for one in STEPS[step] if one in found), "")
+    name = variant or next((one for one in STEPS[step].variants if one in found), "")
     value: float | None = found.get(name, {}).get("miou")
     return value
 

@@ -3,22 +3,22 @@
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
-from wsss_ray.methods.esol.network import Esol
-from wsss_ray.methods.ktse.config import Ktse
+from wsss_ray.methods.esol.network import ESOLConfig
+from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig
-from wsss_ray.methods.ssss.config import Ssss
-from wsss_ray.methods.wsfcn.network import Wsfcn
+from wsss_ray.methods.ssss.config import SSSSConfig
+from wsss_ray.methods.wsfcn.network import WSFCNConfig
 
 METHODS: dict[str, type[MethodConfig]] = {
     "cam": CAMConfig,
     "eps": EPSConfig,
-    "esol": Esol,
-    "ktse": Ktse,
+    "esol": ESOLConfig,
+    "ktse": KTSEConfig,
     "l2g": L2GConfig,
     "smaf": SMAFConfig,
-    "ssss": Ssss,
-    "wsfcn": Wsfcn,
+    "ssss": SSSSConfig,
+    "wsfcn": WSFCNConfig,
 }
 """Every localizer by its name in a recipe; adding a method is one line here."""
 

@@ -20,7 +20,7 @@ Scale = Annotated[float, Field(gt=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Segmenter(Config):
+class SegmenterConfig(Config):
     """What all DeepLabs share; ``name`` picks the head. Defaults are deeplab-pytorch's."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
@@ -46,7 +46,7 @@ class Segmenter(Config):
         return DeepLab(backbone, self.head(backbone.channels["out"], num_classes), self)
 
 
-class DeepLabV1(Segmenter):
+class DeepLabV1Config(SegmenterConfig):
     """LargeFOV: one dilated 3x3, then 1x1 (Chen et al. 2015; L2G's released VGG and ResNet-101 heads)."""
 
     name: Literal["deeplab_v1"] = "deeplab_v1"
@@ -76,7 +76,7 @@ class DeepLabV1(Segmenter):
         return start_small(nn.Sequential(*layers))
 
 
-class DeepLabV2(Segmenter):
+class DeepLabV2Config(SegmenterConfig):
     """ASPP: the sum of one branch per atrous rate (Chen et al. 2018)."""
 
     name: Literal["deeplab_v2"] = "deeplab_v2"
@@ -94,8 +94,8 @@ class DeepLabV2(Segmenter):
         )
 
 
-SEGMENTERS: dict[str, type[Segmenter]] = {"deeplab_v1": DeepLabV1, "deeplab_v2": DeepLabV2}
-AnySegmenter = Annotated[DeepLabV1 | DeepLabV2, Field(discriminator="name")]
+SEGMENTERS: dict[str, type[SegmenterConfig]] = {"deeplab_v1": DeepLabV1Config, "deeplab_v2": DeepLabV2Config}
+AnySegmenter = Annotated[DeepLabV1Config | DeepLabV2Config, Field(discriminator="name")]
 """For a recipe's field: the ``name`` in the file picks the class."""
 
 
@@ -132,7 +132,7 @@ def start_small(module: nn.Module) -> nn.Module:
 class DeepLab(nn.Module):
     """A backbone, a head and the multi-scale-input container (deeplab-pytorch, msc.py)."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module, config: Segmenter):
+    def __init__(self, backbone: Backbone, head: nn.Module, config: SegmenterConfig):
         super().__init__()
         self.backbone = backbone
         self.head = head

@@ -18,7 +18,7 @@ CAFFE_MEAN = (104.008, 116.669, 122.675)
 """Mean of the channels B, G, R that deeplab-pytorch subtracts."""
 
 
-class CrfConfig(Config):
+class CRFConfig(Config):
     """Potts CRF with a spatial and a colour kernel; a name of ``PRESETS`` may stand for all of it."""
 
     gaussian_xy: PositiveFloat = 3.0
@@ -50,13 +50,13 @@ class CrfConfig(Config):
         return PRESETS[data].model_dump()
 
 
-def _preset(gaussian: tuple[float, float], bilateral: tuple[float, float, float], **more: Any) -> CrfConfig:
+def _preset(gaussian: tuple[float, float], bilateral: tuple[float, float, float], **more: Any) -> CRFConfig:
     """Settings from (sxy, weight) and (sxy, srgb, weight)."""
     keys = ("gaussian_xy", "gaussian_weight", "bilateral_xy", "bilateral_rgb", "bilateral_weight")
-    return CrfConfig.model_validate(dict(zip(keys, (*gaussian, *bilateral), strict=True)) | more)
+    return CRFConfig.model_validate(dict(zip(keys, (*gaussian, *bilateral), strict=True)) | more)
 
 
-PRESETS: dict[str, CrfConfig] = {
+PRESETS: dict[str, CRFConfig] = {
     "psa": _preset((3, 3), (80, 13, 10)),
     "seam": _preset((3, 3), (80, 13, 10)),
     "seam_walk": _preset((3, 3), (80, 13, 10), iterations=1),
@@ -81,8 +81,8 @@ PRESETS: dict[str, CrfConfig] = {
 }
 """Gaussian (sxy, weight), bilateral (sxy, srgb, weight) of the released code of each; ten iterations unless said.
 
-``irn`` and ``smaf`` take label unaries, SMAF over every class of the data set (``CrfRefiner.num_labels``). ``eps`` is
-what its code carries, ``eps_paper`` what its README says of the CRF row in the paper. ``*_wrapped`` is what the
+``irn`` and ``smaf`` take label unaries, SMAF over every class of the data set
+(``CRFRefinerConfig.num_labels``). ``eps`` is what its code carries, ``eps_paper`` what its README says of the CRF row in the paper. ``*_wrapped`` is what the
 released scripts feed, the plain ones what they meant to. ``largefov_wlh`` is DeepLab-V1-PyTorch's.
 """
 
@@ -104,7 +104,7 @@ def wrapped_image(image: np.ndarray, mean: tuple[float, float, float] = CAFFE_ME
     return (np.trunc(centred).astype(np.int32) & 255).astype(np.uint8)
 
 
-def guide(image: np.ndarray, config: CrfConfig) -> np.ndarray:
+def guide(image: np.ndarray, config: CRFConfig) -> np.ndarray:
     """The (H, W, 3) uint8 image as the colour kernel sees it."""
     if config.wrapped:
         seen = wrapped_image(image)
@@ -126,7 +126,7 @@ def label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> n
     return energy.reshape(num_labels, *labels.shape)
 
 
-def infer(image: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndarray:
+def infer(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
     """Mean-field marginals: (H, W, 3) uint8 RGB and (n, H, W) float32 energies -> (n, H, W) float32 summing to 1.
 
     Raises UserError where the sizes differ. A single label needs no inference. Holds Python's lock: use processes.
@@ -152,7 +152,7 @@ def infer(image: np.ndarray, energy: np.ndarray, config: CrfConfig) -> np.ndarra
     return marginals.reshape(num_labels, height, width)
 
 
-def crf_scores(image: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.ndarray:
+def crf_scores(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> np.ndarray:
     """Marginals of a CRF on scores: (H, W, 3) uint8 RGB, (n, H, W) in [0, 1], background first -> (n, H, W) float32.
 
     Labels below ``config.prune``, background aside, come out 0, and the others with not quite the same marginals.
@@ -166,7 +166,7 @@ def crf_scores(image: np.ndarray, scores: np.ndarray, config: CrfConfig) -> np.n
     return marginals
 
 
-def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CrfConfig) -> np.ndarray:
+def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CRFConfig) -> np.ndarray:
     """Marginals of a CRF on labels: (H, W, 3) uint8 RGB, (H, W) in [0, num_labels) -> (num_labels, H, W) float32.
 
     IRN counts the background and the present classes (compact labels), SMAF every class of the data set.
@@ -174,7 +174,7 @@ def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: C
     return infer(image, label_energy(labels, num_labels, config.gt_prob), config)
 
 
-class CrfRefiner(RefinerConfig):
+class CRFRefinerConfig(RefinerConfig):
     """Maps smoothed by a dense CRF: on scores with a background rule (PSA, SEAM), or on the seed's labels (SMAF)."""
 
     name: Literal["crf"] = "crf"
@@ -183,7 +183,7 @@ class CrfRefiner(RefinerConfig):
     """Background score: (1 - max)^alpha, or ``threshold`` everywhere; labels come from the same scores."""
     alpha: PositiveFloat = 4.0
     threshold: float = Field(default=0.2, ge=0, le=1)
-    crf: CrfConfig = PRESETS["psa"]
+    crf: CRFConfig = PRESETS["psa"]
     num_labels: PositiveInt | None = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""
 

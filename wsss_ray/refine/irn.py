@@ -27,7 +27,7 @@ from wsss_ray.refine.pairs import (
     path_offsets,
 )
 from wsss_ray.refine.planes import to_mask
-from wsss_ray.refine.seeds import ConfidentSeeds
+from wsss_ray.refine.seeds import ConfidentSeedsConfig
 from wsss_ray.refine.walk import propagate
 
 STRIDE = 4
@@ -204,14 +204,14 @@ def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -
     }
 
 
-class Irn(RefinerConfig):
+class IRNConfig(RefinerConfig):
     """IRN: maps walk over the image, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
 
     name: Literal["irn"] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     mask_fields: ClassVar[frozenset[str]] = frozenset({"radius", "beta", "exp_times", "background", "keep"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeeds)
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeedsConfig)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
     train_radius: PositiveInt = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""

@@ -145,7 +145,7 @@ def par(image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Seque
     return _refined(par_weights, image, masks, num_iterations, dilations)
 
 
-class _PixelAdaptive(RefinerConfig):
+class _PixelAdaptiveConfig(RefinerConfig):
     """Maps and a background score, diffused along colours of the image; the largest wins."""
 
     run: ClassVar[Callable[..., Tensor]]
@@ -179,14 +179,14 @@ class _PixelAdaptive(RefinerConfig):
         return to_mask(winners(refined[0].numpy()), maps.classes)
 
 
-class PamrRefiner(_PixelAdaptive):
+class PAMRConfig(_PixelAdaptiveConfig):
     """PAMR on class maps."""
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(pamr)
     name: Literal["pamr"] = "pamr"
 
 
-class ParRefiner(_PixelAdaptive):
+class PARConfig(_PixelAdaptiveConfig):
     """PAR on class maps; with ``softmax`` and a threshold of 0.3 or 0.15, KTSE's two label maps."""
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(par)

@@ -20,7 +20,7 @@ from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input
 from wsss_ray.refine.labels import read_labels
 from wsss_ray.refine.pairs import affinity_losses, pair_labels, search_offsets, source_grid, windows
 from wsss_ray.refine.planes import power_background, to_mask
-from wsss_ray.refine.seeds import ConfidentPowerSeeds
+from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig
 from wsss_ray.refine.walk import walk
 
 STRIDE = 8
@@ -118,14 +118,14 @@ def feature_links(features: Tensor, radius: int) -> Tensor:
     return links
 
 
-class Psa(RefinerConfig):
+class PSAConfig(RefinerConfig):
     """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
 
     name: Literal["psa"] = "psa"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
     mask_fields: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "exp_times"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeeds)
+    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeedsConfig)
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
     padding: Literal["black", "mean"] = "black"
     radius: PositiveInt = 5

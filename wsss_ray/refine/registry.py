@@ -1,21 +1,26 @@
 """The refiners by name."""
 
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import CrfRefiner
-from wsss_ray.refine.irn import Irn
-from wsss_ray.refine.pamr import PamrRefiner, ParRefiner
-from wsss_ray.refine.psa import Psa
-from wsss_ray.refine.seeds import ConfidentPowerSeeds, ConfidentSeeds, PowerSeeds, ThresholdSeeds
+from wsss_ray.refine.crf import CRFRefinerConfig
+from wsss_ray.refine.irn import IRNConfig
+from wsss_ray.refine.pamr import PAMRConfig, PARConfig
+from wsss_ray.refine.psa import PSAConfig
+from wsss_ray.refine.seeds import (
+    ConfidentPowerSeedsConfig,
+    ConfidentSeedsConfig,
+    PowerSeedsConfig,
+    ThresholdSeedsConfig,
+)
 
 REFINERS: dict[str, type[RefinerConfig]] = {
-    "seeds": ThresholdSeeds,
-    "power": PowerSeeds,
-    "confident": ConfidentSeeds,
-    "confident_power": ConfidentPowerSeeds,
-    "crf": CrfRefiner,
-    "pamr": PamrRefiner,
-    "par": ParRefiner,
-    "psa": Psa,
-    "irn": Irn,
+    "seeds": ThresholdSeedsConfig,
+    "power": PowerSeedsConfig,
+    "confident": ConfidentSeedsConfig,
+    "confident_power": ConfidentPowerSeedsConfig,
+    "crf": CRFRefinerConfig,
+    "pamr": PAMRConfig,
+    "par": PARConfig,
+    "psa": PSAConfig,
+    "irn": IRNConfig,
 }
 """Name -> settings of the refiner."""

@@ -10,11 +10,11 @@ from torch import nn
 
 from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS, CrfConfig, crf_labels, crf_scores
+from wsss_ray.refine.crf import PRESETS, CRFConfig, crf_labels, crf_scores
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
 
 
-class ThresholdSeeds(RefinerConfig):
+class ThresholdSeedsConfig(RefinerConfig):
     """The seed of nearly every paper: the strongest class map where it beats a background constant."""
 
     name: Literal["seeds"] = "seeds"
@@ -28,7 +28,7 @@ class ThresholdSeeds(RefinerConfig):
         return to_mask(winners(constant_background(maps.full(), self.threshold)), maps.classes)
 
 
-class PowerSeeds(RefinerConfig):
+class PowerSeedsConfig(RefinerConfig):
     """The strongest class map where it beats (1 - max)^alpha (PSA Sec. 3.2)."""
 
     name: Literal["power"] = "power"
@@ -41,18 +41,18 @@ class PowerSeeds(RefinerConfig):
         return to_mask(winners(power_background(maps.full(), self.alpha)), maps.classes)
 
 
-class ConfidentSeeds(RefinerConfig):
+class ConfidentSeedsConfig(RefinerConfig):
     """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
 
     name: Literal["confident"] = "confident"
     foreground: float = Field(default=0.30, ge=0, le=1)
     background: float = Field(default=0.05, ge=0, le=1)
     """IRN 0.05; KTSE's IRN 0.10."""
-    crf: CrfConfig | None = PRESETS["irn"]
+    crf: CRFConfig | None = PRESETS["irn"]
     """On the labels of each of the two seeds; None leaves them as they are."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> ConfidentSeeds:
+    def _ordered(self) -> ConfidentSeedsConfig:
         if self.background > self.foreground:
             raise ValueError(f"background {self.background} lies above foreground {self.foreground}: swap them")
         return self
@@ -77,7 +77,7 @@ def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) ->
     return mask
 
 
-class ConfidentPowerSeeds(RefinerConfig):
+class ConfidentPowerSeedsConfig(RefinerConfig):
     """Confident seeds from two background powers, each after a CRF on scores: PSA's affinity labels (Sec. 3.3)."""
 
     name: Literal["confident_power"] = "confident_power"
@@ -85,12 +85,12 @@ class ConfidentPowerSeeds(RefinerConfig):
     """A class that beats this larger background is foreground. AEFT 2."""
     alpha_high: PositiveFloat = 32.0
     """Where this smaller background wins it is background. PSA's README also has 24; AEFT 21."""
-    crf: CrfConfig | None = PRESETS["psa"]
+    crf: CRFConfig | None = PRESETS["psa"]
     pool: int = Field(default=1, ge=1)
     """Scores are averaged over blocks of so many pixels first (released PSA: 8, on the training crop's grid)."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> ConfidentPowerSeeds:
+    def _ordered(self) -> ConfidentPowerSeedsConfig:
         if self.alpha_low > self.alpha_high:
             raise ValueError(f"alpha_low {self.alpha_low} is larger than alpha_high {self.alpha_high}: swap them")
         return self

@@ -128,7 +128,7 @@ def score_lines(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:
             tuple(one[variant]["miou"] if variant in one else None for one in found),
             tuple(one[variant]["protocol"] if variant in one else None for one in found),
         )
-        for variant in STEPS[step]
+        for variant in STEPS[step].variants
         if any(variant in one for one in found)
     ]
 
@@ -139,7 +139,7 @@ def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: in
     tests = []
     for place, run in enumerate(runs[1:], start=1):
         other = run.counts(step)
-        for variant in STEPS[step]:
+        for variant in STEPS[step].variants:
             if variant not in first or variant not in other:
                 continue
             (names, counts), (other_names, other_counts) = first[variant], other[variant]

@@ -105,7 +105,7 @@ def run_images(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
     split = str(run.record.get("splits", {}).get("val" if step == "segmentation" else "score") or "train")
     where = _places(folder, {part_name(shard.path): shard.path for shard in manifest.shards_of(split)})
     scored = run.counts(step)
-    variant = next((name for name in STEPS[step] if name in scored), None)
+    variant = next((name for name in STEPS[step].variants if name in scored), None)
     ids, counts = scored[variant] if variant is not None else (sorted(where), None)
     chosen = [entry for entry in choose(ids, counts, run.labels) if entry[0] in where][: budget // (4 * LEAST)]
     maps = run.artifact("maps") if step != "segmentation" else None

@@ -72,7 +72,7 @@ def run_page(run: RunFolder, budget: int = BUDGET) -> str:
 def usual(run: RunFolder, step: str) -> tuple[str, dict[str, Any]] | None:
     """(variant, numbers) a paper would print of a step, None where it was not scored."""
     scored = run.scored(step)
-    return next(((variant, scored[variant]) for variant in STEPS[step] if variant in scored), None)
+    return next(((variant, scored[variant]) for variant in STEPS[step].variants if variant in scored), None)
 
 
 def headline(run: RunFolder) -> str:

@@ -200,7 +200,7 @@ def read(
         steps, key, variant = (step,), "miou", named or variant
     for step in steps:
         scored = {name: values for name, values in seed["scores"].get(step, {}).items() if values.get(key) is not None}
-        name = variant if variant in scored else next((one for one in STEPS[step] if one in scored), None)
+        name = variant if variant in scored else next((one for one in STEPS[step].variants if one in scored), None)
         if name is None or (variant is not None and name != variant):
             continue
         value = scored[name][key].get(PARTS[column]) if column in PARTS else scored[name][key]

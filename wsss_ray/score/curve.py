@@ -33,7 +33,7 @@ class ThresholdCurve:
     """A histogram of truth, strongest class and the bin of its value; counts of parts of a set add up.
 
     At threshold t a pixel is its strongest present class where that is above t, else background: a tie is background,
-    as in ``ThresholdSeeds``. Memory: K C (T + 1) int64, 18 MB for 81 labels, 80 classes and 350 thresholds.
+    as in ``ThresholdSeedsConfig``. Memory: K C (T + 1) int64, 18 MB for 81 labels, 80 classes and 350 thresholds.
     """
 
     def __init__(self, thresholds: Sequence[float] | np.ndarray, num_labels: int) -> None:

@@ -14,7 +14,7 @@ from wsss_ray.artifacts.tables import (
 )
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.shards import Shards, _summary, run_parts
-from wsss_ray.data.augment import Normalize
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.image import decode_image
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.localize import LocalizeConfig, class_maps
@@ -37,7 +37,7 @@ class LocalizeWorker:
         """One row of ``MAPS_SCHEMA`` for every image."""
         rows = read_shard(self.data, shard, columns=["image_id", "image", "labels"])
         images = [decode_image(row["image"], row["image_id"]) for row in rows]
-        normalize: Normalize = self.spec.net.normalize
+        normalize: NormalizeConfig = self.spec.net.normalize
         maps = class_maps(
             self.network,
             [row["image_id"] for row in rows],

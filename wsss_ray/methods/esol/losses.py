@@ -25,7 +25,7 @@ def area_loss(
 ) -> Tensor:
     """Mean of P_k over places, classes and images, in [0, 1] (Eq. 6).
 
-    ``scores`` (B, C, h, w), ``labels`` (B, C) in {0, 1}; see ``Esol.area_map`` and ``Esol.area_classes``.
+    ``scores`` (B, C, h, w), ``labels`` (B, C) in {0, 1}; see ``ESOLConfig.area_map`` and ``ESOLConfig.area_classes``.
     """
     if form == "sigmoid":
         area = spatial_mean(torch.sigmoid(scores))

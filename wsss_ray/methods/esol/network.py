@@ -38,7 +38,7 @@ ADVICE: dict[Phase, str] = {
 """What to do about offsets that ran away."""
 
 
-class Esol(MethodConfig):
+class ESOLConfig(MethodConfig):
     """One phase of ESOL; the later two start from a ``base`` in the phase before, and take over its network."""
 
     name: Literal["esol"] = "esol"
@@ -97,7 +97,7 @@ class Esol(MethodConfig):
     """``all``: every class of the data set, as printed; ``present``: the mean over each image's own classes."""
 
     @model_validator(mode="after")
-    def _possible(self) -> Esol:
+    def _possible(self) -> ESOLConfig:
         if self.profile == "released":
             raise ValueError("ESOL has no released code: use profile 'paper'")
         if self.phase != "expansion" and self.alpha != type(self).model_fields["alpha"].default:
@@ -130,17 +130,17 @@ class Esol(MethodConfig):
         return None if found is None else f"the {self.phase} ran away: {found}; {ADVICE[self.phase]}"
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
-        """An ``EsolNet``; a later phase takes over ``base``'s network, backbone included, and freezes it in place.
+        """An ``ESOL``; a later phase takes over ``base``'s network, backbone included, and freezes it in place.
 
         Errors: ``UserError`` where the base is missing, of another method or phase, or of another structure.
         """
         if not self.wants_base:
-            return EsolNet.classifier(self, backbone, num_classes)
+            return ESOL.classifier(self, backbone, num_classes)
         before = _checked(self, backbone, num_classes, base)
-        return EsolNet.later(self, before)
+        return ESOL.later(self, before)
 
 
-def phases(without: Collection[Component] = (), **settings: Any) -> list[Esol]:
+def phases(without: Collection[Component] = (), **settings: Any) -> list[ESOLConfig]:
     """The phases of a run in order, each the base of the next, for a row of Table 6; ``settings`` go to all of them.
 
     What the paper leaves open in its rows is read so (inferred): without DT_e nothing is left to learn in the
@@ -162,18 +162,18 @@ def phases(without: Collection[Component] = (), **settings: Any) -> list[Esol]:
         ("shrinkage", shrinkage),
     ]
     return [
-        Esol(phase=phase, **{**removed, **own})
+        ESOLConfig(phase=phase, **{**removed, **own})
         for phase, own in order
         if not (phase == "expansion" and "DT_e" in without)
     ]
 
 
-class EsolNet(nn.Module):
+class ESOL(nn.Module):
     """Backbone, conv1, clip, conv2, pooling, classifier; a sampler is a convolution with offsets (Fig. 2)."""
 
     def __init__(
         self,
-        config: Esol,
+        config: ESOLConfig,
         backbone: Backbone,
         conv1: nn.Conv2d | DeformConv2d,
         conv2: nn.Conv2d | DeformConv2d | None,
@@ -187,7 +187,7 @@ class EsolNet(nn.Module):
         self.head = head
 
     @classmethod
-    def classifier(cls, config: Esol, backbone: Backbone, num_classes: int) -> EsolNet:
+    def classifier(cls, config: ESOLConfig, backbone: Backbone, num_classes: int) -> ESOL:
         """The network of the first phase, ready to train on IRN's recipe."""
         num_in = backbone.channels["out"]
         width = config.channels or num_in
@@ -196,7 +196,7 @@ class EsolNet(nn.Module):
         return cls(config, backbone, conv1, conv2, class_head(width, num_classes, xavier=False))
 
     @classmethod
-    def later(cls, config: Esol, before: EsolNet) -> EsolNet:
+    def later(cls, config: ESOLConfig, before: ESOL) -> ESOL:
         """The network of a later phase on the layers of the phase before, all fixed but what ``trains`` names."""
         conv1, conv2 = before.conv1, before.conv2
         sampler: nn.Module | None = None
@@ -219,7 +219,7 @@ class EsolNet(nn.Module):
             part.requires_grad_(True)
         return net.train(before.training)
 
-    def train(self, mode: bool = True) -> EsolNet:
+    def train(self, mode: bool = True) -> ESOL:
         """Train mode; in the later phases the backbone stays in eval mode, so that its features never change."""
         super().train(mode)
         if self.config.phase != "classifier":
@@ -301,7 +301,7 @@ class EsolNet(nn.Module):
         return torch.relu(features) if self.config.activation == "relu" else features
 
 
-def _extra_conv(config: Esol, num_in: int, num_out: int) -> nn.Conv2d:
+def _extra_conv(config: ESOLConfig, num_in: int, num_out: int) -> nn.Conv2d:
     conv = nn.Conv2d(num_in, num_out, config.kernel, padding=config.kernel // 2, bias=config.bias)
     if config.init == "identity":
         nn.init.dirac_(conv.weight)
@@ -314,19 +314,19 @@ def _regular(conv: nn.Conv2d | DeformConv2d) -> nn.Conv2d:
     return conv.regular if isinstance(conv, DeformConv2d) else conv
 
 
-def _sampler(conv: nn.Conv2d | DeformConv2d | None, config: Esol) -> DeformConv2d:
+def _sampler(conv: nn.Conv2d | DeformConv2d | None, config: ESOLConfig) -> DeformConv2d:
     assert isinstance(conv, nn.Conv2d)
     return DeformConv2d(conv, config.deform_backend)
 
 
-def _checked(config: Esol, backbone: Backbone, num_classes: int, base: nn.Module | None) -> EsolNet:
+def _checked(config: ESOLConfig, backbone: Backbone, num_classes: int, base: nn.Module | None) -> ESOL:
     """The base as the phase before, or a UserError that says what to give instead."""
     wanted = ["classifier"] if config.phase == "expansion" else ["expansion"]
     if config.phase == "shrinkage" and not config.expansion_sampler:
         wanted.append("classifier")
     choice = " or ".join(repr(phase) for phase in wanted)
-    if not isinstance(base, EsolNet) or base.config.phase not in wanted:
-        given = f"esol in phase {base.config.phase!r}" if isinstance(base, EsolNet) else type(base).__name__
+    if not isinstance(base, ESOL) or base.config.phase not in wanted:
+        given = f"esol in phase {base.config.phase!r}" if isinstance(base, ESOL) else type(base).__name__
         raise UserError(f"esol in phase {config.phase!r} starts from esol in phase {choice}, not {given}: set 'base'")
     for key in STRUCTURE + (CLIPPING if base.config.phase == "expansion" else ()):
         ours, theirs = getattr(config, key), getattr(base.config, key)

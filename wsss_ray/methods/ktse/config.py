@@ -10,7 +10,7 @@ from torch import nn
 from wsss_ray.contracts import FusionRule, Need
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.ktse.losses import EPSILON
-from wsss_ray.methods.ktse.network import KtseNet
+from wsss_ray.methods.ktse.network import KTSE
 from wsss_ray.nets.backbone import Backbone
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +42,7 @@ IRN_FUSION = FusionRule(rectify="pair")
 """How KTSE's maps are fused when IRN refines them: a map and its flip are added, then rectified (released irn/)."""
 
 
-class Ktse(MethodConfig):
+class KTSEConfig(MethodConfig):
     """KTSE, whole by default; ``sie``, ``ssr``, ``ga``, ``la`` all off is the base row of its Table 6.
 
     Not in here, but in the recipe: epochs, batch size 8 then 16, learning rate, the images' augmentation, dropout.
@@ -131,7 +131,7 @@ class Ktse(MethodConfig):
         return {**RELEASED, **given} if data.get("profile") == "released" else given
 
     @model_validator(mode="after")
-    def _ordered_levels(self) -> Ktse:
+    def _ordered_levels(self) -> KTSEConfig:
         if self.label_levels[0] < self.label_levels[1]:
             raise ValueError(f"label_levels are (high, low): swap {self.label_levels}")
         return self
@@ -161,5 +161,5 @@ class Ktse(MethodConfig):
         return 0.2
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
-        """A ``KtseNet`` on ``backbone``; ``base`` is not used."""
-        return KtseNet(self, backbone, num_classes)
+        """A ``KTSE`` on ``backbone``; ``base`` is not used."""
+        return KTSE(self, backbone, num_classes)

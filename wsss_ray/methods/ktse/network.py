@@ -11,25 +11,25 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE, Batch, ParamGroup, Progress
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
-from wsss_ray.methods.ktse.pooling import GppHead
+from wsss_ray.methods.ktse.pooling import GPPHead
 from wsss_ray.methods.layers import classification_loss
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 
 if TYPE_CHECKING:
-    from wsss_ray.methods.ktse.config import Ktse
+    from wsss_ray.methods.ktse.config import KTSEConfig
 
 HEIGHT, WIDTH = -2, -1
 
 
-class KtseNet(nn.Module):
+class KTSE(nn.Module):
     """A backbone with C + 1 planes, background first, scored by gated pyramid pooling (section 3.1)."""
 
-    def __init__(self, config: Ktse, backbone: Backbone, num_classes: int) -> None:
+    def __init__(self, config: KTSEConfig, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.head = GppHead(backbone.channels["out"], num_classes, config.hidden)
+        self.head = GPPHead(backbone.channels["out"], num_classes, config.hidden)
 
     def planes(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, h, w) float32, signed, background first."""
@@ -44,7 +44,7 @@ class KtseNet(nn.Module):
         return self.planes(images).roll(-1, dims=1)
 
     def maps(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C, h, w), signed: ``Ktse.fusion`` rectifies after up-sampling."""
+        """(B, 3, H, W) -> (B, C, h, w), signed: ``KTSEConfig.fusion`` rectifies after up-sampling."""
         return self.planes(images)[:, 1:]
 
     def logits(self, images: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class GatedPyramidPooling(nn.Module):
         return coarse
 
 
-class GppHead(nn.Module):
+class GPPHead(nn.Module):
     """Two 1x1 convolutions to C + 1 planes, background first, and gated pooling of the C foreground ones (KTSE 3.1)."""
 
     def __init__(self, channels: int, num_classes: int, hidden: int = 256) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
-from wsss_ray.methods.ssss.decoder import Aspp, Norms, SkipAndCue
+from wsss_ray.methods.ssss.decoder import DecoderASPP, Norms, SkipAndCue
 from wsss_ray.methods.ssss.network import SingleStage, SingleStageConfig
 from wsss_ray.nets.backbone import Backbone
 
@@ -31,7 +31,7 @@ RELEASED_NAMES = {**ASPP_NAMES, **CUE_NAMES, **HEAD_NAMES}
 """Name prefixes in the released decoder's state -> here (see ``single_stage.rename``)."""
 
 
-class Ssss(SingleStageConfig):
+class SSSSConfig(SingleStageConfig):
     """SSSS; both profiles are the released code, which says more than the paper does."""
 
     name: Literal["ssss"] = "ssss"
@@ -45,6 +45,6 @@ class Ssss(SingleStageConfig):
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """Atrous pyramid on ``out``, skip and global cue injection from ``low``; ``base`` is not used."""
         channels = backbone.channels
-        context = Aspp(channels["out"], self.width, self.dilations, self.context_norms, self.context_dropout)
+        context = DecoderASPP(channels["out"], self.width, self.dilations, self.context_norms, self.context_dropout)
         coupling = SkipAndCue(channels["low"], self.width, self.skip_channels)
         return SingleStage(self, backbone, context, coupling, num_classes)

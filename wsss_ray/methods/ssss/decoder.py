@@ -60,7 +60,7 @@ def global_mean(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3), keepdim=True)
 
 
-class Aspp(nn.Module):
+class DecoderASPP(nn.Module):
     """Atrous pyramid and an image branch (SSSS mods/aspp): (B, num_in, h, w) -> (B, width, h, w), non-negative."""
 
     def __init__(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Config
 from wsss_ray.methods.ssss.config import ASPP_NAMES, CUE_NAMES, HEAD_NAMES
 from wsss_ray.methods.ssss.decoder import (
-    Aspp,
+    DecoderASPP,
     LargeConv,
     NonLocal,
     Norms,
@@ -36,7 +36,7 @@ Combine = Literal["product", "sum", "concat"]
 OffsetUnit = Literal["pixel", "released"]
 
 
-class FcaConfig(Config):
+class FCAConfig(Config):
     """Flexible context aggregation (Sec. III-B); defaults are Eq. 1-6, ``RELEASED_FCA`` the code's."""
 
     kernels: Annotated[Rates, Field(min_length=1)] = (1, 3, 5, 7)
@@ -56,7 +56,7 @@ class FcaConfig(Config):
     """Four BatchNorms that nothing uses: part of the released weights and of the published parameter count."""
 
     @model_validator(mode="after")
-    def _paired(self) -> FcaConfig:
+    def _paired(self) -> FCAConfig:
         if len(self.kernels) != len(self.dilations):
             raise ValueError(
                 f"{len(self.kernels)} kernels but {len(self.dilations)} dilations: give one dilation a kernel"
@@ -66,7 +66,7 @@ class FcaConfig(Config):
         return self
 
 
-class Sf2Config(Config):
+class SF2Config(Config):
     """Semantically consistent fusion (Sec. III-C); defaults are Eq. 7-12, ``RELEASED_SF2`` the code's."""
 
     align: bool = True
@@ -93,14 +93,14 @@ RELEASED_FCA: dict[str, Any] = {
 RELEASED_SF2: dict[str, Any] = {"extra_embed": True, "project": True, "offset_norm": False, "offset_unit": "released"}
 
 
-class Wsfcn(SingleStageConfig):
+class WSFCNConfig(SingleStageConfig):
     """WS-FCN and the rows of its Tables I and II; ``profile`` sets what ``fca`` and ``sf2`` leave open."""
 
     name: Literal["wsfcn"] = "wsfcn"
     context: Literal["fca", "aspp", "non_local", "large_conv", "ppm"] = "fca"
     coupling: Literal["sf2", "gci"] = "sf2"
-    fca: FcaConfig = FcaConfig()
-    sf2: Sf2Config = Sf2Config()
+    fca: FCAConfig = FCAConfig()
+    sf2: SF2Config = SF2Config()
     context_norms: Norms = "still"
     """BatchNorm of the context module: the code keeps the statistics at (0, 1), the paper does not say."""
     dilations: Annotated[Rates, Field(min_length=1)] = (12, 24, 36)
@@ -128,7 +128,7 @@ class Wsfcn(SingleStageConfig):
         return filled
 
     @model_validator(mode="after")
-    def _keeps_the_size(self) -> Wsfcn:
+    def _keeps_the_size(self) -> WSFCNConfig:
         if self.large_kernel % 2 == 0:
             raise ValueError("large_kernel must be odd, so that the map keeps its size")
         return self
@@ -140,23 +140,23 @@ class Wsfcn(SingleStageConfig):
         coupling = (
             SkipAndCue(channels["low"], self.width, self.skip_channels)
             if self.coupling == "gci"
-            else Sf2(self.sf2, channels["low"], self.width)
+            else SF2(self.sf2, channels["low"], self.width)
         )
         return SingleStage(self, backbone, context, coupling, num_classes)
 
 
-def build_context(config: Wsfcn, num_in: int) -> nn.Module:
+def build_context(config: WSFCNConfig, num_in: int) -> nn.Module:
     """The module that gathers context: (B, num_in, h, w) -> (B, width, h, w)."""
     width, norms = config.width, config.context_norms
     if config.context == "fca":
-        return Fca(config.fca, num_in, width, norms)
+        return FCA(config.fca, num_in, width, norms)
     if config.context == "large_conv":
         return LargeConv(num_in, width, config.large_kernel, norms)
     if config.context == "ppm":
         return PyramidPooling(num_in, width, norms=norms)
     if config.context == "non_local":
         return NonLocal(num_in, width, norms)
-    return Aspp(num_in, width, config.dilations, norms, config.context_dropout)
+    return DecoderASPP(num_in, width, config.dilations, norms, config.context_dropout)
 
 
 class Strips(nn.Module):
@@ -208,10 +208,10 @@ class SpatialRecalibration(nn.Module):
         return x + self.attention(x) * x
 
 
-class Fca(nn.Module):
+class FCA(nn.Module):
     """Strips under channel attention, fused and recalibrated (Eq. 1-6): (B, in, h, w) -> (B, width, h, w)."""
 
-    def __init__(self, config: FcaConfig, num_in: int, width: int, norms: Norms = "still") -> None:
+    def __init__(self, config: FCAConfig, num_in: int, width: int, norms: Norms = "still") -> None:
         super().__init__()
         num_strips = len(config.kernels)
         self.strips = nn.ModuleList(
@@ -247,7 +247,7 @@ class Fca(nn.Module):
 def warp(feature: Tensor, flow: Tensor, unit: OffsetUnit = "pixel") -> Tensor:
     """Enlarge (B, K, h, w) to the size of (B, 2, H, W) offsets, each position moved by its (x, y) (Eq. 9, 12).
 
-    No offset is bilinear enlarging with aligned corners; outside is 0. ``unit``: see ``Sf2Config.offset_unit``.
+    No offset is bilinear enlarging with aligned corners; outside is 0. ``unit``: see ``SF2Config.offset_unit``.
     """
     height, width = flow.shape[2:]
     flow = flow.float()
@@ -294,13 +294,13 @@ class Stream(nn.Module):
         self.last = embed(width, width, 3, bias=True)
 
 
-class Sf2(nn.Module):
+class SF2(nn.Module):
     """Both features receive what they agree on: (low, context) -> low and high stream, (B, width, H, W), non-negative.
 
     Table II has a sum or a convolved concatenation in place of the product, and no alignment (inferred from counts).
     """
 
-    def __init__(self, config: Sf2Config, num_low: int, width: int) -> None:
+    def __init__(self, config: SF2Config, num_low: int, width: int) -> None:
         super().__init__()
         self.combine = config.combine
         self.align = (
