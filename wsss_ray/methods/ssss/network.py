@@ -185,7 +185,7 @@ class SingleStage(nn.Module):
         """(B, 3, H, W) -> (B, C + 1, H, W) softmax, background first, enlarged with aligned corners, not cleaned."""
         return self.answer(images)[0]
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """``scores`` and ``logits`` from one forward pass."""
         logits, masks = self.pool(self.foreground(images))
         return enlarge(masks, images.shape[2:]), logits
