@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
@@ -21,23 +21,23 @@ CAFFE_MEAN = (104.008, 116.669, 122.675)
 class CRFConfig(Config):
     """Potts CRF with a spatial and a colour kernel; a name of ``PRESETS`` may stand for all of it."""
 
-    gaussian_xy: PositiveFloat = 3.0
-    gaussian_weight: NonNegativeFloat = 3.0
-    bilateral_xy: PositiveFloat = 80.0
-    bilateral_rgb: PositiveFloat = 13.0
-    bilateral_weight: NonNegativeFloat = 10.0
-    iterations: PositiveInt = 10
-    scale: PositiveFloat = 1.0
+    gaussian_xy: Annotated[PositiveFloat, Changes("masks")] = 3.0
+    gaussian_weight: Annotated[NonNegativeFloat, Changes("masks")] = 3.0
+    bilateral_xy: Annotated[PositiveFloat, Changes("masks")] = 80.0
+    bilateral_rgb: Annotated[PositiveFloat, Changes("masks")] = 13.0
+    bilateral_weight: Annotated[NonNegativeFloat, Changes("masks")] = 10.0
+    iterations: Annotated[PositiveInt, Changes("masks")] = 10
+    scale: Annotated[PositiveFloat, Changes("masks")] = 1.0
     """Both spatial widths are divided by this (PSA's scale_factor, for maps below image size)."""
-    channels: Literal["rgb", "bgr"] = "rgb"
+    channels: Annotated[Literal["rgb", "bgr"], Changes("masks")] = "rgb"
     """The filter's lattice is not symmetric in the channels: their order changes marginals."""
-    wrapped: bool = False
+    wrapped: Annotated[bool, Changes("masks")] = False
     """Feed BGR less its mean cast to uint8, values modulo 256, as released deeplab-pytorch, L2G and BECO do."""
-    gt_prob: float = Field(default=0.7, gt=0, lt=1)
+    gt_prob: Annotated[float, Field(gt=0, lt=1), Changes("masks")] = 0.7
     """Trust in a label, where the unary is made of labels."""
-    clip: float = Field(default=1e-5, gt=0, lt=1)
+    clip: Annotated[float, Field(gt=0, lt=1), Changes("masks")] = 1e-5
     """Scores are clipped to [clip, 1] before the logarithm."""
-    prune: float = Field(default=0.0, ge=0, lt=1)
+    prune: Annotated[float, Field(ge=0, lt=1), Changes("masks")] = 0.0
     """Leave out labels whose largest score is below this; 0 keeps all. Cheaper where a network scores every class."""
 
     @model_validator(mode="before")
@@ -177,14 +177,14 @@ def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: C
 class CRFRefinerConfig(RefinerConfig):
     """Maps smoothed by a dense CRF: on scores with a background rule (PSA, SEAM), or on the seed's labels (SMAF)."""
 
-    name: Literal["crf"] = "crf"
-    unary: Literal["scores", "labels"] = "scores"
-    background: Literal["power", "constant"] = "power"
+    name: Annotated[Literal["crf"], Changes("masks")] = "crf"
+    unary: Annotated[Literal["scores", "labels"], Changes("masks")] = "scores"
+    background: Annotated[Literal["power", "constant"], Changes("masks")] = "power"
     """Background score: (1 - max)^alpha, or ``threshold`` everywhere; labels come from the same scores."""
-    alpha: PositiveFloat = 4.0
-    threshold: float = Field(default=0.2, ge=0, le=1)
-    crf: CRFConfig = PRESETS["psa"]
-    num_labels: PositiveInt | None = None
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    crf: Annotated[CRFConfig, Changes("masks")] = PRESETS["psa"]
+    num_labels: Annotated[PositiveInt | None, Changes("masks")] = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:

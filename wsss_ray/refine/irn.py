@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, sample_mask, taps_of, to_grid
-from wsss_ray.refine.labels import read_labels
+from wsss_ray.refine.labels import LabelRefiner
 from wsss_ray.refine.pairs import (
     EPSILON,
     PairLabels,
@@ -207,31 +207,27 @@ def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -
 class IRNConfig(RefinerConfig):
     """IRN: maps walk over the image, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
 
-    name: Literal["irn"] = "irn"
+    name: Annotated[Literal["irn"], Changes("weights")] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    mask_fields: ClassVar[frozenset[str]] = frozenset({"radius", "beta", "exp_times", "background", "keep"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeedsConfig)
+    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentSeedsConfig)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
-    train_radius: PositiveInt = 10
+    train_radius: Annotated[PositiveInt, Changes("weights")] = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
-    displacement: bool = False
+    displacement: Annotated[bool, Changes("weights")] = False
     """Train the displacement branch too; it changes no semantic mask (the branches share only the frozen backbone)."""
-    canvas: PositiveInt | None = None
+    # The trained network keeps it, which pads its own input.
+    canvas: Annotated[PositiveInt | None, Changes("weights")] = None
     """Pad test images to at least this side: 512 is released IRN on VOC; None takes the image as it is."""
-    radius: PositiveInt = 5
-    beta: PositiveFloat = 10.0
-    exp_times: NonNegativeInt = 8
+    radius: Annotated[PositiveInt, Changes("masks")] = 5
+    beta: Annotated[PositiveFloat, Changes("masks")] = 10.0
+    exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The walk takes 2^exp_times steps."""
-    background: PositiveFloat = 0.25
+    background: Annotated[PositiveFloat, Changes("masks")] = 0.25
     """Background score, beside the walked maps divided by their largest value of all classes."""
-    keep: float = Field(default=1.0, gt=0, le=1)
+    keep: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 1.0
     """Share of each predicted class's pixels that stay, widest lead first; the others become 255 (KTSE: 0.5)."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _read_labels(cls, value: object) -> object:
-        return read_labels(value)
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""

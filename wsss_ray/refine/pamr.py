@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
@@ -149,15 +149,15 @@ class _PixelAdaptiveConfig(RefinerConfig):
     """Maps and a background score, diffused along colours of the image; the largest wins."""
 
     run: ClassVar[Callable[..., Tensor]]
-    num_iterations: PositiveInt = 10
-    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = DILATIONS
-    background: Literal["constant", "power"] = "constant"
+    num_iterations: Annotated[PositiveInt, Changes("masks")] = 10
+    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Changes("masks")] = DILATIONS
+    background: Annotated[Literal["constant", "power"], Changes("masks")] = "constant"
     """Background score: ``threshold`` everywhere, or (1 - max)^alpha."""
-    threshold: float = Field(default=0.2, ge=0, le=1)
-    alpha: PositiveFloat = 4.0
-    softmax: bool = False
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
+    softmax: Annotated[bool, Changes("masks")] = False
     """Turn the scores into probabilities over background and present classes first (KTSE)."""
-    grid: Literal["image", "maps"] = "image"
+    grid: Annotated[Literal["image", "maps"], Changes("masks")] = "image"
     """Run at the image's size, or on the stored grid with the image shrunk to it (SSSS: stride 4)."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
@@ -183,11 +183,11 @@ class PAMRConfig(_PixelAdaptiveConfig):
     """PAMR on class maps."""
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(pamr)
-    name: Literal["pamr"] = "pamr"
+    name: Annotated[Literal["pamr"], Changes("masks")] = "pamr"
 
 
 class PARConfig(_PixelAdaptiveConfig):
     """PAR on class maps; with ``softmax`` and a threshold of 0.3 or 0.15, KTSE's two label maps."""
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(par)
-    name: Literal["par"] = "par"
+    name: Annotated[Literal["par"], Changes("masks")] = "par"

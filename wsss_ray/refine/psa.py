@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, taps_of, to_grid, vote_mask
-from wsss_ray.refine.labels import read_labels
+from wsss_ray.refine.labels import LabelRefiner
 from wsss_ray.refine.pairs import affinity_losses, pair_labels, search_offsets, source_grid, windows
 from wsss_ray.refine.planes import power_background, to_mask
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig
@@ -121,24 +121,19 @@ def feature_links(features: Tensor, radius: int) -> Tensor:
 class PSAConfig(RefinerConfig):
     """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
 
-    name: Literal["psa"] = "psa"
+    name: Annotated[Literal["psa"], Changes("weights")] = "psa"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    mask_fields: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "exp_times"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeedsConfig)
+    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentPowerSeedsConfig)
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
-    padding: Literal["black", "mean"] = "black"
-    radius: PositiveInt = 5
+    padding: Annotated[Literal["black", "mean"], Changes("weights")] = "black"
+    radius: Annotated[PositiveInt, Changes("weights")] = 5
     """Pairs of stride-8 cells closer than this, in training and in the walk."""
-    alpha: PositiveFloat = 16.0
-    beta: PositiveFloat = 8.0
-    exp_times: NonNegativeInt = 8
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 16.0
+    beta: Annotated[PositiveFloat, Changes("masks")] = 8.0
+    exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The walk takes 2^exp_times steps."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _read_labels(cls, value: object) -> object:
-        return read_labels(value)
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
+from wsss_ray.config import Changes
 from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CRFConfig, crf_labels, crf_scores
@@ -17,8 +18,8 @@ from wsss_ray.refine.planes import constant_background, power_background, to_mas
 class ThresholdSeedsConfig(RefinerConfig):
     """The seed of nearly every paper: the strongest class map where it beats a background constant."""
 
-    name: Literal["seeds"] = "seeds"
-    threshold: float = Field(default=0.2, ge=0, le=1)
+    name: Annotated[Literal["seeds"], Changes("masks")] = "seeds"
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
     """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
@@ -31,8 +32,8 @@ class ThresholdSeedsConfig(RefinerConfig):
 class PowerSeedsConfig(RefinerConfig):
     """The strongest class map where it beats (1 - max)^alpha (PSA Sec. 3.2)."""
 
-    name: Literal["power"] = "power"
-    alpha: PositiveFloat = 4.0
+    name: Annotated[Literal["power"], Changes("masks")] = "power"
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """The mask; the image is not looked at."""
@@ -44,11 +45,11 @@ class PowerSeedsConfig(RefinerConfig):
 class ConfidentSeedsConfig(RefinerConfig):
     """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
 
-    name: Literal["confident"] = "confident"
-    foreground: float = Field(default=0.30, ge=0, le=1)
-    background: float = Field(default=0.05, ge=0, le=1)
+    name: Annotated[Literal["confident"], Changes("masks")] = "confident"
+    foreground: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.30
+    background: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.05
     """IRN 0.05; KTSE's IRN 0.10."""
-    crf: CRFConfig | None = PRESETS["irn"]
+    crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["irn"]
     """On the labels of each of the two seeds; None leaves them as they are."""
 
     @model_validator(mode="after")
@@ -80,13 +81,13 @@ def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) ->
 class ConfidentPowerSeedsConfig(RefinerConfig):
     """Confident seeds from two background powers, each after a CRF on scores: PSA's affinity labels (Sec. 3.3)."""
 
-    name: Literal["confident_power"] = "confident_power"
-    alpha_low: PositiveFloat = 4.0
+    name: Annotated[Literal["confident_power"], Changes("masks")] = "confident_power"
+    alpha_low: Annotated[PositiveFloat, Changes("masks")] = 4.0
     """A class that beats this larger background is foreground. AEFT 2."""
-    alpha_high: PositiveFloat = 32.0
+    alpha_high: Annotated[PositiveFloat, Changes("masks")] = 32.0
     """Where this smaller background wins it is background. PSA's README also has 24; AEFT 21."""
-    crf: CRFConfig | None = PRESETS["psa"]
-    pool: int = Field(default=1, ge=1)
+    crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["psa"]
+    pool: Annotated[int, Field(ge=1), Changes("masks")] = 1
     """Scores are averaged over blocks of so many pixels first (released PSA: 8, on the training crop's grid)."""
 
     @model_validator(mode="after")
