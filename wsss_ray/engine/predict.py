@@ -16,7 +16,7 @@ from wsss_ray.engine.fusion import unit_scale
 from wsss_ray.engine.gate import GateConfig, gate_classes, read_scores
 from wsss_ray.engine.localize import Scales
 from wsss_ray.engine.passes import passes
-from wsss_ray.refine.crf import CRFConfig, crf_scores
+from wsss_ray.refine.crf import CRFConfig, smooth_scores
 
 
 class PredictConfig(Config):
@@ -107,7 +107,7 @@ def predicted_masks(
     alone = gate_classes(gate, None if views is None else views[:1], labels)
     crf = None
     if config.crf is not None:
-        crf = crf_scores(image, read_scores(multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
+        crf = smooth_scores(image, read_scores(multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
     return {
         "single_scale": read_scores(single, gate, alone).argmax(axis=0),
         "multi_scale": read_scores(multi, gate, allowed).argmax(axis=0),

@@ -25,7 +25,7 @@ from wsss_ray.data.samples import Prefetcher, TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.fusion import scaled_inputs, unit_scale
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, lr_at, set_lr
-from wsss_ray.score.precision import mean_average_precision
+from wsss_ray.score.precision import compute_mean_average_precision
 
 
 class TrainConfig(Config):
@@ -308,7 +308,7 @@ def validate(trainable: nn.Module, images: list[dict[str, Any]], world: World, c
         dist.all_gather_object(everything, (scores, truths))
     all_scores = [part for piece in everything for part in piece[0]]
     all_truths = [part for piece in everything for part in piece[1]]
-    return mean_average_precision(np.concatenate(all_scores), np.concatenate(all_truths))
+    return compute_mean_average_precision(np.concatenate(all_scores), np.concatenate(all_truths))
 
 
 def _mean_over_workers(values: dict[str, float], world: World) -> dict[str, float]:

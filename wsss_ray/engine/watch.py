@@ -11,7 +11,7 @@ from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.localize import class_maps
 from wsss_ray.recipe import Localization
-from wsss_ray.score.confusion import scores
+from wsss_ray.score.confusion import compute_scores
 from wsss_ray.score.curve import ThresholdCurve
 
 THRESHOLDS = 50
@@ -61,7 +61,7 @@ class SeedWatch:
             full = found.full()
             curve.add(truth, found.classes, full, found.image_id)
             fixed.add(truth, found.classes, full, found.image_id)
-        own = scores(fixed.matrices()[0])
+        own = compute_scores(fixed.matrices()[0])
         return {
             "seed_miou": curve.best()[1],
             "seed_recall": own.recall_foreground,

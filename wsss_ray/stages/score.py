@@ -19,10 +19,10 @@ from wsss_ray.cluster.shards import run_parts
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import Manifest
 from wsss_ray.data.shards import read_shard
-from wsss_ray.refine.planes import constant_background, to_mask, winners
-from wsss_ray.score.bootstrap import image_counts
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
+from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
-from wsss_ray.score.confusion import confusion, empty, scores
+from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
 
 Kind = Literal["maps", "masks", "predictions"]
@@ -51,7 +51,7 @@ class ScoreWorker:
     def table(self, shard: str) -> pa.Table:
         """One row of ``COUNTS_SCHEMA`` for every image with truth and every variant."""
         truths = {row["image_id"]: row for row in read_shard(self.data, shard, columns=["image_id", "mask", "parts"])}
-        matrices = {variant: empty(self.num_labels) for variant in VARIANTS[self.kind]}
+        matrices = {variant: make_matrix(self.num_labels) for variant in VARIANTS[self.kind]}
         curve = ThresholdCurve(self.config.curve_thresholds, self.num_labels)
         parts = np.zeros((2, 256), dtype=np.int64)
         rows = []
@@ -61,9 +61,9 @@ class ScoreWorker:
                 continue
             truth = decode_mask(truth_row["mask"], row["image_id"])
             for variant, mask in self._masks(row, truth, curve):
-                matrix = confusion(truth, mask, self.num_labels, row["image_id"])
+                matrix = count_confusion(truth, mask, self.num_labels, row["image_id"])
                 matrices[variant] += matrix
-                rows.append({"image_id": row["image_id"], "variant": variant, **_sparse(image_counts(matrix))})
+                rows.append({"image_id": row["image_id"], "variant": variant, **_sparse(stack_counts(matrix))})
                 if truth_row["parts"] is not None and variant in ("fixed", "mask"):
                     parts += _part_counts(decode_mask(truth_row["parts"]), truth, mask)
         buffer = io.BytesIO()
@@ -78,7 +78,7 @@ class ScoreWorker:
             full = maps.full()
             curve.add(truth, maps.classes, full, maps.image_id)
             assert self.config.background is not None
-            yield "fixed", to_mask(winners(constant_background(full, self.config.background)), maps.classes)
+            yield "fixed", make_mask(pick_winners(add_constant_background(full, self.config.background)), maps.classes)
             return
         for variant in VARIANTS[self.kind]:
             data = row["mask" if variant == "mask" else variant]
@@ -163,7 +163,7 @@ def summary(
 
 def report(matrix: np.ndarray, names: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:
     """All numbers of one matrix, NaN as None, with what they mean."""
-    result = scores(matrix, absent=config.absent)
+    result = compute_scores(matrix, absent=config.absent)
     numbers = {key: _number(value) for key, value in result.numbers().items()}
     per_class = {name: _number(value) for name, value in zip(names, result.iou.tolist(), strict=True)}
     return {**numbers, "iou": per_class, "protocol": protocol, "matrix": matrix.tolist()}
