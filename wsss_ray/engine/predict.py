@@ -17,7 +17,7 @@ from wsss_ray.engine.fusion import unit_scale
 from wsss_ray.engine.gate import GateConfig, gate_classes, read_scores
 from wsss_ray.engine.localize import Scales
 from wsss_ray.engine.passes import Device, forward_scale, group_by_size
-from wsss_ray.refine.crf import CRFConfig, crf_scores
+from wsss_ray.refine.crf import CRFConfig, smooth_scores
 
 MAX_SCORES = 60_000_000
 """Numbers (images x K x pixels) of full-size probabilities held at a time."""
@@ -142,7 +142,7 @@ def read_masks(
     alone = gate_classes(gate, None if scores.logits is None else scores.logits[:1], labels)
     crf = None
     if config.crf is not None:
-        crf = crf_scores(image, read_scores(scores.multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
+        crf = smooth_scores(image, read_scores(scores.multi, gate, allowed, for_crf=True), config.crf).argmax(axis=0)
     return PredictedMasks(
         single_scale=read_scores(scores.single, gate, alone).argmax(axis=0),
         multi_scale=read_scores(scores.multi, gate, allowed).argmax(axis=0),

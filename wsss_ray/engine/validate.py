@@ -15,7 +15,7 @@ from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.image import decode_image
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.fusion import scaled_inputs, unit_scale
-from wsss_ray.score.precision import mean_average_precision
+from wsss_ray.score.precision import compute_mean_average_precision
 
 BATCH = 16
 
@@ -87,4 +87,4 @@ def measure_precision(
         dist.all_gather_object(everything, (scores, truths))
     all_scores = [part for piece in everything for part in piece[0]]
     all_truths = [part for piece in everything for part in piece[1]]
-    return mean_average_precision(np.concatenate(all_scores), np.concatenate(all_truths))
+    return compute_mean_average_precision(np.concatenate(all_scores), np.concatenate(all_truths))

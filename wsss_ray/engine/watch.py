@@ -15,7 +15,7 @@ from wsss_ray.data.shards import Rows
 from wsss_ray.engine.localize import LabelledImage, LocalizeConfig, read_class_maps
 from wsss_ray.engine.passes import Device
 from wsss_ray.engine.validate import choose_evenly
-from wsss_ray.score.confusion import scores
+from wsss_ray.score.confusion import compute_scores
 from wsss_ray.score.curve import ThresholdCurve
 
 NUM_THRESHOLDS = 50
@@ -76,7 +76,7 @@ class SeedWatch:
             full = found.full()
             curve.add(truth, found.classes, full, found.image_id)
             fixed.add(truth, found.classes, full, found.image_id)
-        own = scores(fixed.matrices()[0])
+        own = compute_scores(fixed.matrices()[0])
         return {
             "seed_miou": curve.best()[1],
             "seed_recall": own.recall_foreground,

@@ -28,7 +28,7 @@ from wsss_ray.engine.gate import gate_classes, read_scores
 from wsss_ray.engine.passes import same_size
 from wsss_ray.engine.predict import PredictConfig, class_scores, forward_share
 from wsss_ray.recipe import _assign, explain, load
-from wsss_ray.refine.crf import crf_scores
+from wsss_ray.refine.crf import smooth_scores
 
 CARD = "answer.json"
 """What a folder with ``network.json`` and ``model.safetensors`` needs besides to answer by itself."""
@@ -211,7 +211,7 @@ class Answerer:
         if config.crf is None:
             scores = read_scores(probabilities, config.gate, allowed)
         else:
-            scores = crf_scores(image, read_scores(probabilities, config.gate, allowed, for_crf=True), config.crf)
+            scores = smooth_scores(image, read_scores(probabilities, config.gate, allowed, for_crf=True), config.crf)
         mask = scores.argmax(axis=0).astype(np.uint8)
         findings = []
         for index in np.unique(mask).tolist():

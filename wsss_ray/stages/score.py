@@ -23,10 +23,10 @@ from wsss_ray.data.manifest import DataSet
 from wsss_ray.data.saliency import words
 from wsss_ray.data.shards import read_shard
 from wsss_ray.recipe import Recipe, SettledRecipe
-from wsss_ray.refine.planes import constant_background, to_mask, winners
-from wsss_ray.score.bootstrap import image_counts
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
+from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
-from wsss_ray.score.confusion import confusion, empty, scores
+from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
 from wsss_ray.score.names import STEPS, VARIANTS, Kind, variants_of
 from wsss_ray.stages.run import Run
@@ -74,7 +74,7 @@ class ScoreWorker:
 
     def make_table(self, shard: str) -> pa.Table:
         """One row of ``COUNTS_SCHEMA`` for every image with truth and every variant."""
-        matrices = {variant: empty(self.num_labels) for variant in _counted(self.kind)}
+        matrices = {variant: make_matrix(self.num_labels) for variant in _counted(self.kind)}
         curve = ThresholdCurve(self.config.curve_thresholds, self.num_labels)
         parts = np.zeros((2, 256), dtype=np.int64)
         rows = []
@@ -85,9 +85,9 @@ class ScoreWorker:
             if truth is None:
                 continue
             for variant, mask in self._read_variants(row, truth, curve):
-                matrix = confusion(truth.mask, mask, self.num_labels, image_id)
+                matrix = count_confusion(truth.mask, mask, self.num_labels, image_id)
                 matrices[variant] += matrix
-                rows.append({"image_id": image_id, "variant": variant, **_encode_counts(image_counts(matrix))})
+                rows.append({"image_id": image_id, "variant": variant, **_encode_counts(stack_counts(matrix))})
                 if truth.parts is not None and VARIANTS[variant].parts:
                     parts += _count_parts(truth.parts, truth.mask, mask)
         buffer = io.BytesIO()
@@ -109,7 +109,7 @@ class ScoreWorker:
         full = maps.full()
         curve.add(truth.mask, maps.classes, full, maps.image_id)
         if self.config.background is not None:
-            yield "fixed", to_mask(winners(constant_background(full, self.config.background)), maps.classes)
+            yield "fixed", make_mask(pick_winners(add_constant_background(full, self.config.background)), maps.classes)
 
 
 def score(run: Run, name: str, results: Artifact) -> Artifact | None:
@@ -223,7 +223,7 @@ def _summarize_curve(
 
 def _describe_matrix(matrix: np.ndarray, labels: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:
     """All numbers of one matrix, NaN as None, with what they mean."""
-    result = scores(matrix, absent=config.absent)
+    result = compute_scores(matrix, absent=config.absent)
     numbers = {key: _to_json(value) for key, value in result.numbers().items()}
     per_class = {name: _to_json(value) for name, value in zip(labels, result.iou.tolist(), strict=True)}
     return {**numbers, "iou": per_class, "protocol": protocol, "matrix": matrix.tolist()}

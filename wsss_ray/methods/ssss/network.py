@@ -18,7 +18,7 @@ from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.ssss.decoder import GateTest, draw_keep, enlarge, score_head, settled_gate, stochastic_gate
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
-from wsss_ray.refine.pamr import pamr
+from wsss_ray.refine.pamr import refine_with_pamr
 
 BACKGROUND_LOGIT = 1.0
 """z_0 of every pixel: a constant, never learned."""
@@ -198,7 +198,9 @@ class SingleStage(nn.Module):
         """(B, C + 1, h, w) softmax -> (B, S, S) int64: PAMR, only labelled classes, thresholds; 255 off the image."""
         planes, real = labelled_planes(batch.labels)
         guide = enlarge(batch.rgb, masks.shape[2:])
-        refined = pamr(guide, take_planes(masks, planes), self.config.pamr_iterations, self.config.pamr_dilations)
+        refined = refine_with_pamr(
+            guide, take_planes(masks, planes), self.config.pamr_iterations, self.config.pamr_dilations
+        )
         refined = enlarge(refined, batch.image.shape[2:]) * batch.inside
         config = self.config
         index = pseudo_labels(refined, config.ratio_background, config.ratio_foreground, config.threshold_floor, real)
