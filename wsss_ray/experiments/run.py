@@ -20,7 +20,7 @@ from wsss_ray.artifacts.store import Artifact, Store, digest
 from wsss_ray.cluster.join import cluster, machines
 from wsss_ray.cluster.progress import console
 from wsss_ray.data.manifest import Manifest, load_manifest
-from wsss_ray.data.saliency import words
+from wsss_ray.data.saliency import name_origin
 from wsss_ray.experiments import road
 from wsss_ray.experiments.road import Walk
 from wsss_ray.nets.weights import locate
@@ -242,7 +242,7 @@ def by_percent(points: Sequence[tuple[float, float]]) -> dict[int, float]:
 def saliency_words(recipe: Localization, manifest: Manifest) -> str:
     """Where the saliency that some localizer of this recipe learns from came from; empty where none does."""
     if "saliency" in recipe.method.needs:
-        return words(manifest.options.get("saliency"))
+        return name_origin(manifest.options.get("saliency"))
     return saliency_words(recipe.base, manifest) if recipe.base is not None else ""
 
 

@@ -26,7 +26,7 @@ from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.memory import keep_freed_memory
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import Config, UserError
-from wsss_ray.data.samples import TrainSamples
+from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine import train as training
 from wsss_ray.engine.watch import SeedWatch
@@ -159,12 +159,8 @@ def _train(job: TrainJob, board: Any) -> None:
     samples = TrainSamples(
         rows,
         spec.num_classes,
-        config.augment,
-        spec.net.normalize,
-        job.seed,
-        spec.needs,
-        mask_lookup=Lookup(job.masks).mask if job.masks else None,
-        maps_lookup=Lookup(job.maps).maps if job.maps else None,
+        Sampling(config.augment, spec.net.normalize, job.seed, spec.needs),
+        Lookups(Lookup(job.masks).mask if job.masks else None, Lookup(job.maps).maps if job.maps else None),
     )
     validation = None
     if job.val_split and config.validate_images and spec.kind == "localizer":
