@@ -1,5 +1,6 @@
 """``wsss data prepare``: a source's images are read, checked and written as Parquet shards in one pass over Ray
-Data."""
+Data.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import Problem, find_problems
 from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
-from wsss_ray.data.saliency import made_by
+from wsss_ray.data.saliency import read_origin
 from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.sources import open_source
@@ -107,7 +108,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
         console.print(
             f"left out {len(bad)} images that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
         )
-    origin = made_by(_saliency_folder(source))
+    origin = read_origin(_saliency_folder(source))
     source.options = {
         **source.options,
         **({"skipped": len(bad)} if bad else {}),

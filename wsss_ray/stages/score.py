@@ -20,7 +20,7 @@ from wsss_ray.cluster.shards import ShardJob, Shards, run_shards
 from wsss_ray.config import select
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import DataSet
-from wsss_ray.data.saliency import words
+from wsss_ray.data.saliency import name_origin
 from wsss_ray.data.shards import read_shard
 from wsss_ray.recipe import Recipe, SettledRecipe
 from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
@@ -183,7 +183,7 @@ def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict
 def describe_saliency(recipe: Recipe, data: DataSet) -> str:
     """Where the saliency maps come from that some localizer of this recipe learns from; empty where none does."""
     learns = any("saliency" in part.method.needs for part in recipe.chain)
-    return words(data.manifest.options.get("saliency")) if learns else ""
+    return name_origin(data.manifest.options.get("saliency")) if learns else ""
 
 
 def summarize_totals(

@@ -34,7 +34,7 @@ from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.memory import keep_freed_memory
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
-from wsss_ray.data.samples import TrainSamples
+from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
 from wsss_ray.engine.validate import ValidationImage, World, load_validation_images
@@ -277,12 +277,10 @@ class _Worker:
         samples = TrainSamples(
             Rows(job.data, job.split, columns=TRAINING_COLUMNS),
             spec.num_classes,
-            spec.train.augment,
-            spec.net.normalize,
-            job.seed,
-            spec.needs,
-            mask_lookup=Lookup(job.masks).mask if job.masks else None,
-            maps_lookup=Lookup(job.maps).maps if job.maps else None,
+            Sampling(spec.train.augment, spec.net.normalize, job.seed, spec.needs),
+            Lookups(
+                mask=Lookup(job.masks).mask if job.masks else None, maps=Lookup(job.maps).maps if job.maps else None
+            ),
         )
         validation: list[ValidationImage] = []
         if isinstance(spec, LocalizerSpec):
