@@ -6,13 +6,14 @@ A recipe is validated before Ray starts and saved with its run; running the save
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
+from wsss_ray import storage
 from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import NormalizeConfig
@@ -225,17 +226,17 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load(path: str | Path) -> Recipe:
-    """A recipe file; UserError names the file, the key and what is wrong with it."""
+def load(where: str | Path) -> Recipe:
+    """A recipe file at a path or URI; UserError names the file, the key and what is wrong with it."""
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.safe_load(storage.read_bytes(str(where)).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+        raise UserError(f"{where}: cannot read the recipe ({error})") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys; 'wsss show cam' prints one")
-    return validate(value, str(path))
+        raise UserError(f"{where}: a recipe is a mapping of keys; 'wsss show cam' prints one")
+    return validate(value, str(where))
 
 
 def validate(value: dict[str, Any], where: str) -> Recipe:
@@ -246,7 +247,7 @@ def validate(value: dict[str, Any], where: str) -> Recipe:
         raise UserError(explain(error, where)) from None
 
 
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with ``key.path=value`` settings applied (values in YAML), checked as a whole.
 
     Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so
@@ -255,16 +256,21 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     """
     keys = {setting.partition("=")[0].strip() for setting in settings}
     value = _open_rules(recipe, recipe.model_dump(mode="json"), keys)
+    assign_settings(value, settings, "train.epochs=2")
+    return validate(value, "--set")
+
+
+def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str) -> None:
+    """Put ``key.path=value`` settings (values in YAML) into plain values; UserError for an unknown key."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise UserError(f"--set {setting}: write key=value, for example --set train.epochs=2")
+            raise UserError(f"--set {setting}: write key=value, for example --set {example}")
         try:
             parsed = yaml.safe_load(text)
         except yaml.YAMLError:
             parsed = text
         _assign(value, key.strip(), parsed)
-    return validate(value, "--set")
 
 
 def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -16,7 +16,7 @@ from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import Panel, overlay_map, overlay_mask, sheet
 
 if TYPE_CHECKING:
-    from wsss_ray.artifacts.record import Run
+    from wsss_ray.artifacts.record import FinishedRun as Run
     from wsss_ray.artifacts.store import Artifact
     from wsss_ray.experiments.road import Walk
 

@@ -186,7 +186,7 @@ class SingleStage(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, H, W) softmax, background first, enlarged with aligned corners, not cleaned."""
-        return self.answer(images)[0]
+        return self.predict_scores(images)[0]
 
     def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """``scores`` and ``logits`` from one forward pass."""
