@@ -33,7 +33,8 @@ def count_confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, 
     """
     if truth.shape != prediction.shape:
         raise UserError(
-            f"{name}: the prediction is {_format_size(prediction)}, the truth {_format_size(truth)}: predict at the image's size"
+            f"{name}: the prediction is {_format_size(prediction)}, the truth {_format_size(truth)}: "
+            "predict at the image's size"
         )
     counted = truth != IGNORE
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -100,9 +101,10 @@ def compute_mean_iou(counts: Counts, absent: Absent = "skip", foreground: bool =
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole in float64, NaN where whole is 0."""
+    """Return part / whole in float64, NaN where whole is 0."""
     nothing = np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan)
-    return np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+    shares: np.ndarray = np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+    return shares
 
 
 @dataclass(frozen=True)

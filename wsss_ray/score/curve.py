@@ -15,7 +15,7 @@ CELLS = 4096
 
 
 def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many of the ascending ``thresholds`` lie below each value: ``searchsorted``, three times as fast.
+    """How many of the ascending ``thresholds`` lie below each value: a faster ``searchsorted``.
 
     A table has the count at each cell's lower edge, and one comparison settles the cell, where it holds no second
     threshold. Any shape -> the same shape, int32.
@@ -24,7 +24,7 @@ def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     below = np.searchsorted(thresholds, edges, side="left").astype(np.int32)
     if (np.diff(below) > 1).any() or thresholds[0] < 0:
         return np.searchsorted(thresholds, values, side="left").astype(np.int32)
-    found = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
+    found: np.ndarray = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
     found += np.append(thresholds, np.asarray(np.inf, thresholds.dtype))[found] < values
     return found
 
