@@ -246,6 +246,8 @@ def test_what_a_user_can_get_wrong():
     batch.mask = None
     with pytest.raises(UserError, match="mask"):
         toy_net().loss(batch, PROGRESS)
+    with pytest.raises(UserError, match="no tap 'conv9'"):
+        toy_net(taps=["conv4", "conv5", "conv9"])
     maps = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 4, 4), np.float32), (16, 16))
     with pytest.raises(UserError, match="trained AffinityNet"):
         PSAConfig(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)

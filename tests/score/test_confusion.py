@@ -14,7 +14,6 @@ from wsss_ray.score.confusion import (
     compute_scores,
     count_confusion,
     make_matrix,
-    settle_unknown,
 )
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -59,18 +58,12 @@ def test_unknown_predictions_are_misses_and_are_reported() -> None:
     truth, prediction = masks([0, 0, 1, 1, 255], [0, 255, 1, 255, 255])
     matrix = count_confusion(truth, prediction, 2)
     assert matrix.tolist() == [[1, 0, 1], [0, 1, 1]]
-    missed, dropped, given = (compute_scores(matrix, unknown=rule) for rule in ("miss", "drop", "background"))
+    missed = compute_scores(matrix)
     assert missed.iou.tolist() == [0.5, 0.5]
     assert missed.pixel_accuracy == 0.5
     assert missed.precision.tolist() == [1, 1]
     assert missed.recall.tolist() == [0.5, 0.5]
-    assert dropped.iou.tolist() == [1, 1]
-    assert dropped.pixel_accuracy == 1
-    assert given.iou.tolist() == pytest.approx([2 / 3, 0.5])
-    assert given.pixel_accuracy == 0.75
-    assert missed.coverage == dropped.coverage == given.coverage == 0.5
-    assert matrix[:, -1].tolist() == [1, 1]
-    assert settle_unknown(matrix, "drop")[:, -1].tolist() == [0, 0]
+    assert missed.coverage == 0.5
 
 
 def test_three_ways_to_count_absent_classes() -> None:

@@ -107,8 +107,8 @@ class IRNet(nn.Module):
 
     The displacement branch is trained and stored for instance segmentation, which this project does not do.
 
-    ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test images with the mean colour, right
-    and below, to at least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
+    All of the backbone's taps, in its order. ``canvas`` pads test images with the mean colour, right and below, to at
+    least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
     ``normalize`` is how ``refine`` makes its input; set it where training did not use ImageNet's.
     """
 
@@ -121,12 +121,11 @@ class IRNet(nn.Module):
         radius: int = 10,
         displacement: bool = False,
         canvas: int | None = None,
-        taps: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.num_classes, self.radius, self.canvas = num_classes, radius, canvas
-        self.taps = list(taps if taps is not None else backbone.channels)
+        self.taps = list(backbone.channels)
         channels, strides = describe_taps(backbone, self.taps)
         # The boundary branch first: the same seed then gives it the same weights with and without displacement.
         self.edge = EdgeBranch(channels, strides)

@@ -77,14 +77,6 @@ class ThresholdCurve:
         flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
         self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
 
-    def merge(self, other: ThresholdCurve) -> ThresholdCurve:
-        """Both parts of a set together."""
-        if not np.array_equal(self.thresholds, other.thresholds) or self.num_labels != other.num_labels:
-            raise UserError("curves of different thresholds or labels do not add up: use one list for all parts")
-        both = ThresholdCurve(self.thresholds, self.num_labels)
-        both.counts = self.counts + other.counts
-        return both
-
     def matrices(self) -> np.ndarray:
         """(T, K, K + 1) int64: the confusion matrix at each threshold, no pixel unknown."""
         below = self.counts.cumsum(axis=2)[:, :, :-1]
