@@ -12,7 +12,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.manifest import Manifest, SplitInfo
 from wsss_ray.experiments.road import own_part, settle, warning_of
 from wsss_ray.methods.esol.network import ESOLConfig
-from wsss_ray.recipe import Localization, localizer_of, override
+from wsss_ray.recipe import Localization, localizer_of, override, replaced
 
 
 def trainings(part: Localization | None) -> list[dict[str, Any]]:
@@ -38,7 +38,8 @@ def test_falling_recall_warns_where_seeds_are_scored() -> None:
 
 
 def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
-    on, off = (esol.chain("toy", clip_at_inference=value) for value in (True, False))
+    keys = ("base.method.clip_at_inference", "method.clip_at_inference")
+    on, off = (replaced(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
     assert trainings(on) == trainings(off)
     assert "clip_at_inference" in on.method.map_fields and on.method != off.method
 
