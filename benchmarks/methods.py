@@ -29,31 +29,21 @@ from wsss_ray.recipe import Localization, Scale, localizer_of
 NUM_CLASSES = 8
 
 
-def esol_phase(scale: Scale, back: int) -> Localization:
-    """ESOL's last phase, or the one so many before it."""
-    found: Localization | None = esol.chain(scale)
-    for _ in range(back):
-        assert found is not None
-        found = found.base
-    assert found is not None
-    return found
-
-
 LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
     "cam": lambda scale: cam.recipe(scale),
     "eps": lambda scale: eps.recipe(scale),
     "l2g": lambda scale: l2g.recipe(scale),
-    "l2g shared": lambda scale: l2g.variant(scale, "paper", shared=True),
-    "l2g without saliency": lambda scale: l2g.variant(scale, "paper", saliency=False),
+    "l2g shared": lambda scale: l2g.build_variant(scale, "paper", shared=True),
+    "l2g without saliency": lambda scale: l2g.build_variant(scale, "paper", saliency=False),
     "smaf over eps": lambda scale: smaf.recipe(scale),
-    "smaf over cam": lambda scale: smaf.over(localizer_of(cam.recipe(scale)), scale, "paper"),
-    "ktse base": lambda scale: ktse.seeds(scale, "paper", **ktse.parts()),
-    "ktse base + sie": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("sie")),
-    "ktse base + ssr": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("ssr")),
-    "ktse": lambda scale: ktse.seeds(scale, "paper"),
-    "esol classifier": lambda scale: esol_phase(scale, 2),
-    "esol expansion": lambda scale: esol_phase(scale, 1),
-    "esol shrinkage": lambda scale: esol_phase(scale, 0),
+    "smaf over cam": lambda scale: smaf.recipe_over(localizer_of(cam.recipe(scale)), scale, "paper"),
+    "ktse base": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch()),
+    "ktse base + sie": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("sie")),
+    "ktse base + ssr": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("ssr")),
+    "ktse": lambda scale: ktse.build_seeds(scale, "paper"),
+    "esol classifier": lambda scale: esol.find_phase(esol.recipe(scale), "classifier"),
+    "esol expansion": lambda scale: esol.find_phase(esol.recipe(scale), "expansion"),
+    "esol shrinkage": lambda scale: esol.recipe(scale),
     "ssss": lambda scale: ssss.recipe(scale),
     "ws-fcn": lambda scale: wsfcn.recipe(scale),
 }

@@ -1,5 +1,6 @@
 """The papers, one file each: their recipes, and their tables as typed functions with the published numbers beside
-them."""
+them.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from wsss_ray.data.manifest import Manifest, SplitInfo
 from wsss_ray.experiments.log import warn_of
 from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.methods.esol.network import ESOLConfig
-from wsss_ray.recipe import Localization, localizer_of, override
+from wsss_ray.recipe import Localization, localizer_of, override, replaced
 
 
 def trainings(part: Localization) -> list[dict[str, Any]]:
@@ -35,7 +35,8 @@ def test_falling_recall_warns_where_seeds_are_scored() -> None:
 
 
 def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
-    on, off = (esol.chain("toy", clip_at_inference=value) for value in (True, False))
+    keys = ("base.method.clip_at_inference", "method.clip_at_inference")
+    on, off = (replaced(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
     assert trainings(on) == trainings(off)
     assert select(on.method, "maps") == {"clip_at_inference": True} and on.method != off.method
 

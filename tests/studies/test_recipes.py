@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
+from wsss_ray.studies._steps import AFFINITYNET, IRNET
 
 from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
@@ -174,37 +173,6 @@ def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
         assert made.train.batch_milestones == {warm_up: 16}
 
 
-def test_esol_phases_are_shared_by_what_only_later_ones_read() -> None:
-    constant, learnt = (chain_of(esol.chain("toy", clip_detach=detach)) for detach in (True, False))
-    assert constant[0] == learnt[0] and constant[1].method.clip_detach != learnt[1].method.clip_detach
-    plain = chain_of(esol.chain("toy", area_map="sigmoid", area_classes="all"))
-    own = chain_of(esol.chain("toy", area_map="normalized", area_classes="present"))
-    assert plain[:2] == own[:2] and plain[2].method != own[2].method
-
-
-LATER: list[dict[str, Any]] = [
-    {"alpha": 0.1},
-    {"beta": 0.3},
-    {"clip_max": "image"},
-    {"clip_detach": False},
-    {"clip_at_inference": False},
-    {"trains": ("offsets", "classifier")},
-    {"offset_lr_multiplier": 10.0},
-    {"offset_weight_decay": 0.0},
-    {"deform_backend": "auto"},
-    {"gamma": 0.5},
-    {"mu": 0.5},
-    {"area_map": "normalized"},
-    {"area_classes": "present"},
-]
-
-
-@pytest.mark.parametrize("setting", LATER, ids=lambda setting: next(iter(setting)))
-def test_settings_of_later_phases_keep_the_classifier(setting: dict[str, Any]) -> None:
-    changed, usual = chain_of(esol.chain("paper", **setting)), chain_of(esol.chain("paper"))
-    assert changed[0] == usual[0] and changed[1:] != usual[1:]
-
-
 def test_esol_ablations() -> None:
     rows = run_rows("esol.table6")
     assert len(chain_of(rows["w/o DT_e"])) == 2 and len(chain_of(rows["w/o FL"])) == 3
@@ -258,13 +226,12 @@ def test_wsfcn_parameters_are_the_published_ones() -> None:
 
 def test_walkers_fit_their_crops() -> None:
     for scale in ("toy", "small", "paper"):
-        crop = scales.affinity(scale, "irn").train.augment.crop
-        assert crop // 4 > 2 * (scales.walker(scale, "irn").train_radius - 1)
-        assert scales.affinity(scale, "psa").train.augment.crop // 8 > 2 * (scales.walker(scale, "psa").radius - 1)
-    irn = scales.affinity("paper", "irn")
+        irn, psa = (scales.refine_by(resolve("cam", scale), walker) for walker in ("irn", "psa"))
+        assert irn.affinity.train.augment.crop // 4 > 2 * (irn.refine.train_radius - 1)
+        assert psa.affinity.train.augment.crop // 8 > 2 * (psa.refine.radius - 1)
+    irn, psa = IRNET, AFFINITYNET
     assert (irn.train.batch_size, irn.train.epochs, irn.train.optimizer.lr) == (32, 3, 0.1)
     assert (irn.train.optimizer.momentum, irn.train.optimizer.weight_decay) == (1e-4, 1e-4)
-    psa = scales.affinity("paper", "psa")
     assert (psa.train.optimizer.momentum, psa.train.optimizer.weight_decay) == (5e-4, 5e-4)
     assert (psa.train.batch_size, psa.train.optimizer.lr) == (8, 0.1)
     assert (psa.net.backbone, psa.train.augment.crop, psa.train.epochs) == ("resnet38", 448, 8)

@@ -121,7 +121,7 @@ def test_numbers_of_the_papers() -> None:
 
 
 def test_paper_scale_is_what_was_published() -> None:
-    assert [l2g.pixels("paper", side) for side in (240, 320, 400, 64)] == [240, 320, 400, 64]
+    assert [l2g.fit_patch("paper", side) for side in (240, 320, 400, 64)] == [240, 320, 400, 64]
     released = l2g.recipe("paper", "released")
     assert (released.method.num_views, released.method.pcm, released.method.threshold) == (6, True, 0.001)
     assert released.train.augment.swap_axes and not l2g.recipe("paper").train.augment.swap_axes
@@ -131,7 +131,7 @@ def test_paper_scale_is_what_was_published() -> None:
         True,
     )
     assert (eps.recipe("paper").train.max_steps, eps.recipe("paper").train.schedule.horizon) == (20_000, 20_000)
-    assert eps.coco("paper").method.foreground_weight == 0.9
+    assert eps.published_coco("paper").method.foreground_weight == 0.9
     student = smaf.recipe("paper", "released")
     assert (student.train.optimizer.momentum, student.train.augment.jitter, student.base.method.bottleneck) == (
         5e-4,
@@ -144,7 +144,7 @@ def test_paper_scale_is_what_was_published() -> None:
 
 def test_patches_are_whole_cells_of_the_crop_and_differ() -> None:
     for scale in SCALES:
-        sides = [l2g.pixels(scale, side) for side in (240, 280, 320, 360, 400)]
+        sides = [l2g.fit_patch(scale, side) for side in (240, 280, 320, 360, 400)]
         assert len(set(sides)) == 5 and all(side % l2g.CELL == 0 for side in sides)
         recipe = l2g.recipe(scale)
         assert max(sides) <= recipe.train.augment.crop == l2g.CROP[scale]
