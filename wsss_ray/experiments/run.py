@@ -15,17 +15,17 @@ import torch
 from wsss_ray import storage
 from wsss_ray.artifacts import network as build
 from wsss_ray.artifacts.network import NetworkSpec
-from wsss_ray.artifacts.record import Run
+from wsss_ray.artifacts.record import Run, open_run
 from wsss_ray.artifacts.store import Artifact, Store, digest
 from wsss_ray.cluster.join import cluster, machines
 from wsss_ray.cluster.progress import console
-from wsss_ray.data.manifest import Manifest, load_manifest
+from wsss_ray.data.manifest import DataSet, Manifest, load_manifest
 from wsss_ray.data.saliency import words
 from wsss_ray.experiments import road
 from wsss_ray.experiments.road import Walk
 from wsss_ray.nets.weights import locate
 from wsss_ray.recipe import Localization, NetConfig, Recipe, dump
-from wsss_ray.reports.closing import closing_table
+from wsss_ray.reports.closing import print_closing_table
 from wsss_ray.score.names import STEPS
 from wsss_ray.stages import predict, refine, score
 from wsss_ray.tracking import Tracker, flatten
@@ -81,7 +81,7 @@ def run(
             tracker.finish(status)
     finished.mlflow_run = tracker.run_id
     if not quiet:
-        closing_table(finished)
+        print_closing_table(open_run(finished.folder))
     return finished
 
 
@@ -294,7 +294,7 @@ def log_step(tracker: Tracker, title: str, artifact: Artifact) -> None:
 
 def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
     """Scores and panels into the run's folder and into MLflow."""
-    from wsss_ray.reports.panels import make_panels
+    from wsss_ray.reports.panels import draw_panels
 
     summary = {
         "scores": done.scores,
@@ -325,8 +325,11 @@ def finish(walk: Walk, tracker: Tracker, done: Run) -> None:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     storage.write_json(storage.join(done.folder, "run.json"), summary)
-    paths = make_panels(walk, done)
-    tracker.files(paths, "panels")
+    assert walk.manifest is not None
+    data = DataSet(walk.data, walk.manifest)
+    artifacts = {name: artifact.uri for name, artifact in done.artifacts.items()}
+    splits = {"score": str(walk.recipe.data.score_split), "val": walk.recipe.data.val_split}
+    tracker.files(draw_panels(data, splits, artifacts, done.folder), "panels")
 
 
 def run_tags(recipe: Recipe) -> dict[str, str]:

@@ -96,7 +96,7 @@ def export_annotations(
 ) -> str:
     """Write ``annotations/instances_default.json`` (COCO; CVAT reads it), with polygons also ``label_studio.json`` and
     ``label_studio.xml``, and with ``images`` the images below ``images/``."""
-    from wsss_ray.serve.annotations import CocoWriter, label_studio_config, label_studio_task
+    from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, build_label_studio_task
 
     manifest = load_manifest(run_record(run_folder)["data"])
     writer = CocoWriter(manifest.classes, as_polygons, tolerance)
@@ -113,7 +113,7 @@ def export_annotations(
             for one in found:
                 entries.add(one)
             if tasks is not None:
-                tasks.add(label_studio_task(f"images/{file_name}", mask, manifest.classes, tolerance))
+                tasks.add(build_label_studio_task(f"images/{file_name}", mask, manifest.classes, tolerance))
         head = {
             "images": listed,
             "categories": writer.categories(),
@@ -121,7 +121,7 @@ def export_annotations(
         }
         entries.ending = ", " + json.dumps({**head, "licenses": []})[1:]
     if as_polygons:
-        text = label_studio_config(manifest.classes, manifest.palette)
+        text = build_label_studio_config(manifest.classes, manifest.palette)
         (to / "label_studio.xml").write_text(text, encoding="utf-8")
     also = f", {to / 'label_studio.json'} for Label Studio" if as_polygons else ""
     return f"{writer.num_annotations} annotations of {writer.num_images} images in {path}{also}"
