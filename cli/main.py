@@ -109,9 +109,9 @@ def export(
     images: Annotated[bool, typer.Option("--images", help="coco, polygons: also write the images.")] = False,
 ) -> None:
     """Export masks or predictions as palette PNGs or as annotations to correct, or the network as a model to serve."""
-    from wsss_ray.serve.export import export as export_run
+    from wsss_ray.serve.export import ExportOptions, export_run
 
-    typer.echo(export_run(run_folder, to, what, as_, voc_server, tolerance, images))
+    typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))  # type: ignore[arg-type]
 
 
 @data_app.command()
