@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from wsss_ray.studies import resolve
 
+from tests.golden_files import GoldenFile
 from wsss_ray.recipe import Recipe
 
 TINY = (
@@ -45,15 +45,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
+def golden(shared: Path) -> Callable[[str], GoldenFile]:
     """Loader of one golden file by name; skips with a reason where it is absent."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
+    def load(name: str) -> GoldenFile:
         path = shared / "golden" / name
         if not path.is_file():
             pytest.skip(f"no golden file {path}")
-        with np.load(path) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        return GoldenFile(path)
 
     return load
 

@@ -191,7 +191,7 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
                 stack = pseudo.score_planes(scaled, valid, level, size)
                 if f"parin_{letter}_{index}" in arrays:
                     near(stack[0], arrays[f"parin_{letter}_{index}"], 1e-6)
-                near(pseudo.par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
+                near(pseudo.refine_with_par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
 
 
 def test_guarding_the_maximum_changes_the_negative_class_and_nothing_else(golden: Golden) -> None:

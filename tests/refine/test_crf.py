@@ -203,7 +203,8 @@ def test_absent_classes_never_appear() -> None:
     maps = ClassMaps("a", np.array([3, 9], np.int32), rng.random((2, 5, 6), dtype=np.float32), (20, 24))
     for unary in ("scores", "labels"):
         mask = CRFRefinerConfig(unary=unary, background="constant", num_labels=30).refine(image, maps)
-        assert mask.dtype == np.uint8 and mask.shape == (20, 24)
+        assert mask.dtype == np.uint8
+        assert mask.shape == (20, 24)
         assert set(np.unique(mask)) <= {0, 4, 10}
 
 

@@ -182,6 +182,7 @@ def export_model(run_folder: str, to: Path) -> str:
             (folder / name).write_bytes(storage.read_bytes(storage.join(model.folder, name)))
         (folder / CARD).write_text(json.dumps(model.card), encoding="utf-8")
         shutil.rmtree(to, ignore_errors=True)
-        uri = save_model(folder, to, run_id, run.rsplit("/", 2)[0])
+        code = Path(__file__).with_name("mlflow_model.py")
+        uri = save_model(folder, code, to, run_id, run.rsplit("/", 2)[0])
     logged = f", logged as {uri}" if uri != str(to) else ""
     return f"model in {to}{logged}: mlflow models serve -m {to} --env-manager local -h 127.0.0.1 -p 5001"
