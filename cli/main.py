@@ -69,11 +69,15 @@ def run(
 
 @app.command("list")
 def list_recipes() -> None:
-    """List the recipes that come with wsss-ray."""
-    from wsss_ray.studies import recipes
+    """List the recipes that come with wsss-ray, and those of installed plug-ins."""
+    from wsss_ray import studies
 
-    for name, summary in recipes():
-        typer.echo(f"{name:<14} {summary}")
+    listed = studies.list_recipes()
+    width = max(len(recipe.origin) for recipe in listed)
+    for recipe in listed:
+        typer.echo(f"{recipe.name:<14} {recipe.origin:<{width}}  {recipe.summary}")
+    for line in studies.list_broken():
+        typer.echo(line)
 
 
 @app.command()

@@ -169,13 +169,11 @@ def _shared(published: Recipe, tables: Mapping[str, Overrides]) -> dict[str, Any
 
 def along_bases(recipe: Localization, overrides_of: Callable[[Localization], Overrides]) -> dict[str, Any]:
     """Overrides for a localizer and for those it starts from, whose keys begin with ``base.``, ``base.base.`` ..."""
-    changes: dict[str, Any] = {}
-    part: Localization | None = recipe
-    prefix = ""
-    while part is not None:
-        changes |= {f"{prefix}{key}": value for key, value in overrides_of(part).items()}
-        part, prefix = part.base, f"{prefix}base."
-    return changes
+    return {
+        "base." * depth + key: value
+        for depth, part in enumerate(recipe.chain)
+        for key, value in overrides_of(part).items()
+    }
 
 
 def set_method(recipe: Recipe, **settings: Any) -> Recipe:

@@ -170,12 +170,7 @@ def read_phase(part: Localization) -> Phase:
 
 def find_phase(made: Localization, phase: Phase) -> Localization:
     """The localizer of a phase: the given one, or one it starts from."""
-    part: Localization | None = made
-    while part is not None and read_phase(part) != phase:
-        part = part.base
-    if part is None:
-        raise ValueError(f"{made.method.name} has no phase {phase!r}")
-    return localizer_of(part)
+    return {read_phase(part): localizer_of(part) for part in made.chain}[phase]
 
 
 def keep_seeds(made: Recipe, overrides: scales.Overrides | None = None) -> Recipe:
