@@ -110,9 +110,10 @@ class Localizer(Trainable, Protocol):
 
 @runtime_checkable
 class Segments(Protocol):
-    """A network that answers per pixel: a segmenter, or a single-stage localizer.
+    """A network that predicts masks: a segmenter, or a single-stage localizer.
 
-    A localizer may add ``answer(images) -> (scores, logits)``, which gated prediction calls to run it once, not twice.
+    A localizer may add ``predict_scores(images) -> (scores, logits)``, which gated prediction calls to run it once, not
+    twice.
     """
 
     def scores(self, images: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class Counted(nn.Module):
 class Answering(Counted):
     """The same in one pass."""
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         scores = self._run(images)
         return scores, scores.mean(dim=(2, 3))[:, 1:]
 
@@ -137,7 +137,7 @@ def test_single_stage_answer_is_its_scores_and_logits() -> None:
     network: Any = config.build(build_backbone("toy", width=8), 3).eval()
     images = torch.randn(2, 3, 40, 48)
     with torch.no_grad():
-        scores, logits = network.answer(images)
+        scores, logits = network.predict_scores(images)
         assert torch.equal(scores, network.scores(images)) and torch.equal(logits, network.logits(images))
     assert scores.shape == (2, 4, 40, 48) and SSSSConfig.single_stage
 

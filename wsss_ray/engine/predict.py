@@ -46,7 +46,7 @@ def class_scores(
     normalize: NormalizeConfig,
     device: torch.device,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Probabilities of same-sized images from a network with ``scores`` (and ``answer``, which spares a second pass).
+    """Probabilities of same-sized images from a network with ``scores`` (``predict_scores`` spares it a second pass).
 
     Returns single-scale (first of ``config.scales`` closest to 1, no flip) and averaged over all views, both
     (B, K, H, W) float32, and (B, N, C) image logits of the N views, the single-scale one first, where the class gate
@@ -63,8 +63,8 @@ def class_scores(
         logits: list[Tensor] = []
 
         def forward(inputs: Tensor, logits: list[Tensor] = logits) -> Tensor:
-            if gated and hasattr(network, "answer"):
-                scores, pooled = network.answer(inputs)  # type: ignore[operator]
+            if gated and hasattr(network, "predict_scores"):
+                scores, pooled = network.predict_scores(inputs)  # type: ignore[operator]
             else:
                 scores = network.scores(inputs)  # type: ignore[operator]
                 pooled = network.logits(inputs) if gated else None  # type: ignore[operator]
