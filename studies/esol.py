@@ -18,7 +18,7 @@ from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
-from wsss_ray.methods.esol.network import Component, ESOLConfig, Phase, phases
+from wsss_ray.methods.esol.network import Component, ESOLConfig, Phase, plan_phases
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import Localization, NetConfig, Recipe, Scale, localizer_of, replaced
 from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
@@ -103,7 +103,7 @@ def chain(scale: Scale, without: Collection[Component] = (), coco: bool = False,
         }
         given = {**own, **given}
     made: Localization | None = None
-    for method in phases(without, **given):
+    for method in plan_phases(without, **given):
         method = method.model_copy(
             update={key: ESOLConfig.model_fields[key].default for key in UNUSED.get(method.phase, ())}
         )

@@ -14,7 +14,7 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.gate import WSFCN_GATE
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
-from wsss_ray.methods.wsfcn.network import WSFCNConfig
+from wsss_ray.methods.wsfcn.config import WSFCNConfig
 from wsss_ray.recipe import Recipe, Scale, replaced
 
 ONE_SCALE = "Tables I and II say one scale; their full model is Table III's row with one scale and flip"
