@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
-from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import build_localizer
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.train import TrainConfig, peak_memory_mb
 from wsss_ray.nets.optim import build_optimizer
@@ -73,7 +73,7 @@ def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, f
     localization = LOCALIZERS[name](scale)
     # Method by method the published crops differ: here all have CAM's.
     same: TrainConfig = cam.recipe(scale).train
-    network: Any = build.localizer(localizer_of(localization), NUM_CLASSES)
+    network: Any = build_localizer(localizer_of(localization), NUM_CLASSES)
     network.to(device=device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network.param_groups(), localization.train.optimizer)
     batch = random_batch(same.augment.crop, batch_size).to(device)

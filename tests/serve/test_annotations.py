@@ -31,7 +31,14 @@ from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.recipe import NetConfig, SegmentConfig, dump, validate
-from wsss_ray.serve.annotations import area, label_studio_config, label_studio_task, polygons, rings, simplified
+from wsss_ray.serve.annotations import (
+    build_label_studio_config,
+    build_label_studio_task,
+    signed_area,
+    simplify_ring,
+    trace_polygons,
+    trace_rings,
+)
 from wsss_ray.serve.export import ExportOptions, export_run
 
 
@@ -52,19 +59,20 @@ def bitmap(*lines: str) -> np.ndarray:
 
 def test_a_square_and_a_ring_by_hand():
     square = bitmap("....", ".##.", ".##.")
-    assert rings(square) == [[(1, 1), (3, 1), (3, 3), (1, 3)]] and area(rings(square)[0]) == 4
+    assert trace_rings(square) == [[(1, 1), (3, 1), (3, 3), (1, 3)]]
+    assert signed_area(trace_rings(square)[0]) == 4
     ring = bitmap("###", "#.#", "###")
-    assert sorted(area(one) for one in rings(ring)) == [-1, 9]
-    (joined,) = polygons(ring)
-    assert area(joined) == 8
+    assert sorted(signed_area(one) for one in trace_rings(ring)) == [-1, 9]
+    (joined,) = trace_polygons(ring)
+    assert signed_area(joined) == 8
     np.testing.assert_array_equal(read_back([joined], 3, 3), ring)
 
 
 def test_pixels_that_touch_at_a_corner_are_two():
-    lines = rings(bitmap("#.", ".#"))
-    assert [area(one) for one in lines] == [1, 1]
+    lines = trace_rings(bitmap("#.", ".#"))
+    assert [signed_area(one) for one in lines] == [1, 1]
     island = bitmap("#####", "#...#", "#.#.#", "#...#", "#####")
-    assert sorted(area(one) for one in polygons(island)) == [1, 16]
+    assert sorted(signed_area(one) for one in trace_polygons(island)) == [1, 16]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.5, 0.8, 0.97])
@@ -75,8 +83,8 @@ def test_exact_polygons_read_back_exactly(density):
         wanted = rng.random((height, width)) < density
         if not wanted.any():
             continue
-        lines = polygons(wanted)
-        assert sum(area(one) for one in lines) == wanted.sum()
+        lines = trace_polygons(wanted)
+        assert sum(signed_area(one) for one in lines) == wanted.sum()
         np.testing.assert_array_equal(read_back(lines, height, width), wanted)
 
 
@@ -92,7 +100,7 @@ def blob() -> np.ndarray:
 
 def test_a_tolerance_makes_lighter_polygons():
     wanted = blob()
-    exact, light = polygons(wanted), polygons(wanted, 1.0)
+    exact, light = trace_polygons(wanted), trace_polygons(wanted, 1.0)
     assert sum(map(len, light)) < 0.3 * sum(map(len, exact))
     found = read_back(light, *wanted.shape)
     assert (found & wanted).sum() / (found | wanted).sum() > 0.95
@@ -102,9 +110,10 @@ def test_a_tolerance_makes_lighter_polygons():
 
 def test_simplified_lines_stay_within_the_tolerance():
     ring = [(0.0, 0.0), (5.0, 0.4), (10.0, 0.0), (10.0, 6.0), (5.0, 9.0), (0.0, 6.0)]
-    assert simplified(ring, 0.5) == [ring[0], *ring[2:]]
-    assert simplified(ring, 0.3) == ring and simplified(ring, 0) == ring
-    assert simplified(ring, 100) == ring, "never less than an area"
+    assert simplify_ring(ring, 0.5) == [ring[0], *ring[2:]]
+    assert simplify_ring(ring, 0.3) == ring
+    assert simplify_ring(ring, 0) == ring
+    assert simplify_ring(ring, 100) == ring, "never less than an area"
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +151,8 @@ def truth(run: Path) -> dict[str, np.ndarray]:
 def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
     said = export(str(run), tmp_path, form=kind, tolerance=0, images=True)
     path = tmp_path / "annotations" / "instances_default.json"
-    assert "of 5 images" in said and str(path) in said
+    assert "of 5 images" in said
+    assert str(path) in said
     read = COCO(str(path))
     expected = truth(run)
     assert len(read.imgs) == len(expected) == 5
@@ -157,7 +167,8 @@ def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
         for one in found:
             wanted = mask == one["category_id"]
             np.testing.assert_array_equal(read.annToMask(one), wanted)
-            assert one["area"] == wanted.sum() and one["iscrowd"] == 0
+            assert one["area"] == wanted.sum()
+            assert one["iscrowd"] == 0
             assert one["bbox"] == tools.toBbox(tools.encode(np.asfortranarray(wanted, np.uint8))).tolist()
             assert isinstance(one["segmentation"], list) == (kind == "polygons")
 
@@ -169,12 +180,14 @@ def test_label_studio(run: Path, tmp_path: Path):
     expected = truth(run)
     config = ElementTree.fromstring((tmp_path / "label_studio.xml").read_text())
     labels = [one.attrib["value"] for one in config.iter("Label")]
-    assert len(tasks) == 5 and config.find("Image").attrib["name"] == "image"
+    assert len(tasks) == 5
+    assert config.find("Image").attrib["name"] == "image"
     for task in tasks:
         mask = expected[Path(task["data"]["image"]).stem]
         painted = np.zeros_like(mask)
         for one in task["predictions"][0]["result"]:
-            assert one["type"] == "polygonlabels" and (one["from_name"], one["to_name"]) == ("label", "image")
+            assert one["type"] == "polygonlabels"
+            assert (one["from_name"], one["to_name"]) == ("label", "image")
             assert (one["original_height"], one["original_width"]) == mask.shape
             (name,) = one["value"]["polygonlabels"]
             ring = [(x * mask.shape[1] / 100, y * mask.shape[0] / 100) for x, y in one["value"]["points"]]
@@ -184,11 +197,12 @@ def test_label_studio(run: Path, tmp_path: Path):
 
 def test_unknown_pixels_are_nobodys():
     mask = np.array([[0, 1, 255], [2, 2, 255]], np.uint8)
-    task = label_studio_task("a.jpg", mask, ["cat", "dog"], 0)
+    task = build_label_studio_task("a.jpg", mask, ["cat", "dog"], 0)
     names = [one["value"]["polygonlabels"] for one in task["predictions"][0]["result"]]
-    assert names == [["cat"], ["dog"]] and task["data"]["image"].endswith("?d=a.jpg")
-    assert 'value="a &amp; b"' in label_studio_config(["a & b"], [[0, 0, 0], [255, 0, 16]])
-    assert 'background="#ff0010"' in label_studio_config(["a"], [[0, 0, 0], [255, 0, 16]])
+    assert names == [["cat"], ["dog"]]
+    assert task["data"]["image"].endswith("?d=a.jpg")
+    assert 'value="a &amp; b"' in build_label_studio_config(["a & b"], [[0, 0, 0], [255, 0, 16]])
+    assert 'background="#ff0010"' in build_label_studio_config(["a"], [[0, 0, 0], [255, 0, 16]])
 
 
 def test_bad_exports_are_one_line(run: Path, tmp_path: Path):

@@ -45,7 +45,9 @@ def _read(value: object) -> object:
     if not isinstance(value, Mapping):
         return value
     if "name" not in value:
-        raise ValueError(f"give the 'name' of a refiner that trains no network, such as {next(iter(WITHOUT_NETWORK))!r}")
+        raise ValueError(
+            f"give the 'name' of a refiner that trains no network, such as {next(iter(WITHOUT_NETWORK))!r}"
+        )
     name = value["name"]
     # Other packages are loaded only for a name of theirs: a broken one is reported once, by REFINERS.
     if name in WITHOUT_NETWORK:
