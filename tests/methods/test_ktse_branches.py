@@ -85,7 +85,7 @@ def test_local_alignment_leaves_out_what_is_erased() -> None:
 
 
 def test_published_optimiser_and_batches() -> None:
-    paper, released = ktse.train("paper", "paper"), ktse.train("paper", "released")
+    paper, released = ktse.published("paper").train, ktse.published("released").train
     for made in (paper, released):
         assert (made.optimizer.lr, made.optimizer.weight_decay, made.epochs) == (0.01, 5e-4, 40)
     assert (paper.optimizer.momentum, released.optimizer.momentum) == (0.9, 5e-4)
