@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict, get_args
+from typing import TypedDict
 
 from wsss_ray.experiments.study import Metric, Row
 from wsss_ray.recipe import Recipe
@@ -50,8 +50,9 @@ def make_rows(
 
 
 def _numbers(line: Line) -> dict[Metric, float]:
-    metrics: tuple[Metric, ...] = get_args(Metric)
-    return {metric: line[metric] for metric in metrics if metric in line}
+    """The metrics of a line; what stands beside them is no number of ours."""
+    beside = ("test", "supervision", "backbone", "note")
+    return {metric: float(str(value)) for metric, value in line.items() if metric not in beside}
 
 
 def _remarks(line: Line, note: str, digits: int) -> str:

@@ -13,7 +13,7 @@ from wsss_ray.engine.gate import WSFCN_GATE
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Study, StudyFunction
-from wsss_ray.methods.wsfcn.network import WSFCNConfig
+from wsss_ray.methods.wsfcn.config import WSFCNConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
 from wsss_ray.recipe import Recipe, Scale, replaced
 from wsss_ray.refine.crf import PRESETS

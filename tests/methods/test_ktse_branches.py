@@ -52,8 +52,10 @@ def test_the_joined_image_is_held_to_both_of_its_parts() -> None:
         assert loss == pytest.approx(1 / 3 if counted else 0, abs=1e-6), "classes of either image, no others"
     joined = (parts - 1).requires_grad_()
     scripted(batch, [alone, joined], **settings)["kt"].backward()
-    assert alone.grad is not None and joined.grad is not None
-    assert all(alone.grad[index, [1, 2]].min() > 0 for index in (0, 1)) and joined.grad[0, [1, 2]].max() < 0
+    assert alone.grad is not None
+    assert joined.grad is not None
+    assert all(alone.grad[index, [1, 2]].min() > 0 for index in (0, 1))
+    assert joined.grad[0, [1, 2]].max() < 0
 
 
 def test_the_papers_joined_image_is_held_to_the_anchor_alone() -> None:

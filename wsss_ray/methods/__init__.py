@@ -8,7 +8,7 @@ from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.methods.ssss.config import SSSSConfig
-from wsss_ray.methods.wsfcn.network import WSFCNConfig
+from wsss_ray.methods.wsfcn.config import WSFCNConfig
 from wsss_ray.registry import Registry, require_settings
 
 METHODS: Registry[type[MethodConfig]] = Registry(
