@@ -52,7 +52,7 @@ def detect_without_ray(root: Path, out: Path) -> list[str]:
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
     source = open_source("folder", root, **({"saliency": str(maps)} if maps else {}))
-    origin = prepare.read_origin(prepare._saliency_folder(source))
+    origin = prepare.read_origin(prepare.find_saliency_folder(source))
     source.options = {**source.options, **({"saliency": origin} if origin else {})}
     return write_dataset(source, str(out))
 
