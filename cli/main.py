@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
@@ -57,11 +58,10 @@ def run(
     address: Address = None,
 ) -> None:
     """Train, localize, refine, segment, predict and score. Finished steps are reused; resumes after interruption."""
-    from wsss_ray.studies import resolve
-
     from wsss_ray.experiments.run import RunOptions
     from wsss_ray.experiments.run import run as run_recipe
     from wsss_ray.reports.closing import print_closing_table
+    from wsss_ray.studies import resolve
 
     resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
     print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
@@ -83,9 +83,8 @@ def list_recipes() -> None:
 @app.command()
 def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
     """Print a resolved recipe as YAML that 'wsss run' accepts."""
-    from wsss_ray.studies import resolve
-
     from wsss_ray.recipe import dump
+    from wsss_ray.studies import resolve
 
     typer.echo(dump(resolve(recipe, scale=scale, profile=profile, settings=set_ or [])), nl=False)
 

@@ -281,7 +281,7 @@ def test_missing_files(make, source, tmp_path):
         source(tmp_path)
     with pytest.raises(UserError, match="instances_test2014.json: no such file; remove split 'test'"):
         source(root, splits=["test"])
-    with pytest.raises(UserError, match="overlap 'biggest'; known: smallest, last, first"):
+    with pytest.raises(UserError, match="overlap 'biggest': known: smallest, last, first"):
         source(root, overlap="biggest")
     with pytest.raises(UserError, match="no such folder; give the one that holds train2014"):
         source(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import find_problems, validate
+from wsss_ray.data.checks import find_problems, plain_reading, validate_row
 from wsss_ray.data.image import decode_image, decode_mask, decode_saliency
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig, class_names, draw_image, plan_image
@@ -22,7 +22,7 @@ def test_rows_are_whole():
     assert [problem for problem in find_problems(source) if problem.level == "error"] == []
     for item in items[::5]:
         row = source.load(item)
-        assert validate(row, 5) == []
+        assert validate_row(row, plain_reading(5)) == []
         mask, parts = decode_mask(row["mask"]), decode_mask(row["parts"])
         assert decode_image(row["image"]).shape == (64, 64, 3) and decode_saliency(row["saliency"]).shape == (64, 64)
         assert tuple(sorted(set(np.unique(mask).tolist()) - {0})) == tuple(label + 1 for label in item.labels)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from wsss_ray.studies import resolve
 
 from wsss_ray.artifacts.network import MODEL, build_localizer, save_state
 from wsss_ray.data.samples import Sampling, TrainSamples
@@ -19,6 +18,7 @@ from wsss_ray.engine.validate import World
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import Recipe, localizer_of, override
+from wsss_ray.studies import resolve
 
 SETTINGS = ("net.options={width: 16}", "train.augment.crop=48", "train.batch_size=4", "train.epochs=4")
 PHASES = {"ssss": "seg", "wsfcn": "seg", "ktse": "kt"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from wsss_ray.studies import esol, resolve
 
 from wsss_ray.artifacts.network import LocalizerSpec
 from wsss_ray.config import UserError, select
@@ -14,6 +13,7 @@ from wsss_ray.experiments.log import warn_of
 from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.methods.esol.network import ESOLConfig
 from wsss_ray.recipe import Localization, localizer_of, override, replaced
+from wsss_ray.studies import esol, resolve
 
 
 def trainings(part: Localization) -> list[dict[str, Any]]:

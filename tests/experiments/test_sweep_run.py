@@ -18,14 +18,13 @@ import pytest
 
 pytest.importorskip("ray")
 
-from wsss_ray.studies import resolve
-
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe
+from wsss_ray.studies import resolve
 
 ROOT = Path(__file__).parents[2]
 

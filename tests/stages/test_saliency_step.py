@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from wsss_ray.studies import cam, eps, smaf
 
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest
@@ -19,6 +18,7 @@ from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.recipe import replaced
 from wsss_ray.stages import prepare, saliency
 from wsss_ray.stages.score import describe_protocols, describe_saliency
+from wsss_ray.studies import cam, eps, smaf
 
 cloudpickle = pytest.importorskip("ray").cloudpickle
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
@@ -52,7 +52,7 @@ def detect_without_ray(root: Path, out: Path) -> list[str]:
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
     source = open_source("folder", root, **({"saliency": str(maps)} if maps else {}))
-    origin = prepare.read_origin(prepare._saliency_folder(source))
+    origin = prepare.read_origin(prepare.find_saliency_folder(source))
     source.options = {**source.options, **({"saliency": origin} if origin else {})}
     return write_dataset(source, str(out))
 
