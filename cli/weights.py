@@ -14,10 +14,11 @@ Folder = Annotated[Path | None, typer.Option(help="Where the file is kept; defau
 @app.command("list")
 def list_weights() -> None:
     """List the known weights, whether they are here, and where."""
-    from wsss_ray.nets.weights import WEIGHTS, check
+    from wsss_ray.nets.weight_registry import WEIGHTS
+    from wsss_ray.nets.weight_store import check_weights
 
     for entry in WEIGHTS.values():
-        state = check(entry.name)
+        state = check_weights(entry.name)
         typer.echo(f"{entry.name:<28} {state.verdict:<11} {state.place}")
         typer.echo(f"{'':<28} {', '.join(entry.backbones)}; {entry.source}; licence: {entry.licence}")
 
@@ -28,7 +29,7 @@ def fetch(name: str, folder: Folder = None) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from wsss_ray.nets.weights import fetch as fetch_weights
+    from wsss_ray.nets.weight_store import fetch_weights
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -42,7 +43,7 @@ def fetch(name: str, folder: Folder = None) -> None:
 def check(source: Annotated[str, typer.Argument(help="A name of 'wsss weights list' or a file.")]) -> None:
     """Verify a weights file."""
     from wsss_ray.config import UserError
-    from wsss_ray.nets.weights import check as check_weights
+    from wsss_ray.nets.weight_store import check_weights
 
     state = check_weights(source)
     if state.verdict in ("absent", "damaged"):

@@ -14,7 +14,7 @@ from wsss_ray.contracts import Batch, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import build_class_head, classification_loss
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 
 class OwnConfig(MethodConfig):
@@ -58,4 +58,4 @@ class Own(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Pretrained and new weights at the field's rates."""
-        return standard_groups(self)
+        return group_parameters(self)

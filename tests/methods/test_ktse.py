@@ -16,7 +16,7 @@ from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.fusion import Pass, fuse_present
 from wsss_ray.methods.ktse.config import RELEASED, KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
-from wsss_ray.nets.optim import ScheduleConfig, lr_at
+from wsss_ray.nets.optim import ScheduleConfig, compute_lr_multiplier
 
 AFTER_WARM_UP = Progress(epoch=12, step=100, num_epochs=40, num_steps=1000)
 TABLE_6: dict[str, dict[str, Any]] = {
@@ -187,7 +187,7 @@ def test_the_released_schedule_never_anneals_to_zero() -> None:
     schedule = ScheduleConfig(horizon=10582 // 8 * 40)
     num_steps = 10582 // 8 * 10 + 10582 // 16 * 30
     assert (schedule.horizon, num_steps) == (52880, 33050)
-    start, end = (lr_at(schedule, step, num_steps, 661) for step in (13220, num_steps - 1))
+    start, end = (compute_lr_multiplier(schedule, step, num_steps, 661) for step in (13220, num_steps - 1))
     assert start == pytest.approx(0.772, abs=5e-4)
     assert end == pytest.approx(0.414, abs=5e-4)
 

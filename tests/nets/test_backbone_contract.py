@@ -13,7 +13,7 @@ from torch import nn
 
 from wsss_ray.nets import BACKBONES, build_backbone
 from wsss_ray.nets.backbone import NORMS, Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 TAPS = {"low", "conv4", "conv5", "out"}
 SIZES = ((1, 1), (17, 40), (33, 5))
@@ -104,7 +104,7 @@ def test_frozen_parts_stay_frozen_in_training(net: Backbone) -> None:
 
 def test_learning_parameters_are_each_in_one_group(net: Backbone) -> None:
     net.train()
-    grouped = [id(parameter) for group in standard_groups(net) for parameter in group.params]
+    grouped = [id(parameter) for group in group_parameters(net) for parameter in group.params]
     assert sorted(grouped + [id(p) for p in net.frozen()]) == sorted(id(p) for p in net.parameters())
 
 

@@ -12,7 +12,7 @@ from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import NORMS, Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 from wsss_ray.nets.resnet_caffe import convert_to_caffe
 
 
@@ -102,7 +102,7 @@ def test_irn_freezing_holds_through_a_step():
     torch.manual_seed(0)
     net = build_backbone("resnet18", freeze_through="layer2").train()
     before = copy.deepcopy(net.state_dict())
-    optimizer = torch.optim.SGD([p for g in standard_groups(net) for p in g.params], 0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD([p for g in group_parameters(net) for p in g.params], 0.1, weight_decay=0.1)
     net(torch.randn(2, 3, 33, 33))["out"].square().mean().backward()
     optimizer.step()
     for key, value in net.state_dict().items():
@@ -113,7 +113,7 @@ def test_irn_freezing_holds_through_a_step():
 def test_wholly_frozen_net_has_no_group():
     with torch.device("meta"):
         net = build_backbone("resnet18", freeze_through="layer4").train()
-    assert standard_groups(net) == []
+    assert group_parameters(net) == []
     assert not any(m.training for m in net.layer4.modules())
 
 

@@ -131,7 +131,7 @@ def test_feature_sizes_of_a_321_crop():
         net = DeepLabV2Config().build(build_backbone("resnet101_caffe"), 4).train()
         sizes = [tuple(o.shape[2:]) for o in net(torch.empty(1, 3, 321, 321))]
         assert sizes == [(41, 41), (21, 21), (31, 31), (41, 41)]
-        assert net.plain(torch.empty(1, 3, 513, 512)).shape[2:] == (65, 65)
+        assert net.compute_logits(torch.empty(1, 3, 513, 512)).shape[2:] == (65, 65)
 
 
 @pytest.fixture

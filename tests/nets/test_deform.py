@@ -163,16 +163,16 @@ def test_wander_by_hand() -> None:
     module = DeformConv2d(nn.Conv2d(1, 1, 3, padding=1))
     nn.init.ones_(module.regular.weight)
     offset = torch.tensor([3.0, -4.0]).repeat(9).view(1, 18, 1, 1).expand(2, 18, 4, 5)
-    length, left = module.wander(offset, (4, 5))
+    length, left = module.measure_offsets(offset, (4, 5))
     assert length.item() == pytest.approx(5)
     assert left.item() == pytest.approx(1 - (2 * 2) / (10 * 13))
-    length, left = module.wander(torch.zeros(1, 18, 4, 5), (4, 5))
+    length, left = module.measure_offsets(torch.zeros(1, 18, 4, 5), (4, 5))
     assert (length.item(), left.item()) == (0, 0)
     # With an identity kernel the centre alone counts: 20 places on the map, of which a step of 1 down loses 5.
     nn.init.dirac_(module.regular.weight)
     offset = torch.zeros(1, 9, 2, 4, 5)
     offset[:, 4, 0], offset[:, 0] = 1.0, 100.0
-    length, left = module.wander(offset.flatten(1, 2), (4, 5))
+    length, left = module.measure_offsets(offset.flatten(1, 2), (4, 5))
     assert (length.item(), left.item()) == (pytest.approx(1), pytest.approx(0.25))
 
 

@@ -18,15 +18,16 @@ from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.efficientnet import SameConv2d
 from wsss_ray.nets.weight_files import read_weights
-from wsss_ray.nets.weights import check, load_weights, locate, weights_digest
+from wsss_ray.nets.weight_store import check_weights, digest_weights, locate_weights
+from wsss_ray.nets.weights import load_weights
 
 TOLERANCE = 1e-4
 
 
 def weights_of(name: str) -> str:
     """The name of a backbone's weights, or a skip where their package is not installed."""
-    if check(f"{name}_imagenet").verdict != "ok":
-        pytest.skip(check(f"{name}_imagenet").message)
+    if check_weights(f"{name}_imagenet").verdict != "ok":
+        pytest.skip(check_weights(f"{name}_imagenet").message)
     return f"{name}_imagenet"
 
 
@@ -38,7 +39,7 @@ def load(name: str, output_stride: int = 32) -> Backbone:
 
 def classify(features: Tensor, name: str) -> Tensor:
     """(B, 1280, h, w) -> (B, 1000), by the classifier that the backbone leaves out."""
-    tensors = read_weights(locate(weights_of(name)))
+    tensors = read_weights(locate_weights(weights_of(name)))
     return F.linear(features.mean((2, 3)), tensors["_fc.weight"], tensors["_fc.bias"])
 
 
@@ -85,7 +86,7 @@ class Reading(dict[str, np.ndarray]):
 def test_matches_the_published_package(name: str, golden, shared: Path) -> None:
     arrays = Reading(golden(f"c01_{name}.npz"))
     net = load(name)
-    assert weights_digest(locate(weights_of(name))) == json.loads(str(arrays["meta"]))["weights_sha256"]
+    assert digest_weights(locate_weights(weights_of(name))) == json.loads(str(arrays["meta"]))["weights_sha256"]
     numbers = [key.removeprefix("x") for key in arrays if key.removeprefix("x").isdigit()]
     assert numbers
     for n in numbers:
@@ -124,7 +125,7 @@ def test_every_published_tensor_is_used_or_the_classifier(variant: int) -> None:
     name = f"efficientnet_lite{variant}"
     net = build_backbone(name)
     report = load_weights(net, weights_of(name))
-    tensors = [key for key in read_weights(locate(weights_of(name))) if not key.endswith("num_batches_tracked")]
+    tensors = [key for key in read_weights(locate_weights(weights_of(name))) if not key.endswith("num_batches_tracked")]
     assert report.leftovers == ("classifier.weight", "classifier.bias")
     assert report.num_matched == len(tensors) - 2
 

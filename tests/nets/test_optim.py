@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from wsss_ray.config import UserError, select
 from wsss_ray.contracts import ParamGroup
-from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, lr_at, set_lr
+from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, compute_lr_multiplier, set_lr
 
 POLY = ScheduleConfig(power=0.9)
 RUNS = {
@@ -37,7 +37,7 @@ def test_released_trajectories(run, golden):
     groups = [ParamGroup(str(g), [params[g]], multipliers[g], 0.0 if settings[g][1] == 0 else None) for g in range(3)]
     optimizer = build_optimizer(groups, config)
     for step in range(arrays[f"{run}__lr"].shape[0]):
-        set_lr(optimizer, lr_at(schedule, step, horizon, steps_per_epoch=1))
+        set_lr(optimizer, compute_lr_multiplier(schedule, step, horizon, steps_per_epoch=1))
         found = [group["lr"] for group in optimizer.param_groups]
         assert np.abs(np.array(found) - arrays[f"{run}__lr"][step]).max() < 1e-12
         for g, parameter in enumerate(params):
@@ -59,7 +59,7 @@ def test_released_two_group_run(golden):
     built = optimizer.param_groups[0]
     assert (built["momentum"], built["weight_decay"], built["nesterov"]) == (momentum, first_decay, bool(nesterov))
     for step in range(arrays["opt_lrs"].shape[0]):
-        set_lr(optimizer, lr_at(POLY, step, int(arrays["opt_max_step"]), steps_per_epoch=1))
+        set_lr(optimizer, compute_lr_multiplier(POLY, step, int(arrays["opt_max_step"]), steps_per_epoch=1))
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(arrays["opt_lrs"][step].tolist(), abs=1e-12)
         optimizer.zero_grad()
         target = torch.tensor([0.2, 0.1, -0.4])
@@ -82,17 +82,21 @@ def test_momentum_is_what_the_settings_say():
 
 
 def test_poly_by_hand():
-    assert lr_at(POLY, 0, 100, 10) == 1
-    assert lr_at(POLY, 50, 100, 10) == pytest.approx(0.5**0.9)
-    assert lr_at(POLY, 99, 100, 10) == lr_at(POLY, 500, 100, 10) == pytest.approx(0.01**0.9)
+    assert compute_lr_multiplier(POLY, 0, 100, 10) == 1
+    assert compute_lr_multiplier(POLY, 50, 100, 10) == pytest.approx(0.5**0.9)
+    assert (
+        compute_lr_multiplier(POLY, 99, 100, 10)
+        == compute_lr_multiplier(POLY, 500, 100, 10)
+        == pytest.approx(0.01**0.9)
+    )
     longer = ScheduleConfig(power=1, horizon=200)
-    assert lr_at(longer, 50, 100, 10) == pytest.approx(0.75)
-    assert lr_at(ScheduleConfig(power=1, floor=0.2), 90, 100, 10) == 0.2
+    assert compute_lr_multiplier(longer, 50, 100, 10) == pytest.approx(0.75)
+    assert compute_lr_multiplier(ScheduleConfig(power=1, floor=0.2), 90, 100, 10) == 0.2
 
 
 def test_deeplab_refreshes_every_ten_steps():
     schedule = ScheduleConfig(power=0.9, horizon=20_000, update_every=10, after="zero")
-    rate = [2.5e-4 * lr_at(schedule, step, 20_000, 1) for step in (0, 9, 10, 19, 20_000)]
+    rate = [2.5e-4 * compute_lr_multiplier(schedule, step, 20_000, 1) for step in (0, 9, 10, 19, 20_000)]
     assert rate[:2] == [2.5e-4, 2.5e-4]
     assert rate[2] == rate[3] == pytest.approx(2.5e-4 * (1 - 10 / 20_000) ** 0.9)
     assert rate[4] == 0
@@ -100,14 +104,14 @@ def test_deeplab_refreshes_every_ten_steps():
 
 def test_step_counts_epochs_or_steps_and_warm_up_is_linear():
     epochs = ScheduleConfig(name="step", milestones=(5, 8), gamma=0.1)
-    assert [round(lr_at(epochs, 7 * e, 70, 7), 6) for e in (4, 5, 7, 8)] == [1, 0.1, 0.1, 0.01]
-    assert lr_at(epochs, 34, 70, 7) == 1
-    assert lr_at(epochs, 35, 70, 7) == pytest.approx(0.1)
+    assert [round(compute_lr_multiplier(epochs, 7 * e, 70, 7), 6) for e in (4, 5, 7, 8)] == [1, 0.1, 0.1, 0.01]
+    assert compute_lr_multiplier(epochs, 34, 70, 7) == 1
+    assert compute_lr_multiplier(epochs, 35, 70, 7) == pytest.approx(0.1)
     steps = ScheduleConfig(name="step", milestones=(4000,), unit="steps")
-    assert lr_at(steps, 3999, 6000, 7) == 1
-    assert lr_at(steps, 4000, 6000, 7) == pytest.approx(0.1)
+    assert compute_lr_multiplier(steps, 3999, 6000, 7) == 1
+    assert compute_lr_multiplier(steps, 4000, 6000, 7) == pytest.approx(0.1)
     warm = ScheduleConfig(name="constant", warmup_steps=4, warmup_start=0.2)
-    assert [lr_at(warm, step, 9, 1) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
+    assert [compute_lr_multiplier(warm, step, 9, 1) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
 
 def test_accumulating_two_halves_is_one_batch():

@@ -13,7 +13,7 @@ from tests.golden_rules import fill_resnet38_set_a, fill_set_b, mxnet_name, set_
 from wsss_ray.config import UserError
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 from wsss_ray.nets.resnet38 import BasicBlock, Bottleneck
 
 BLOCKS = ("b4_5", "b5", "b5_1", "b5_2", "b6", "b7")
@@ -135,7 +135,7 @@ def test_counts_and_sizes():
     for side, expected in {240: 30, 280: 35, 320: 40, 360: 45, 400: 50, 500: 63, 750: 94, 1000: 125}.items():
         with torch.device("meta"):
             assert trunk(torch.empty(1, 3, 8, side))["out"].shape[3] == expected
-    groups = standard_groups(trunk)
+    groups = group_parameters(trunk)
     assert [g.name for g in groups] == ["pretrained weights"]
     assert sum(p.numel() for p in groups[0].params) == 105_023_168 - 820_928
 
@@ -167,7 +167,7 @@ def test_one_step_moves_only_what_learns(trunk):
     fill_resnet38_set_a(trunk)
     trunk.train()
     before = copy.deepcopy({k: v for k, v in trunk.state_dict().items() if not k.startswith(("b4", "b5", "b6", "b7"))})
-    optimiser = torch.optim.SGD([p for g in standard_groups(trunk) for p in g.params], 0.01, weight_decay=0.1)
+    optimiser = torch.optim.SGD([p for g in group_parameters(trunk) for p in g.params], 0.01, weight_decay=0.1)
     trunk(torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(0)))["out"].square().mean().backward()
     optimiser.step()
     trunk.zero_grad()

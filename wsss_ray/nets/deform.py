@@ -158,7 +158,7 @@ class DeformConv2d(nn.Module):
         return deform_conv2d(x, offset, self.regular.weight, self.regular.bias, self.geometry, self.backend)
 
     @torch.no_grad()
-    def wander(self, offset: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def measure_offsets(self, offset: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mean Euclidean |dp| in cells of the (H, W) input, and the share in [0, 1] of taps that left the map.
 
         That is, of the taps whose ordinary place is on the map, those that now read beyond its outermost cells. Taps

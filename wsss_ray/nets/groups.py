@@ -13,7 +13,7 @@ PSA_MULTIPLIERS = (1.0, 2.0, 10.0, 20.0)
 """Multipliers of pretrained weights, pretrained biases, new weights, new biases (PSA, SEAM, EPS, SSSS)."""
 
 
-def standard_groups(
+def group_parameters(
     module: nn.Module,
     multipliers: tuple[float, float, float, float] = PSA_MULTIPLIERS,
     bias_decay: float | None = 0.0,

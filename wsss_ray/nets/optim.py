@@ -68,7 +68,7 @@ class ScheduleConfig(Config):
     warmup_start: Annotated[Fraction, Changes("weights")] = 0.01
 
 
-def lr_at(config: ScheduleConfig, step: int, num_steps: int, steps_per_epoch: int) -> float:
+def compute_lr_multiplier(config: ScheduleConfig, step: int, num_steps: int, steps_per_epoch: int) -> float:
     """Multiplier of every group's learning rate during 0-based optimiser step ``step`` of ``num_steps``."""
     value = 1.0
     if config.name == "poly":
@@ -114,6 +114,6 @@ def build_optimizer(groups: Sequence[ParamGroup], config: OptimizerConfig) -> to
 
 
 def set_lr(optimizer: torch.optim.Optimizer, multiplier: float) -> None:
-    """Set every group's rate to its ``base_lr`` times ``multiplier`` (from ``lr_at``), before its step."""
+    """Set every group's rate to its ``base_lr`` times ``multiplier`` (from ``compute_lr_multiplier``)."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * multiplier

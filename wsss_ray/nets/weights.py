@@ -13,19 +13,7 @@ from wsss_ray.config import UserError
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.weight_files import read_weights
 from wsss_ray.nets.weight_names import check_stride_style, is_counter, translate_names
-from wsss_ray.nets.weight_store import WEIGHTS, Weights, check, default_folder, fetch, locate, weights_digest
-
-__all__ = [
-    "WEIGHTS",
-    "LoadReport",
-    "Weights",
-    "check",
-    "default_folder",
-    "fetch",
-    "load_weights",
-    "locate",
-    "weights_digest",
-]
+from wsss_ray.nets.weight_store import check_weights, digest_weights, locate_weights
 
 NUM_NAMED = 3
 """How many offending tensors an error names."""
@@ -51,12 +39,12 @@ class LoadReport:
 def load_weights(backbone: Backbone, source: str, folder: Path | None = None) -> LoadReport:
     """Fill every tensor of ``backbone`` from ``source``, a registry name (see ``WEIGHTS``) or a path.
 
-    ``folder`` is where registry files lie (default: ``default_folder()``). Errors: ``UserError`` where the file is
+    ``folder`` is where registry files lie (default: ``find_weights_folder()``). Errors: ``UserError`` where the file is
     absent or damaged, a tensor of the backbone is missing or of another shape, or the stride sits elsewhere
     (torchvision's ResNet in the Caffe variant); the backbone is unchanged then.
     """
-    path = locate(source, folder)
-    state = check(source, folder)
+    path = locate_weights(source, folder)
+    state = check_weights(source, folder)
     if state.verdict == "damaged":
         raise UserError(state.message)
     wanted = {key: value for key, value in backbone.state_dict().items() if not is_counter(key)}
@@ -67,7 +55,7 @@ def load_weights(backbone: Backbone, source: str, folder: Path | None = None) ->
         for key, tensor in wanted.items():
             tensor.copy_(found[key])
     leftovers = tuple(key for key in found if key not in wanted and not is_counter(key))
-    return LoadReport(source, path, weights_digest(path), len(wanted), leftovers)
+    return LoadReport(source, path, digest_weights(path), len(wanted), leftovers)
 
 
 def _check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source: str, kind: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import (
     Normalizer,
@@ -107,7 +107,7 @@ class AffinityNet(nn.Module):
 
         Released PSA, ``train_aff.py``.
         """
-        return standard_groups(self)
+        return group_parameters(self)
 
 
 def compute_affinities(features: Tensor, radius: int) -> Tensor:

@@ -40,7 +40,7 @@ from wsss_ray.data.shards import Rows
 from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
 from wsss_ray.engine.validate import ValidationImage, World, load_validation_images
 from wsss_ray.engine.watch import SeedReading, SeedWatch
-from wsss_ray.nets.weights import locate, weights_digest
+from wsss_ray.nets.weight_store import digest_weights, locate_weights
 from wsss_ray.recipe import Localization, localizer_of
 from wsss_ray.stages.localize import localize
 from wsss_ray.stages.run import Run
@@ -130,7 +130,7 @@ def train(run: Run, title: str, spec: NetworkSpec, inputs: TrainInputs) -> Artif
         seed=recipe.seed,
         data=run.train_digest,
         validation=run.split_digest(recipe.data.val_split) if validates else None,
-        weights=None if weights is None else weights_digest(locate(weights)),
+        weights=None if weights is None else digest_weights(locate_weights(weights)),
         base=_digest_of(inputs.base),
         maps=_digest_of(inputs.maps),
         masks=_digest_of(inputs.masks),

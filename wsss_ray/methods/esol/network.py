@@ -19,7 +19,7 @@ from wsss_ray.methods.esol.losses import area_loss, clip_features, detect_runawa
 from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import Backend, DeformConv2d
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 Phase = Literal["classifier", "expansion", "shrinkage"]
 Part = Literal["offsets", "conv1", "conv2", "classifier"]
@@ -267,7 +267,7 @@ class ESOL(nn.Module):
         """Backbone, extra convolutions, classifier and offsets, as far as they learn in this phase."""
         samplers = [module.offset for module in (self.conv1, self.conv2) if isinstance(module, DeformConv2d)]
         regular = [_get_regular(module) for module in (self.conv1, self.conv2) if module is not None]
-        groups = standard_groups(self.backbone, (1.0, 1.0, 1.0, 1.0), bias_decay=None)
+        groups = group_parameters(self.backbone, (1.0, 1.0, 1.0, 1.0), bias_decay=None)
         own: list[tuple[str, Sequence[nn.Module], float, float | None]] = [
             ("extra convolutions", regular, self.config.extra_lr_multiplier, None),
             ("classifier", [self.head], HEAD_RATE, None),
@@ -297,7 +297,7 @@ class ESOL(nn.Module):
         if isinstance(conv, DeformConv2d):
             offset = conv.offset(features)
             if monitors is not None:
-                length, outside = conv.wander(offset, (features.shape[2], features.shape[3]))
+                length, outside = conv.measure_offsets(offset, (features.shape[2], features.shape[3]))
                 monitors.update({"monitor/offset": length, "monitor/outside": outside})
             features = conv.sample(features, offset)
         else:

@@ -15,7 +15,7 @@ from wsss_ray.methods.ktse import losses as terms
 from wsss_ray.methods.ktse.pooling import GPPHead
 from wsss_ray.methods.layers import classification_loss, resize_bilinear
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 if TYPE_CHECKING:
     from wsss_ray.methods.ktse.config import KTSEConfig
@@ -76,7 +76,7 @@ class KTSE(nn.Module):
     def param_groups(self) -> list[ParamGroup]:
         """Backbone and head at one rate (times ``new_layer_multiplier``), biases like weights."""
         new = self.config.new_layer_multiplier
-        return standard_groups(self, (1.0, 1.0, new, new), bias_decay=None)
+        return group_parameters(self, (1.0, 1.0, new, new), bias_decay=None)
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Eq. 10, each part with its weight; L_cls alone in the warm-up. Every branch sends gradient to the network."""

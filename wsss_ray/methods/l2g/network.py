@@ -25,7 +25,7 @@ from wsss_ray.methods.l2g.losses import (
 from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.methods.views import Align, Sampling, crop_views, sample_boxes
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 
 RELEASED: dict[str, Any] = {
     "num_views": 6,
@@ -261,4 +261,4 @@ class L2G(nn.Module):
     def param_groups(self) -> list[ParamGroup]:
         """PSA's four groups over both networks, biases at twice the rate of weights."""
         new = self.config.new_layer_multiplier
-        return standard_groups(self, (1.0, 2.0, new, 2 * new))
+        return group_parameters(self, (1.0, 2.0, new, 2 * new))

@@ -26,7 +26,7 @@ from wsss_ray.methods.ssss.decoder import (
 from wsss_ray.methods.ssss.labels import choose_planes, make_pseudo_labels, take_planes
 from wsss_ray.methods.ssss.losses import BACKGROUND_LOGIT, balanced_loss, prepend_background, score_classes
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.groups import standard_groups
+from wsss_ray.nets.groups import group_parameters
 from wsss_ray.refine.pamr import refine_with_pamr
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -163,4 +163,4 @@ class SingleStageNetwork(nn.Module):
 
     def param_groups(self) -> list[ParamGroup]:
         """Pretrained and new, weights and biases; biases are not decayed."""
-        return standard_groups(self, self.config.multipliers)
+        return group_parameters(self, self.config.multipliers)

