@@ -185,7 +185,8 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
     start = time.monotonic()
     try:
         done = runs.run(row.recipe, out, parent=parent, quiet=True, share=share)
-        params = count_parameters(done) if "params" in study.columns else None
+        counted = "params" in (study.metric, *study.also, *study.rows[row.place].published)
+        params = count_parameters(done) if counted else None
     except Exception as error:  # whatever a row runs into, the others go on
         return describe_failure(error, time.monotonic() - start)
     return {
