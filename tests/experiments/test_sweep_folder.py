@@ -95,7 +95,7 @@ def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytes
 
 def test_brackets_in_values_are_printed() -> None:
     made = plan_sweep(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
-    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.points()]
+    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.list_points()]
     text = printed(build_closing_table(made, group_lines(outcomes)))
     assert "[1.0]" in text
     assert "[0.5, 1.0]" in text

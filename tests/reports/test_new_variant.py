@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import io
 from pathlib import Path
 
 import numpy as np
@@ -33,12 +33,11 @@ TITLE = "refined twice"
 
 
 @pytest.fixture
-def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table with one variant more."""
     monkeypatch.setitem(VARIANTS, "twice", Variant(TITLE, "{split}, refined by {refiner} twice"))
     variants = (*STEPS["masks"].variants, "twice")
     monkeypatch.setitem(STEPS, "masks", dataclasses.replace(STEPS["masks"], variants=variants))
-    yield
 
 
 def scored_run(out: Path, name: str, data: str, wrong: set[str]) -> RunFolder:
@@ -68,7 +67,7 @@ def test_a_new_variant_is_read_everywhere(tmp_path: Path) -> None:
 
     comparison = compare_runs([first, second], num_resamples=50)
     assert "lower, statistically significant" in {test.verdict for test in comparison.tests if test.variant == "twice"}
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console = Console(width=200, record=True, file=io.StringIO())
     for table in build_tables(comparison):
         console.print(table)
     assert console.export_text().count(title) == 2
@@ -77,7 +76,9 @@ def test_a_new_variant_is_read_everywhere(tmp_path: Path) -> None:
     plan = plan_sweep(resolve("cam"), parse_space(["refine.threshold=0.1,0.2"]), SweepOptions(metric="masks.twice"))
     assert plan.recipe.segment is None
 
-    study = Study("x.y", "T", "S", "masks", (Row("a", resolve("cam"), {"masks.twice": 50.0}),), also=("precision.twice",))
+    study = Study(
+        "x.y", "T", "S", "masks", (Row("a", resolve("cam"), {"masks.twice": 50.0}),), also=("precision.twice",)
+    )
     results = {
         **{"study": study.name, "title": "T", "source": "S", "metric": study.metric, "also": list(study.also)},
         **{"scale": "toy", "profile": "paper", "axis": None, "variant": None, "data": None, "settings": []},

@@ -32,10 +32,10 @@ from wsss_ray.experiments.study_plan import (
     StudyOptions,
     choose_rows,
     keep_startable,
+    locate_study,
     mark_stale,
     open_study,
     plan_rows,
-    study_folder,
 )
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
@@ -60,7 +60,7 @@ def run_study(
     unknown rows, where not one of them can start, or where another process runs this study.
     """
     wanted = choose_rows(study, options.rows)
-    folder = study_folder(out, study.name, options.scale)
+    folder = locate_study(out, study.name, options.scale)
     with held(folder, "study"):
         opened = open_study(study, options, folder)
         planned = keep_startable(opened, plan_rows(opened, wanted))
@@ -91,7 +91,7 @@ def run_rows(
 ) -> None:
     """Run the planned rows into the results, as children of the MLflow run that earlier calls began."""
     results = opened.results
-    tags = study_tags(opened.study, opened.options)
+    tags = build_tags(opened.study, opened.options)
     tracker = Tracker(storage.absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
     results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
     save_study(opened)
@@ -126,7 +126,7 @@ def _keep_result(opened: OpenStudy, row: SettledRow, entry: dict[str, Any]) -> N
     save_study(opened)
 
 
-def study_tags(study: Study, options: StudyOptions) -> dict[str, str]:
+def build_tags(study: Study, options: StudyOptions) -> dict[str, str]:
     """What a study's own run is searched by: as for runs, with every method of its rows."""
     methods = dict.fromkeys(row.recipe.method.name for row in study.rows if row.recipe is not None)
     return {
