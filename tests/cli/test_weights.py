@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
-from wsss_ray.cli.weights import app
 
+from wsss_ray.cli.weights import app
 from wsss_ray.nets.weights import WEIGHTS, check
 
 LITE = "efficientnet_lite0_imagenet"
