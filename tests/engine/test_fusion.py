@@ -195,7 +195,8 @@ def test_resize_is_bicubic_on_eight_bits_and_smooths_where_it_shrinks() -> None:
     inputs = scaled_inputs(image, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
     weights = keys((np.arange(8) + 0.5 - (np.arange(4)[:, None] + 0.5) * 2) / 2)
     expected = (weights / weights.sum(axis=1, keepdims=True)) @ image[0, :, 0]
-    assert expected.min() < -1 and expected.max() > 256
+    assert expected.min() < -1
+    assert expected.max() > 256
     assert inputs[0, 0].tolist() == [np.rint(expected.clip(0, 255)).tolist()]
 
 
