@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract import TinyBackbone, total
-from golden_rules import fill_set_b, set_b, set_b_input
 from torch import Tensor
 
 from tests.fuse_all import fuse_all
+from tests.golden_rules import fill_set_b, set_b, set_b_input
+from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.ktse import labels as pseudo
