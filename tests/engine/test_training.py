@@ -67,7 +67,8 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
     assert [PHASES[name] in epoch for epoch in losses] == [False, False, True, True]
     for done in (0, 2):  # within the warm-up, and after it
         again, later, network = fit(recipe, rows, states[done])
-        assert len(again) == 3 - done and later == losses[done + 1 :]
+        assert len(again) == 3 - done
+        assert later == losses[done + 1 :]
         for key, tensor in whole.state_dict().items():
             assert torch.equal(tensor, network.state_dict()[key]), (done, key)
 

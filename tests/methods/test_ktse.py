@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from contract import CROP, MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch, only, total
 from torch import Tensor
 
+from tests.methods.contract import CROP, MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch, only, total
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.fusion import Pass, fuse_present

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract import Case, check_localizer, make_batch
-from golden_rules import set_b, set_b_input
-from released_names import SSSS_NAMES, rename_key
 from torch import Tensor, nn
 
+from tests.golden_rules import set_b, set_b_input
+from tests.methods.contract import Case, check_localizer, make_batch
+from tests.methods.released_names import SSSS_NAMES, rename_key
 from wsss_ray.contracts import IGNORE, Batch, Progress, Segments
 from wsss_ray.methods.layers import spatial_mean
 from wsss_ray.methods.ssss.config import SSSSConfig

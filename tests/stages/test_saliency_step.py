@@ -71,7 +71,8 @@ def test_every_image_gets_its_own_map(images: Path, tmp_path: Path) -> None:
 def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
     (images / "a.png").write_bytes(b"no image")
     bad = detect_without_ray(images, tmp_path / "maps")
-    assert len(bad) == 1 and "a.png" in bad[0]
+    assert len(bad) == 1
+    assert "a.png" in bad[0]
     assert len(list((tmp_path / "maps").iterdir())) == 3
 
 
@@ -126,7 +127,8 @@ def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> N
         assert all("classical fine_grained" in text for text in sentences.values())
     assert describe_saliency(cam.recipe(), DataSet("", made)) == ""
     plain = describe_protocols(settle_recipe(cam.recipe(), made), DataSet("", made), "maps")
-    assert not any("saliency" in text for text in plain.values()) and "{threshold}" in plain["best"]
+    assert not any("saliency" in text for text in plain.values())
+    assert "{threshold}" in plain["best"]
 
 
 def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Path) -> None:
