@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.fuse_all import fuse_all
 from wsss_ray.config import Config, UserError, changes_of
 from wsss_ray.contracts import IGNORE, Batch, Localizer, Progress, Segments
-from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.backbone import Backbone
@@ -244,7 +245,7 @@ def check_outputs(case: Case, num_classes: int, size: tuple[int, int]) -> None:
     rule = case.config.fusion()
     if rule.rectify == "none":
         assert maps.min() >= 0, "nothing rectifies these maps later"
-    fused = fuse([Pass(maps, mirrored)], rule, size, torch.ones(2, num_classes))
+    fused = fuse_all([Pass(maps, mirrored)], rule, size, torch.ones(2, num_classes))
     assert fused.shape == (2, num_classes, *size)
     assert fused.min() >= 0
     assert fused.max() <= 1 + 1e-5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from contract import Case, build, check_localizer
 from torch import Tensor
 
+from tests.methods.contract import Case, build, check_localizer
 from wsss_ray.methods.cam import CAM, CAMConfig
 from wsss_ray.methods.layers import classification_loss
 from wsss_ray.methods.views import place_windows, slide_window

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import pytest
-from contract import (
+
+from tests.methods.contract import (
     CLASS_COUNTS,
     Case,
     check_groups,
@@ -21,7 +22,6 @@ from contract import (
     find_undeclared,
     names_paper,
 )
-
 from wsss_ray.config import Changes, Result, UserError, select
 from wsss_ray.methods import METHODS, MethodConfig
 from wsss_ray.nets import build_backbone

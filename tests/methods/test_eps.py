@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contract import MIDDLE, Case, build, check_localizer, make_batch
 from torch import Tensor
 
+from tests.methods.contract import MIDDLE, Case, build, check_localizer, make_batch
 from wsss_ray.methods.eps import (
     PRESETS,
     EPSConfig,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from contract import MIDDLE, Case, TinyBackbone, check_localizer, make_batch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, check_localizer, make_batch
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.cam import CAMConfig

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from contract import TinyBackbone
-from test_ktse import AFTER_WARM_UP, TABLE_6
+from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from torch import Tensor
-from wsss_ray.studies import ktse
 
+from tests.methods.contract import TinyBackbone
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
+from wsss_ray.studies import ktse
 
 SIZE, CELLS = 16, 4
 
@@ -87,7 +87,7 @@ def test_local_alignment_leaves_out_what_is_erased() -> None:
 
 
 def test_published_optimiser_and_batches() -> None:
-    paper, released = ktse.train("paper", "paper"), ktse.train("paper", "released")
+    paper, released = ktse.published("paper").train, ktse.published("released").train
     for made in (paper, released):
         assert (made.optimizer.lr, made.optimizer.weight_decay, made.epochs) == (0.01, 5e-4, 40)
     assert (paper.optimizer.momentum, released.optimizer.momentum) == (0.9, 5e-4)

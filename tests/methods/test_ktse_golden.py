@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract import TinyBackbone, total
-from golden_rules import fill_set_b, set_b, set_b_input
 from torch import Tensor
 
+from tests.fuse_all import fuse_all
+from tests.golden_rules import fill_set_b, set_b, set_b_input
+from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
 from wsss_ray.methods.layers import resize_bilinear
 from wsss_ray.nets import build_backbone
-from wsss_ray.refine.pamr import par
+from wsss_ray.refine.pamr import refine_with_par
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 STEPS = [f"b03_ktse_step_{name}.npz" for name in ("mixed", "allcomplex", "allsimple", "negclass_quirk")]
@@ -193,7 +194,7 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
                 stack = pseudo.score_planes(scaled, valid, level, size)
                 if f"parin_{letter}_{index}" in arrays:
                     near(stack[0], arrays[f"parin_{letter}_{index}"], 1e-6)
-                near(par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
+                near(refine_with_par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
 
 
 def test_guarding_the_maximum_changes_the_negative_class_and_nothing_else(golden: Golden) -> None:
@@ -233,7 +234,7 @@ def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
     passes = [Pass(*(torch.from_numpy(arrays[f"{n}_{side}"])[None] for side in ("plain", "flip"))) for n in names]
     labels = torch.from_numpy(arrays["label"].astype(np.float32))[None]
     size = (int(arrays["H"]), int(arrays["W"]))
-    seed = fuse(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
+    seed = fuse_all(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
     near(seed[torch.from_numpy(arrays["keys"])], arrays["seed"], 1e-6)
     assert seed[labels[0] == 0].abs().max() == 0
 
@@ -244,7 +245,7 @@ def test_maps_for_irn_add_the_flip_before_they_rectify(golden: Golden) -> None:
     rule = IRN_FUSION.model_copy(update={"normalize": "none"})
     labels = torch.ones(1, features.shape[1])
     size = (features.shape[2], features.shape[3])
-    near(fuse([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
+    near(fuse_all([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
 
 
 @torch.inference_mode()

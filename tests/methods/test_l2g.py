@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.l2g.correlation import (

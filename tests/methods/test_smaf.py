@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 from wsss_ray.config import UserError
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -12,6 +13,10 @@ from wsss_ray import storage
 from wsss_ray.config import Config, UserError
 
 MANIFEST = "manifest.json"
+NOTES = "notes.json"
+"""What a person should know about the data: a list of lines."""
+FILES = "files.json"
+"""Image id -> the user's own file name, relative to the folder of the data."""
 VERSION: Literal[1] = 1
 
 
@@ -74,6 +79,45 @@ class Manifest(Config):
         if split not in self.splits:
             raise UserError(f"no split {split!r} in this data; it has {', '.join(self.splits)}")
         return [shard for shard in self.shards if split in shard.splits]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared data set that was opened: where it lies and what it holds."""
+
+    uri: str
+    manifest: Manifest
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes; masks hold 0..num_classes."""
+        return len(self.manifest.classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the mask values 0, 1, ...: background first."""
+        return ("background", *self.manifest.classes)
+
+    def shards(self, split: str) -> list[tuple[str, int]]:
+        """(file name, number of images) of every shard of a split; UserError lists the splits there are."""
+        return [(shard.path, shard.num_rows) for shard in self.manifest.shards_of(split)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted when the data was prepared."""
+        where = storage.join(self.uri, NOTES)
+        return list(storage.read_json(where)) if storage.exists(where) else []
+
+    def file_names(self) -> dict[str, str]:
+        """Image id -> the user's own file name; empty for generated images and data of other makers."""
+        where = storage.join(self.uri, FILES)
+        return dict(storage.read_json(where)) if storage.exists(where) else {}
+
+
+def open_data(uri: str) -> DataSet:
+    """The prepared data set at a folder or URI; UserError where there is none."""
+    where = storage.absolute(uri)
+    return DataSet(where, load_manifest(where))
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from wsss_ray.contracts import IGNORE
 from wsss_ray.methods.ktse.losses import EPSILON, normalize_features
 from wsss_ray.methods.layers import Size, resize_bilinear
-from wsss_ray.refine.pamr import par
+from wsss_ray.refine.pamr import refine_with_par
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -101,7 +101,7 @@ def refine_then_threshold(
     top = planes.amax(dim=(2, 3), keepdim=True)
     scaled = planes / ((top.clamp(min=0) if guard_maximum else top) + EPSILON)
     stacks = torch.cat([score_planes(scaled, valid, level, size) for level in levels], dim=1)
-    refined = par(resize_bilinear(image, halve_size(size)), stacks, num_iterations=num_iterations)
+    refined = refine_with_par(resize_bilinear(image, halve_size(size)), stacks, num_iterations=num_iterations)
     high, low = (
         convert_to_labels(resize_bilinear(part, size).argmax(dim=1), classes) for part in refined.chunk(2, dim=1)
     )
@@ -131,7 +131,7 @@ def threshold_then_refine(
     certain = (best > levels[0]) | (best < levels[1])
     one_hot = torch.nn.functional.one_hot(number, classes.shape[1] + 1).movedim(-1, 1).to(image.dtype)
     one_hot = one_hot * certain[:, None]
-    refined = par(
+    refined = refine_with_par(
         resize_bilinear(image, halve_size(size)),
         resize_bilinear(one_hot, halve_size(size)),
         num_iterations=num_iterations,

@@ -27,7 +27,7 @@ from wsss_ray.methods.ssss.labels import choose_planes, make_pseudo_labels, take
 from wsss_ray.methods.ssss.losses import BACKGROUND_LOGIT, balanced_loss, prepend_background, score_classes
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
-from wsss_ray.refine.pamr import pamr
+from wsss_ray.refine.pamr import refine_with_pamr
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DropRate = Annotated[float, Field(ge=0, lt=1)]
@@ -134,7 +134,7 @@ class SingleStageNetwork(nn.Module):
         config = self.config
         planes, real = choose_planes(batch.labels)
         guide = resize_aligned(batch.rgb, masks.shape[2:])
-        refined = pamr(guide, take_planes(masks, planes), config.pamr_iterations, config.pamr_dilations)
+        refined = refine_with_pamr(guide, take_planes(masks, planes), config.pamr_iterations, config.pamr_dilations)
         refined = resize_aligned(refined, batch.image.shape[2:]) * batch.inside
         index = make_pseudo_labels(
             refined, config.ratio_background, config.ratio_foreground, config.threshold_floor, real
