@@ -13,15 +13,15 @@ import tempfile
 import time
 
 from pyarrow.fs import FileSelector
-from wsss_ray.studies import resolve
 
 from wsss_ray import storage
-from wsss_ray.experiments.run import run
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe, replaced
 from wsss_ray.refine.crf import CRFRefinerConfig
+from wsss_ray.studies import resolve
 
 PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 
@@ -29,7 +29,7 @@ PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 def trained(recipe: Recipe, out: str) -> Recipe:
     """``recipe`` up to masks by a CRF, its network trained and its maps not yet made."""
     short = replaced(recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None})
-    run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), out, quiet=True)
+    run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), RunOptions(out))
     return short
 
 

@@ -11,7 +11,7 @@ import typer
 def predict(
     images: Annotated[list[str], typer.Argument(help="Images, folders, URIs or prepared shards.")],
     model: Annotated[str, typer.Option(help="Folder of a run (below --out/runs) or of a train artifact.")],
-    out: Annotated[str, typer.Option(help="Folder or URI for masks, overlays and answers.csv.")] = "answers",
+    out: Annotated[str, typer.Option(help="Folder or URI for masks, overlays and predictions.csv.")] = "predictions",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the run's test protocol, e.g. crf=null.", metavar="KEY=VALUE"),
@@ -23,10 +23,10 @@ def predict(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
     """Segment images with a trained model. Resumable."""
-    from wsss_ray.serve.predict import predict as predict_images
+    from wsss_ray.serve.predict import PredictOptions, predict_images
 
-    done = predict_images(model, images, out, set_ or [], classes, overlays, address)
+    counts = predict_images(model, images, out, PredictOptions(tuple(set_ or ()), classes, overlays, address))
     typer.echo(
-        f"{done['answered']} segmented, {done['kept']} kept from an earlier call, {done['skipped']} skipped: "
-        f"{out}/answers.csv, {out}/masks"
+        f"{counts.predicted} segmented, {counts.reused} kept from an earlier call, {counts.skipped} skipped: "
+        f"{out}/predictions.csv, {out}/masks"
     )

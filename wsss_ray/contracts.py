@@ -81,7 +81,8 @@ class ParamGroup:
 @runtime_checkable
 class Trainable(Protocol):
     """Anything the train stage can train: an ``nn.Module`` with these verbs. Localizers, segmenters, IRNet,
-    AffinityNet."""
+    AffinityNet.
+    """
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named scalar parts; the trainer sums them. Parts named ``monitor/...`` are logged, not summed."""
@@ -96,7 +97,8 @@ class Localizer(Trainable, Protocol):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C, h, w) class evidence, un-normalised. Signed only where its fusion rule
-        rectifies later."""
+        rectifies later.
+        """
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C or C + 1, h, w) raw differentiable scores, background last where there is one.
@@ -110,18 +112,24 @@ class Localizer(Trainable, Protocol):
 
 @runtime_checkable
 class Segments(Protocol):
-    """A network that answers per pixel: a segmenter, or a single-stage localizer.
-
-    A localizer may add ``answer(images) -> (scores, logits)``, which gated prediction calls to run it once, not twice.
-    """
+    """A network that predicts masks: a segmenter, or a single-stage localizer."""
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, h, w) probabilities, background first."""
 
 
+@runtime_checkable
+class GatedSegments(Segments, Protocol):
+    """One that gives its image logits by the same forward pass: gated prediction then runs it once, not twice."""
+
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) normalised -> ``scores``, and (B, C) image-level logits."""
+
+
 class FusionRule(Config):
     """How the maps of several scales and flips of an image become one map per class (paper sections in each
-    method)."""
+    method).
+    """
 
     rectify: Literal["none", "before", "pair", "per_pass", "after"] = "before"
     """Where ReLU stands: before up-sampling; after adding a map and its flip; after up-sampling each pass; after

@@ -18,7 +18,7 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.colour import JitterConfig, NormalizeConfig
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.partner import PartnerIndex
-from wsss_ray.data.samples import PixelCache, Prefetcher, TrainSamples, collate
+from wsss_ray.data.samples import Lookups, PixelCache, Prefetcher, Sampling, TrainSamples, collate
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
 
@@ -42,8 +42,8 @@ def maps_of(name: str) -> ClassMaps:
 
 
 def samples(rows: Rows, needs=EVERYTHING, **options) -> TrainSamples:
-    lookups = {"mask_lookup": mask_of, "maps_lookup": maps_of}
-    return TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 3, needs, **{**lookups, **options})
+    lookups = Lookups(options.pop("mask_lookup", mask_of), options.pop("maps_lookup", maps_of))
+    return TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 3, needs), lookups, **options)
 
 
 def equal(first: dict, second: dict) -> bool:
@@ -70,7 +70,8 @@ def test_sample_holds_what_is_needed(rows):
         "maps": (5, 32, 32),
         "labels": (5,),
     }
-    assert sample["image_id"] == rows.ids[7] and sample["partner"]["maps"].shape == (5, 32, 32)
+    assert sample["image_id"] == rows.ids[7]
+    assert sample["partner"]["maps"].shape == (5, 32, 32)
     assert torch.nonzero(sample["labels"]).flatten().tolist() == rows[7]["labels"]
     assert sample["maps"].amax(dim=(1, 2)).tolist() == [0, 0.5, 0, 0.5, 0]
     assert set(sample["mask"].unique().tolist()) <= {7 % 3, 255}
@@ -87,8 +88,8 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(rows):
     assert not torch.equal(now["image"], later["image"])
     assert not torch.equal(now["partner"]["image"], later["partner"]["image"])
     assert not torch.equal(first.sample(4, 2)["image"], first.sample(4, 3)["image"])
-    other = TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 4)
-    plain = TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 3)
+    other = TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 4))
+    plain = TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 3))
     assert not equal(plain.sample(4, 2), other.sample(4, 2))
     assert torch.equal(plain.sample(4, 2)["image"], first.sample(4, 2)["image"]), "needs change nothing else"
 
@@ -97,14 +98,16 @@ def test_epoch_orders_are_permutations(rows):
     made = samples(rows, ())
     orders = [made.epoch_order(epoch).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(30)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] and orders[1] == samples(rows, ()).epoch_order(1).tolist()
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[1] == samples(rows, ()).epoch_order(1).tolist()
 
 
 def test_partners_share_a_class(rows):
     """KTSE spec T16, sampler part: the labels of a pair intersect; anchor and partner batches have equal shapes."""
     made = samples(rows, ("partner",))
     batch = collate([made.sample(1, index) for index in range(16)])
-    assert batch.partner is not None and batch.partner.partner is None
+    assert batch.partner is not None
+    assert batch.partner.partner is None
     assert batch.image.shape == batch.partner.image.shape == (16, 3, 32, 32)
     assert ((batch.labels * batch.partner.labels).sum(1) >= 1).all()
     assert len({made.sample(epoch, 0)["partner"]["image_id"] for epoch in range(12)}) > 3
@@ -206,7 +209,7 @@ def test_images_are_decoded_once(rows, monkeypatch):
 
 
 def test_what_is_missing_is_said(rows, tmp_path):
-    with pytest.raises(ValueError, match="mask_lookup"):
+    with pytest.raises(ValueError, match="Lookups has no mask"):
         samples(rows, ("mask",), mask_lookup=None)
 
     def gone(name: str):
@@ -217,7 +220,7 @@ def test_what_is_missing_is_said(rows, tmp_path):
     with pytest.raises(UserError, match="pseudo mask is"):
         samples(rows, ("mask",), mask_lookup=lambda name: np.zeros((39, 40), np.uint8)).sample(0, 0)
     with pytest.raises(UserError, match="label outside 0..0"):
-        TrainSamples(rows, 1, AUGMENT, NormalizeConfig(), 0).sample(0, 1)
+        TrainSamples(rows, 1, Sampling(AUGMENT, NormalizeConfig(), 0)).sample(0, 1)
 
 
 class Fixed(list):
@@ -250,7 +253,8 @@ def test_mask_lookup_goes_through_the_same_window(rows):
         for index in range(len(rows))
     )
     config = AUGMENT.model_copy(update={"saliency_interpolation": "nearest"})
-    made = TrainSamples(perfect, 5, config, NormalizeConfig(), 0, ("saliency", "mask"), mask_lookup=truth.__getitem__)
+    sampling = Sampling(config, NormalizeConfig(), 0, ("saliency", "mask"))
+    made = TrainSamples(perfect, 5, sampling, Lookups(truth.__getitem__))
     for index in range(10):
         sample = made.sample(0, index)
         inside = sample["inside"][0] == 1

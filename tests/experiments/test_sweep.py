@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wsss_ray.studies import resolve
 
 from wsss_ray.config import UserError
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
@@ -32,6 +31,7 @@ from wsss_ray.experiments.sweep_space import (
 from wsss_ray.experiments.sweep_table import draw_figure, format_rows, list_headings
 from wsss_ray.recipe import Recipe
 from wsss_ray.score.names import read_miou
+from wsss_ray.studies import resolve
 
 
 def plan(recipe: Recipe, axes: tuple[Axis, ...], **options: Any) -> Plan:

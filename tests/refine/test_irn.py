@@ -14,16 +14,16 @@ from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import sample_mask
-from wsss_ray.refine.irn import IRNConfig, IRNet, confident, displacement_losses
+from wsss_ray.refine.irn import IRNConfig, IRNet, compute_displacement_losses, select_confident
 from wsss_ray.refine.pairs import (
     PairLabels,
-    affinity_losses,
-    at_offsets,
-    pair_labels,
-    path_cells,
-    path_maximum,
-    path_offsets,
-    source_grid,
+    compute_affinity_losses,
+    compute_source_grid,
+    find_path_maximum,
+    label_pairs,
+    list_path_cells,
+    list_path_offsets,
+    take_pairs,
 )
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig
 
@@ -45,7 +45,7 @@ def toy_batch(size: tuple[int, int] = (40, 52), num: int = 2) -> Batch:
 
 
 class GivenEdges(IRNet):
-    """An IRNet that answers with a stored boundary map and remembers what it was asked."""
+    """An IRNet that returns a stored boundary map and remembers what it was asked."""
 
     def __init__(self, logits: torch.Tensor, **options) -> None:
         super().__init__(build_backbone("toy", width=16), num_classes=3, **options)
@@ -60,43 +60,47 @@ class GivenEdges(IRNet):
 
 
 def test_paths_by_hand():
-    assert set(path_cells((1, 1))) == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert set(path_cells((0, 2))) == {(0, 0), (0, 1), (0, 2)}
-    assert len(path_cells((2, 1))) == 6 and len(path_cells((3, 4))) == 10
-    lengths = [len(path_cells(offset)) for offset in path_offsets(10)]
-    assert len(lengths) == 152 and lengths == sorted(lengths) and (lengths[0], lengths[-1]) == (2, 22)
+    assert set(list_path_cells((1, 1))) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert set(list_path_cells((0, 2))) == {(0, 0), (0, 1), (0, 2)}
+    assert len(list_path_cells((2, 1))) == 6
+    assert len(list_path_cells((3, 4))) == 10
+    lengths = [len(list_path_cells(offset)) for offset in list_path_offsets(10)]
+    assert len(lengths) == 152
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-1]) == (2, 22)
 
 
 def test_sources_of_a_training_crop():
-    assert source_grid((512 // 4, 512 // 4), 10) == (119, 110)
-    source, target = at_offsets(torch.zeros(128, 128), 10, path_offsets(10))
-    assert source.numel() == 13_090 and target.shape == (152, 119, 110)
+    assert compute_source_grid((512 // 4, 512 // 4), 10) == (119, 110)
+    source, target = take_pairs(torch.zeros(128, 128), 10, list_path_offsets(10))
+    assert source.numel() == 13_090
+    assert target.shape == (152, 119, 110)
 
 
 def test_any_edge_on_the_path_closes_the_pair():
-    for number, offset in enumerate(path_offsets(4)):
-        for y, x in path_cells(offset):
+    for number, offset in enumerate(list_path_offsets(4)):
+        for y, x in list_path_cells(offset):
             edge = torch.zeros(1, 8, 9)
             edge[0, 2 + y, 4 + x] = 1
-            assert path_maximum(edge, 4)[0, number, 2, 4 - 3] == 1
+            assert find_path_maximum(edge, 4)[0, number, 2, 4 - 3] == 1
         edge = torch.ones(1, 8, 9)
-        for y, x in path_cells(offset):
+        for y, x in list_path_cells(offset):
             edge[0, 2 + y, 4 + x] = 0.25
-        assert path_maximum(edge, 4)[0, number, 2, 4 - 3] == 0.25
+        assert find_path_maximum(edge, 4)[0, number, 2, 4 - 3] == 0.25
 
 
 def test_gradient_goes_to_the_largest_cell():
     torch.manual_seed(0)
     edge = torch.rand(2, 7, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda e: path_maximum(e, 3), edge)
+    assert torch.autograd.gradcheck(lambda e: find_path_maximum(e, 3), edge)
     with torch.no_grad():
-        plain = path_maximum(edge.detach(), 3)
-    assert torch.equal(path_maximum(edge, 3).detach(), plain)
+        plain = find_path_maximum(edge.detach(), 3)
+    assert torch.equal(find_path_maximum(edge, 3).detach(), plain)
 
 
 def test_pair_labels_by_hand():
     mask = torch.tensor([[[0, 0, 7, 255], [0, 7, 7, 2]]])
-    labels = pair_labels(mask, 2, ((0, 1), (1, 0), (1, 1), (1, -1)))
+    labels = label_pairs(mask, 2, ((0, 1), (1, 0), (1, 1), (1, -1)))
     # sources: row 0, columns 1 and 2
     assert labels.background[0, :, 0].tolist() == [[False, False], [False, False], [False, False], [True, False]]
     assert labels.foreground[0, :, 0].tolist() == [[False, False], [False, True], [False, False], [False, True]]
@@ -106,18 +110,19 @@ def test_pair_labels_by_hand():
 def test_any_number_of_classes_is_valid():
     """The released validity test is a literal 21: classes above it must teach here."""
     mask = torch.full((1, 3, 5), 200)
-    assert pair_labels(mask, 2, path_offsets(2)).foreground.all()
-    assert not any(part.any() for part in pair_labels(torch.full((1, 3, 5), 255), 2, path_offsets(2)))
+    assert label_pairs(mask, 2, list_path_offsets(2)).foreground.all()
+    assert not any(part.any() for part in label_pairs(torch.full((1, 3, 5), 255), 2, list_path_offsets(2)))
 
 
 def test_loss_without_edges():
     """Affinity 1 everywhere: nothing to say on equal pairs, -ln(1e-5) = 11.51 on different ones."""
     labels = PairLabels(*(torch.zeros(1, 4, 3, 3, dtype=torch.bool) for _ in range(3)))
     labels.background[:, 0] = labels.foreground[:, 1] = labels.different[:, 2] = True
-    parts = affinity_losses(torch.ones(1, 4, 3, 3), labels)
-    assert parts["affinity_background"].abs() < 1e-4 and parts["affinity_foreground"].abs() < 1e-4
+    parts = compute_affinity_losses(torch.ones(1, 4, 3, 3), labels)
+    assert parts["affinity_background"].abs() < 1e-4
+    assert parts["affinity_foreground"].abs() < 1e-4
     assert float(2 * parts["affinity_different"]) == pytest.approx(11.51, abs=0.02)
-    half = affinity_losses(torch.full((1, 4, 3, 3), 0.5), labels)
+    half = compute_affinity_losses(torch.full((1, 4, 3, 3), 0.5), labels)
     assert [float(v) for v in half.values()] == pytest.approx([np.log(2) / 4, np.log(2) / 4, np.log(2) / 2], abs=1e-4)
 
 
@@ -125,11 +130,11 @@ def test_displacement_loss_by_hand():
     """Displacements towards one centroid differ by the pair's offset: no foreground loss, its size on background."""
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     towards = torch.stack([2 - rows, 3 - columns])[None]
-    everywhere = torch.ones(1, len(path_offsets(3)), 4, 4, dtype=torch.bool)
+    everywhere = torch.ones(1, len(list_path_offsets(3)), 4, 4, dtype=torch.bool)
     labels = PairLabels(everywhere, everywhere, ~everywhere)
-    parts = displacement_losses(towards, labels, 3)
+    parts = compute_displacement_losses(towards, labels, 3)
     assert float(parts["displacement_foreground"]) == pytest.approx(0, abs=1e-6)
-    size = np.abs(np.array(path_offsets(3))).mean()
+    size = np.abs(np.array(list_path_offsets(3))).mean()
     assert float(parts["displacement_background"]) == pytest.approx(size / 2, rel=1e-5)
 
 
@@ -137,12 +142,12 @@ def test_paths_match_released(golden):
     arrays = golden("b06_irn_paths.npz")
     for radius in (int(name[1:-5]) for name in arrays if name.endswith("_size")):
         offsets, lengths = arrays[f"r{radius}_dst"], arrays[f"r{radius}_path_len"]
-        assert path_offsets(radius) == tuple(map(tuple, offsets.tolist()))
+        assert list_path_offsets(radius) == tuple(map(tuple, offsets.tolist()))
         for offset, length, cells in zip(offsets, lengths, arrays[f"r{radius}_path_cells"], strict=True):
-            assert path_cells(tuple(offset.tolist())) == tuple(map(tuple, cells[:length].tolist()))
+            assert list_path_cells(tuple(offset.tolist())) == tuple(map(tuple, cells[:length].tolist()))
         height, width = arrays[f"r{radius}_size"].tolist()
         flat = torch.arange(height * width).view(1, height, width)
-        source, target = at_offsets(flat, radius, path_offsets(radius))
+        source, target = take_pairs(flat, radius, list_path_offsets(radius))
         assert np.array_equal(source[0, 0].flatten().numpy(), arrays[f"r{radius}_src_index"])
         assert np.array_equal(target[0].flatten(1).numpy(), arrays[f"r{radius}_dst_index"])
 
@@ -150,14 +155,14 @@ def test_paths_match_released(golden):
 def test_loss_and_gradients_match_released(golden):
     arrays = golden("b06_irn_affinity_loss.npz")
     radius = 1 + int(arrays["dst"].max())
-    labels = pair_labels(torch.from_numpy(arrays["label"]).long(), radius, path_offsets(radius))
+    labels = label_pairs(torch.from_numpy(arrays["label"]).long(), radius, list_path_offsets(radius))
     for name, found in zip(("bg_pos", "fg_pos", "neg"), labels, strict=True):
         assert np.array_equal(found.flatten(2).numpy(), arrays[name] > 0), name
     logit = torch.from_numpy(arrays["edge_logit"]).requires_grad_()
     vectors = torch.from_numpy(arrays["disp"]).requires_grad_()
-    affinity = 1 - path_maximum(logit[:, 0].sigmoid(), radius)
+    affinity = 1 - find_path_maximum(logit[:, 0].sigmoid(), radius)
     assert np.abs(affinity.detach().flatten(2).numpy() - arrays["affinity"]).max() < 1e-6
-    parts = affinity_losses(affinity, labels) | displacement_losses(vectors, labels, radius)
+    parts = compute_affinity_losses(affinity, labels) | compute_displacement_losses(vectors, labels, radius)
     expected = {
         "L_pos": 2 * (parts["affinity_background"] + parts["affinity_foreground"]),
         "L_neg": 2 * parts["affinity_different"],
@@ -176,7 +181,7 @@ def test_loss_and_gradients_match_released(golden):
 
 
 def released_names(net: IRNet) -> dict[str, str]:
-    """Released IRNet's head tensor names -> ours, for five taps."""
+    """Released IRNet's head tensor names -> ours, for five taps; the mean shift of its instances is not ours."""
     names = {}
     for number in range(5):
         for part in ("0.weight", "1.weight", "1.bias"):
@@ -186,7 +191,7 @@ def released_names(net: IRNet) -> dict[str, str]:
         names[f"fc_dp6.{part}"] = f"displacement.coarse.{part}"
         names[f"fc_dp7.{part}"] = f"displacement.fuse.{part}"
     names |= {"fc_edge6.weight": "edge.fuse.weight", "fc_edge6.bias": "edge.fuse.bias"}
-    return names | {"fc_dp7.3.weight": "displacement.fuse.3.weight", "fc_dp7.4.running_mean": "displacement.mean"}
+    return names | {"fc_dp7.3.weight": "displacement.fuse.3.weight"}
 
 
 def test_resnet50_heads_match_released(golden):
@@ -196,15 +201,21 @@ def test_resnet50_heads_match_released(golden):
     fill_set_b(net.backbone, prefix, gain, under="resnet50.")
     state, names = net.state_dict(), released_names(net)
     for key, shape in zip(arrays["irn_head_keys"].tolist(), arrays["irn_head_shapes"].tolist(), strict=True):
-        assert str(list(state[names[key]].shape)) == shape, key
-        rule = "mean_shift.running_mean" if key == "fc_dp7.4.running_mean" else key
-        state[names.pop(key)].copy_(torch.from_numpy(set_b(rule, state[released_names(net)[key]].shape, prefix, gain)))
+        if key == "fc_dp7.4.running_mean":
+            mean = set_b("mean_shift.running_mean", arrays["mean_shift"].shape, prefix, gain)
+            assert np.array_equal(mean, arrays["mean_shift"])
+            continue
+        own = names.pop(key)
+        assert str(list(state[own].shape)) == shape, key
+        state[own].copy_(torch.from_numpy(set_b(key, state[own].shape, prefix, gain)))
     assert not names
-    assert np.array_equal(net.displacement.mean.numpy(), arrays["mean_shift"])
     images = torch.from_numpy(set_b_input("image", arrays["input_shape"], prefix))
     with torch.no_grad():
-        assert (net.edge_logits(images)[:, None] - torch.from_numpy(arrays["irn_edge_logits"])).abs().max() < 2e-5
-        found = net.displacements(images)
+        taps, grid = net.features(images)
+        edge, displacement = net.edge(taps, grid), net.displacement(taps, grid)
+        assert torch.equal(net.edge_logits(images), edge[:, 0])
+    assert (edge - torch.from_numpy(arrays["irn_edge_logits"])).abs().max() < 2e-5
+    found = displacement - torch.from_numpy(arrays["mean_shift"])[:, None, None]
     assert (found - torch.from_numpy(arrays["irn_displacement_eval"])).abs().max() < 2e-5
 
 
@@ -215,19 +226,20 @@ def test_any_backbone_any_size(backbone):
         for height, width in ((65, 74), (64, 96), (101, 47)):
             images = torch.empty(2, 3, height, width)
             assert net.edge_logits(images).shape == (2, -(-height // 4), -(-width // 4))
-            assert net.displacements(images).shape == (2, 2, -(-height // 4), -(-width // 4))
+            assert net.displacement(*net.features(images)).shape == (2, 2, -(-height // 4), -(-width // 4))
 
 
 def test_maps_smaller_than_the_grid_are_stretched():
     net = IRNet(build_backbone("squeezenet", padded=False), num_classes=3, displacement=True)
     assert net.edge_logits(torch.randn(1, 3, 67, 90)).shape == (1, 17, 23)
-    assert net.displacements(torch.randn(1, 3, 67, 90)).shape == (1, 2, 17, 23)
+    assert net.displacement(*net.features(torch.randn(1, 3, 67, 90))).shape == (1, 2, 17, 23)
 
 
 def test_only_the_branches_learn():
     net = toy_net(displacement=True).train()
     assert isinstance(net, Trainable)
-    assert not any(part.training for part in net.backbone.modules()) and net.edge.training
+    assert not any(part.training for part in net.backbone.modules())
+    assert net.edge.training
     groups = net.param_groups()
     assert [(g.name, g.lr_multiplier) for g in groups] == [("edge", 1.0), ("displacement", 10.0)]
     grouped = [id(p) for g in groups for p in g.params]
@@ -273,7 +285,8 @@ def test_learns_a_boundary():
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
     column = net.eval().edges(image)[0].mean(dim=0)
-    assert column[7:9].max() > 5 * column[:4].mean() and column[7:9].max() > 5 * column[12:].mean()
+    assert column[7:9].max() > 5 * column[:4].mean()
+    assert column[7:9].max() > 5 * column[12:].mean()
 
 
 def test_batch_without_known_pixels_is_finite():
@@ -282,35 +295,20 @@ def test_batch_without_known_pixels_is_finite():
     batch.mask = torch.full_like(batch.mask, 255)
     loss = sum(net.loss(batch, PROGRESS).values())
     loss.backward()
-    assert loss.item() == 0 and all(torch.isfinite(p.grad).all() for p in net.edge.parameters())
+    assert loss.item() == 0
+    assert all(torch.isfinite(p.grad).all() for p in net.edge.parameters())
 
 
 def test_what_a_user_can_get_wrong():
     with pytest.raises(UserError, match="lower the refiner's training radius"):
         toy_net(radius=10).loss(toy_batch(), PROGRESS)
+    batch = toy_batch()
+    batch.mask = None
     with pytest.raises(UserError, match="mask"):
-        batch = toy_batch()
-        batch.mask = None
         toy_net().loss(batch, PROGRESS)
-    with pytest.raises(UserError, match="displacement=True"):
-        toy_net().displacements(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(UserError, match="no tap 'conv9'"):
-        toy_net(taps=["conv9"])
     maps = ClassMaps("a", np.array([0], np.int32), np.zeros((1, 4, 4), np.float32), (16, 16))
     with pytest.raises(UserError, match="trained IRNet"):
         IRNConfig(labels=LABELS).refine(np.zeros((16, 16, 3), np.uint8), maps)
-
-
-def test_mean_displacement():
-    net = toy_net(displacement=True).eval()
-    images = [torch.randn(1, 3, 32, 40), torch.randn(1, 3, 48, 32)]
-    raw = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in images])
-    net.set_mean_displacement(images)
-    now = torch.stack([net.displacements(p).mean(dim=(0, 2, 3)) for p in images])
-    assert raw.mean(dim=0).abs().max() > 1e-4
-    assert now.mean(dim=0).abs().max() < 1e-5
-    net.train()
-    assert (net.displacements(images[0]).mean(dim=(0, 2, 3)) - raw[0]).abs().max() < 1e-6
 
 
 def test_labels_are_sampled_like_pil():
@@ -359,24 +357,25 @@ def test_mask_matches_released(golden):
     maps = ClassMaps("a", arrays["keys"].astype(np.int32), arrays["cams"], (height, width))
     image = np.zeros((height, width, 3), np.uint8)
     config = IRNConfig(labels=LABELS)
-    planes = config.scores(image, maps, net)
+    planes = config.compute_scores(image, maps, net)
     assert np.abs(planes.numpy() - arrays["score_with_bg"]).max() < 2e-4
     mask = config.refine(image, maps, net)
-    assert mask.dtype == np.uint8 and (mask != arrays["pred"]).sum() <= 3
+    assert mask.dtype == np.uint8
+    assert (mask != arrays["pred"]).sum() <= 3
 
 
 def test_confidence_matches_released(golden):
     arrays = golden("b05_ktse_irn_extras.npz")
     planes = torch.from_numpy(arrays["conf_score"])
     assert np.array_equal(arrays["conf_keys"][planes.argmax(dim=0).numpy()], arrays["conf_pred"])
-    assert np.array_equal(confident(planes, 0.5).numpy(), arrays["conf_mask"] > 0)
+    assert np.array_equal(select_confident(planes, 0.5).numpy(), arrays["conf_mask"] > 0)
 
 
 def test_confidence_by_hand():
     planes = torch.tensor([[[0.9, 0.5, 0.6, 0.1, 0.1]], [[0.1, 0.4, 0.1, 0.2, 0.9]]])
-    assert confident(planes, 0.5).tolist() == [[True, False, False, False, True]]
-    assert confident(planes, 0.99).tolist() == [[True, False, True, False, True]]
-    assert confident(planes, 1).all()
+    assert select_confident(planes, 0.5).tolist() == [[True, False, False, False, True]]
+    assert select_confident(planes, 0.99).tolist() == [[True, False, True, False, True]]
+    assert select_confident(planes, 1).all()
 
 
 def test_refine_by_hand():
@@ -390,8 +389,10 @@ def test_refine_by_hand():
     maps = ClassMaps("a", np.array([1, 6], np.int32), evidence, (30, 46))
     image = np.zeros((30, 46, 3), np.uint8)
     mask = IRNConfig(labels=LABELS).refine(image, maps, net)
-    assert mask.shape == (30, 46) and set(np.unique(mask)) == {0, 2, 7}
-    assert (mask[:, :20] == 2).all() and (mask[:, 32:] == 7).all()
+    assert mask.shape == (30, 46)
+    assert set(np.unique(mask)) == {0, 2, 7}
+    assert (mask[:, :20] == 2).all()
+    assert (mask[:, 32:] == 7).all()
     weak = ClassMaps("a", maps.classes, evidence * np.array([1, 0.2], np.float32)[:, None, None], (30, 46))
     assert set(np.unique(IRNConfig(labels=LABELS).refine(image, weak, net))) == {0, 2}
     assert (IRNConfig(labels=LABELS, background=2).refine(image, maps, net) == 0).all()
@@ -406,7 +407,8 @@ def test_refine_on_stored_grids_of_any_size():
     for grid in ((10, 13), (37, 50), (5, 7)):
         maps = ClassMaps("a", np.array([0, 2], np.int32), rng.random((2, *grid), dtype=np.float32), (37, 50))
         mask = IRNConfig(labels=LABELS).refine(image, maps, net)
-        assert mask.shape == (37, 50) and set(np.unique(mask)) <= {0, 1, 3}
+        assert mask.shape == (37, 50)
+        assert set(np.unique(mask)) <= {0, 1, 3}
         assert np.array_equal(mask, IRNConfig(labels=LABELS).refine(image, maps, net))
     none = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 10, 13), np.float32), (37, 50))
     assert not IRNConfig(labels=LABELS).refine(image, none, net).any()

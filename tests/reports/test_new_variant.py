@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
-from wsss_ray.studies import resolve
 
 from tests.fake_run import fake_run, prepare
 from wsss_ray import storage
@@ -28,6 +27,7 @@ from wsss_ray.reports.run_page import build_run_page
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import write_markdown
 from wsss_ray.score.names import STEPS, VARIANTS, Variant, metric_choices
+from wsss_ray.studies import resolve
 
 TITLE = "refined twice"
 

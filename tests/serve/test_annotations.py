@@ -21,8 +21,7 @@ from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
 from wsss_ray import storage
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.network import SegmenterSpec, save_state
 from wsss_ray.artifacts.tables import MASKS_SCHEMA, part_name, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask
@@ -40,7 +39,12 @@ from wsss_ray.serve.annotations import (
     trace_polygons,
     trace_rings,
 )
-from wsss_ray.serve.export import export
+from wsss_ray.serve.export import ExportOptions, export_run
+
+
+def export(run_folder: str, to: Path, **options) -> str:
+    """An export with options by name."""
+    return export_run(run_folder, to, ExportOptions(**options))
 
 
 def read_back(lines, height: int, width: int) -> np.ndarray:
@@ -125,10 +129,10 @@ def run(tmp_path_factory) -> Path:
     segment = SegmentConfig(
         network=DeepLabV2Config(rates=(1,), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
     )
-    spec = NetworkSpec(kind="segmenter", num_classes=3, segment=segment)
+    spec = SegmenterSpec(num_classes=3, segment=segment)
     torch.manual_seed(0)
     storage.write_json(str(root / "train" / "s1" / "network.json"), spec.model_dump(mode="json"))
-    build.save_state(build.network(spec), root / "train" / "s1" / "model.safetensors")
+    save_state(spec.build(), root / "train" / "s1" / "model.safetensors")
     made = {"masks": {"stage": "refine", "digest": "r1"}, "segmenter": {"stage": "train", "digest": "s1"}}
     folder = root / "runs" / "cam-1"
     storage.write_json(str(folder / "run.json"), {"artifacts": made, "data": data})
@@ -145,7 +149,7 @@ def truth(run: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["coco", "polygons"])
 def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
-    said = export(str(run), tmp_path, kind=kind, tolerance=0, images=True)
+    said = export(str(run), tmp_path, form=kind, tolerance=0, images=True)
     path = tmp_path / "annotations" / "instances_default.json"
     assert "of 5 images" in said
     assert str(path) in said
@@ -170,7 +174,7 @@ def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
 
 
 def test_label_studio(run: Path, tmp_path: Path):
-    export(str(run), tmp_path, kind="polygons", tolerance=0)
+    export(str(run), tmp_path, form="polygons", tolerance=0)
     assert not (tmp_path / "images").exists()
     tasks = json.loads((tmp_path / "label_studio.json").read_text())
     expected = truth(run)
@@ -202,18 +206,18 @@ def test_unknown_pixels_are_nobodys():
 
 
 def test_bad_exports_are_one_line(run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons, mlflow"):
-        export(str(run), tmp_path, kind="gif")
+    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons or mlflow"):
+        export(str(run), tmp_path, form="gif")
     with pytest.raises(UserError, match="--voc-server goes with --as png"):
-        export(str(run), tmp_path, kind="coco", voc_server=True)
-    with pytest.raises(UserError, match="this run made no predictions; it made masks, segmenter"):
-        export(str(run), tmp_path, what="predictions", kind="coco")
+        export(str(run), tmp_path, form="coco", voc_server=True)
+    with pytest.raises(UserError, match="run has no predictions; available: masks, segmenter"):
+        export(str(run), tmp_path, what="predictions", form="coco")
     assert not (tmp_path / "annotations" / "instances_default.json").exists(), "nothing half written"
     with pytest.raises(UserError, match="no finished run here"):
-        export(str(tmp_path), tmp_path, kind="polygons")
+        export(str(tmp_path), tmp_path, form="polygons")
     (tmp_path / "full").write_text("")
     with pytest.raises(UserError, match="is not empty; choose another --to"):
-        export(str(run), tmp_path, kind="mlflow")
+        export(str(run), tmp_path, form="mlflow")
 
 
 def test_png_export_is_as_before(run: Path, tmp_path: Path):
@@ -222,14 +226,14 @@ def test_png_export_is_as_before(run: Path, tmp_path: Path):
         np.testing.assert_array_equal(decode_mask((tmp_path / f"{image_id}.png").read_bytes()), mask)
 
 
-def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
+def test_the_served_model(run: Path, tmp_path: Path, monkeypatch):
     """Saved with MLflow, loaded by it, asked with base64 and with paths."""
     pytest.importorskip("mlflow")
     import mlflow.pyfunc
     import pandas as pd
 
     to = tmp_path / "model"
-    said = export(str(run), to, kind="mlflow")
+    said = export(str(run), to, form="mlflow")
     assert f"mlflow models serve -m {to}" in said
     model = mlflow.pyfunc.load_model(str(to))
     image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
@@ -243,8 +247,8 @@ def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
     assert by_bytes == by_path
     mask = decode_mask(base64.b64decode(by_bytes["mask"]))
     assert mask.shape == (40, 56) == (by_bytes["height"], by_bytes["width"])
-    shares = {one["index"]: one["share"] for one in by_bytes["classes"]}
-    assert shares == {k: pytest.approx(np.mean(mask == k)) for k in np.unique(mask).tolist()}
+    areas = {one["index"]: one["area_fraction"] for one in by_bytes["classes"]}
+    assert areas == {k: pytest.approx(np.mean(mask == k)) for k in np.unique(mask).tolist()}
     names = ("background", *load_manifest(storage.read_json(str(run / "run.json"))["data"]).classes)
     assert all(one["class"] == names[one["index"]] for one in by_bytes["classes"])
     json.dumps(by_bytes)
@@ -266,17 +270,18 @@ def test_the_model_is_logged_with_its_run(run: Path, tmp_path: Path, monkeypatch
     """``save_model`` is given the run MLflow knows, and the store beside it."""
     seen = SimpleNamespace(calls=[])
 
-    def save_model(folder, path, run_id, out):
+    def save_model(folder, code, path, run_id, out):
+        assert code.is_file()
         seen.calls.append((sorted(one.name for one in folder.iterdir()), path, run_id, out))
         return f"runs:/{run_id}/model"
 
-    monkeypatch.setattr("wsss_ray.tracking.save_model", save_model)
+    monkeypatch.setattr("wsss_ray.serve.export.save_model", save_model)
     record = run / "run.json"
     before = record.read_text()
     try:
         record.write_text(json.dumps({**json.loads(before), "mlflow_run": "abc"}))
-        assert "logged as runs:/abc/model" in export(str(run), tmp_path / "m", kind="mlflow")
+        assert "logged as runs:/abc/model" in export(str(run), tmp_path / "m", form="mlflow")
     finally:
         record.write_text(before)
-    names = ["answer.json", "model.safetensors", "network.json"]
+    names = ["model.safetensors", "model_card.json", "network.json"]
     assert seen.calls == [(names, tmp_path / "m", "abc", str(run.parents[1]))]

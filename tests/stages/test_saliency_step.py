@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from wsss_ray.studies import cam, eps, smaf
 
 from wsss_ray.config import UserError
-from wsss_ray.data.manifest import Manifest
-from wsss_ray.data.saliency import NOTE, describe
+from wsss_ray.data.manifest import DataSet, Manifest
+from wsss_ray.data.saliency import NOTE, describe_detector
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.experiments.road import settle
-from wsss_ray.experiments.run import protocols, saliency_words
+from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.recipe import replaced
 from wsss_ray.stages import prepare, saliency
+from wsss_ray.stages.score import describe_protocols, describe_saliency
+from wsss_ray.studies import cam, eps, smaf
 
 cloudpickle = pytest.importorskip("ray").cloudpickle
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
@@ -52,7 +52,7 @@ def detect_without_ray(root: Path, out: Path) -> list[str]:
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
     source = open_source("folder", root, **({"saliency": str(maps)} if maps else {}))
-    origin = prepare.made_by(prepare._saliency_folder(source))
+    origin = prepare.read_origin(prepare.find_saliency_folder(source))
     source.options = {**source.options, **({"saliency": origin} if origin else {})}
     return write_dataset(source, str(out))
 
@@ -71,20 +71,21 @@ def test_every_image_gets_its_own_map(images: Path, tmp_path: Path) -> None:
 def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
     (images / "a.png").write_bytes(b"no image")
     bad = detect_without_ray(images, tmp_path / "maps")
-    assert len(bad) == 1 and "a.png" in bad[0]
+    assert len(bad) == 1
+    assert "a.png" in bad[0]
     assert len(list((tmp_path / "maps").iterdir())) == 3
 
 
 def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    saliency._claim(str(out), describe("fine_grained"))
-    saliency._claim(str(out), describe("fine_grained"))
+    saliency._claim(str(out), describe_detector("fine_grained"))
+    saliency._claim(str(out), describe_detector("fine_grained"))
     with pytest.raises(UserError, match="fine_grained .*border_cut.*another --out"):
-        saliency._claim(str(out), describe("border_cut"))
+        saliency._claim(str(out), describe_detector("border_cut"))
     (out / NOTE).unlink()
     (out / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="did not make"):
-        saliency._claim(str(out), describe("border_cut"))
+        saliency._claim(str(out), describe_detector("border_cut"))
 
 
 def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
@@ -98,35 +99,36 @@ def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(images: Pa
     detect_without_ray(images, out)
     (out / "v.png").unlink()
     manifest = prepared(images, tmp_path / "data", out, tmp_path)
-    assert settle(eps.recipe(), manifest).data.train_split == "train"
+    assert settle_recipe(eps.recipe(), manifest).data.train_split == "train"
     (out / "x__b.png").unlink()
     lacking = prepared(images, tmp_path / "less", out, tmp_path)
     with pytest.raises(UserError, match=r"x__b of split 'train' .*--saliency.*--set method.saliency=false"):
-        settle(eps.recipe(), lacking)
+        settle_recipe(eps.recipe(), lacking)
     with pytest.raises(UserError, match=r"--set base.method.saliency=false"):
-        settle(smaf.recipe(), lacking)
-    assert settle(cam.recipe(), lacking)
-    assert settle(replaced(eps.recipe(), {"method.saliency": False}), lacking)
+        settle_recipe(smaf.recipe(), lacking)
+    assert settle_recipe(cam.recipe(), lacking)
+    assert settle_recipe(replaced(eps.recipe(), {"method.saliency": False}), lacking)
 
 
 def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
     detect_without_ray(images, out)
     given = prepared(images, tmp_path / "given", out, tmp_path)
-    saliency._claim(str(tmp_path / "note"), describe("fine_grained"))
+    saliency._claim(str(tmp_path / "note"), describe_detector("fine_grained"))
     (out / NOTE).write_bytes((tmp_path / "note" / NOTE).read_bytes())
     made = prepared(images, tmp_path / "made", out, tmp_path)
-    assert made.options["saliency"] == describe("fine_grained")
+    assert made.options["saliency"] == describe_detector("fine_grained")
     assert {name: split.digest for name, split in made.splits.items()} == {
         name: split.digest for name, split in given.splits.items()
     }
     for recipe in (eps.recipe(), smaf.recipe()):
-        assert saliency_words(recipe, given) == "saliency as given with the data"
-        said = protocols(recipe, "train", saliency_words(recipe, made))
-        assert all("classical fine_grained" in text for text in said.values())
-    assert saliency_words(cam.recipe(), made) == ""
-    assert protocols(cam.recipe(), "train", "") == protocols(cam.recipe(), "train")
-    assert "{threshold:g}" in protocols(cam.recipe(), "train")["best"]
+        assert describe_saliency(recipe, DataSet("", given)) == "saliency as given with the data"
+        sentences = describe_protocols(settle_recipe(recipe, made), DataSet("", made), "maps")
+        assert all("classical fine_grained" in text for text in sentences.values())
+    assert describe_saliency(cam.recipe(), DataSet("", made)) == ""
+    plain = describe_protocols(settle_recipe(cam.recipe(), made), DataSet("", made), "maps")
+    assert not any("saliency" in text for text in plain.values())
+    assert "{threshold}" in plain["best"]
 
 
 def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Path) -> None:

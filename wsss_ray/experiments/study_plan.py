@@ -11,8 +11,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import digest
 from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
-from wsss_ray.experiments import run as runs
-from wsss_ray.experiments.road import made_with
+from wsss_ray.experiments.settle import check_recipe, made_with
 from wsss_ray.experiments.study import Row, Study, shorten_recipe
 from wsss_ray.recipe import Recipe, override
 
@@ -227,7 +226,7 @@ def keep_startable(opened: OpenStudy, planned: Sequence[SettledRow]) -> list[Set
     ready = []
     for row in planned:
         try:
-            runs.preflight(row.recipe)
+            check_recipe(row.recipe)
         except UserError as error:
             opened.note_failure(row.place, row.seed, str(error), row.key)
             console.print(f"{row.name}: cannot run: {error}", markup=False, soft_wrap=True)

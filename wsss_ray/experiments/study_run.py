@@ -15,15 +15,14 @@ import ray
 from ray.exceptions import RayError
 
 from wsss_ray import storage
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
-from wsss_ray.artifacts.record import Run
+from wsss_ray.artifacts.network import read_spec
+from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import held
 from wsss_ray.cluster.join import cluster, concurrency, release_orphans, this_node
 from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Trainable
-from wsss_ray.experiments import run as runs
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.study import Study
 from wsss_ray.experiments.study_plan import (
     RESULTS,
@@ -37,6 +36,7 @@ from wsss_ray.experiments.study_plan import (
     open_study,
     plan_rows,
 )
+from wsss_ray.experiments.tags import name_data, read_commit
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
 from wsss_ray.score.names import kept_numbers
@@ -53,7 +53,7 @@ def run_study(
     address: str | None = None,
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
-    """Run the rows of ``study`` that are not done yet, and return its results (``summarize_study`` reads them).
+    """FinishedRun the rows of ``study`` that are not done yet, and return its results (``summarize_study`` reads them).
 
     ``max_concurrent`` rows run at the same time, each on its share of the cluster (default as for sweeps); what two of
     them need is computed once. A row that fails is noted with its reason and the others go on. Raises UserError for
@@ -133,11 +133,11 @@ def build_tags(study: Study, options: StudyOptions) -> dict[str, str]:
         "kind": "study",
         "study": study.name,
         "method": ", ".join(methods),
-        "data": runs.data_name(options.data),
+        "data": name_data(options.data),
         "scale": options.scale,
         "profile": options.profile,
         "metric": study.metric,
-        "git_commit": runs.git_commit(),
+        "git_commit": read_commit(),
     }
 
 
@@ -184,7 +184,7 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
     """Run one row with one seed, on one of ``share`` parts of the cluster: what the results keep, or why it failed."""
     start = time.monotonic()
     try:
-        done = runs.run(row.recipe, out, parent=parent, quiet=True, share=share)
+        done = run(row.recipe, RunOptions(out, share=share, parent=parent))
         counted = "params" in (study.metric, *study.also, *study.rows[row.place].published)
         params = count_parameters(done) if counted else None
     except Exception as error:  # whatever a row runs into, the others go on
@@ -222,11 +222,10 @@ def describe_failure(error: Exception, seconds: float) -> dict[str, Any]:
     return {"status": "failed", "reason": f"{type(error).__name__}: {line}", "seconds": seconds, "traceback": whole}
 
 
-def count_parameters(done: Run) -> float:
+def count_parameters(done: FinishedRun) -> float:
     """Millions of trainable parameters of the network that predicts, or else localizes: what WS-FCN's tables count."""
     network = done.artifacts.get("segmenter") or done.artifacts["network"]
-    spec = NetworkSpec.model_validate(storage.read_json(storage.join(network.uri, "network.json")))
-    groups = cast(Trainable, build.network(spec)).param_groups()
+    groups = cast(Trainable, read_spec(network.uri).build()).param_groups()
     return sum(parameter.numel() for group in groups for parameter in group.params) / 1e6
 
 

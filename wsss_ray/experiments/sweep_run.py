@@ -24,8 +24,7 @@ from wsss_ray.artifacts.store import Store, digest, held
 from wsss_ray.cluster.join import cluster, concurrency, release_orphans, this_node
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
-from wsss_ray.experiments.road import made_with
-from wsss_ray.experiments.run import preflight, run_tags
+from wsss_ray.experiments.settle import check_recipe, made_with
 from wsss_ray.experiments.sweep import Plan
 from wsss_ray.experiments.sweep_outcomes import (
     Outcome,
@@ -41,6 +40,7 @@ from wsss_ray.experiments.sweep_search import WATCHED, build_scheduler, build_se
 from wsss_ray.experiments.sweep_space import Axis, Point, name_point
 from wsss_ray.experiments.sweep_table import build_closing_table, describe_metric, draw_figure
 from wsss_ray.experiments.sweep_trial import Context, run_trial
+from wsss_ray.experiments.tags import tag_run
 from wsss_ray.tracking import Tracker
 
 FIGURE = "sweep.png"
@@ -52,7 +52,7 @@ def run_sweep(plan: Plan, out: str, address: str | None = None, max_concurrent: 
     A trial that fails is reported and stops nothing. Raises UserError where nothing can run, or where another process
     runs this sweep.
     """
-    preflight(plan.recipe)
+    check_recipe(plan.recipe)
     store = Store(out)
     place = storage.join(store.uri, "sweeps", plan.name)
     with held(place, "sweep"):
@@ -65,7 +65,7 @@ def _run_alone(
 ) -> list[Outcome]:
     outcomes, earlier = folder.load()
     outcomes = [outcome for outcome in outcomes if outcome.state != "failed"]
-    tags = {**run_tags(plan.recipe), "kind": "sweep", "sweep": plan.name, "search": plan.search}
+    tags = {**tag_run(plan.recipe), "kind": "sweep", "sweep": plan.name, "search": plan.search}
     tracker = Tracker(out, f"sweep {plan.name}", tags, resume=earlier)
     status = "FAILED"
     try:

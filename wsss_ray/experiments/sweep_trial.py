@@ -13,18 +13,19 @@ from typing import Any
 
 from ray import tune
 
-from wsss_ray import storage
-from wsss_ray.artifacts.record import Run
+from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.config import Config, UserError
-from wsss_ray.data.manifest import load_manifest
-from wsss_ray.experiments.run import protocols, run, run_tags, saliency_words
+from wsss_ray.experiments import log
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import build_recipe
 from wsss_ray.experiments.sweep_outcomes import Outcome, flatten_scores
 from wsss_ray.experiments.sweep_search import WATCHED, read_point
 from wsss_ray.experiments.sweep_space import Axis, Point, name_point
+from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe
 from wsss_ray.score.names import read_miou
-from wsss_ray.stages import score
+from wsss_ray.stages.run import Listener
+from wsss_ray.stages.score import rescore
 from wsss_ray.tracking import Tracker
 
 METRIC = "sweep/value"
@@ -102,7 +103,7 @@ def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Wat
         recipes = [build_recipe(context.recipe, *pair) for pair in pairs]
         first = recipes[0]
         if len(pairs) > 1:
-            places = tuple(sorted({find_background(recipe) for recipe in recipes}))
+            places = tuple(sorted({recipe.background for recipe in recipes}))
             first = first.model_copy(update={"score": first.score.model_copy(update={"at": places})})
         done = _run(context, first, context.label(*pairs[0]), watch.hear)
         outcomes = [_log_run(context, *pairs[0], done)]
@@ -116,16 +117,24 @@ def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Wat
     return outcomes
 
 
-def _run(context: Context, recipe: Recipe, label: str, on_epoch: Callable[[str, dict[str, Any]], None]) -> Run:
-    return run(
-        recipe,
-        context.out,
-        parent=context.parent,
-        quiet=True,
-        label=label,
-        share=context.share,
-        on_epoch=on_epoch,
+def _run(
+    context: Context, recipe: Recipe, label: str, on_epoch: Callable[[str, Mapping[str, Any]], None]
+) -> FinishedRun:
+    options = RunOptions(
+        context.out, share=context.share, parent=context.parent, label=label, listeners=(_EpochListener(on_epoch),)
     )
+    return run(recipe, options)
+
+
+class _EpochListener(Listener):
+    """Passes epochs on."""
+
+    def __init__(self, on_epoch: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self.on_epoch = on_epoch
+
+    def hear_epoch(self, title: str, epoch: Mapping[str, Any]) -> None:
+        """One epoch of a training."""
+        self.on_epoch(title, epoch)
 
 
 def _describe_error(error: Exception) -> str:
@@ -135,43 +144,39 @@ def _describe_error(error: Exception) -> str:
     return reason[:300]
 
 
-def _log_run(context: Context, point: Point, seed: int, done: Run) -> Outcome:
+def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Outcome:
     """The outcome of a point that was run, its metric logged under the name that all trials share."""
     outcome = _score_outcome(context.metric, point, seed, done.scores)
-    steps = storage.read_json(storage.join(done.folder, "run.json"))["steps"]
-    outcome.computed = [step["title"] for step in steps if not step["reused"]]
-    outcome.reused = [step["title"] for step in steps if step["reused"]]
-    outcome.folder, outcome.mlflow_run = done.folder, done.mlflow_run or ""
+    outcome.computed = [title for title, artifact in done.steps if not artifact.reused]
+    outcome.reused = [title for title, artifact in done.steps if artifact.reused]
+    outcome.folder, outcome.mlflow_run = done.folder, done.mlflow_run
     tracker = Tracker(context.out, done.recipe.name, {}, context.parent, resume=done.mlflow_run)
     tracker.metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome
 
 
-def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, done: Run) -> Outcome:
+def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, done: FinishedRun) -> Outcome:
     """The outcome of a point that differs only in its seed threshold, as an MLflow run of its own."""
     scores = rescore_seeds(done, recipe)
     outcome = _score_outcome(context.metric, point, seed, scores)
     outcome.reused, outcome.folder = ["curve of seeds"], done.folder
-    tracker = Tracker(context.out, context.label(point, seed), run_tags(recipe), context.parent)
+    tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent)
     outcome.mlflow_run = tracker.run_id
     tracker.params({**point, "seed": seed})
     for step, found in scores.items():
-        tracker.metrics(score.flat_metrics(step, dict(found)))
+        tracker.metrics(dict(log.flatten_scores(step, found)))
     tracker.metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome
 
 
-def rescore_seeds(done: Run, recipe: Recipe) -> Scores:
+def rescore_seeds(done: FinishedRun, recipe: Recipe) -> Scores:
     """The scores of a finished run at another seed threshold, from its counts: no map is read again."""
     scores = dict(done.scores)
     if "seeds" in scores:
-        settings = done.recipe.score.model_copy(update={"background": find_background(recipe)})
-        names = list(scores["seeds"]["fixed"]["iou"])
-        data = storage.read_json(storage.join(done.folder, "run.json"))["data"]
-        sentences = protocols(recipe, str(done.recipe.data.score_split), saliency_words(recipe, load_manifest(data)))
-        scores["seeds"] = score.rescored(done.artifacts["score seeds"], "maps", names, settings, sentences)
+        asked = done.recipe.model_copy(update={"score": recipe.score})
+        scores["seeds"] = rescore(done.artifacts["score seeds"], asked, done.data)
     return scores
 
 
@@ -179,8 +184,3 @@ def _score_outcome(metric: str, point: Point, seed: int, scores: Scores) -> Outc
     value = read_miou(scores, metric)
     reason = "" if value is not None else f"nothing scored as {metric}"
     return Outcome(point, seed, "finished", value, reason, flatten_scores(scores))
-
-
-def find_background(recipe: Recipe) -> float:
-    """The seed threshold of a recipe: its own, or the method's."""
-    return recipe.score.background if recipe.score.background is not None else recipe.method.background()

@@ -26,7 +26,7 @@ from wsss_ray.reports.tiles import (
     read_maps,
     read_masks,
 )
-from wsss_ray.score.confusion import Counts, mean_iou
+from wsss_ray.score.confusion import Counts, compute_mean_iou
 from wsss_ray.score.names import STEPS, usual_variant
 
 BUDGET = 6_500_000
@@ -74,7 +74,7 @@ def choose_images(ids: list[str], counts: np.ndarray | None, names: list[str], s
     if counts is None:
         return [Chosen(ids[place], "random", None) for place in sorted(order[: sum(GROUPS.values())])]
     parts = Counts(counts[:, 0], counts[:, 1], counts[:, 2])
-    scores, with_background = mean_iou(parts, foreground=True), mean_iou(parts)
+    scores, with_background = compute_mean_iou(parts, foreground=True), compute_mean_iou(parts)
     objects = np.flatnonzero((counts[:, 1, 1:].sum(axis=1) > 0) & ~np.isnan(scores))
     ranked = objects[np.lexsort((-with_background[objects], -scores[objects]))]
     taken: dict[int, str] = {}

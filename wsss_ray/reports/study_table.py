@@ -11,7 +11,7 @@ import numpy as np
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.score.names import Column, study_column, study_columns, usual_variant
-from wsss_ray.score.rank import Agreement, agreement
+from wsss_ray.score.rank import Agreement, measure_agreement
 
 Status = Literal["finished", "partly", "failed", "not run", "quoted"]
 SCALES = ("toy", "small", "paper")
@@ -105,7 +105,9 @@ def summarize_study(results: Mapping[str, Any]) -> StudyTable:
         metric=metric,
         metrics=metrics,
         lines=lines,
-        ranking=agreement([value for value, _ in ranked], [ours for _, ours in ranked]) if len(ranked) > 1 else None,
+        ranking=measure_agreement([value for value, _ in ranked], [ours for _, ours in ranked])
+        if len(ranked) > 1
+        else None,
         settings=tuple(results.get("settings", ())),
         data=results.get("data"),
     )

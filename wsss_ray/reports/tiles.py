@@ -12,7 +12,7 @@ from wsss_ray.artifacts.tables import decode_maps, part_name, read_table
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.shards import read_shard_table
-from wsss_ray.refine.planes import constant_background, to_mask, winners
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
 from wsss_ray.reports.drawing import overlay_map, overlay_mask
 from wsss_ray.score.names import STEPS, VARIANTS
 
@@ -72,7 +72,7 @@ def read_masks(step: str, folder: str, shard: str, image_id: str) -> list[NamedM
 
 def draw_seeds(maps: ClassMaps, variant: str, threshold: float) -> NamedMask:
     """The seeds of class maps at a threshold, under the variant's caption."""
-    mask = to_mask(winners(constant_background(maps.full(), threshold)), maps.classes)
+    mask = make_mask(pick_winners(add_constant_background(maps.full(), threshold)), maps.classes)
     return NamedMask(VARIANTS[variant].caption.format(threshold=f"{threshold:g}"), mask)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
-from wsss_ray.score.confusion import Absent, Counts, mean_iou
+from wsss_ray.score.confusion import Absent, Counts, compute_mean_iou
 
 CELLS = 4096
-"""Cells of [0, 1] that ``bins_of`` looks values up by; a power of two, so that a float's cell is exact."""
+"""Cells of [0, 1] that ``find_bins`` looks values up by; a power of two, so that a float's cell is exact."""
 
 
-def bins_of(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many of the ascending ``thresholds`` lie below each value: ``searchsorted``, three times as fast.
+def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """How many of the ascending ``thresholds`` lie below each value: a faster ``searchsorted``.
 
     A table has the count at each cell's lower edge, and one comparison settles the cell, where it holds no second
     threshold. Any shape -> the same shape, int32.
@@ -24,7 +24,7 @@ def bins_of(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     below = np.searchsorted(thresholds, edges, side="left").astype(np.int32)
     if (np.diff(below) > 1).any() or thresholds[0] < 0:
         return np.searchsorted(thresholds, values, side="left").astype(np.int32)
-    found = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
+    found: np.ndarray = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
     found += np.append(thresholds, np.asarray(np.inf, thresholds.dtype))[found] < values
     return found
 
@@ -72,18 +72,10 @@ class ThresholdCurve:
             top = np.maximum(top, maps[number])
             strongest = np.where(better, np.int32(number * num_bins), strongest)
         # In the precision of the maps, as seeds compare them: 0.1 in float32 is not 0.1 in float64.
-        places += strongest + bins_of(top, self.thresholds.astype(maps.dtype))
+        places += strongest + find_bins(top, self.thresholds.astype(maps.dtype))
         shape = (self.num_labels + 1, len(classes), num_bins)
         flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
         self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
-
-    def merge(self, other: ThresholdCurve) -> ThresholdCurve:
-        """Both parts of a set together."""
-        if not np.array_equal(self.thresholds, other.thresholds) or self.num_labels != other.num_labels:
-            raise UserError("curves of different thresholds or labels do not add up: use one list for all parts")
-        both = ThresholdCurve(self.thresholds, self.num_labels)
-        both.counts = self.counts + other.counts
-        return both
 
     def matrices(self) -> np.ndarray:
         """(T, K, K + 1) int64: the confusion matrix at each threshold, no pixel unknown."""
@@ -96,7 +88,7 @@ class ThresholdCurve:
 
     def mious(self, absent: Absent = "skip") -> np.ndarray:
         """(T,) mIoU with background at each threshold."""
-        return mean_iou(Counts.of(self.matrices()), absent)
+        return compute_mean_iou(Counts.of(self.matrices()), absent)
 
     def best(self, absent: Absent = "skip") -> tuple[float, float]:
         """The threshold of the highest mIoU, the lowest one of equals, and that mIoU; NaN where nothing was counted."""

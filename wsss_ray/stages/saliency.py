@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ from wsss_ray.cluster.join import Machines, cluster, machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.saliency import NOTE, describe, detect
+from wsss_ray.data.saliency import NOTE, describe_detector, detect_saliency
 from wsss_ray.data.source import Item, read_file
 from wsss_ray.data.sources import open_source
 from wsss_ray.recipe import Resources
 
 _SHOWN = 20
 _PER_TASK = 16
+_pack: Callable[[Any], bytes] = cloudpickle.dumps
 
 
 def make_saliency(
@@ -39,7 +40,7 @@ def make_saliency(
     Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
     ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
-    made = describe(detector)
+    made = describe_detector(detector)
     source = open_source(name, root, **options)
     items = [item for item in source.items if item.image is not None]
     if not items:
@@ -91,7 +92,7 @@ def _short(made: dict[str, Any]) -> str:
 def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterator[dict[str, Any]]:
     size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
     light = [(item.image_id, item.image) for item in todo]
-    parts = [{"items": cloudpickle.dumps(light[start : start + size])} for start in range(0, len(light), size)]
+    parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         _detect_part,  # type: ignore[arg-type]
         fn_args=(out, detector),
@@ -112,5 +113,5 @@ def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str) -> dict[
         except UserError as error:
             bad.append(str(error))
             continue
-        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect(pixels, detector)))
+        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect_saliency(pixels, detector)))
     return {"bad": [bad], "items": [len(items)]}
