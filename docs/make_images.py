@@ -83,7 +83,7 @@ def draw_figure(tiles: list[list[Image.Image]], captions: tuple[str, ...]) -> Im
 def save_small(image: Image.Image, path: Path) -> None:
     """Save as PNG with 256 colours, shrunk until it fits ``LIMIT``."""
     while True:
-        image.quantize(palette=image.quantize(256), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)
+        image.quantize(256, kmeans=10, dither=Image.Dither.NONE).save(path, optimize=True)
         if path.stat().st_size <= LIMIT:
             return
         image = image.resize((image.width * 9 // 10, image.height * 9 // 10), Image.Resampling.LANCZOS)
