@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 from typer.main import get_command
-
 from wsss_ray.cli.main import app
 from wsss_ray.studies import build_study, resolve
 
