@@ -31,8 +31,8 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.recipe import Resources
-from wsss_ray.refine.planes import constant_background, to_mask, winners
-from wsss_ray.score.confusion import confusion, empty
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
+from wsss_ray.score.confusion import count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
 from wsss_ray.stages.localize import LocalizeWorker
 
@@ -113,10 +113,10 @@ def thresholds_both(data: str, maps: str, split: str) -> None:
         for row in read_table(storage.join(maps, part_name(info.path))).to_pylist():
             loaded.append((decode_maps(row), truths[row["image_id"]]))
     start = time.perf_counter()
-    matrix = empty(num_labels)
+    matrix = make_matrix(num_labels)
     for one, truth in loaded:
-        mask = to_mask(winners(constant_background(one.full(), 0.2)), one.classes)
-        matrix += confusion(decode_mask(truth), mask, num_labels)
+        mask = make_mask(pick_winners(add_constant_background(one.full(), 0.2)), one.classes)
+        matrix += count_confusion(decode_mask(truth), mask, num_labels)
     single = time.perf_counter() - start
     start = time.perf_counter()
     curve = ThresholdCurve(np.arange(100) / 100, num_labels)

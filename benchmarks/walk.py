@@ -14,8 +14,8 @@ import time
 import torch
 from torch import Tensor
 
-from wsss_ray.refine.pairs import path_offsets
-from wsss_ray.refine.walk import edge_links, walk
+from wsss_ray.refine.pairs import list_path_offsets
+from wsss_ray.refine.random_walk import link_within_edges, spread_scores
 
 STRIDE, RADIUS, BETA, EXP_TIMES = 4, 5, 10.0, 8
 
@@ -25,7 +25,7 @@ def dense_walk(scores: Tensor, links: Tensor) -> Tensor:
     num_scores, height, width = scores.shape
     cells = torch.arange(height * width, device=links.device).view(height, width)
     matrix = torch.eye(height * width, device=links.device)
-    for link, (dy, dx) in zip(links, path_offsets(RADIUS), strict=True):
+    for link, (dy, dx) in zip(links, list_path_offsets(RADIUS), strict=True):
         rows, left, right = height - dy, max(-dx, 0), width - max(dx, 0)
         if rows <= 0 or right <= left:
             continue
@@ -67,12 +67,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     height, width = (-(-int(side) // STRIDE) for side in options.size.split("x"))
-    links = edge_links(smooth_edges(height, width), RADIUS).to(device)
+    links = link_within_edges(smooth_edges(height, width), RADIUS).to(device)
     scores = torch.rand(options.classes, height, width).to(device)
     print(f"{options.size} at stride {STRIDE}: {height} x {width} cells, {options.classes} scores, {device}")
 
     def stencil() -> Tensor:
-        return walk(scores, links, path_offsets(RADIUS), BETA, EXP_TIMES)
+        return spread_scores(scores, links, list_path_offsets(RADIUS), BETA, EXP_TIMES)
 
     found = stencil()
     start = wait(device)

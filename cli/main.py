@@ -50,9 +50,12 @@ def run(
     """Train, localize, refine, segment, predict and score; finished steps are loaded, not redone."""
     from wsss_ray.studies import resolve
 
-    from wsss_ray.experiments.run import run as walk
+    from wsss_ray.experiments.run import RunOptions
+    from wsss_ray.experiments.run import run as run_recipe
+    from wsss_ray.reports.closing import closing_table
 
-    walk(resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or []), out, address)
+    resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
+    closing_table(run_recipe(resolved, RunOptions(out, address)))
 
 
 @app.command("list")

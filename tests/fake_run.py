@@ -15,8 +15,8 @@ from wsss_ray.contracts import ClassMaps
 from wsss_ray.data import image as pic
 from wsss_ray.data.shards import read_shard, write_dataset
 from wsss_ray.data.source import Item, Source, blank_row
-from wsss_ray.score.bootstrap import image_counts
-from wsss_ray.score.confusion import confusion, empty, scores
+from wsss_ray.score.bootstrap import stack_counts
+from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 
 CLASSES = ["cat", "dog <b>", "katze & co"]
 RECIPE: dict[str, Any] = {
@@ -64,15 +64,15 @@ def prepare(folder: Path, num_images: int = 12, size: tuple[int, int] = (24, 32)
 def fake_run(out: Path, name: str, data: str, wrong: set[str] = frozenset(), **recipe: Any) -> str:  # type: ignore[assignment]
     """A run whose pseudo masks are the truth, except that images ``wrong`` are all background; its folder."""
     labels = len(CLASSES) + 1
-    total = empty(labels)
+    total = make_matrix(labels)
     for shard in sorted(path for path in storage.list_names(data) if path.endswith(".parquet")):
         masks, maps, counts = [], [], []
         for row in read_shard(data, shard):
             truth = pic.decode_mask(row["mask"])
             mask = np.where((truth == 255) | (row["image_id"] in wrong), 0, truth).astype(np.uint8)
-            matrix = confusion(truth, mask, labels)
+            matrix = count_confusion(truth, mask, labels)
             total += matrix
-            found = image_counts(matrix)
+            found = stack_counts(matrix)
             there = np.flatnonzero(found.any(axis=0))
             counts.append(
                 {
@@ -92,7 +92,7 @@ def fake_run(out: Path, name: str, data: str, wrong: set[str] = frozenset(), **r
             ("score", COUNTS_SCHEMA, counts),
         ):
             write_table(pa.Table.from_pylist(rows, schema=schema), str(out / stage / name / part))
-    found = scores(total)
+    found = compute_scores(total)
     names = ["background", *CLASSES]
     score = {
         **found.numbers(),

@@ -110,13 +110,18 @@ class Localizer(Trainable, Protocol):
 
 @runtime_checkable
 class Segments(Protocol):
-    """A network that answers per pixel: a segmenter, or a single-stage localizer.
-
-    A localizer may add ``answer(images) -> (scores, logits)``, which gated prediction calls to run it once, not twice.
-    """
+    """A network that predicts masks: a segmenter, or a single-stage localizer."""
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, K, h, w) probabilities, background first."""
+
+
+@runtime_checkable
+class GatedSegments(Segments, Protocol):
+    """One that gives its image logits by the same forward pass: gated prediction then runs it once, not twice."""
+
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) normalised -> ``scores``, and (B, C) image-level logits."""
 
 
 class FusionRule(Config):

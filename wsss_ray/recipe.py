@@ -1,20 +1,21 @@
 """A run, typed: which images, which method on which network, and every step after it.
 
-A recipe is complete (no value is decided later), validated before Ray starts, and saved with its run; running the
-saved file
-repeats it. ``override`` is what ``--set train.epochs=2`` does.
+A recipe is validated before Ray starts and saved with its run; running the saved file repeats it. ``override`` is what
+``--set train.epochs=2`` does. A ``SettledRecipe`` is one whose splits the opened data has decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
-from wsss_ray.config import Config, UserError
+from wsss_ray import storage
+from wsss_ray.config import Changes, Config, UserError
+from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.localize import LocalizeConfig
@@ -40,25 +41,33 @@ else:
 class DataConfig(Config):
     """Which images: shards made by ``wsss data prepare``, or the generated toy set."""
 
-    uri: str | None = None
-    """Folder or URI of prepared shards; None generates ``toy``."""
+    uri: Annotated[str | None, Changes("nothing")] = None
+    """Folder or URI of prepared shards; None generates ``toy``. Steps depend on the digests of its splits."""
     toy: ToyConfig = ToyConfig()
-    train_split: str | None = None
+    train_split: Annotated[str | None, Changes("nothing")] = None
     """Images to train on and make pseudo masks of; None takes ``train_aug`` where the data has it, else ``train``."""
-    val_split: str = "val"
-    score_split: str | None = None
+    val_split: Annotated[str, Changes("nothing")] = "val"
+    score_split: Annotated[str | None, Changes("nothing")] = None
     """Part of the training images whose seeds and pseudo masks are scored; None takes ``train``."""
+
+
+class SettledData(DataConfig):
+    """The same with its splits decided."""
+
+    train_split: Annotated[str, Changes("nothing")]
+    score_split: Annotated[str, Changes("nothing")]
 
 
 class NetConfig(Config):
     """A backbone and what it starts from."""
 
-    backbone: str = "toy"
-    output_stride: PositiveInt | None = None
-    weights: str | None = None
-    """A name of ``wsss weights list`` or a file; None starts from random weights."""
+    backbone: Annotated[str, Changes("weights")] = "toy"
+    output_stride: Annotated[PositiveInt | None, Changes("weights")] = None
+    weights: Annotated[str | None, Changes("nothing")] = None
+    """A name of ``wsss weights list`` or a file; None starts from random weights. Training depends on the file's
+    digest, not on its name."""
     normalize: NormalizeConfig = NormalizeConfig()
-    options: dict[str, bool | int | float | str | tuple[int | float, ...]] = {}
+    options: Annotated[dict[str, bool | int | float | str | tuple[int | float, ...]], Changes("weights")] = {}
     """Further arguments of the backbone (``wsss_ray.nets``), for example KTSE's ``dropout: [0.2, 0.2]``."""
 
 
@@ -69,24 +78,60 @@ class Localization(Config):
     net: NetConfig = NetConfig()
     train: TrainConfig = TrainConfig()
     localize: LocalizeConfig = LocalizeConfig()
-    base: Localization | None = None
-    """The localizer trained before this one, for methods that start from another (SMAF, ESOL's later phases)."""
+    base: Annotated[Localization | None, Changes("nothing")] = None
+    """The localizer trained before this one, for methods that start from another (SMAF, ESOL's later phases). Training
+    depends on the digest of what it left behind."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_rule_of_the_method(cls, data: Any) -> Any:
+        """The fusion rule of the method's paper, where the recipe leaves it open."""
+        if not isinstance(data, dict) or "method" not in data:
+            return data
+        localize = data.get("localize", LocalizeConfig())
+        given = localize.get("fusion") if isinstance(localize, dict) else getattr(localize, "fusion", None)
+        method = _read_method(data["method"])
+        if given is not None or method is None:
+            return data
+        if isinstance(localize, LocalizeConfig):
+            return {**data, "localize": localize.model_copy(update={"fusion": method.fusion()})}
+        return {**data, "localize": {**localize, "fusion": method.fusion()}} if isinstance(localize, dict) else data
 
     @model_validator(mode="after")
-    def _fits(self) -> Localization:
+    def _check_base(self) -> Localization:
         if self.method.wants_base and self.base is None:
             raise ValueError(
                 f"method {self.method.name!r} starts from another localizer: give 'base' (its method, net and train)"
             )
         if "maps" in self.method.needs and self.base is None:
             raise ValueError(f"method {self.method.name!r} learns from another localizer's maps: give 'base'")
-        if self.localize.fusion is None:
-            object.__setattr__(self, "localize", self.localize.model_copy(update={"fusion": self.method.fusion()}))
         return self
+
+    @property
+    def fusion(self) -> FusionRule:
+        """How its maps of several scales and flips are fused."""
+        return self.localize.fusion or self.method.fusion()
+
+    @property
+    def chain(self) -> tuple[Localization, ...]:
+        """This localizer, the one it starts from, and so on."""
+        return (self, *self.base.chain) if self.base is not None else (self,)
+
+
+def _read_method(value: object) -> MethodConfig | None:
+    """The method's settings; None where they are not valid, which validation itself will say."""
+    if isinstance(value, MethodConfig):
+        return value
+    if not isinstance(value, dict) or value.get("name") not in METHODS:
+        return None
+    try:
+        return METHODS[value["name"]].model_validate(value)
+    except ValidationError:
+        return None
 
 
 def localizer_of(localization: Localization) -> Localization:
-    """The localizer of a recipe alone: what is trained, and what another method can start from."""
+    """The localizer of a recipe alone, without the steps after it: what another method can start from."""
     return Localization.model_construct(**{name: getattr(localization, name) for name in Localization.model_fields})
 
 
@@ -108,37 +153,37 @@ class SegmentConfig(Config):
 class Resources(Config):
     """What a run may use; changes no result and is in no digest."""
 
-    train_workers: PositiveInt = 1
-    inference_workers: PositiveInt | None = None
+    train_workers: Annotated[PositiveInt, Changes("nothing")] = 1
+    inference_workers: Annotated[PositiveInt | None, Changes("nothing")] = None
     """None uses every core (or GPU) there is."""
-    gpus: bool | None = None
+    gpus: Annotated[bool | None, Changes("nothing")] = None
     """None uses GPUs where the cluster has some."""
-    batch_size: PositiveInt = 8
-    """Images of one size in one forward pass of the inference stages."""
-    loader_threads: PositiveInt = 2
+    batch_size: Annotated[PositiveInt, Changes("nothing")] = 8
+    """Images of one size in one forward pass of the inference steps."""
+    loader_threads: Annotated[PositiveInt, Changes("nothing")] = 2
 
 
 class Recipe(Localization):
     """One run from images to scores."""
 
-    version: Literal[1] = 1
-    name: str = "run"
-    scale: Scale = "toy"
-    seed: NonNegativeInt = 0
+    version: Annotated[Literal[1], Changes("nothing")] = 1
+    name: Annotated[str, Changes("nothing")] = "run"
+    scale: Annotated[Scale, Changes("nothing")] = "toy"
+    seed: Annotated[NonNegativeInt, Changes("weights")] = 0
     data: DataConfig = DataConfig()
-    refine: Refiner | None
+    refine: Annotated[Refiner | None, Changes("masks")]
     """Class maps to pseudo masks; None ends at the maps and their seeds (single-stage methods make neither)."""
-    affinity: AffinityConfig | None = None
+    affinity: Annotated[AffinityConfig | None, Changes("masks")] = None
     """Network and training of a refiner that has them."""
-    segment: SegmentConfig | None = None
+    segment: Annotated[SegmentConfig | None, Changes("masks")] = None
     """None ends at the pseudo masks, or predicts with the localizer itself where that is a single-stage method."""
     predict: PredictConfig = PredictConfig()
     score: ScoreConfig = ScoreConfig()
     resources: Resources = Resources()
-    tags: dict[str, str] = {}
+    tags: Annotated[dict[str, str], Changes("nothing")] = {}
 
     @model_validator(mode="after")
-    def _whole(self) -> Recipe:
+    def _check_steps(self) -> Recipe:
         if self.refine is not None and self.refine.trainable and self.affinity is None:
             raise ValueError(f"refiner {self.refine.name!r} trains a network: give 'affinity' (net and train)")
         if self.segment is not None and self.refine is None:
@@ -147,8 +192,25 @@ class Recipe(Localization):
 
     @property
     def predicts(self) -> bool:
-        """Whether some network of this recipe answers per pixel."""
+        """Whether some network of this recipe predicts masks."""
         return self.segment is not None or self.method.single_stage
+
+    @property
+    def background(self) -> float:
+        """The fixed background threshold of its seeds: the one given, else that of the method's paper."""
+        return self.method.background() if self.score.background is None else self.score.background
+
+    @property
+    def nets(self) -> tuple[NetConfig, ...]:
+        """The settings of every network it trains."""
+        further = tuple(part.net for part in (self.affinity, self.segment) if part is not None)
+        return (*(part.net for part in self.chain), *further)
+
+
+class SettledRecipe(Recipe):
+    """A recipe whose splits the opened data has decided."""
+
+    data: SettledData
 
 
 def up_to(recipe: Recipe, step: str) -> Recipe:
@@ -164,17 +226,17 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load(path: str | Path) -> Recipe:
-    """A recipe file; UserError names the file, the key and what is wrong with it."""
+def load(where: str | Path) -> Recipe:
+    """A recipe file at a path or URI; UserError names the file, the key and what is wrong with it."""
     try:
-        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        value = yaml.safe_load(storage.read_bytes(str(where)).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the recipe ({error})") from error
+        raise UserError(f"{where}: cannot read the recipe ({error})") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path}: a recipe is a mapping of keys; 'wsss show cam' prints one")
-    return validate(value, str(path))
+        raise UserError(f"{where}: a recipe is a mapping of keys; 'wsss show cam' prints one")
+    return validate(value, str(where))
 
 
 def validate(value: dict[str, Any], where: str) -> Recipe:
@@ -185,7 +247,7 @@ def validate(value: dict[str, Any], where: str) -> Recipe:
         raise UserError(explain(error, where)) from None
 
 
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with ``key.path=value`` settings applied (values in YAML), checked as a whole.
 
     Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so
@@ -193,17 +255,22 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     chosen with ``--profile`` before overrides. Raises UserError for an unknown key, naming it and those there are.
     """
     keys = {setting.partition("=")[0].strip() for setting in settings}
-    value = _plain_again(recipe, recipe.model_dump(mode="json"), keys)
+    value = _open_rules(recipe, recipe.model_dump(mode="json"), keys)
+    assign_settings(value, settings, "train.epochs=2")
+    return validate(value, "--set")
+
+
+def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str) -> None:
+    """Put ``key.path=value`` settings (values in YAML) into plain values; UserError for an unknown key."""
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise UserError(f"--set {setting}: write key=value, for example --set train.epochs=2")
+            raise UserError(f"--set {setting}: write key=value, for example --set {example}")
         try:
             parsed = yaml.safe_load(text)
         except yaml.YAMLError:
             parsed = text
         _assign(value, key.strip(), parsed)
-    return validate(value, "--set")
 
 
 def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -212,7 +279,7 @@ def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Values are plain or typed; the rule that fuses maps follows a changed method unless it was set apart from it.
     Raises UserError for an unknown key.
     """
-    value = _plain_again(recipe, recipe.model_dump(mode="json"), set(changes))
+    value = _open_rules(recipe, recipe.model_dump(mode="json"), set(changes))
     for key, new in changes.items():
         _assign(value, key, _plain(new))
     return validate(value, f"{recipe.name} with {', '.join(changes)}")
@@ -225,14 +292,14 @@ def _plain(new: Any) -> Any:
     return new.model_dump(mode="json") if isinstance(new, Config) else new
 
 
-def _plain_again(part: Localization, value: dict[str, Any], changed: set[str], prefix: str = "") -> dict[str, Any]:
+def _open_rules(part: Localization, value: dict[str, Any], changed: set[str], prefix: str = "") -> dict[str, Any]:
     """``value`` with fusion rules that are the method's own left open, so that they are derived again."""
     key = f"{prefix}localize.fusion"
     given = any(name == key or name.startswith(f"{key}.") for name in changed)
     if not given and part.localize.fusion == part.method.fusion():
         value["localize"]["fusion"] = None
     if part.base is not None:
-        _plain_again(part.base, value["base"], changed, f"{prefix}base.")
+        _open_rules(part.base, value["base"], changed, f"{prefix}base.")
     return value
 
 

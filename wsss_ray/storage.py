@@ -39,7 +39,7 @@ def join(uri: str, *names: str) -> str:
 def exists(uri: str) -> bool:
     """Whether a file or folder is there."""
     filesystem, path = open_fs(uri)
-    return filesystem.get_file_info(path).type != pafs.FileType.NotFound
+    return bool(filesystem.get_file_info(path).type != pafs.FileType.NotFound)
 
 
 def list_names(uri: str) -> list[str]:
@@ -53,7 +53,8 @@ def read_bytes(uri: str) -> bytes:
     """A whole file."""
     filesystem, path = open_fs(uri)
     with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+        data: bytes = stream.read()
+    return data
 
 
 def write_bytes(uri: str, data: bytes) -> None:

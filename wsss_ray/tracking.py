@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -110,6 +111,15 @@ class Tracker:
             ) from error
         self.run_id, self.experiment_id = run.info.run_id, experiment_id
         self._pending: list[Any] = []
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """End the run: FINISHED, KILLED after ctrl-C, or FAILED; never hides why."""
+        status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
+        with contextlib.suppress(Exception):
+            self.finish(status)
 
     def _connect(self, client: Callable[..., Any]) -> Any:
         if not self.uri.startswith("sqlite:///"):

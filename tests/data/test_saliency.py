@@ -10,7 +10,16 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.data import saliency as module
-from wsss_ray.data.saliency import DETECTORS, border_distance, centre_prior, describe, detect, made_by, spread, words
+from wsss_ray.data.saliency import (
+    DETECTORS,
+    describe_detector,
+    detect_saliency,
+    make_centre_prior,
+    measure_border_distance,
+    name_origin,
+    read_origin,
+    stretch,
+)
 
 
 @pytest.fixture
@@ -29,17 +38,17 @@ def scene(height: int = 90, width: int = 120, seed: int = 0) -> tuple[np.ndarray
 
 def test_border_cut_finds_the_object(cv2) -> None:
     image, inside = scene()
-    found = detect(image) >= 128
+    found = detect_saliency(image) >= 128
     assert found.shape == inside.shape
     assert (found & inside).sum() / (found | inside).sum() > 0.9
 
 
 def test_maps_are_the_same_again_and_mirror_with_the_image(cv2) -> None:
     image, _ = scene(seed=1)
-    first = detect(image)
+    first = detect_saliency(image)
     cv2.setRNGSeed(7)
-    assert np.array_equal(first, detect(image))
-    turned = detect(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
+    assert np.array_equal(first, detect_saliency(image))
+    turned = detect_saliency(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
     assert np.mean(np.abs(first.astype(int) - turned)) < 8
 
 
@@ -47,48 +56,48 @@ def test_maps_are_the_same_again_and_mirror_with_the_image(cv2) -> None:
 def test_any_size_and_a_plain_image(cv2, detector: str) -> None:
     for height, width in ((1, 1), (7, 300), (8, 8), (33, 500), (301, 17)):
         grey = np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8)
-        found = detect(grey, detector)
+        found = detect_saliency(grey, detector)
         assert found.shape == (height, width) and found.dtype == np.uint8
-    assert not detect(np.full((40, 50, 3), 90, np.uint8), detector).any()
+    assert not detect_saliency(np.full((40, 50, 3), 90, np.uint8), detector).any()
 
 
 def test_own_detectors_of_opencv_are_spread(cv2) -> None:
     image, _ = scene()
     for detector in ("fine_grained", "spectral_residual"):
-        found = detect(image, detector)
+        found = detect_saliency(image, detector)
         assert found.min() == 0 and found.max() == 255
 
 
 def test_one_border_may_hold_the_object(cv2) -> None:
     image = np.full((60, 60, 3), (60, 150, 60), np.uint8)
     image[36:, 15:45] = (200, 40, 30)
-    distance = border_distance(cv2, image)
+    distance = measure_border_distance(cv2, image)
     assert distance[45, 30] > 0.9 and distance[5, 5] < 0.1
 
 
 def test_prior_and_spread() -> None:
-    prior = centre_prior(5, 9)
+    prior = make_centre_prior(5, 9)
     assert prior.max() == prior[2, 4] == 1 and prior[0, 0] == prior.min() > 0
-    assert spread(np.array([2.0, 4.0])).tolist() == [0, 1] and spread(np.full(3, 5.0)).tolist() == [0, 0, 0]
+    assert stretch(np.array([2.0, 4.0])).tolist() == [0, 1] and stretch(np.full(3, 5.0)).tolist() == [0, 0, 0]
 
 
 def test_unknown_detector_and_missing_library(cv2, monkeypatch) -> None:
     with pytest.raises(UserError, match="known: border_cut"):
-        describe("pfan")
+        describe_detector("pfan")
     with pytest.raises(UserError, match="known: border_cut"):
-        detect(scene()[0], "pfan")
+        detect_saliency(scene()[0], "pfan")
     monkeypatch.setitem(__import__("sys").modules, "cv2", SimpleNamespace(__version__="1"))
     with pytest.raises(UserError, match="wsss-ray\\[saliency\\]"):
-        module.library()
+        module.load_opencv()
 
 
 def test_the_note_reaches_the_words_of_a_score(cv2, tmp_path) -> None:
-    assert made_by(None) is None
-    assert words(made_by(tmp_path)) == words(None) == "saliency as given with the data"
-    (tmp_path / module.NOTE).write_text(json.dumps(describe("border_cut")))
-    made = made_by(tmp_path)
-    assert made == describe("border_cut")
-    assert "classical border_cut (opencv" in words(made)
+    assert read_origin(None) is None
+    assert name_origin(read_origin(tmp_path)) == name_origin(None) == "saliency as given with the data"
+    (tmp_path / module.NOTE).write_text(json.dumps(describe_detector("border_cut")))
+    made = read_origin(tmp_path)
+    assert made == describe_detector("border_cut")
+    assert "classical border_cut (opencv" in name_origin(made)
     (tmp_path / module.NOTE).write_text("{")
     with pytest.raises(UserError, match="not JSON"):
-        made_by(tmp_path)
+        read_origin(tmp_path)

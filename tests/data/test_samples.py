@@ -18,7 +18,7 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.colour import JitterConfig, NormalizeConfig
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.partner import PartnerIndex
-from wsss_ray.data.samples import PixelCache, Prefetcher, TrainSamples, collate
+from wsss_ray.data.samples import Lookups, PixelCache, Prefetcher, Sampling, TrainSamples, collate
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
 
@@ -42,8 +42,8 @@ def maps_of(name: str) -> ClassMaps:
 
 
 def samples(rows: Rows, needs=EVERYTHING, **options) -> TrainSamples:
-    lookups = {"mask_lookup": mask_of, "maps_lookup": maps_of}
-    return TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 3, needs, **{**lookups, **options})
+    lookups = Lookups(options.pop("mask_lookup", mask_of), options.pop("maps_lookup", maps_of))
+    return TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 3, needs), lookups, **options)
 
 
 def equal(first: dict, second: dict) -> bool:
@@ -87,8 +87,8 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(rows):
     assert not torch.equal(now["image"], later["image"])
     assert not torch.equal(now["partner"]["image"], later["partner"]["image"])
     assert not torch.equal(first.sample(4, 2)["image"], first.sample(4, 3)["image"])
-    other = TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 4)
-    plain = TrainSamples(rows, 5, AUGMENT, NormalizeConfig(), 3)
+    other = TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 4))
+    plain = TrainSamples(rows, 5, Sampling(AUGMENT, NormalizeConfig(), 3))
     assert not equal(plain.sample(4, 2), other.sample(4, 2))
     assert torch.equal(plain.sample(4, 2)["image"], first.sample(4, 2)["image"]), "needs change nothing else"
 
@@ -206,7 +206,7 @@ def test_images_are_decoded_once(rows, monkeypatch):
 
 
 def test_what_is_missing_is_said(rows, tmp_path):
-    with pytest.raises(ValueError, match="mask_lookup"):
+    with pytest.raises(ValueError, match="Lookups has no mask"):
         samples(rows, ("mask",), mask_lookup=None)
 
     def gone(name: str):
@@ -217,7 +217,7 @@ def test_what_is_missing_is_said(rows, tmp_path):
     with pytest.raises(UserError, match="pseudo mask is"):
         samples(rows, ("mask",), mask_lookup=lambda name: np.zeros((39, 40), np.uint8)).sample(0, 0)
     with pytest.raises(UserError, match="label outside 0..0"):
-        TrainSamples(rows, 1, AUGMENT, NormalizeConfig(), 0).sample(0, 1)
+        TrainSamples(rows, 1, Sampling(AUGMENT, NormalizeConfig(), 0)).sample(0, 1)
 
 
 class Fixed(list):
@@ -250,7 +250,8 @@ def test_mask_lookup_goes_through_the_same_window(rows):
         for index in range(len(rows))
     )
     config = AUGMENT.model_copy(update={"saliency_interpolation": "nearest"})
-    made = TrainSamples(perfect, 5, config, NormalizeConfig(), 0, ("saliency", "mask"), mask_lookup=truth.__getitem__)
+    sampling = Sampling(config, NormalizeConfig(), 0, ("saliency", "mask"))
+    made = TrainSamples(perfect, 5, sampling, Lookups(truth.__getitem__))
     for index in range(10):
         sample = made.sample(0, index)
         inside = sample["inside"][0] == 1

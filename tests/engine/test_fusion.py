@@ -25,7 +25,7 @@ from wsss_ray.engine.fusion import (
 )
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets import build_backbone
-from wsss_ray.refine.planes import constant_background, to_mask, winners
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 CAM = FusionRule(rectify="before")
@@ -82,7 +82,7 @@ def test_released_inference(golden: Golden, name: str, convert: Callable[[Tensor
     else:
         np.testing.assert_allclose(raw, np.maximum(data["mean_maps_before_clamp"], 0), atol=2e-5)
     threshold = 0.25 if name.startswith("l2g") else 0.2
-    mask = to_mask(winners(constant_background(fused, threshold)), data["present"])
+    mask = make_mask(pick_winners(add_constant_background(fused, threshold)), data["present"])
     sure = ~data["margin_small_1e-4"]
     np.testing.assert_array_equal(mask[sure], data["pred"][sure])
     if "fused_8bit" in data:
@@ -100,7 +100,7 @@ def test_smaf_fused_maps(golden: Golden) -> None:
     ]
     fused = fuse(passes, SOFTMAX, size, torch.from_numpy(data["label"])[None])[0].numpy()
     np.testing.assert_allclose(fused[data["present"]], data["fused"], atol=1e-5)
-    mask = to_mask(winners(constant_background(fused, 0.2)), np.arange(len(fused)))
+    mask = make_mask(pick_winners(add_constant_background(fused, 0.2)), np.arange(len(fused)))
     np.testing.assert_array_equal(mask, data["pred_png"])
 
 

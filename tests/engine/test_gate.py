@@ -19,7 +19,7 @@ from wsss_ray.engine.gate import (
     read_scores,
     weigh_background,
 )
-from wsss_ray.refine.crf import PRESETS, crf_scores
+from wsss_ray.refine.crf import PRESETS, smooth_scores
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 SCALES = (1, 0.5, 1.5, 2)
@@ -62,7 +62,7 @@ def test_golden_merge(golden: Golden, name: str, gate: GateConfig, mode: str) ->
     assert not plain[silent].any() and not for_crf[silent].any()
     np.testing.assert_allclose(plain[active], expected[f"{mode}_merged_active"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(for_crf[active], expected[f"{mode}_crf_in_active"], rtol=0, atol=1e-6)
-    smooth = crf_scores(given["img"], for_crf, PRESETS[name])
+    smooth = smooth_scores(given["img"], for_crf, PRESETS[name])
     assert np.array_equal(smooth.argmax(axis=0), expected[f"{mode}_pred_crf"])
 
 

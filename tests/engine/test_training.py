@@ -11,7 +11,7 @@ import torch
 from wsss_ray.studies import resolve
 
 from wsss_ray.artifacts import network as build
-from wsss_ray.data.samples import TrainSamples
+from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.engine import train as training
@@ -46,7 +46,7 @@ def fit(recipe: Recipe, rows: Rows, state: Any = None) -> tuple[list[Any], list[
     """The state after every epoch, the losses of every epoch, and the network."""
     torch.manual_seed(1)
     network: Any = build.localizer(localizer_of(recipe), 5)
-    samples = TrainSamples(rows, 5, recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs)
+    samples = TrainSamples(rows, 5, Sampling(recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs))
     states: list[Any] = []
     losses: list[dict[str, float]] = []
 

@@ -144,7 +144,7 @@ def test_golden_scores_and_losses(golden: Golden) -> None:
 
 
 def test_golden_refined_planes(golden: Golden) -> None:
-    from wsss_ray.refine.pamr import pamr
+    from wsss_ray.refine.pamr import refine_with_pamr
 
     file = golden("b11_ssss_scores_losses.npz")
     batch = given_batch(file)
@@ -153,7 +153,7 @@ def test_golden_refined_planes(golden: Golden) -> None:
     assert_close(guide, file["pamr_image"], 1e-6)
     planes, real = labelled_planes(batch.labels)
     chosen = torch.stack([mask[index] for mask, index in zip(masks, planes, strict=True)])
-    refined = pamr(guide, chosen)
+    refined = refine_with_pamr(guide, chosen)
     refined = nn.functional.interpolate(refined, size=batch.image.shape[2:], mode="bilinear", align_corners=True)
     for image in range(len(refined)):
         # the file lists an image's planes in no particular order

@@ -14,16 +14,16 @@ from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import sample_mask
-from wsss_ray.refine.irn import IRNConfig, IRNet, confident, displacement_losses
+from wsss_ray.refine.irn import IRNConfig, IRNet, compute_displacement_losses, select_confident
 from wsss_ray.refine.pairs import (
     PairLabels,
-    affinity_losses,
-    at_offsets,
-    pair_labels,
-    path_cells,
-    path_maximum,
-    path_offsets,
-    source_grid,
+    compute_affinity_losses,
+    compute_source_grid,
+    find_path_maximum,
+    label_pairs,
+    list_path_cells,
+    list_path_offsets,
+    take_pairs,
 )
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig
 
@@ -60,43 +60,43 @@ class GivenEdges(IRNet):
 
 
 def test_paths_by_hand():
-    assert set(path_cells((1, 1))) == {(0, 0), (0, 1), (1, 0), (1, 1)}
-    assert set(path_cells((0, 2))) == {(0, 0), (0, 1), (0, 2)}
-    assert len(path_cells((2, 1))) == 6 and len(path_cells((3, 4))) == 10
-    lengths = [len(path_cells(offset)) for offset in path_offsets(10)]
+    assert set(list_path_cells((1, 1))) == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert set(list_path_cells((0, 2))) == {(0, 0), (0, 1), (0, 2)}
+    assert len(list_path_cells((2, 1))) == 6 and len(list_path_cells((3, 4))) == 10
+    lengths = [len(list_path_cells(offset)) for offset in list_path_offsets(10)]
     assert len(lengths) == 152 and lengths == sorted(lengths) and (lengths[0], lengths[-1]) == (2, 22)
 
 
 def test_sources_of_a_training_crop():
-    assert source_grid((512 // 4, 512 // 4), 10) == (119, 110)
-    source, target = at_offsets(torch.zeros(128, 128), 10, path_offsets(10))
+    assert compute_source_grid((512 // 4, 512 // 4), 10) == (119, 110)
+    source, target = take_pairs(torch.zeros(128, 128), 10, list_path_offsets(10))
     assert source.numel() == 13_090 and target.shape == (152, 119, 110)
 
 
 def test_any_edge_on_the_path_closes_the_pair():
-    for number, offset in enumerate(path_offsets(4)):
-        for y, x in path_cells(offset):
+    for number, offset in enumerate(list_path_offsets(4)):
+        for y, x in list_path_cells(offset):
             edge = torch.zeros(1, 8, 9)
             edge[0, 2 + y, 4 + x] = 1
-            assert path_maximum(edge, 4)[0, number, 2, 4 - 3] == 1
+            assert find_path_maximum(edge, 4)[0, number, 2, 4 - 3] == 1
         edge = torch.ones(1, 8, 9)
-        for y, x in path_cells(offset):
+        for y, x in list_path_cells(offset):
             edge[0, 2 + y, 4 + x] = 0.25
-        assert path_maximum(edge, 4)[0, number, 2, 4 - 3] == 0.25
+        assert find_path_maximum(edge, 4)[0, number, 2, 4 - 3] == 0.25
 
 
 def test_gradient_goes_to_the_largest_cell():
     torch.manual_seed(0)
     edge = torch.rand(2, 7, 9, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda e: path_maximum(e, 3), edge)
+    assert torch.autograd.gradcheck(lambda e: find_path_maximum(e, 3), edge)
     with torch.no_grad():
-        plain = path_maximum(edge.detach(), 3)
-    assert torch.equal(path_maximum(edge, 3).detach(), plain)
+        plain = find_path_maximum(edge.detach(), 3)
+    assert torch.equal(find_path_maximum(edge, 3).detach(), plain)
 
 
 def test_pair_labels_by_hand():
     mask = torch.tensor([[[0, 0, 7, 255], [0, 7, 7, 2]]])
-    labels = pair_labels(mask, 2, ((0, 1), (1, 0), (1, 1), (1, -1)))
+    labels = label_pairs(mask, 2, ((0, 1), (1, 0), (1, 1), (1, -1)))
     # sources: row 0, columns 1 and 2
     assert labels.background[0, :, 0].tolist() == [[False, False], [False, False], [False, False], [True, False]]
     assert labels.foreground[0, :, 0].tolist() == [[False, False], [False, True], [False, False], [False, True]]
@@ -106,18 +106,18 @@ def test_pair_labels_by_hand():
 def test_any_number_of_classes_is_valid():
     """The released validity test is a literal 21: classes above it must teach here."""
     mask = torch.full((1, 3, 5), 200)
-    assert pair_labels(mask, 2, path_offsets(2)).foreground.all()
-    assert not any(part.any() for part in pair_labels(torch.full((1, 3, 5), 255), 2, path_offsets(2)))
+    assert label_pairs(mask, 2, list_path_offsets(2)).foreground.all()
+    assert not any(part.any() for part in label_pairs(torch.full((1, 3, 5), 255), 2, list_path_offsets(2)))
 
 
 def test_loss_without_edges():
     """Affinity 1 everywhere: nothing to say on equal pairs, -ln(1e-5) = 11.51 on different ones."""
     labels = PairLabels(*(torch.zeros(1, 4, 3, 3, dtype=torch.bool) for _ in range(3)))
     labels.background[:, 0] = labels.foreground[:, 1] = labels.different[:, 2] = True
-    parts = affinity_losses(torch.ones(1, 4, 3, 3), labels)
+    parts = compute_affinity_losses(torch.ones(1, 4, 3, 3), labels)
     assert parts["affinity_background"].abs() < 1e-4 and parts["affinity_foreground"].abs() < 1e-4
     assert float(2 * parts["affinity_different"]) == pytest.approx(11.51, abs=0.02)
-    half = affinity_losses(torch.full((1, 4, 3, 3), 0.5), labels)
+    half = compute_affinity_losses(torch.full((1, 4, 3, 3), 0.5), labels)
     assert [float(v) for v in half.values()] == pytest.approx([np.log(2) / 4, np.log(2) / 4, np.log(2) / 2], abs=1e-4)
 
 
@@ -125,11 +125,11 @@ def test_displacement_loss_by_hand():
     """Displacements towards one centroid differ by the pair's offset: no foreground loss, its size on background."""
     rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
     towards = torch.stack([2 - rows, 3 - columns])[None]
-    everywhere = torch.ones(1, len(path_offsets(3)), 4, 4, dtype=torch.bool)
+    everywhere = torch.ones(1, len(list_path_offsets(3)), 4, 4, dtype=torch.bool)
     labels = PairLabels(everywhere, everywhere, ~everywhere)
-    parts = displacement_losses(towards, labels, 3)
+    parts = compute_displacement_losses(towards, labels, 3)
     assert float(parts["displacement_foreground"]) == pytest.approx(0, abs=1e-6)
-    size = np.abs(np.array(path_offsets(3))).mean()
+    size = np.abs(np.array(list_path_offsets(3))).mean()
     assert float(parts["displacement_background"]) == pytest.approx(size / 2, rel=1e-5)
 
 
@@ -137,12 +137,12 @@ def test_paths_match_released(golden):
     arrays = golden("b06_irn_paths.npz")
     for radius in (int(name[1:-5]) for name in arrays if name.endswith("_size")):
         offsets, lengths = arrays[f"r{radius}_dst"], arrays[f"r{radius}_path_len"]
-        assert path_offsets(radius) == tuple(map(tuple, offsets.tolist()))
+        assert list_path_offsets(radius) == tuple(map(tuple, offsets.tolist()))
         for offset, length, cells in zip(offsets, lengths, arrays[f"r{radius}_path_cells"], strict=True):
-            assert path_cells(tuple(offset.tolist())) == tuple(map(tuple, cells[:length].tolist()))
+            assert list_path_cells(tuple(offset.tolist())) == tuple(map(tuple, cells[:length].tolist()))
         height, width = arrays[f"r{radius}_size"].tolist()
         flat = torch.arange(height * width).view(1, height, width)
-        source, target = at_offsets(flat, radius, path_offsets(radius))
+        source, target = take_pairs(flat, radius, list_path_offsets(radius))
         assert np.array_equal(source[0, 0].flatten().numpy(), arrays[f"r{radius}_src_index"])
         assert np.array_equal(target[0].flatten(1).numpy(), arrays[f"r{radius}_dst_index"])
 
@@ -150,14 +150,14 @@ def test_paths_match_released(golden):
 def test_loss_and_gradients_match_released(golden):
     arrays = golden("b06_irn_affinity_loss.npz")
     radius = 1 + int(arrays["dst"].max())
-    labels = pair_labels(torch.from_numpy(arrays["label"]).long(), radius, path_offsets(radius))
+    labels = label_pairs(torch.from_numpy(arrays["label"]).long(), radius, list_path_offsets(radius))
     for name, found in zip(("bg_pos", "fg_pos", "neg"), labels, strict=True):
         assert np.array_equal(found.flatten(2).numpy(), arrays[name] > 0), name
     logit = torch.from_numpy(arrays["edge_logit"]).requires_grad_()
     vectors = torch.from_numpy(arrays["disp"]).requires_grad_()
-    affinity = 1 - path_maximum(logit[:, 0].sigmoid(), radius)
+    affinity = 1 - find_path_maximum(logit[:, 0].sigmoid(), radius)
     assert np.abs(affinity.detach().flatten(2).numpy() - arrays["affinity"]).max() < 1e-6
-    parts = affinity_losses(affinity, labels) | displacement_losses(vectors, labels, radius)
+    parts = compute_affinity_losses(affinity, labels) | compute_displacement_losses(vectors, labels, radius)
     expected = {
         "L_pos": 2 * (parts["affinity_background"] + parts["affinity_foreground"]),
         "L_neg": 2 * parts["affinity_different"],
@@ -369,14 +369,14 @@ def test_confidence_matches_released(golden):
     arrays = golden("b05_ktse_irn_extras.npz")
     planes = torch.from_numpy(arrays["conf_score"])
     assert np.array_equal(arrays["conf_keys"][planes.argmax(dim=0).numpy()], arrays["conf_pred"])
-    assert np.array_equal(confident(planes, 0.5).numpy(), arrays["conf_mask"] > 0)
+    assert np.array_equal(select_confident(planes, 0.5).numpy(), arrays["conf_mask"] > 0)
 
 
 def test_confidence_by_hand():
     planes = torch.tensor([[[0.9, 0.5, 0.6, 0.1, 0.1]], [[0.1, 0.4, 0.1, 0.2, 0.9]]])
-    assert confident(planes, 0.5).tolist() == [[True, False, False, False, True]]
-    assert confident(planes, 0.99).tolist() == [[True, False, True, False, True]]
-    assert confident(planes, 1).all()
+    assert select_confident(planes, 0.5).tolist() == [[True, False, False, False, True]]
+    assert select_confident(planes, 0.99).tolist() == [[True, False, True, False, True]]
+    assert select_confident(planes, 1).all()
 
 
 def test_refine_by_hand():

@@ -9,17 +9,17 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tests.golden_rules import set_b
-from tests.refine.test_walk import dense_affinity, dense_walk
+from tests.refine.test_random_walk import dense_affinity, dense_walk
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import vote_mask
-from wsss_ray.refine.pairs import affinity_losses, at_offsets, pair_labels, search_offsets
-from wsss_ray.refine.planes import power_background
-from wsss_ray.refine.psa import AffinityNet, PSAConfig, affinities, feature_links
-from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig, block_mean, confident_index
+from wsss_ray.refine.pairs import compute_affinity_losses, label_pairs, list_search_offsets, take_pairs
+from wsss_ray.refine.planes import add_power_background
+from wsss_ray.refine.psa import AffinityNet, PSAConfig, compute_affinities, link_cells
+from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig, ConfidentSeedsConfig, average_blocks, pick_confident
 
 PROGRESS = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
 LABELS = RefinerConfig(name="labels")
@@ -74,15 +74,15 @@ def toy_batch(size: tuple[int, int] = (56, 72)) -> Batch:
 
 def test_pairs_and_labels_match_released(golden):
     arrays = golden("b09_psa_pairs_labels.npz")
-    assert search_offsets(5) == tuple(map(tuple, arrays["offsets"].tolist()))
+    assert list_search_offsets(5) == tuple(map(tuple, arrays["offsets"].tolist()))
     for shape in ("sq", "rect"):
         height, width = arrays[f"{shape}_size"].tolist()
-        source, target = at_offsets(torch.arange(height * width).view(height, width), 5, search_offsets(5))
+        source, target = take_pairs(torch.arange(height * width).view(height, width), 5, list_search_offsets(5))
         assert np.array_equal(source[0].flatten().numpy(), arrays[f"{shape}_from"])
         assert np.array_equal(target.flatten(1).numpy(), arrays[f"{shape}_to"])
     for prefix in ("", "score_"):
         label = torch.from_numpy(arrays[prefix + "label"]).long()
-        found = pair_labels(label[None], 5, search_offsets(5))
+        found = label_pairs(label[None], 5, list_search_offsets(5))
         for name, part in zip(("bg_pos", "fg_pos", "neg"), found, strict=True):
             assert np.array_equal(part[0].flatten(1).numpy(), arrays[prefix + name] > 0), prefix + name
 
@@ -90,7 +90,7 @@ def test_pairs_and_labels_match_released(golden):
 def test_affinity_by_hand():
     features = torch.zeros(1, 2, 2, 3)
     features[0, :, 0, 2] = torch.tensor([1.0, -3.0])
-    found = affinities(features, 2)[0, :, 0]
+    found = compute_affinities(features, 2)[0, :, 0]
     # one source, (0, 1); its neighbours right, below left, below, below right
     assert found.flatten().tolist() == pytest.approx([np.exp(-2), 1, 1, 1])
 
@@ -99,13 +99,13 @@ def test_head_and_gradients_match_released(golden):
     arrays = golden("b09_psa_affinity.npz")
     net = released_net(arrays)
     grid = arrays["feat_conv4"].shape[2:]
-    found = affinities(net.features(torch.zeros(1, 3, 8 * grid[0], 8 * grid[1])), 5)
+    found = compute_affinities(net.features(torch.zeros(1, 3, 8 * grid[0], 8 * grid[1])), 5)
     assert np.abs(found.detach().flatten(2).numpy() - arrays["aff"]).max() < 1e-6
-    labels = pair_labels(torch.from_numpy(arrays["label"]).long()[None], 5, search_offsets(5))
+    labels = label_pairs(torch.from_numpy(arrays["label"]).long()[None], 5, list_search_offsets(5))
     for name, part in zip(("bg", "fg", "neg"), labels, strict=True):
         assert int(part.sum()) == round(float(arrays[f"{name}_cnt"]))
         assert np.array_equal(part[0].flatten(1).numpy(), arrays["neg" if name == "neg" else f"{name}_pos"] > 0)
-    parts = affinity_losses(found, labels)
+    parts = compute_affinity_losses(found, labels)
     shares = {"affinity_background": ("bg", 4), "affinity_foreground": ("fg", 4), "affinity_different": ("neg", 2)}
     for part, (name, share) in shares.items():
         assert share * parts[part].item() == pytest.approx(float(arrays[f"{name}_loss"]), abs=1e-6)
@@ -132,7 +132,7 @@ def test_cells_of_one_label_match_released_labels(golden):
     """Where every pixel of a cell has the same label from the scores, voting and averaging scores agree."""
     arrays = golden("b09_psa_pairs_labels.npz")
     low, high = (arrays[f"score_{side}_f16"].astype(np.float32) for side in ("low", "high"))
-    pixels = torch.from_numpy(confident_index(low, high))
+    pixels = torch.from_numpy(pick_confident(low, high))
     cells = pixels.unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).transpose(1, 2).flatten(2)
     whole = (cells == cells[..., :1]).all(dim=2).numpy()
     voted = vote_mask(pixels[None], torch.ones(1, 1, *pixels.shape), 8)[0].numpy()
@@ -148,9 +148,9 @@ def test_votes_of_a_padded_crop_are_nearly_the_released_labels(golden):
     edges = ((0, 0), (top, side - top - height), (left, side - left - width))
     low, high = (np.pad(part, edges) for part in (scores["low"], scores["high"]))
     cell = side // arrays["label"].shape[0]
-    pooled = [block_mean(part, cell)[:, ::cell, ::cell] for part in (low, high)]
-    assert np.array_equal(confident_index(*pooled), arrays["label"])
-    mask = torch.from_numpy(confident_index(low, high))[None]
+    pooled = [average_blocks(part, cell)[:, ::cell, ::cell] for part in (low, high)]
+    assert np.array_equal(pick_confident(*pooled), arrays["label"])
+    mask = torch.from_numpy(pick_confident(low, high))[None]
     inside = torch.zeros(1, 1, side, side)
     inside[:, :, top : top + height, left : left + width] = 1
     voted = vote_mask(mask, inside, cell)[0].numpy()
@@ -258,12 +258,12 @@ def test_inference_matches_released(golden):
     image = np.zeros((height, width, 3), np.uint8)
     with torch.no_grad():
         features = net.features(torch.zeros(1, 3, *(8 * n for n in arrays["feat_conv4"].shape[2:])))[0]
-    links = feature_links(features, 5)
-    matrix = dense_affinity(links, search_offsets(5))
+    links = link_cells(features, 5)
+    matrix = dense_affinity(links, list_search_offsets(5))
     assert np.abs(matrix[:, arrays["cols"]].numpy() - arrays["dense_cols"]).max() < 1e-6
     config = PSAConfig(labels=LABELS)
     maps = arrays["inf_cam_f16"].astype(np.float32)
-    walked = config.walk(torch.from_numpy(power_background(maps, config.alpha)), features)
+    walked = config.walk(torch.from_numpy(add_power_background(maps, config.alpha)), features)
     assert np.abs(walked.numpy() - arrays["inf_rw_present"]).max() < 1e-4
     mask = config.refine(image, ClassMaps("a", arrays["inf_keys"].astype(np.int32), maps, (height, width)), net)
     assert mask.dtype == np.uint8 and (mask != arrays["inf_pred"]).sum() <= 3
@@ -275,15 +275,15 @@ def test_walk_equals_the_dense_matrix():
     config = PSAConfig(labels=LABELS, radius=3, exp_times=5)
     scores = torch.nn.functional.pad(planes, (0, 6, 0, 3))
     cells = scores.unflatten(2, (12, 8)).unflatten(1, (7, 8)).mean(dim=(2, 4))
-    expected = dense_walk(cells, dense_affinity(feature_links(features, 3), search_offsets(3)), 8, 5)
+    expected = dense_walk(cells, dense_affinity(link_cells(features, 3), list_search_offsets(3)), 8, 5)
     assert (config.walk(planes, features) - expected).abs().max() < 1e-5
 
 
 def test_links_stop_before_the_border():
-    links = feature_links(torch.zeros(4, 12, 13), 5)
+    links = link_cells(torch.zeros(4, 12, 13), 5)
     assert links.shape == (34, 12, 13) and set(links.unique().tolist()) == {0.0, 1.0}
     assert (links[:, :8, 4:9] == 1).all() and links.sum() == 34 * 8 * 5
-    assert not feature_links(torch.zeros(4, 3, 20), 5).any()
+    assert not link_cells(torch.zeros(4, 3, 20), 5).any()
 
 
 def test_refining_has_no_dropout():

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS, crf_labels
-from wsss_ray.refine.planes import constant_background, winners
+from wsss_ray.refine.crf import PRESETS, smooth_labels
+from wsss_ray.refine.planes import add_constant_background, pick_winners
 from wsss_ray.refine.seeds import (
     ConfidentPowerSeedsConfig,
     ConfidentSeedsConfig,
     PowerSeedsConfig,
     ThresholdSeedsConfig,
-    block_mean,
-    confident_index,
-    confident_mask,
+    average_blocks,
+    make_confident_mask,
+    pick_confident,
 )
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -64,7 +64,7 @@ def test_irn_seeds_before_the_crf(golden: Golden) -> None:
     data = golden("b06_irn_ir_label.npz")
     for k in (0, 1):
         for stored, level in (("fg30", 0.30), ("bg05", 0.05), ("bg10", 0.10)):
-            seed = winners(constant_background(data[f"cam{k}"], level))
+            seed = pick_winners(add_constant_background(data[f"cam{k}"], level))
             np.testing.assert_array_equal(seed, data[f"hard{k}_{stored}"])
 
 
@@ -74,17 +74,18 @@ def test_irn_seeds_after_the_crf(golden: Golden) -> None:
     for k in (0, 1):
         num_labels = len(data[f"keys{k}"]) + 1
         for stored in ("fg30", "bg05", "bg10"):
-            marginals = crf_labels(data[f"img{k}"], data[f"hard{k}_{stored}"], num_labels, PRESETS["irn"])
-            np.testing.assert_array_equal(winners(marginals), data[f"crf{k}_{stored}"])
+            marginals = smooth_labels(data[f"img{k}"], data[f"hard{k}_{stored}"], num_labels, PRESETS["irn"])
+            np.testing.assert_array_equal(pick_winners(marginals), data[f"crf{k}_{stored}"])
 
 
 def test_psa_affinity_labels_from_pooled_scores(golden: Golden) -> None:
     data = golden("b09_psa_pairs_labels.npz")
     side = data["score_low_f16"].shape[1] // data["score_label"].shape[0]
     low, high = (
-        block_mean(data[f"score_{name}_f16"].astype(np.float32), side)[:, ::side, ::side] for name in ("low", "high")
+        average_blocks(data[f"score_{name}_f16"].astype(np.float32), side)[:, ::side, ::side]
+        for name in ("low", "high")
     )
-    np.testing.assert_array_equal(confident_index(low, high), data["score_label"])
+    np.testing.assert_array_equal(pick_confident(low, high), data["score_label"])
 
 
 def test_a_tie_is_background() -> None:
@@ -108,13 +109,13 @@ def test_three_zones_of_confidence() -> None:
 
 def test_a_sure_class_stays_where_the_second_crf_says_background() -> None:
     sure, likely = np.array([[1, 0, 0]]), np.array([[0, 0, 1]])
-    assert confident_mask(sure, likely, np.array([4])).tolist() == [[5, 0, 255]]
+    assert make_confident_mask(sure, likely, np.array([4])).tolist() == [[5, 0, 255]]
 
 
 def test_where_the_high_power_says_background_it_wins() -> None:
     low = np.array([[[0.1, 0.9, 0.9, 0.1, 0]], [[0.9, 0.1, 0.1, 0.9, 0]]])
     high = np.array([[[0.1, 0.1, 0.9, 0.9, 0]], [[0.9, 0.9, 0.1, 0.1, 0]]])
-    assert confident_index(low, high).tolist() == [[1, 255, 0, 0, 255]]
+    assert pick_confident(low, high).tolist() == [[1, 255, 0, 0, 255]]
 
 
 def test_confident_powers_leave_the_middle_unknown() -> None:
@@ -125,7 +126,7 @@ def test_confident_powers_leave_the_middle_unknown() -> None:
 
 
 def test_block_mean_of_a_ragged_grid() -> None:
-    means = block_mean(np.arange(15, dtype=np.float32).reshape(1, 3, 5), 2)
+    means = average_blocks(np.arange(15, dtype=np.float32).reshape(1, 3, 5), 2)
     assert means[0].tolist() == [[3, 3, 5, 5, 6.5], [3, 3, 5, 5, 6.5], [10.5, 10.5, 12.5, 12.5, 14]]
 
 

@@ -10,8 +10,8 @@ import pytest
 from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
-from wsss_ray.score.confusion import confusion, empty, scores
-from wsss_ray.score.curve import ThresholdCurve, bins_of
+from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
+from wsss_ray.score.curve import ThresholdCurve, find_bins
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 Image = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -32,12 +32,12 @@ def random_set(num_images: int = 6) -> list[Image]:
 
 
 def one_by_one(images: list[Image], threshold: float) -> np.ndarray:
-    total = empty(NUM_LABELS)
+    total = make_matrix(NUM_LABELS)
     for truth, classes, maps in images:
         height, width = truth.shape
         held = ClassMaps("a", classes, maps, (height, width))
         mask = ThresholdSeedsConfig(threshold=threshold).refine(np.zeros((height, width, 3), np.uint8), held)
-        total += confusion(truth, mask, NUM_LABELS)
+        total += count_confusion(truth, mask, NUM_LABELS)
     return total
 
 
@@ -50,10 +50,10 @@ def test_one_pass_equals_every_threshold_by_itself() -> None:
     expected = [one_by_one(images, threshold) for threshold in thresholds]
     np.testing.assert_array_equal(curve.matrices(), expected)
     for absent in ("skip", "zero", "no_truth"):
-        mious = [scores(matrix, absent=absent).miou for matrix in expected]
+        mious = [compute_scores(matrix, absent=absent).miou for matrix in expected]
         np.testing.assert_allclose(curve.mious(absent), mious, atol=1e-12)
-    place = int(np.argmax([scores(matrix).miou for matrix in expected]))
-    assert curve.best() == (thresholds[place], pytest.approx(scores(expected[place]).miou))
+    place = int(np.argmax([compute_scores(matrix).miou for matrix in expected]))
+    assert curve.best() == (thresholds[place], pytest.approx(compute_scores(expected[place]).miou))
 
 
 def test_irn_evaluator(golden: Golden) -> None:
@@ -64,7 +64,7 @@ def test_irn_evaluator(golden: Golden) -> None:
         k = key.removeprefix("gt_")
         curve.add(data[key], data[f"cam_keys_{k}"], data[f"cam_{k}"])
     np.testing.assert_allclose(curve.mious(), iou[:, -1], atol=1e-12)
-    np.testing.assert_allclose([scores(m).iou for m in curve.matrices()], iou[:, :-1], atol=1e-12)
+    np.testing.assert_allclose([compute_scores(m).iou for m in curve.matrices()], iou[:, :-1], atol=1e-12)
 
 
 def test_ktse_evaluator(golden: Golden) -> None:
@@ -75,7 +75,7 @@ def test_ktse_evaluator(golden: Golden) -> None:
         k = key.removeprefix("eval_gt_")
         curve.add(data[key], data[f"eval_keys_{k}"], data[f"eval_cam_{k}"])
     np.testing.assert_allclose(100 * curve.mious("zero"), iou[:, -1], atol=1e-6)
-    each = [np.nan_to_num(scores(matrix).iou) for matrix in curve.matrices()]
+    each = [np.nan_to_num(compute_scores(matrix).iou) for matrix in curve.matrices()]
     np.testing.assert_allclose(100 * np.stack(each), iou[:, :-1], atol=1e-6)
 
 
@@ -136,6 +136,6 @@ def test_bins_are_those_of_a_binary_search(thresholds: np.ndarray) -> None:
     rng = np.random.default_rng(0)
     near = [np.nextafter(exact, side, dtype=np.float32) for side in (-9, 9)]
     values = np.concatenate([exact, *near, rng.random(5000, dtype=np.float32), np.float32([0, 1, -0.1, 1.1])])
-    found = bins_of(values.reshape(-1, 1), exact)
+    found = find_bins(values.reshape(-1, 1), exact)
     assert found.shape == (len(values), 1)
     assert np.array_equal(found[:, 0], np.searchsorted(exact, values, side="left"))

@@ -12,7 +12,7 @@ from wsss_ray.studies import cam, eps, smaf
 
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import Manifest
-from wsss_ray.data.saliency import NOTE, describe
+from wsss_ray.data.saliency import NOTE, describe_detector
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.experiments.road import settle
@@ -52,7 +52,7 @@ def detect_without_ray(root: Path, out: Path) -> list[str]:
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
     source = open_source("folder", root, **({"saliency": str(maps)} if maps else {}))
-    origin = prepare.made_by(prepare._saliency_folder(source))
+    origin = prepare.read_origin(prepare._saliency_folder(source))
     source.options = {**source.options, **({"saliency": origin} if origin else {})}
     return write_dataset(source, str(out))
 
@@ -77,14 +77,14 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_
 
 def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    saliency._claim(str(out), describe("fine_grained"))
-    saliency._claim(str(out), describe("fine_grained"))
+    saliency._claim(str(out), describe_detector("fine_grained"))
+    saliency._claim(str(out), describe_detector("fine_grained"))
     with pytest.raises(UserError, match="fine_grained .*border_cut.*another --out"):
-        saliency._claim(str(out), describe("border_cut"))
+        saliency._claim(str(out), describe_detector("border_cut"))
     (out / NOTE).unlink()
     (out / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="did not make"):
-        saliency._claim(str(out), describe("border_cut"))
+        saliency._claim(str(out), describe_detector("border_cut"))
 
 
 def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> N
     out = tmp_path / "maps"
     detect_without_ray(images, out)
     given = prepared(images, tmp_path / "given", out, tmp_path)
-    saliency._claim(str(tmp_path / "note"), describe("fine_grained"))
+    saliency._claim(str(tmp_path / "note"), describe_detector("fine_grained"))
     (out / NOTE).write_bytes((tmp_path / "note" / NOTE).read_bytes())
     made = prepared(images, tmp_path / "made", out, tmp_path)
-    assert made.options["saliency"] == describe("fine_grained")
+    assert made.options["saliency"] == describe_detector("fine_grained")
     assert {name: split.digest for name, split in made.splits.items()} == {
         name: split.digest for name, split in given.splits.items()
     }

@@ -1,60 +1,142 @@
-"""From settings to networks: the one place where a localizer, an affinity network or a segmenter is put together."""
+"""From settings to networks and back: how a localizer, an affinity network or a segmenter is built, saved, loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from wsss_ray import storage
-from wsss_ray.config import Config, UserError
-from wsss_ray.contracts import Need
-from wsss_ray.methods import MethodConfig
+from wsss_ray.config import Config, UserError, select
+from wsss_ray.contracts import Localizer, Need, Segments
+from wsss_ray.engine.passes import Device
+from wsss_ray.engine.train import TrainConfig
+from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Refiner, SegmentConfig
 
 MODEL = "model.safetensors"
+NETWORK = "network.json"
 
 
-class NetworkSpec(Config):
-    """Everything that is needed to build one network again: travels to workers and lies beside its weights."""
+class LocalizerSpec(Config):
+    """Everything that is needed to build a localizer again: travels to workers and lies beside its weights."""
 
-    kind: Literal["localizer", "affinity", "segmenter"]
+    kind: Literal["localizer"] = "localizer"
     num_classes: int
     """C, foreground classes."""
-    localization: Localization | None = None
-    refiner: Refiner | None = None
-    affinity: AffinityConfig | None = None
-    segment: SegmentConfig | None = None
+    localization: Localization
 
     @property
     def net(self) -> NetConfig:
         """The settings of the backbone."""
-        part = {"localizer": self.localization, "affinity": self.affinity, "segmenter": self.segment}[self.kind]
-        assert part is not None
-        return part.net
+        return self.localization.net
 
     @property
-    def train(self) -> Any:
+    def train(self) -> TrainConfig:
         """The settings of the training."""
-        part = {"localizer": self.localization, "affinity": self.affinity, "segmenter": self.segment}[self.kind]
-        assert part is not None
-        return part.train
+        return self.localization.train
 
     @property
     def needs(self) -> frozenset[Need]:
         """What its batches must carry (``contracts.Need``)."""
-        if self.kind == "localizer":
-            assert self.localization is not None
-            return frozenset(self.localization.method.needs)
-        return frozenset({"mask"}) if self.refiner is None else frozenset(self.refiner.needs)
+        return frozenset(self.localization.method.needs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change its weights: not how maps are read, nor what it starts from."""
+        parts = {"method": self.localization.method, "net": self.net, "train": self.train}
+        return {name: select(part, "weights") for name, part in parts.items()}
+
+    def build(self, pretrained: bool = False, base_folder: str | None = None) -> nn.Module:
+        """The network, from published weights where ``pretrained``, its base with the weights in ``base_folder``."""
+        return build_localizer(self.localization, self.num_classes, pretrained, base_folder)
 
 
-def backbone(net: NetConfig, pretrained: bool) -> Backbone:
+class AffinitySpec(Config):
+    """The same for the network of a refiner (PSA, IRN)."""
+
+    kind: Literal["affinity"] = "affinity"
+    num_classes: int
+    refiner: Refiner
+    affinity: AffinityConfig
+
+    @property
+    def net(self) -> NetConfig:
+        """The settings of the backbone."""
+        return self.affinity.net
+
+    @property
+    def train(self) -> TrainConfig:
+        """The settings of the training."""
+        return self.affinity.train
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its batches must carry."""
+        return frozenset(self.refiner.needs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change its weights."""
+        parts = {"refiner": self.refiner, "net": self.net, "train": self.train}
+        return {"name": self.refiner.name, **{name: select(part, "weights") for name, part in parts.items()}}
+
+    def build(self, pretrained: bool = False, base_folder: str | None = None) -> nn.Module:
+        """The network, from published weights where ``pretrained``; it starts from no other one."""
+        built: Any = self.refiner.build(_build_backbone(self.net, pretrained), self.num_classes)
+        built.normalize = self.net.normalize.apply
+        network: nn.Module = built
+        return network
+
+
+class SegmenterSpec(Config):
+    """The same for a segmenter."""
+
+    kind: Literal["segmenter"] = "segmenter"
+    num_classes: int
+    segment: SegmentConfig
+
+    @property
+    def net(self) -> NetConfig:
+        """The settings of the backbone."""
+        return self.segment.net
+
+    @property
+    def train(self) -> TrainConfig:
+        """The settings of the training."""
+        return self.segment.train
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What its batches must carry."""
+        return frozenset({"mask"})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change its weights."""
+        return select(self.segment, "weights")
+
+    def build(self, pretrained: bool = False, base_folder: str | None = None) -> nn.Module:
+        """The network, from published weights where ``pretrained``; it starts from no other one."""
+        return self.segment.network.build(_build_backbone(self.net, pretrained), self.num_classes + 1)
+
+
+NetworkSpec = LocalizerSpec | AffinitySpec | SegmenterSpec
+_SPEC: TypeAdapter[NetworkSpec] = TypeAdapter(Annotated[NetworkSpec, Field(discriminator="kind")])
+
+
+def parse_spec(text: str | bytes) -> NetworkSpec:
+    """A spec from its JSON."""
+    return _SPEC.validate_json(text)
+
+
+def _build_backbone(net: NetConfig, pretrained: bool) -> Backbone:
     """The backbone of ``net``, with its published weights where ``pretrained`` and it names some."""
     built = build_backbone(net.backbone, net.output_stride, **net.options)
     if pretrained and net.weights is not None:
@@ -62,30 +144,22 @@ def backbone(net: NetConfig, pretrained: bool) -> Backbone:
     return built
 
 
-def localizer(
+def check_backbone(net: NetConfig) -> None:
+    """UserError where the settings make no backbone; takes no memory."""
+    with torch.device("meta"):
+        _build_backbone(net, pretrained=False)
+
+
+def build_localizer(
     localization: Localization, num_classes: int, pretrained: bool = False, base_folder: str | None = None
 ) -> nn.Module:
     """A localizer and, inside it, the one it is built on (with the weights in ``base_folder`` where that is given)."""
     base = None
     if localization.base is not None and localization.method.wants_base:
-        base = localizer(localization.base, num_classes)
+        base = build_localizer(localization.base, num_classes)
         if base_folder is not None:
             load_state(base, storage.join(base_folder, MODEL))
-    return localization.method.build(backbone(localization.net, pretrained and base is None), num_classes, base)
-
-
-def network(spec: NetworkSpec, pretrained: bool = False, base_folder: str | None = None) -> nn.Module:
-    """The network of a spec, freshly initialised (from published weights where ``pretrained``)."""
-    if spec.kind == "localizer":
-        assert spec.localization is not None
-        return localizer(spec.localization, spec.num_classes, pretrained, base_folder)
-    if spec.kind == "affinity":
-        assert spec.refiner is not None and spec.affinity is not None
-        built: Any = spec.refiner.build(backbone(spec.affinity.net, pretrained), spec.num_classes)
-        built.normalize = spec.affinity.net.normalize.apply
-        return built  # type: ignore[no-any-return]
-    assert spec.segment is not None
-    return spec.segment.network.build(backbone(spec.segment.net, pretrained), spec.num_classes + 1)
+    return localization.method.build(_build_backbone(localization.net, pretrained and base is None), num_classes, base)
 
 
 def save_state(module: nn.Module, path: Path) -> None:
@@ -102,23 +176,76 @@ def load_state(module: nn.Module, uri: str) -> None:
     try:
         module.load_state_dict(load(storage.read_bytes(uri)))
     except RuntimeError as error:
-        raise UserError(
-            f"{uri}: these weights are of another network ({str(error).splitlines()[-1].strip()})"
-        ) from error
+        raise UserError(f"{uri}: weights do not match the network ({str(error).splitlines()[-1].strip()})") from error
 
 
-def trained(spec: NetworkSpec, folder: str, device: torch.device | str = "cpu") -> nn.Module:
-    """The trained network of a train artifact's folder, in eval mode."""
-    built = network(spec)
-    load_state(built, storage.join(folder, MODEL))
-    return built.to(device).eval()
+Spec = TypeVar("Spec", bound=NetworkSpec)
 
 
-def open_network(folder: str, method: MethodConfig | None = None) -> tuple[torch.nn.Module, NetworkSpec, torch.device]:
-    """The trained network of a train artifact, on this worker's device; ``method`` says how its maps are read."""
-    spec = NetworkSpec.model_validate(storage.read_json(storage.join(folder, "network.json")))
-    if method is not None and spec.localization is not None:
-        spec = spec.model_copy(update={"localization": spec.localization.model_copy(update={"method": method})})
+class TrainedNetwork(Generic[Spec]):
+    """A trained network on this process's device, ready to be asked."""
+
+    def __init__(self, spec: Spec, network: nn.Module, device: torch.device) -> None:
+        self.spec, self.network, self.device = spec, network, device
+
+    @property
+    def localizer(self) -> Localizer:
+        """The network as one that yields class maps."""
+        return cast(Localizer, self.network)
+
+    @property
+    def segments(self) -> Segments:
+        """The network as one that predicts masks."""
+        return cast(Segments, self.network)
+
+    def on(self, batch_size: int) -> Device:
+        """How its whole images are fed."""
+        return Device(self.spec.net.normalize, self.device, batch_size)
+
+
+def read_spec(folder: str) -> NetworkSpec:
+    """The spec beside the weights of a train artifact."""
+    return parse_spec(storage.read_bytes(storage.join(folder, NETWORK)))
+
+
+def load_network(spec: Spec, folder: str) -> TrainedNetwork[Spec]:
+    """A trained network from its folder, in eval mode, on the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = trained(spec, folder, device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network, spec, device
+    network = spec.build()
+    load_state(network, storage.join(folder, MODEL))
+    network.to(device).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainedNetwork(spec, network, device)
+
+
+def open_localizer(folder: str, method: MethodConfig | None = None) -> TrainedNetwork[LocalizerSpec]:
+    """The trained localizer of a train artifact; ``method`` says how its maps are read, None as it was trained."""
+    spec = read_spec(folder)
+    if not isinstance(spec, LocalizerSpec):
+        raise UserError(f"{folder}: holds a {spec.kind}, not a localizer; give a run that trained one")
+    if method is not None:
+        spec = spec.model_copy(update={"localization": spec.localization.model_copy(update={"method": method})})
+    return load_network(spec, folder)
+
+
+def open_affinity(folder: str) -> TrainedNetwork[AffinitySpec]:
+    """The trained network of a refiner."""
+    spec = read_spec(folder)
+    if not isinstance(spec, AffinitySpec):
+        raise UserError(f"{folder}: holds a {spec.kind}, not the network of a refiner; give a run that trained one")
+    return load_network(spec, folder)
+
+
+def open_predictor(folder: str) -> TrainedNetwork[LocalizerSpec] | TrainedNetwork[SegmenterSpec]:
+    """The trained segmenter or single-stage localizer of a train artifact; UserError where it predicts no masks."""
+    spec = check_predicts(read_spec(folder), folder)
+    if isinstance(spec, SegmenterSpec):
+        return load_network(spec, folder)
+    return load_network(spec, folder)
+
+
+def check_predicts(spec: NetworkSpec, folder: str) -> LocalizerSpec | SegmenterSpec:
+    """The spec of a network that predicts masks; UserError for another one."""
+    if isinstance(spec, SegmenterSpec) or (isinstance(spec, LocalizerSpec) and spec.localization.method.single_stage):
+        return spec
+    raise UserError(f"{folder}: a {spec.kind} cannot predict masks; give a run that trained a segmenter")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import Artifact
 from wsss_ray.artifacts.tables import read_counts
 from wsss_ray.config import UserError
-from wsss_ray.recipe import Recipe
+from wsss_ray.data.manifest import DataSet, load_manifest
+from wsss_ray.recipe import SettledRecipe
 from wsss_ray.score.names import STEPS
 
 RECORD = "run.json"
@@ -45,8 +47,6 @@ class RunFolder:
         classes = self.record.get("classes")
         if classes:
             return ["background", *classes]
-        from wsss_ray.data.manifest import load_manifest
-
         return ["background", *load_manifest(self.record["data"]).classes]
 
     def artifact(self, name: str) -> str | None:
@@ -99,24 +99,77 @@ def _listed(names: list[str], limit: int = 8) -> str:
     return f"; there are: {', '.join(names[:limit])}{more}"
 
 
-@dataclass
-class Run:
-    """What a finished run leaves behind."""
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose last step is done."""
 
     folder: str
-    recipe: Recipe
-    scores: dict[str, dict[str, Any]]
-    """Step (seeds, masks, segmentation ...) -> what its score artifact reports."""
+    recipe: SettledRecipe
+    data: DataSet
     artifacts: dict[str, Artifact]
-    mlflow_run: str | None = None
-    history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    train_seconds: float = 0.0
-    """What all trainings on its road took when they were computed."""
+    """network, maps, masks, segmenter, predictions, and ``score NAME`` of what was scored."""
+    steps: tuple[tuple[str, Artifact], ...]
+    """(title, artifact) in order."""
+    mlflow_run: str
+
+    @property
+    def scores(self) -> dict[str, dict[str, Any]]:
+        """Scored step -> what its score artifact reports."""
+        found = {name: self.artifacts.get(f"score {name}") for name in STEPS}
+        return {name: artifact.record["scores"] for name, artifact in found.items() if artifact is not None}
+
+    @property
+    def history(self) -> dict[str, list[dict[str, Any]]]:
+        """Title of a training -> the records of its epochs."""
+        return {title: artifact.record["history"] for title, artifact in self.steps if "history" in artifact.record}
+
+    @property
+    def train_seconds(self) -> float:
+        """What all its trainings took when they were computed."""
+        trained = (artifact.record for _, artifact in self.steps if artifact.stage == "train")
+        return float(sum(record.get("seconds", 0.0) for record in trained))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` holds."""
+        return {
+            "scores": self.scores,
+            "history": self.history,
+            "artifacts": {
+                name: {**_name_artifact(artifact), "content": artifact.record.get("content")}
+                for name, artifact in self.artifacts.items()
+            },
+            "steps": [
+                {"title": title, **_name_artifact(artifact), "reused": artifact.reused, **_measure(artifact)}
+                for title, artifact in self.steps
+            ],
+            "data": self.data.uri,
+            "classes": list(self.data.manifest.classes),
+            "splits": {"score": self.recipe.data.score_split, "val": self.recipe.data.val_split},
+            "mlflow_run": self.mlflow_run,
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+
+    def write(self) -> None:
+        """Write ``run.json``, which says that the run is finished."""
+        storage.write_json(storage.join(self.folder, RECORD), self.record)
+
+    def open(self) -> RunFolder:
+        """The run as it is read from its folder."""
+        return RunFolder(self.folder, self.record, self.recipe.model_dump(mode="json"))
+
+
+def _name_artifact(artifact: Artifact) -> dict[str, Any]:
+    return {"stage": artifact.stage, "digest": artifact.digest, "seconds": artifact.record.get("seconds")}
+
+
+def _measure(artifact: Artifact) -> dict[str, Any]:
+    return {key: artifact.record.get(key) for key in ("images_per_second", "peak_memory_mb")}
 
 
 def run_record(run_folder: str) -> dict[str, Any]:
     """What a run wrote down about itself; UserError where there is no finished run."""
-    record = storage.join(storage.absolute(run_folder), "run.json")
+    record = storage.join(storage.absolute(run_folder), RECORD)
     if not storage.exists(record):
         raise UserError(f"{run_folder}: no finished run here; give a folder below --out/runs")
     run: dict[str, Any] = storage.read_json(record)
@@ -127,7 +180,7 @@ def artifact_folder(run_folder: str, name: str) -> str:
     """The folder of one of a run's artifacts; UserError where the run has none of this name."""
     run = run_record(run_folder)
     if name not in run["artifacts"]:
-        raise UserError(f"{run_folder}: this run made no {name}; it made {', '.join(sorted(run['artifacts']))}")
+        raise UserError(f"{run_folder}: run has no {name}; available: {', '.join(sorted(run['artifacts']))}")
     root = storage.absolute(run_folder).rstrip("/").rsplit("/", 2)[0]
     entry = run["artifacts"][name]
     return storage.join(root, entry["stage"], entry["digest"])

@@ -1,7 +1,6 @@
-"""Configuration -> digest -> folder: a finished stage is loaded, never redone; a half-finished one resumes.
+"""Settings -> digest -> folder: a finished step is loaded, never redone; a half-finished one resumes.
 
-A stage's folder is ``<out>/<stage>/<digest>``; it is finished when ``artifact.json`` is in it, which is written last
-and
+A step's folder is ``<out>/<stage>/<digest>``; it is finished when ``artifact.json`` is in it, which is written last and
 atomically. The digest covers everything that can change the result and nothing that cannot.
 """
 
@@ -13,9 +12,9 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 
@@ -32,8 +31,26 @@ def digest(value: Any) -> str:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What can change the result of a step, and nothing that cannot: its fields are its digest.
+
+    Fields hold plain values; inputs are the digests of artifacts and of splits.
+    """
+
+    stage: ClassVar[str]
+    """The folder its artifacts lie in."""
+    version: ClassVar[int]
+    """Raised when its code changes its result, so that old artifacts are not mistaken for new ones."""
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name its artifact."""
+        return digest({"stage": self.stage, "version": self.version, **asdict(self)})
+
+
+@dataclass(frozen=True)
 class Artifact:
-    """The finished output of a stage."""
+    """The finished output of a step."""
 
     stage: str
     digest: str
@@ -50,7 +67,7 @@ class Store:
         self.uri = storage.absolute(uri)
 
     def folder(self, stage: str, uid: str) -> str:
-        """Where the stage with this digest keeps its output, finished or not."""
+        """Where the step with this digest keeps its output, finished or not."""
         return storage.join(self.uri, stage, uid)
 
     def find(self, stage: str, uid: str) -> Artifact | None:
@@ -61,13 +78,13 @@ class Store:
         return Artifact(stage, uid, self.folder(stage, uid), storage.read_json(record), reused=True)
 
     def finish(self, stage: str, uid: str, record: dict[str, Any]) -> Artifact:
-        """Mark the stage as finished, with its record."""
+        """Mark the step as finished, with its record."""
         storage.write_json(storage.join(self.folder(stage, uid), RECORD), record)
         return Artifact(stage, uid, self.folder(stage, uid), record)
 
     @contextlib.contextmanager
     def lock(self, stage: str, uid: str) -> Iterator[None]:
-        """Hold the stage: of several runs that need it one computes, the others wait and then load.
+        """Hold the step: of several runs that need it one computes, the others wait and then load.
 
         Only runs on one machine wait for each other over a remote store; others would write the same bytes to the same
         names.

@@ -100,7 +100,8 @@ class Lookup:
 
     def row(self, image_id: str) -> dict[str, object]:
         """The row of an image; KeyError where the stage left it out."""
-        return self._table.slice(self._index[image_id], 1).to_pylist()[0]
+        row: dict[str, object] = self._table.slice(self._index[image_id], 1).to_pylist()[0]
+        return row
 
     def maps(self, image_id: str) -> ClassMaps:
         """The class maps of an image."""

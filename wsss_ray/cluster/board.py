@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+
+
+@dataclass
+class Notices:
+    """How far a training is."""
+
+    step: int = 0
+    num_steps: int = 0
+    loss: float = float("nan")
+    epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Epoch -> its record."""
+    error: str = ""
+    """A user's error inside a worker, word for word."""
 
 
 @ray.remote(num_cpus=0)
@@ -12,22 +26,20 @@ class Board:
     """Where workers leave word for the driver: how far they are and what each epoch reported."""
 
     def __init__(self) -> None:
-        self.step, self.num_steps, self.loss = 0, 0, float("nan")
-        self.epochs: dict[int, dict[str, Any]] = {}
-        self.error = ""
+        self.notices = Notices()
 
-    def at(self, step: int, num_steps: int, loss: float) -> None:
+    def note_step(self, step: int, num_steps: int, loss: float) -> None:
         """Progress within the run."""
-        self.step, self.num_steps, self.loss = step, num_steps, loss
+        self.notices.step, self.notices.num_steps, self.notices.loss = step, num_steps, loss
 
-    def epoch(self, report: dict[str, Any]) -> None:
+    def note_epoch(self, record: dict[str, Any]) -> None:
         """A finished epoch."""
-        self.epochs[report["epoch"]] = report
+        self.notices.epochs[record["epoch"]] = record
 
-    def fail(self, message: str) -> None:
-        """A user's error inside a worker, word for word."""
-        self.error = message
+    def note_error(self, message: str) -> None:
+        """A user's error inside a worker."""
+        self.notices.error = message
 
-    def read(self) -> tuple[int, int, float, dict[int, dict[str, Any]], str]:
+    def read(self) -> Notices:
         """All of it."""
-        return self.step, self.num_steps, self.loss, self.epochs, self.error
+        return self.notices

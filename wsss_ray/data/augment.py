@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from wsss_ray.config import Config
-from wsss_ray.data.colour import JitterConfig, NormalizeConfig, change_colours, draw_jitter
+from wsss_ray.data.colour import WEIGHTS, JitterConfig, NormalizeConfig, change_colours, draw_jitter
 from wsss_ray.data.geometry import (
     Geometry,
     draw_area,
@@ -25,38 +25,41 @@ from wsss_ray.data.geometry import (
 
 __all__ = ["AugmentConfig", "JitterConfig", "NormalizeConfig", "augment", "draw_geometry", "render"]
 IGNORE = 255
+Resize = Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"]
 
 
 class AugmentConfig(Config):
     """How a training sample is cut from an image; the default is that of the PSA family (EPS, SEAM, SMAF)."""
 
-    resize: Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"] = "long_side"
+    resize: Annotated[Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"], WEIGHTS] = (
+        "long_side"
+    )
     """``long_side``, ``short_side``: to a whole number drawn from ``range``; ``scale``: by a factor from ``range``;
     ``choice``: by one of ``choices`` (DeepLab; sizes cut to whole numbers); ``area``: a random-resized crop;
     ``squash``: to the crop's square."""
-    range: tuple[PositiveFloat, PositiveFloat] = (256, 512)
-    choices: tuple[PositiveFloat, ...] = ()
-    area: tuple[PositiveFloat, PositiveFloat] = (0.9, 1.0)
+    range: Annotated[tuple[PositiveFloat, PositiveFloat], WEIGHTS] = (256, 512)
+    choices: Annotated[tuple[PositiveFloat, ...], WEIGHTS] = ()
+    area: Annotated[tuple[PositiveFloat, PositiveFloat], WEIGHTS] = (0.9, 1.0)
     """Part of the image's area kept by ``area``."""
-    aspect: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
-    interpolation: Literal["bicubic", "bilinear", "linear"] = "bicubic"
-    crop: PositiveInt = 448
-    flip: float = Field(default=0.5, ge=0, le=1)
+    aspect: Annotated[tuple[PositiveFloat, PositiveFloat], WEIGHTS] = (3 / 4, 4 / 3)
+    interpolation: Annotated[Literal["bicubic", "bilinear", "linear"], WEIGHTS] = "bicubic"
+    crop: Annotated[PositiveInt, WEIGHTS] = 448
+    flip: Annotated[float, WEIGHTS] = Field(default=0.5, ge=0, le=1)
     """Probability of mirroring."""
-    flip_last: bool = False
+    flip_last: Annotated[bool, WEIGHTS] = False
     """Mirror after padding and cropping (deeplab-pytorch), so that padding may come to lie on the left."""
-    pad: Literal["random", "right_bottom"] = "random"
+    pad: Annotated[Literal["random", "right_bottom"], WEIGHTS] = "random"
     """Where an image smaller than the crop lies on the canvas: anywhere, or upper left (DeepLab)."""
-    crop_before_normalize: bool = False
+    crop_before_normalize: Annotated[bool, WEIGHTS] = False
     """Canvas is black before normalising (L2G, PSA's AffinityNet) instead of 0 after it, the mean colour."""
-    swap_axes: bool = False
+    swap_axes: Annotated[bool, WEIGHTS] = False
     """L2G's released crop, which confuses rows and columns and leaves images that are not square."""
-    jitter: JitterConfig | None = None
-    saliency_interpolation: Literal["image", "bilinear", "nearest"] = "image"
+    jitter: Annotated[JitterConfig | None, WEIGHTS] = None
+    saliency_interpolation: Annotated[Literal["image", "bilinear", "nearest"], WEIGHTS] = "image"
     """As the image (EPS, SMAF, L2G on COCO) or nearest (L2G on VOC)."""
-    saliency_max: bool = False
+    saliency_max: Annotated[bool, WEIGHTS] = False
     """Divide the saliency of the window by its maximum (L2G)."""
-    maps_align_corners: bool = True
+    maps_align_corners: Annotated[bool, WEIGHTS] = True
     """Resizing of class maps, as SMAF's loader."""
 
     @model_validator(mode="after")

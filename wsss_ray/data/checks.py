@@ -1,5 +1,6 @@
 """What can be wrong with images, found before a run and not in the middle of it; every line names the file and the
-fix."""
+fix.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
 
 def inspect(item: Item, num_classes: int, ignore: int = pic.IGNORE, fast: bool = False) -> tuple[list[Problem], Row]:
     """Everything wrong with one image and its row; ``fast`` reads headers only and leaves pixels and indices
-    unchecked."""
+    unchecked.
+    """
     row, problems = blank_row(item.image_id), _label_problems(item, num_classes)
     row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
@@ -199,7 +201,8 @@ def _labels(value: list[int] | None) -> tuple[int, ...] | None:
 
 def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
     """The ``load`` of sources whose images are files: reads, decodes once to be sure, and checks every size and
-    index."""
+    index.
+    """
     from wsss_ray.data.checks import load_item
 
     return partial(load_item, num_classes=num_classes, ignore=ignore)

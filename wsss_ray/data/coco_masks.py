@@ -77,7 +77,8 @@ def _checked_rle(shape: dict[str, Any], height: int, width: int, where: str, too
 
 def string_counts(text: str, where: str) -> list[int]:
     """Run lengths of COCO's compressed string: 5 bits a character from the lowest, differences to the run two before
-    from the fourth on (pycocotools ``rleFrString``)."""
+    from the fourth on (pycocotools ``rleFrString``).
+    """
     runs: list[int] = []
     place = 0
     while place < len(text):

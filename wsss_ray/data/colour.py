@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from wsss_ray.config import Config
+from wsss_ray.config import Changes, Config
 
 Preset = Literal["imagenet", "l2g_coco", "caffe_bgr"]
 _PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float, bool]] = {
@@ -22,11 +22,15 @@ _PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float, bool]] = 
 """Mean, standard deviation (in channel order of the network), divisor before them, and whether that order is BGR."""
 
 
+WEIGHTS = Changes("weights")
+
+
 class NormalizeConfig(Config):
     """What a network expects: ``imagenet`` (RGB in [0, 1]), ``l2g_coco`` (the same with L2G's COCO numbers),
-    ``caffe_bgr`` (BGR in 0..255 minus the mean); may be written as the name alone."""
+    ``caffe_bgr`` (BGR in 0..255 minus the mean); may be written as the name alone.
+    """
 
-    preset: Preset = "imagenet"
+    preset: Annotated[Preset, WEIGHTS] = "imagenet"
 
     @model_validator(mode="before")
     @classmethod
@@ -37,13 +41,6 @@ class NormalizeConfig(Config):
         """(H, W, 3) uint8 RGB -> (3, H, W) float32."""
         table, order = _table(self.preset)
         return torch.from_numpy(np.stack([table[place][image[..., channel]] for place, channel in enumerate(order)]))
-
-    def invert(self, images: Tensor) -> Tensor:
-        """(..., 3, H, W) normalised -> RGB in [0, 1], for looking at."""
-        mean, std, divisor, reverse = _PRESETS[self.preset]
-        shape = (3, 1, 1)
-        rgb = images * images.new_tensor(std).view(shape) + images.new_tensor(mean).view(shape)
-        return (rgb.flip(-3) if reverse else rgb) * (divisor / 255.0)
 
 
 @lru_cache
@@ -57,14 +54,15 @@ def _table(preset: str) -> tuple[np.ndarray, tuple[int, ...]]:
 
 class JitterConfig(Config):
     """Random brightness, contrast, saturation (factors from [1 - x, 1 + x]) and hue (shift in [-x, x] turns), in
-    random order."""
+    random order.
+    """
 
-    brightness: float = Field(default=0.3, ge=0)
-    contrast: float = Field(default=0.3, ge=0)
-    saturation: float = Field(default=0.3, ge=0)
-    hue: float = Field(default=0.1, ge=0, le=0.5)
-    probability: float = Field(default=1.0, ge=0, le=1)
-    after_crop: bool = False
+    brightness: Annotated[float, WEIGHTS] = Field(default=0.3, ge=0)
+    contrast: Annotated[float, WEIGHTS] = Field(default=0.3, ge=0)
+    saturation: Annotated[float, WEIGHTS] = Field(default=0.3, ge=0)
+    hue: Annotated[float, WEIGHTS] = Field(default=0.1, ge=0, le=0.5)
+    probability: Annotated[float, WEIGHTS] = Field(default=1.0, ge=0, le=1)
+    after_crop: Annotated[bool, WEIGHTS] = False
     """Jitter the cropped window, black padding included (L2G), instead of the image."""
 
 

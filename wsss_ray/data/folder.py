@@ -269,7 +269,8 @@ def _item(entry: Entry, classes: list[str], listed: bool, masks: Path | None, sa
 
 def _png(given: Path | None, folder: Path | None, entry: Entry) -> str | None:
     """The file named in the table, else ``folder/<id>.png`` (images of one name in two folders), else
-    ``folder/<stem>.png``, where they are there."""
+    ``folder/<stem>.png``, where they are there.
+    """
     if given is not None:
         return str(given)
     if folder is None:

@@ -1,5 +1,6 @@
 """Where an image lands on a training canvas: numbers are drawn first, then every array goes through the same
-deterministic steps."""
+deterministic steps.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def draw_offset(
     size: tuple[int, int], crop: int, rng: np.random.Generator, pad: Literal["random", "right_bottom"] = "random"
 ) -> tuple[int, int]:
     """A window inside the image where that is larger; else the image anywhere inside the window, or at its upper
-    left corner."""
+    left corner.
+    """
     ranges = [(min(0, side - crop), max(0, side - crop)) for side in size]
     if pad == "right_bottom":
         ranges = [(0, high) for _, high in ranges]
@@ -81,7 +83,8 @@ def draw_area(
     height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
     """(top, left, height, width) of a random-resized crop: uniform area, log-uniform aspect (w / h), ten tries, else
-    the middle."""
+    the middle.
+    """
     for _ in range(10):
         target = height * width * rng.uniform(*area)
         ratio = float(np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1]))))

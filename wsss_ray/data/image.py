@@ -23,7 +23,8 @@ _GREY_STEP = {"L;2": 85, "L;4": 17}
 
 def voc_palette(num_colours: int = 256) -> np.ndarray:
     """(num_colours, 3) uint8: the PASCAL VOC colours; bits (0, 1, 2) of each octal digit of the index go to R, G, B
-    from the top."""
+    from the top.
+    """
     index = np.arange(num_colours)
     palette = np.zeros((num_colours, 3), np.int64)
     for digit in range(8):
@@ -83,7 +84,8 @@ def rotate(array: np.ndarray, exif: int) -> np.ndarray:
 
 def decode_image(data: Bytes, name: str = "image") -> np.ndarray:
     """(H, W, 3) uint8 RGB of any image: grey, 16-bit, CMYK, palette and EXIF-rotated ones; transparency is laid on
-    white."""
+    white.
+    """
     image = _loaded(data, name)
     try:
         turned = ImageOps.exif_transpose(image)
@@ -106,7 +108,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
     """Grey values of any depth to uint8: floats in [0, 1] times 255, integers above 8 bits by their upper byte of
-    16."""
+    16.
+    """
     values = array.astype(np.float64)
     top = float(values.max(initial=0.0))
     if array.dtype.kind == "f" and top <= 1.0:
@@ -118,7 +121,8 @@ def _eight_bits(array: np.ndarray) -> np.ndarray:
 
 def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
     """(H, W) uint8 class indices of a palette or grey PNG; a colour image is refused, since its colours are not
-    indices."""
+    indices.
+    """
     image = _loaded(data, name)
     if image.mode == "P":
         return np.array(image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -74,6 +75,34 @@ class Manifest(Config):
         if split not in self.splits:
             raise UserError(f"no split {split!r} in this data; it has {', '.join(self.splits)}")
         return [shard for shard in self.shards if split in shard.splits]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A prepared data set that was opened: where it lies and what it holds."""
+
+    uri: str
+    manifest: Manifest
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes; masks hold 0..num_classes."""
+        return len(self.manifest.classes)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the mask values 0, 1, ...: background first."""
+        return ("background", *self.manifest.classes)
+
+    def shards(self, split: str) -> list[tuple[str, int]]:
+        """(file name, number of images) of every shard of a split; UserError lists the splits there are."""
+        return [(shard.path, shard.num_rows) for shard in self.manifest.shards_of(split)]
+
+
+def open_data(uri: str) -> DataSet:
+    """The prepared data set at a folder or URI; UserError where there is none."""
+    where = storage.absolute(uri)
+    return DataSet(where, load_manifest(where))
 
 
 def write_manifest(manifest: Manifest, uri: str) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 class PartnerIndex:
     """Images by class. KTSE's rule: one of the anchor's classes at random, then a uniformly random image that
-    has it."""
+    has it.
+    """
 
     def __init__(self, labels: Sequence[Sequence[int] | None]) -> None:
         self._labels = [sorted(set(classes or ())) for classes in labels]

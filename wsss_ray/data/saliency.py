@@ -10,16 +10,18 @@ salient objects: numbers made with these maps are not comparable with theirs.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from wsss_ray.config import UserError
+from wsss_ray.registry import Registry
 
-Detector = Literal["border_cut", "fine_grained", "spectral_residual"]
-DETECTORS: tuple[str, ...] = get_args(Detector)
+Detector = Callable[[ModuleType, np.ndarray], np.ndarray]
+"""(OpenCV, (H, W, 3) uint8 RGB of at least 8 x 8) -> (H, W) float32, soft saliency in [0, 1]."""
 VERSION = 1
 """Raised when a change here changes maps."""
 NOTE = "saliency.json"
@@ -34,12 +36,12 @@ LEVELS = (0.35, 0.6, 0.93)
 """Quantiles of the start: below is surely background, above perhaps and above surely object."""
 
 
-def library() -> ModuleType:
+def load_opencv() -> ModuleType:
     """OpenCV with its saliency module, on one thread; UserError says how to install it."""
     try:
         import cv2
 
-        cv2.saliency  # noqa: B018
+        cv2.saliency.StaticSaliency  # noqa: B018  the attribute is what is looked for
     except (ImportError, AttributeError) as error:
         raise UserError(
             "saliency detection needs OpenCV with its contrib modules: pip install 'wsss-ray[saliency]'"
@@ -49,40 +51,45 @@ def library() -> ModuleType:
     return module
 
 
-def describe(detector: str) -> dict[str, Any]:
+def describe_detector(detector: str) -> dict[str, Any]:
     """What ``saliency.json`` says: detector, library and both versions."""
-    if detector not in DETECTORS:
-        raise UserError(f"unknown detector {detector!r}; known: {', '.join(DETECTORS)}")
-    return {"detector": detector, "detector_version": VERSION, "library": f"opencv {library().__version__}"}
+    DETECTORS[detector]
+    return {"detector": detector, "detector_version": VERSION, "library": f"opencv {load_opencv().__version__}"}
 
 
-def detect(image: np.ndarray, detector: str = "border_cut") -> np.ndarray:
+def detect_saliency(image: np.ndarray, detector: str = "border_cut") -> np.ndarray:
     """Soft saliency of an image: (H, W, 3) uint8 RGB -> (H, W) uint8; an image of one colour has none."""
-    cv2 = library()
+    detect_in = DETECTORS[detector]
     height, width = image.shape[:2]
     if min(height, width) < 8 or int(np.ptp(image)) == 0:
         return np.zeros((height, width), np.uint8)
-    if detector == "border_cut":
-        values = border_cut(cv2, image)
-    elif detector in DETECTORS:
-        static = cv2.saliency
-        fine = detector == "fine_grained"
-        made = static.StaticSaliencyFineGrained_create() if fine else static.StaticSaliencySpectralResidual_create()
-        found, values = made.computeSaliency(np.ascontiguousarray(image[..., ::-1]))
-        values = spread(np.asarray(values, np.float32)) if found else np.zeros((height, width), np.float32)
-    else:
-        raise UserError(f"unknown detector {detector!r}; known: {', '.join(DETECTORS)}")
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    found: np.ndarray = np.rint(np.clip(detect_in(load_opencv(), image), 0, 1) * 255).astype(np.uint8)
+    return found
 
 
-def border_cut(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
+def detect_fine_grained(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (H, W) float32 in [0, 1]: Montabone and Soto 2010, by OpenCV."""
+    return _run_static(cv2.saliency.StaticSaliencyFineGrained_create(), image)
+
+
+def detect_spectral_residual(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (H, W) float32 in [0, 1]: Hou and Zhang 2007, by OpenCV."""
+    return _run_static(cv2.saliency.StaticSaliencySpectralResidual_create(), image)
+
+
+def _run_static(made: Any, image: np.ndarray) -> np.ndarray:
+    found, values = made.computeSaliency(np.ascontiguousarray(image[..., ::-1]))
+    return stretch(np.asarray(values, np.float32)) if found else np.zeros(image.shape[:2], np.float32)
+
+
+def cut_from_border(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W) float32 in [0, 1]: the object GrabCut finds, soft at its edge."""
     height, width = image.shape[:2]
     shrink = min(1.0, CUT_SIDE / max(height, width))
     size = (max(8, round(width * shrink)), max(8, round(height * shrink)))
     small = cv2.resize(np.ascontiguousarray(image[..., ::-1]), size, interpolation=cv2.INTER_AREA)
-    start = border_distance(cv2, small) * centre_prior(*small.shape[:2])
-    start = spread(cv2.GaussianBlur(start, (0, 0), 0.02 * max(size)))
+    start = measure_border_distance(cv2, small) * make_centre_prior(*small.shape[:2])
+    start = stretch(cv2.GaussianBlur(start, (0, 0), 0.02 * max(size)))
     low, middle, high = np.quantile(start, LEVELS)
     marks = np.full(start.shape, cv2.GC_PR_BGD, np.uint8)
     marks[start > middle] = cv2.GC_PR_FGD
@@ -99,7 +106,7 @@ def border_cut(cv2: ModuleType, image: np.ndarray) -> np.ndarray:
     return full
 
 
-def border_distance(cv2: ModuleType, bgr: np.ndarray) -> np.ndarray:
+def measure_border_distance(cv2: ModuleType, bgr: np.ndarray) -> np.ndarray:
     """(H, W) in [0, 1]: Mahalanobis distance in Lab to the four border strips, summed without the largest.
 
     The largest is left out because an object may touch one side (Zhang et al. 2015).
@@ -113,10 +120,10 @@ def border_distance(cv2: ModuleType, bgr: np.ndarray) -> np.ndarray:
         inverse = np.linalg.inv(np.cov(colours.T) + 5 * np.eye(3))
         off = lab - colours.mean(axis=0)
         distances.append(np.sqrt(np.einsum("hwi,ij,hwj->hw", off, inverse, off)))
-    return spread((np.sum(distances, axis=0) - np.max(distances, axis=0)).astype(np.float32))
+    return stretch((np.sum(distances, axis=0) - np.max(distances, axis=0)).astype(np.float32))
 
 
-def centre_prior(height: int, width: int) -> np.ndarray:
+def make_centre_prior(height: int, width: int) -> np.ndarray:
     """(H, W) in (0, 1]: a Gaussian a third of each side wide."""
     y, x = np.mgrid[:height, :width]
     off = ((y - (height - 1) / 2) / (height / 3)) ** 2 + ((x - (width - 1) / 2) / (width / 3)) ** 2
@@ -124,14 +131,14 @@ def centre_prior(height: int, width: int) -> np.ndarray:
     return prior
 
 
-def spread(values: np.ndarray) -> np.ndarray:
+def stretch(values: np.ndarray) -> np.ndarray:
     """Shifted and scaled to [0, 1]; a constant becomes 0."""
     low, high = float(values.min()), float(values.max())
     scaled: np.ndarray = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return scaled
 
 
-def made_by(folder: str | Path | None) -> dict[str, Any] | None:
+def read_origin(folder: str | Path | None) -> dict[str, Any] | None:
     """What made the maps in a folder, for a manifest; None where there are none, "given" where nobody says."""
     if folder is None:
         return None
@@ -145,9 +152,20 @@ def made_by(folder: str | Path | None) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, dict) else {"detector": "given"}
 
 
-def words(made: dict[str, Any] | None) -> str:
+def name_origin(made: dict[str, Any] | None) -> str:
     """How a score names the maps its method was given."""
     name = (made or {}).get("detector")
     if name in DETECTORS:
         return f"saliency by classical {name} ({(made or {}).get('library', 'opencv')})"
     return "saliency as given with the data"
+
+
+DETECTORS: Registry[Detector] = Registry(
+    "wsss_ray.detectors",
+    "saliency detector",
+    {
+        "border_cut": cut_from_border,
+        "fine_grained": detect_fine_grained,
+        "spectral_residual": detect_spectral_residual,
+    },
+)

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,38 +24,51 @@ _ORDER, _ANCHOR, _PARTNER = 1, 2, 3
 """Keep the random streams of orders, anchors and partners apart."""
 
 
-class TrainSamples:
-    """A split as training samples.
+@dataclass(frozen=True)
+class Sampling:
+    """How samples are cut and normalised, from which seed, and what they hold besides image and labels.
 
-    ``needs`` says what a sample holds besides image and labels: ``saliency`` from the rows, ``mask`` from
-    ``mask_lookup`` (id -> (H, W) uint8 pseudo mask), ``maps`` from ``maps_lookup`` (id -> class maps), ``partner`` a
-    second sample that shares a class. The rows' own masks, which are ground truth, are never read.
+    ``needs``: ``saliency`` from the rows, ``mask`` and ``maps`` of earlier steps, ``partner`` a second sample that
+    shares a class.
     """
+
+    augment: AugmentConfig
+    normalize: NormalizeConfig
+    seed: int
+    needs: Iterable[Need] = ()
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """What earlier steps made of an image, by its id."""
+
+    mask: Callable[[str], np.ndarray] | None = None
+    """The (H, W) uint8 pseudo mask."""
+    maps: Callable[[str], ClassMaps] | None = None
+
+
+NO_LOOKUPS = Lookups()
+
+
+class TrainSamples:
+    """A split as training samples; the rows' own masks, which are ground truth, are never read."""
 
     def __init__(
         self,
         rows: Rows,
         num_classes: int,
-        augment: AugmentConfig,
-        normalize: NormalizeConfig,
-        seed: int,
-        needs: Iterable[Need] = (),
-        mask_lookup: Callable[[str], np.ndarray] | None = None,
-        maps_lookup: Callable[[str], ClassMaps] | None = None,
+        sampling: Sampling,
+        lookups: Lookups = NO_LOOKUPS,
         cache_bytes: int = 512 << 20,
     ) -> None:
-        self.rows, self.num_classes, self.config, self.normalize, self.seed = (
-            rows,
-            num_classes,
-            augment,
-            normalize,
-            seed,
-        )
-        self.needs = frozenset(needs)
-        self._lookups: dict[str, Callable[[str], Any] | None] = {"mask": mask_lookup, "maps": maps_lookup}
-        for name, lookup in self._lookups.items():
-            if name in self.needs and lookup is None:
-                raise ValueError(f"needs {name!r} but no {name}_lookup was given")
+        self.rows, self.num_classes = rows, num_classes
+        self.config, self.normalize, self.seed = sampling.augment, sampling.normalize, sampling.seed
+        self.needs = frozenset(sampling.needs)
+        offered: dict[str, Callable[[str], Any] | None] = {"mask": lookups.mask, "maps": lookups.maps}
+        self._lookups = {name: lookup for name, lookup in offered.items() if lookup is not None}
+        missing = sorted(self.needs & (offered.keys() - self._lookups.keys()))
+        if missing:
+            raise ValueError(f"needs {missing[0]!r} but Lookups has no {missing[0]}")
         self._partners = PartnerIndex(rows.labels()) if "partner" in self.needs else None
         self._pixels = PixelCache(cache_bytes)
 
@@ -67,7 +81,8 @@ class TrainSamples:
 
     def sample(self, epoch: int, index: int) -> Sample:
         """The sample of an image in an epoch (see ``augment``), with ``labels`` (C,), ``image_id`` and, if needed,
-        ``partner``."""
+        ``partner``.
+        """
         rng = np.random.default_rng([self.seed, epoch, _ANCHOR, index])
         sample = self._single(index, rng)
         if self._partners is not None:
@@ -106,10 +121,8 @@ class TrainSamples:
         return decoded
 
     def _look_up(self, what: str, name: str) -> Any:
-        lookup = self._lookups[what]
-        assert lookup is not None
         try:
-            return lookup(name)
+            return self._lookups[what](name)
         except KeyError:
             raise UserError(
                 f"{name}: no {what} from the stage before; remove that stage's folder and run again"

@@ -1,5 +1,6 @@
 """What every place images can come from promises: a stream of light items, and a function that turns one into a
-row."""
+row.
+"""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data import toy_drawing as draw
 from wsss_ray.data.source import MAX_CLASSES, Item, Row, Source, blank_row
@@ -27,35 +27,38 @@ _FIRST = ("Bi", "Ta", "Lu", "Mo", "Ze", "Pi", "Ra", "Ko", "Nu", "Fe", "Do", "Wi"
 _SECOND = ("bo", "mi", "ro", "lla", "ka", "nu", "pe", "zu", "to", "fi", "gga", "so", "wo", "dy", "xi", "va")
 
 
+WEIGHTS = Changes("weights")
+
+
 class ToyConfig(Config):
     """How many images of which kind; the difficulty knobs lie in [0, 1]."""
 
-    num_classes: int = Field(default=5, ge=1, le=MAX_CLASSES)
-    num_train: PositiveInt = 400
-    num_val: NonNegativeInt = 100
-    size: int = Field(default=128, ge=32, le=1024)
+    num_classes: Annotated[int, WEIGHTS] = Field(default=5, ge=1, le=MAX_CLASSES)
+    num_train: Annotated[PositiveInt, WEIGHTS] = 400
+    num_val: Annotated[NonNegativeInt, WEIGHTS] = 100
+    size: Annotated[int, WEIGHTS] = Field(default=128, ge=32, le=1024)
     """Side of the square images in pixels."""
-    seed: NonNegativeInt = 0
-    max_creatures: int = Field(default=3, ge=1, le=3)
+    seed: Annotated[NonNegativeInt, WEIGHTS] = 0
+    max_creatures: Annotated[int, WEIGHTS] = Field(default=3, ge=1, le=3)
     """Creatures, each of another class, in one image."""
-    min_radius: float = Field(default=0.12, gt=0.03, le=0.4)
+    min_radius: Annotated[float, WEIGHTS] = Field(default=0.12, gt=0.03, le=0.4)
     """Body radius of the smallest creature as a part of the side; radii are log-uniform between the two bounds."""
-    max_radius: float = Field(default=0.30, gt=0.03, le=0.4)
-    head_size: float = Field(default=0.45, gt=0.1, le=0.8)
+    max_radius: Annotated[float, WEIGHTS] = Field(default=0.30, gt=0.03, le=0.4)
+    head_size: Annotated[float, WEIGHTS] = Field(default=0.45, gt=0.1, le=0.8)
     """Head radius as a part of the body radius."""
-    head_contrast: float = Field(default=0.9, ge=0, le=1)
+    head_contrast: Annotated[float, WEIGHTS] = Field(default=0.9, ge=0, le=1)
     """How far the two colours of a head pattern lie apart."""
-    body_hue_noise: float = Field(default=0.75, ge=0, le=1)
+    body_hue_noise: Annotated[float, WEIGHTS] = Field(default=0.75, ge=0, le=1)
     """0: the body's hue names its class; 1: it is random."""
-    body_texture: float = Field(default=0.35, ge=0, le=1)
+    body_texture: Annotated[float, WEIGHTS] = Field(default=0.35, ge=0, le=1)
     """Strength of the faint class texture on bodies."""
-    clutter: float = Field(default=0.5, ge=0, le=1)
+    clutter: Annotated[float, WEIGHTS] = Field(default=0.5, ge=0, le=1)
     """Plants, stones and balls that belong to no class."""
-    occlusion: float = Field(default=0.5, ge=0, le=1)
+    occlusion: Annotated[float, WEIGHTS] = Field(default=0.5, ge=0, le=1)
     """How far creatures may overlap."""
-    cooccurrence: float = Field(default=0.5, ge=0, le=1)
+    cooccurrence: Annotated[float, WEIGHTS] = Field(default=0.5, ge=0, le=1)
     """Probability that the landscape is the one that goes with the image's first class."""
-    saliency_quality: float = Field(default=0.7, ge=0, le=1)
+    saliency_quality: Annotated[float, WEIGHTS] = Field(default=0.7, ge=0, le=1)
     """1: the saliency map is the exact foreground; lower: blurred, with misses and false finds."""
 
     @model_validator(mode="after")

@@ -172,7 +172,8 @@ def _ripple(line: np.ndarray, rng: np.random.Generator, height: float) -> np.nda
     total = sum(
         np.sin(speed * line + phase) / (k + 1) for k, (speed, phase) in enumerate(zip(speeds, phases, strict=True))
     )
-    return (height * total).astype(np.float32)
+    rippled: np.ndarray = (height * total).astype(np.float32)
+    return rippled
 
 
 def _below(line: np.ndarray, ridge: np.ndarray) -> np.ndarray:
@@ -297,18 +298,22 @@ def paint_creature(canvas: Canvas, creature: Creature, style: Style, world: int)
     gloss = 0.22 * np.exp(-7 * ((u + 0.3 * side * np.sign(side)) ** 2 + (v + 0.42) ** 2))
     canvas.blend(rows, columns, np.clip(colour + gloss[..., None], 0, 1), trunk)
     _mark(canvas, rows, columns, np.maximum(trunk, back), creature.label + 1, 2)
-    _head(canvas, creature, style, side, class_hue, look, rng)
+    _paint_head(canvas, creature, style, Pose(side, class_hue, look), rng)
 
 
-def _head(
-    canvas: Canvas,
-    creature: Creature,
-    style: Style,
-    side: float,
-    hue: float,
-    look: np.random.Generator,
-    rng: np.random.Generator,
-) -> None:
+@dataclass(frozen=True)
+class Pose:
+    """How one creature stands and what its class looks like."""
+
+    side: float
+    """1: it looks to the right, -1: to the left."""
+    hue: float
+    look: np.random.Generator
+    """Draws what is the same for all creatures of a class."""
+
+
+def _paint_head(canvas: Canvas, creature: Creature, style: Style, pose: Pose, rng: np.random.Generator) -> None:
+    side, hue, look = pose.side, pose.hue, pose.look
     radius = creature.radius * style.head_size
     x = creature.x + side * creature.radius * rng.uniform(0.80, 0.95)
     y = creature.y - creature.radius * rng.uniform(0.30, 0.55)
@@ -330,23 +335,15 @@ def _head(
     mix = smooth(-0.16, 0.16, pattern)[..., None]
     canvas.blend(rows, columns, np.clip((first + mix * (second - first)) * light[..., None], 0, 1), face)
     for place in (0.02, 0.52):
-        _dot(canvas, rows, columns, u - place, v + 0.16, 0.235, np.ones(3, np.float32), soft)
-        _dot(canvas, rows, columns, u - place - 0.07, v + 0.14, 0.125, np.array([0.10, 0.09, 0.14], np.float32), soft)
-        _dot(canvas, rows, columns, u - place - 0.02, v + 0.20, 0.045, np.ones(3, np.float32), soft)
+        white, dark = np.ones(3, np.float32), np.array([0.10, 0.09, 0.14], np.float32)
+        canvas.blend(rows, columns, white, _cover_dot(u - place, v + 0.16, 0.235, soft))
+        canvas.blend(rows, columns, dark, _cover_dot(u - place - 0.07, v + 0.14, 0.125, soft))
+        canvas.blend(rows, columns, white, _cover_dot(u - place - 0.02, v + 0.20, 0.045, soft))
     _mark(canvas, rows, columns, np.maximum(face, ears), creature.label + 1, 1)
 
 
-def _dot(
-    canvas: Canvas,
-    rows: slice,
-    columns: slice,
-    u: np.ndarray,
-    v: np.ndarray,
-    radius: float,
-    colour: np.ndarray,
-    soft: float,
-) -> None:
-    canvas.blend(rows, columns, colour, 1 - smooth(radius - soft, radius + soft, np.sqrt(u**2 + v**2)))
+def _cover_dot(u: np.ndarray, v: np.ndarray, radius: float, soft: float) -> np.ndarray:
+    return 1 - smooth(radius - soft, radius + soft, np.sqrt(u**2 + v**2))
 
 
 def _mark(canvas: Canvas, rows: slice, columns: slice, alpha: np.ndarray, index: int, part: int) -> None:
@@ -361,17 +358,20 @@ def _pattern(label: int, u: np.ndarray, v: np.ndarray, frequency: float) -> np.n
     turn = 2.399963 * (label // len(_PATTERNS)) + 0.5
     a, b = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
     waves = np.float32(np.pi * frequency)
+    drawn: np.ndarray
     if kind == "stripes":
-        return np.sin(waves * a + 0 * b)
-    if kind == "checks":
-        return np.sin(0.8 * waves * a) * np.sin(0.8 * waves * b) * 1.8
-    if kind == "dots":
-        return np.cos(0.95 * waves * a) + np.cos(0.95 * waves * b) - 0.55
-    if kind == "rings":
-        return np.sin(1.15 * waves * np.sqrt(u**2 + v**2))
-    if kind == "rays":
-        return np.sin((6 + 2 * (label // len(_PATTERNS) % 3)) * np.arctan2(b, a))
-    return np.sin(waves * a + 1.4 * np.sin(1.1 * waves * b))
+        drawn = np.sin(waves * a + 0 * b)
+    elif kind == "checks":
+        drawn = np.sin(0.8 * waves * a) * np.sin(0.8 * waves * b) * 1.8
+    elif kind == "dots":
+        drawn = np.cos(0.95 * waves * a) + np.cos(0.95 * waves * b) - 0.55
+    elif kind == "rings":
+        drawn = np.sin(1.15 * waves * np.sqrt(u**2 + v**2))
+    elif kind == "rays":
+        drawn = np.sin((6 + 2 * (label // len(_PATTERNS) % 3)) * np.arctan2(b, a))
+    else:
+        drawn = np.sin(waves * a + 1.4 * np.sin(1.1 * waves * b))
+    return drawn
 
 
 def imperfect_saliency(
@@ -393,4 +393,5 @@ def imperfect_saliency(
     )
     noise = (np.asarray(coarse, np.float32) / 255 - 0.5) * 0.7 * worse
     value = np.asarray(image, np.float32) / 255
-    return (np.clip(smooth(0.15 * worse, 1 - 0.2 * worse, value + noise * (value + 0.15)), 0, 1) * 255).astype(np.uint8)
+    seen: np.ndarray = np.clip(smooth(0.15 * worse, 1 - 0.2 * worse, value + noise * (value + 0.15)), 0, 1)
+    return (seen * 255).astype(np.uint8)

@@ -142,7 +142,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 def load_label_vectors(path: Path) -> dict[str, tuple[int, ...]]:
     """PSA's ``cls_labels.npy``, a pickled {id: (C,) 0/1 vector} -> {id: classes}; arrays only, so that a file cannot
-    run code."""
+    run code.
+    """
     try:
         with path.open("rb") as stream:
             np.lib.format.read_magic(stream)

@@ -83,38 +83,19 @@ def fuse_present(
     if not passes:
         raise UserError("no maps to fuse: give at least one scale")
     present = present_classes(labels, passes[0].plain.shape[1]).to(passes[0].plain.device)
-    total: Tensor | None = None
-    num_passes = 0
-    for one in passes:
-        plain = one.plain[present]
-        flipped = None if one.flipped is None else one.flipped[present].flip(-1)
-        num_passes += 1 if flipped is None else 2
-        part = _upsampled(plain, flipped, rule, size)
-        total = part if total is None else total + part
-    assert total is not None
+    total = _enlarge(passes[0], present, rule, size)
+    for one in passes[1:]:
+        total = total + _enlarge(one, present, rule, size)
+    num_passes = sum(1 if one.flipped is None else 2 for one in passes)
     fused = total / num_passes if rule.reduce == "mean" else total
     if crop is not None:
         fused = fused[:, : crop[0], : crop[1]]
-    return normalized(fused.relu() if rule.rectify == "after" else fused, rule)
+    return normalize_maps(fused.relu() if rule.rectify == "after" else fused, rule)
 
 
-def fuse(
-    passes: Sequence[Pass],
-    rule: FusionRule,
-    size: tuple[int, int],
-    labels: Tensor,
-    crop: tuple[int, int] | None = None,
-) -> Tensor:
-    """``fuse_present`` at its place among all classes: (B, C, H, W), classes without a label 0 everywhere."""
-    maps = fuse_present(passes, rule, size, labels, crop)
-    full = maps.new_zeros(*labels.shape, *maps.shape[1:])
-    full[(labels > 0).to(maps.device)] = maps
-    return full
-
-
-def _upsampled(plain: Tensor, flipped: Tensor | None, rule: FusionRule, size: tuple[int, int]) -> Tensor:
-    """The sum of a scale's one or two passes at ``size``; (N, h, w) -> (N, H, W)."""
-    sides = [plain] if flipped is None else [plain, flipped]
+def _enlarge(one: Pass, present: Tensor, rule: FusionRule, size: tuple[int, int]) -> Tensor:
+    """The sum of a scale's one or two passes at ``size``, of the classes in (B, C) bool: (N, H, W)."""
+    sides = [one.plain[present]] if one.flipped is None else [one.plain[present], one.flipped[present].flip(-1)]
     if rule.rectify == "per_pass":
         return sum((_resize(side, rule, size).relu() for side in sides[1:]), _resize(sides[0], rule, size).relu())
     if rule.rectify == "before":
@@ -131,7 +112,7 @@ def _resize(maps: Tensor, rule: FusionRule, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps[:, None], size=size, mode=rule.interpolation, align_corners=False)[:, 0]
 
 
-def normalized(maps: Tensor, rule: FusionRule) -> Tensor:
+def normalize_maps(maps: Tensor, rule: FusionRule) -> Tensor:
     """(N, H, W) -> per map: divided by max + epsilon, or (value - min) / (max - min + epsilon), or as it is."""
     if rule.normalize == "none":
         return maps

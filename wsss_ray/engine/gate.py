@@ -56,7 +56,8 @@ def gate_classes(
     if scores is None:
         raise UserError("predict.gate.classes=scores: this network has no image scores; set it to all or labels")
     best = np.max(np.asarray(scores, dtype=np.float64), axis=0)
-    return 0.5 * (1 + np.tanh(best / 2)) > config.threshold
+    allowed: np.ndarray = 0.5 * (1 + np.tanh(best / 2)) > config.threshold
+    return allowed
 
 
 def close_gate(probabilities: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:

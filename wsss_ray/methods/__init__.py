@@ -1,4 +1,4 @@
-"""One paper, one file; ``METHODS`` names them."""
+"""One paper, one file or folder; ``METHODS`` names them."""
 
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
@@ -9,17 +9,22 @@ from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.methods.wsfcn.network import WSFCNConfig
+from wsss_ray.registry import Registry
 
-METHODS: dict[str, type[MethodConfig]] = {
-    "cam": CAMConfig,
-    "eps": EPSConfig,
-    "esol": ESOLConfig,
-    "ktse": KTSEConfig,
-    "l2g": L2GConfig,
-    "smaf": SMAFConfig,
-    "ssss": SSSSConfig,
-    "wsfcn": WSFCNConfig,
-}
-"""Every localizer by its name in a recipe; adding a method is one line here."""
+METHODS: Registry[type[MethodConfig]] = Registry(
+    "wsss_ray.methods",
+    "method",
+    {
+        "cam": CAMConfig,
+        "eps": EPSConfig,
+        "esol": ESOLConfig,
+        "ktse": KTSEConfig,
+        "l2g": L2GConfig,
+        "smaf": SMAFConfig,
+        "ssss": SSSSConfig,
+        "wsfcn": WSFCNConfig,
+    },
+)
+"""Every localizer by its name in a recipe. A method is one line here, or an entry point of another package."""
 
 __all__ = ["METHODS", "MethodConfig"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from wsss_ray.config import Changes
 from wsss_ray.contracts import Batch, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import class_head, classification_loss
@@ -22,15 +23,14 @@ IRN_MULTIPLIERS = (1.0, 1.0, 10.0, 10.0)
 class CAMConfig(MethodConfig):
     """The baseline every method starts from; ``style`` sets the defaults of the two code bases the field uses."""
 
-    name: Literal["cam"] = "cam"
-    map_fields: ClassVar[frozenset[str]] = frozenset({"window", "window_stride"})
-    style: Literal["psa", "irn"] = "psa"
+    name: Annotated[Literal["cam"], Changes("weights")] = "cam"
+    style: Annotated[Literal["psa", "irn"], Changes("weights")] = "psa"
     """psa: dropout 0.5, Xavier, rates 1/2/10/20, background 0.2. irn: none, torch's own init, 1/1/10/10, 0.15."""
-    dropout: float = Field(default=0.5, ge=0, lt=1)
+    dropout: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.5
     """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
-    window: int | None = Field(default=None, ge=1)
+    window: Annotated[int | None, Field(ge=1), Changes("maps")] = None
     """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole image at once."""
-    window_stride: int = Field(default=64, ge=1)
+    window_stride: Annotated[int, Field(ge=1), Changes("maps")] = 64
 
     @model_validator(mode="before")
     @classmethod

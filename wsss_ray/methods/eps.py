@@ -5,13 +5,13 @@ The paper's text was not at hand: the facts are those of its released code, so b
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
@@ -31,18 +31,18 @@ OVERLAP_EPSILON = 1e-4
 class EPSConfig(MethodConfig):
     """EPS as its VOC script trains it; ``EPSConfig(**PRESETS["coco"])`` for COCO."""
 
-    name: Literal["eps"] = "eps"
-    saliency: bool = True
+    name: Annotated[Literal["eps"], Changes("weights")] = "eps"
+    saliency: Annotated[bool, Changes("weights")] = True
     """Off: the plain C + 1 classifier, whose background channel no loss reaches."""
-    tau: float = Field(0.4, ge=0, le=1)
+    tau: Annotated[float, Field(ge=0, le=1), Changes("weights")] = 0.4
     """Share of a class's confident area that must be salient for the class to count as foreground."""
-    foreground_weight: float = Field(0.5, ge=0, le=1)
+    foreground_weight: Annotated[float, Field(ge=0, le=1), Changes("weights")] = 0.5
     """Lambda: weight of the foreground estimate against one minus the background estimate."""
-    bottleneck: int | None = Field(None, ge=1)
+    bottleneck: Annotated[int | None, Field(ge=1), Changes("weights")] = None
     """Channels of a 1x1 reduction with a frozen BatchNorm before the classifier (SMAF's EPS network: 128)."""
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:
         """Saliency, unless it is switched off."""
         return frozenset({"saliency"}) if self.saliency else frozenset()
 

@@ -7,14 +7,14 @@ The fused maps are made once by the localize stage from the base's checkpoint, w
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import classification_loss, spatial_mean
@@ -30,22 +30,20 @@ RELEASED: dict[str, Any] = {"classification": False, "student": "softmax"}
 class SMAFConfig(MethodConfig):
     """Self-training of any localizer; field defaults are the paper's, ``profile`` released sets those of its code."""
 
-    name: Literal["smaf"] = "smaf"
-    needs: ClassVar[frozenset[Need]] = frozenset({"maps"})
-    wants_base: ClassVar[bool] = True
-    alpha: float = Field(100.0, gt=0)
+    name: Annotated[Literal["smaf"], Changes("weights")] = "smaf"
+    alpha: Annotated[float, Field(gt=0), Changes("weights")] = 100.0
     """Weight of the consistency loss (Eq 1)."""
-    threshold: float = Field(0.2, gt=0, le=1)
+    threshold: Annotated[float, Field(gt=0, le=1), Changes("weights")] = 0.2
     """Value of the background channel in the target (Sec. 3.3), with or without reactivation."""
-    reactivation: bool = True
+    reactivation: Annotated[bool, Changes("weights")] = True
     """Divide every pixel by its largest channel (Eq 8). Off (Table 5): classes keep their fused value and the
     background its ``threshold``, which the paper does not state."""
-    classification: bool = True
+    classification: Annotated[bool, Changes("weights")] = True
     """L_cls of Eq 1 on the pooled evidence. released: off."""
-    student: Literal["relu", "softmax"] = "relu"
+    student: Annotated[Literal["relu", "softmax"], Changes("weights")] = "relu"
     """The student's maps. relu: ReLU over the spatial maximum, the C classes only (Eq 2, 9). softmax: over C + 1
     (released)."""
-    background_logit: float = 0.0
+    background_logit: Annotated[float, Changes("weights")] = 0.0
     """Constant background score under the softmax for a base that has no background channel (CAM, and the like)."""
 
     @model_validator(mode="before")
@@ -54,6 +52,16 @@ class SMAFConfig(MethodConfig):
         if isinstance(data, dict) and data.get("profile") == "released":
             return {**RELEASED, **data}
         return data
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """The base's fused maps."""
+        return frozenset({"maps"})
+
+    @property
+    def wants_base(self) -> bool:
+        """Always: it trains another localizer further."""
+        return True
 
     def fusion(self) -> FusionRule:
         """Maps are non-negative already: bilinear, sum over scales and flips, per-class maximum (Eq 5-6)."""

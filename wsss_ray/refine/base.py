@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from torch import nn
 
-from wsss_ray.config import Config
+from wsss_ray.config import Changes, Config
 from wsss_ray.contracts import ClassMaps, Need
 from wsss_ray.nets.backbone import Backbone
 
 
 class RefinerConfig(Config):
-    """Settings of one refiner; ``name`` picks it."""
+    """Settings of one refiner; ``name`` picks it.
 
-    name: str
+    Each field says what it changes: ``Changes("weights")`` what trains the refiner's network, ``Changes("masks")`` what
+    only ``refine`` reads, so that masks made with another value need no other network.
+    """
+
+    name: Annotated[str, Changes("masks")]
     trainable: ClassVar[bool] = False
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
-    mask_fields: ClassVar[frozenset[str]] = frozenset()
-    """Settings that only ``refine`` reads: masks made with another value need no other network."""
 
     def training_labels(self) -> RefinerConfig:
         """The refiner that makes that network's training masks."""
         raise TypeError(f"refiner {self.name!r} trains no network")
 
     def build(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        """The network to train (``contracts.Trainable``), where there is one; its ``normalize`` is set by the
-        caller."""
+        """The network to train (``contracts.Trainable``), where there is one; the caller sets its ``normalize``."""
         raise TypeError(f"refiner {self.name!r} trains no network")
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
+from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)
 """Mean of the channels B, G, R that deeplab-pytorch subtracts."""
@@ -21,23 +21,23 @@ CAFFE_MEAN = (104.008, 116.669, 122.675)
 class CRFConfig(Config):
     """Potts CRF with a spatial and a colour kernel; a name of ``PRESETS`` may stand for all of it."""
 
-    gaussian_xy: PositiveFloat = 3.0
-    gaussian_weight: NonNegativeFloat = 3.0
-    bilateral_xy: PositiveFloat = 80.0
-    bilateral_rgb: PositiveFloat = 13.0
-    bilateral_weight: NonNegativeFloat = 10.0
-    iterations: PositiveInt = 10
-    scale: PositiveFloat = 1.0
+    gaussian_xy: Annotated[PositiveFloat, Changes("masks")] = 3.0
+    gaussian_weight: Annotated[NonNegativeFloat, Changes("masks")] = 3.0
+    bilateral_xy: Annotated[PositiveFloat, Changes("masks")] = 80.0
+    bilateral_rgb: Annotated[PositiveFloat, Changes("masks")] = 13.0
+    bilateral_weight: Annotated[NonNegativeFloat, Changes("masks")] = 10.0
+    iterations: Annotated[PositiveInt, Changes("masks")] = 10
+    scale: Annotated[PositiveFloat, Changes("masks")] = 1.0
     """Both spatial widths are divided by this (PSA's scale_factor, for maps below image size)."""
-    channels: Literal["rgb", "bgr"] = "rgb"
+    channels: Annotated[Literal["rgb", "bgr"], Changes("masks")] = "rgb"
     """The filter's lattice is not symmetric in the channels: their order changes marginals."""
-    wrapped: bool = False
+    wrapped: Annotated[bool, Changes("masks")] = False
     """Feed BGR less its mean cast to uint8, values modulo 256, as released deeplab-pytorch, L2G and BECO do."""
-    gt_prob: float = Field(default=0.7, gt=0, lt=1)
+    gt_prob: Annotated[float, Field(gt=0, lt=1), Changes("masks")] = 0.7
     """Trust in a label, where the unary is made of labels."""
-    clip: float = Field(default=1e-5, gt=0, lt=1)
+    clip: Annotated[float, Field(gt=0, lt=1), Changes("masks")] = 1e-5
     """Scores are clipped to [clip, 1] before the logarithm."""
-    prune: float = Field(default=0.0, ge=0, lt=1)
+    prune: Annotated[float, Field(ge=0, lt=1), Changes("masks")] = 0.0
     """Leave out labels whose largest score is below this; 0 keeps all. Cheaper where a network scores every class."""
 
     @model_validator(mode="before")
@@ -50,34 +50,34 @@ class CRFConfig(Config):
         return PRESETS[data].model_dump()
 
 
-def _preset(gaussian: tuple[float, float], bilateral: tuple[float, float, float], **more: Any) -> CRFConfig:
+def _make_preset(gaussian: tuple[float, float], bilateral: tuple[float, float, float], **more: Any) -> CRFConfig:
     """Settings from (sxy, weight) and (sxy, srgb, weight)."""
     keys = ("gaussian_xy", "gaussian_weight", "bilateral_xy", "bilateral_rgb", "bilateral_weight")
     return CRFConfig.model_validate(dict(zip(keys, (*gaussian, *bilateral), strict=True)) | more)
 
 
 PRESETS: dict[str, CRFConfig] = {
-    "psa": _preset((3, 3), (80, 13, 10)),
-    "seam": _preset((3, 3), (80, 13, 10)),
-    "seam_walk": _preset((3, 3), (80, 13, 10), iterations=1),
-    "seam_segment": _preset((3, 3), (32, 13, 10), iterations=1),
-    "eps": _preset((3, 3), (80, 13, 10)),
-    "eps_paper": _preset((1, 3), (67, 3, 4)),
-    "l2g": _preset((3, 3), (80, 13, 10)),
-    "ktse": _preset((3, 3), (80, 13, 10)),
-    "irn": _preset((3, 3), (50, 5, 10)),
-    "smaf": _preset((3, 3), (50, 5, 10)),
-    "ssss": _preset((3, 3), (80, 13, 10)),
-    "wsfcn": _preset((3, 3), (30, 13, 10)),
-    "deeplab_v2": _preset((1, 3), (67, 3, 4), channels="bgr"),
-    "deeplab_v2_wrapped": _preset((1, 3), (67, 3, 4), channels="bgr", wrapped=True),
-    "deeplab_v2_vgg": _preset((2, 2), (65, 3, 4), channels="bgr"),
-    "deeplab_v2_vgg_wrapped": _preset((2, 2), (65, 3, 4), channels="bgr", wrapped=True),
-    "largefov": _preset((3, 3), (121, 5, 4), channels="bgr"),
-    "largefov_wrapped": _preset((3, 3), (121, 5, 4), channels="bgr", wrapped=True),
-    "largefov_wlh": _preset((3, 3), (140, 5, 5), channels="bgr"),
-    "beco": _preset((1, 3), (67, 3, 4), channels="bgr"),
-    "beco_wrapped": _preset((1, 3), (67, 3, 4), channels="bgr", wrapped=True),
+    "psa": _make_preset((3, 3), (80, 13, 10)),
+    "seam": _make_preset((3, 3), (80, 13, 10)),
+    "seam_walk": _make_preset((3, 3), (80, 13, 10), iterations=1),
+    "seam_segment": _make_preset((3, 3), (32, 13, 10), iterations=1),
+    "eps": _make_preset((3, 3), (80, 13, 10)),
+    "eps_paper": _make_preset((1, 3), (67, 3, 4)),
+    "l2g": _make_preset((3, 3), (80, 13, 10)),
+    "ktse": _make_preset((3, 3), (80, 13, 10)),
+    "irn": _make_preset((3, 3), (50, 5, 10)),
+    "smaf": _make_preset((3, 3), (50, 5, 10)),
+    "ssss": _make_preset((3, 3), (80, 13, 10)),
+    "wsfcn": _make_preset((3, 3), (30, 13, 10)),
+    "deeplab_v2": _make_preset((1, 3), (67, 3, 4), channels="bgr"),
+    "deeplab_v2_wrapped": _make_preset((1, 3), (67, 3, 4), channels="bgr", wrapped=True),
+    "deeplab_v2_vgg": _make_preset((2, 2), (65, 3, 4), channels="bgr"),
+    "deeplab_v2_vgg_wrapped": _make_preset((2, 2), (65, 3, 4), channels="bgr", wrapped=True),
+    "largefov": _make_preset((3, 3), (121, 5, 4), channels="bgr"),
+    "largefov_wrapped": _make_preset((3, 3), (121, 5, 4), channels="bgr", wrapped=True),
+    "largefov_wlh": _make_preset((3, 3), (140, 5, 5), channels="bgr"),
+    "beco": _make_preset((1, 3), (67, 3, 4), channels="bgr"),
+    "beco_wrapped": _make_preset((1, 3), (67, 3, 4), channels="bgr", wrapped=True),
 }
 """Gaussian (sxy, weight), bilateral (sxy, srgb, weight) of the released code of each; ten iterations unless said.
 
@@ -87,7 +87,7 @@ released scripts feed, the plain ones what they meant to. ``largefov_wlh`` is De
 """
 
 
-def _library() -> ModuleType:
+def _load_library() -> ModuleType:
     """pydensecrf's two-dimensional CRF; UserError where it is not installed."""
     try:
         import pydensecrf.densecrf as library
@@ -98,26 +98,26 @@ def _library() -> ModuleType:
     return library
 
 
-def wrapped_image(image: np.ndarray, mean: tuple[float, float, float] = CAFFE_MEAN) -> np.ndarray:
+def wrap_image(image: np.ndarray, mean: tuple[float, float, float] = CAFFE_MEAN) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W, 3) uint8: BGR less ``mean``, truncated, modulo 256 (released deeplab-pytorch)."""
     centred = image[:, :, ::-1].astype(np.float32) - np.asarray(mean, np.float32)
     return (np.trunc(centred).astype(np.int32) & 255).astype(np.uint8)
 
 
-def guide(image: np.ndarray, config: CRFConfig) -> np.ndarray:
+def make_guide(image: np.ndarray, config: CRFConfig) -> np.ndarray:
     """The (H, W, 3) uint8 image as the colour kernel sees it."""
     if config.wrapped:
-        seen = wrapped_image(image)
+        seen = wrap_image(image)
         return np.ascontiguousarray(seen if config.channels == "bgr" else seen[:, :, ::-1])
     return np.ascontiguousarray(image[:, :, ::-1] if config.channels == "bgr" else image)
 
 
-def score_energy(scores: np.ndarray, clip: float = 1e-5) -> np.ndarray:
+def compute_score_energy(scores: np.ndarray, clip: float = 1e-5) -> np.ndarray:
     """(n, H, W) scores -> float32 energies -ln of the scores clipped to [clip, 1]."""
     return -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
 
 
-def label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> np.ndarray:
+def compute_label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> np.ndarray:
     """(H, W) labels in [0, num_labels) -> (num_labels, H, W) float32: -ln gt_prob, elsewhere -ln of an equal share."""
     if num_labels < 2:
         return np.zeros((1, *labels.shape), np.float32)
@@ -126,7 +126,7 @@ def label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> n
     return energy.reshape(num_labels, *labels.shape)
 
 
-def infer(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
+def infer_marginals(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
     """Mean-field marginals: (H, W, 3) uint8 RGB and (n, H, W) float32 energies -> (n, H, W) float32 summing to 1.
 
     Raises UserError where the sizes differ. A single label needs no inference. Holds Python's lock: use processes.
@@ -136,7 +136,7 @@ def infer(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarra
         raise UserError(f"CRF: scores are {height}x{width}, the image {image.shape[0]}x{image.shape[1]}: resize first")
     if num_labels == 1:
         return np.ones_like(energy, dtype=np.float32)
-    library = _library()
+    library = _load_library()
     field = library.DenseCRF2D(width, height, num_labels)
     field.setUnaryEnergy(np.ascontiguousarray(energy, dtype=np.float32).reshape(num_labels, -1))
     if config.gaussian_weight > 0:
@@ -145,14 +145,14 @@ def infer(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarra
         field.addPairwiseBilateral(
             sxy=config.bilateral_xy / config.scale,
             srgb=config.bilateral_rgb,
-            rgbim=guide(image, config),
+            rgbim=make_guide(image, config),
             compat=config.bilateral_weight,
         )
     marginals = np.array(field.inference(config.iterations), dtype=np.float32)
     return marginals.reshape(num_labels, height, width)
 
 
-def crf_scores(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> np.ndarray:
+def smooth_scores(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> np.ndarray:
     """Marginals of a CRF on scores: (H, W, 3) uint8 RGB, (n, H, W) in [0, 1], background first -> (n, H, W) float32.
 
     Labels below ``config.prune``, background aside, come out 0, and the others with not quite the same marginals.
@@ -160,31 +160,31 @@ def crf_scores(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> np.n
     kept = scores.reshape(len(scores), -1).max(axis=1) >= config.prune
     kept[0] = True
     if kept.all():
-        return infer(image, score_energy(scores, config.clip), config)
+        return infer_marginals(image, compute_score_energy(scores, config.clip), config)
     marginals = np.zeros(scores.shape, np.float32)
-    marginals[kept] = infer(image, score_energy(scores[kept], config.clip), config)
+    marginals[kept] = infer_marginals(image, compute_score_energy(scores[kept], config.clip), config)
     return marginals
 
 
-def crf_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CRFConfig) -> np.ndarray:
+def smooth_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CRFConfig) -> np.ndarray:
     """Marginals of a CRF on labels: (H, W, 3) uint8 RGB, (H, W) in [0, num_labels) -> (num_labels, H, W) float32.
 
     IRN counts the background and the present classes (compact labels), SMAF every class of the data set.
     """
-    return infer(image, label_energy(labels, num_labels, config.gt_prob), config)
+    return infer_marginals(image, compute_label_energy(labels, num_labels, config.gt_prob), config)
 
 
 class CRFRefinerConfig(RefinerConfig):
     """Maps smoothed by a dense CRF: on scores with a background rule (PSA, SEAM), or on the seed's labels (SMAF)."""
 
-    name: Literal["crf"] = "crf"
-    unary: Literal["scores", "labels"] = "scores"
-    background: Literal["power", "constant"] = "power"
+    name: Annotated[Literal["crf"], Changes("masks")] = "crf"
+    unary: Annotated[Literal["scores", "labels"], Changes("masks")] = "scores"
+    background: Annotated[Literal["power", "constant"], Changes("masks")] = "power"
     """Background score: (1 - max)^alpha, or ``threshold`` everywhere; labels come from the same scores."""
-    alpha: PositiveFloat = 4.0
-    threshold: float = Field(default=0.2, ge=0, le=1)
-    crf: CRFConfig = PRESETS["psa"]
-    num_labels: PositiveInt | None = None
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    crf: Annotated[CRFConfig, Changes("masks")] = PRESETS["psa"]
+    num_labels: Annotated[PositiveInt | None, Changes("masks")] = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
@@ -193,12 +193,12 @@ class CRFRefinerConfig(RefinerConfig):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
         planes = (
-            power_background(full, self.alpha)
+            add_power_background(full, self.alpha)
             if self.background == "power"
-            else constant_background(full, self.threshold)
+            else add_constant_background(full, self.threshold)
         )
         if self.unary == "scores":
-            return to_mask(winners(crf_scores(image, planes, self.crf)), maps.classes)
+            return make_mask(pick_winners(smooth_scores(image, planes, self.crf)), maps.classes)
         num_labels = max(self.num_labels or 0, len(planes))
-        marginals = crf_labels(image, winners(planes), num_labels, self.crf)
-        return to_mask(winners(marginals[: len(planes)]), maps.classes)
+        marginals = smooth_labels(image, pick_winners(planes), num_labels, self.crf)
+        return make_mask(pick_winners(marginals[: len(planes)]), maps.classes)

@@ -13,18 +13,18 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
 from wsss_ray.nets.backbone import Backbone
 
-Normal = Callable[[np.ndarray], Tensor]
+Normalizer = Callable[[np.ndarray], Tensor]
 """(H, W, 3) uint8 RGB -> (3, H, W) float32 as the network wants it."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def grid_of(size: Sequence[int], stride: int) -> tuple[int, int]:
+def compute_grid(size: Sequence[int], stride: int) -> tuple[int, int]:
     """(H, W) divided by ``stride``, rounded up."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
+def resize_to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
     """(B, c, ., .) times ``scale`` (bilinear) and cropped to the grid; stretched to it where that comes out smaller."""
     scaled = values
     if scale != 1:
@@ -34,7 +34,7 @@ def to_grid(values: Tensor, scale: float, grid: tuple[int, int]) -> Tensor:
     return scaled[:, :, : grid[0], : grid[1]]
 
 
-def taps_of(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[int]]:
+def describe_taps(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[int]]:
     """Channels and strides of the named taps; UserError where the backbone lacks one."""
     for name in names:
         if name not in backbone.channels:
@@ -42,14 +42,14 @@ def taps_of(backbone: Backbone, names: Sequence[str]) -> tuple[list[int], list[i
     return [backbone.channels[name] for name in names], [backbone.strides[name] for name in names]
 
 
-def imagenet_normal(image: np.ndarray) -> Tensor:
+def normalize_for_imagenet(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 RGB -> (3, H, W) float32: less ImageNet's mean, over its standard deviation."""
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (pixels - mean) / std
 
 
-def network_input(image: np.ndarray, network: nn.Module, normalize: Normal) -> Tensor:
+def make_network_input(image: np.ndarray, network: nn.Module, normalize: Normalizer) -> Tensor:
     """(H, W, 3) uint8 RGB -> (1, 3, H, W), normalised, where the network is."""
     return normalize(image)[None].to(next(network.parameters()).device)
 
@@ -58,7 +58,7 @@ def sample_mask(mask: Tensor, stride: int) -> Tensor:
     """(B, H, W) -> (B, ceil(H / stride), ceil(W / stride)): the pixel just past each cell's centre, PIL's nearest."""
     rows, columns = (
         (torch.arange(num, device=mask.device) * stride + stride // 2).clamp(max=size - 1)
-        for num, size in zip(grid_of(mask.shape[1:], stride), mask.shape[1:], strict=True)
+        for num, size in zip(compute_grid(mask.shape[1:], stride), mask.shape[1:], strict=True)
     )
     return mask[:, rows[:, None], columns]
 
@@ -70,7 +70,7 @@ def vote_mask(mask: Tensor, inside: Tensor, stride: int) -> Tensor:
     without votes is unknown (255).
     """
     height, width = mask.shape[1:]
-    rows, columns = grid_of((height, width), stride)
+    rows, columns = compute_grid((height, width), stride)
     pad = (0, columns * stride - width, 0, rows * stride - height)
     labels, counts = (
         F.pad(part, pad).unflatten(2, (columns, stride)).unflatten(1, (rows, stride)).transpose(2, 3).flatten(3)

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, sample_mask, taps_of, to_grid
-from wsss_ray.refine.labels import read_labels
+from wsss_ray.refine.grid import (
+    Normalizer,
+    compute_grid,
+    describe_taps,
+    make_network_input,
+    normalize_for_imagenet,
+    resize_to_grid,
+    sample_mask,
+)
+from wsss_ray.refine.labels import LabelRefiner
 from wsss_ray.refine.pairs import (
     EPSILON,
     PairLabels,
-    affinity_losses,
-    at_offsets,
-    pair_labels,
-    path_maximum,
-    path_offsets,
+    compute_affinity_losses,
+    find_path_maximum,
+    label_pairs,
+    list_path_offsets,
+    take_pairs,
 )
-from wsss_ray.refine.planes import to_mask
+from wsss_ray.refine.planes import make_mask
+from wsss_ray.refine.random_walk import spread_within_edges
 from wsss_ray.refine.seeds import ConfidentSeedsConfig
-from wsss_ray.refine.walk import propagate
 
 STRIDE = 4
 """Boundaries, labels and scores live on the image's grid divided by this."""
@@ -43,13 +51,13 @@ class EdgeBranch(nn.Module):
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
         self.strides = list(strides)
-        self.reduce = nn.ModuleList(_reduce(num, 32, 4) for num in channels)
+        self.reduce = nn.ModuleList(_make_reduction(num, 32, 4) for num in channels)
         self.fuse = nn.Conv2d(32 * len(self.strides), 1, 1)
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Taps (B, c, ., .) -> (B, 1, h, w) boundary logits."""
         parts = [
-            to_grid(reduce(tap), stride / STRIDE, grid).relu()
+            resize_to_grid(reduce(tap), stride / STRIDE, grid).relu()
             for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True)
         ]
         fused: Tensor = self.fuse(torch.cat(parts, dim=1))
@@ -67,12 +75,12 @@ class DisplacementBranch(nn.Module):
         self.strides = list(strides)
         widths = [256 if stride > STRIDE else 128 if k else 64 for k, stride in enumerate(strides)]
         self.reduce = nn.ModuleList(
-            _reduce(num, width, 8 if width == 64 else 16) for num, width in zip(channels, widths, strict=True)
+            _make_reduction(num, width, 8 if width == 64 else 16) for num, width in zip(channels, widths, strict=True)
         )
         num_coarse = widths.count(256)
-        self.coarse = _reduce(256 * num_coarse, 256, 16) if num_coarse else None
+        self.coarse = _make_reduction(256 * num_coarse, 256, 16) if num_coarse else None
         num_fused = sum(width for width in widths if width != 256) + (256 if num_coarse else 0)
-        self.fuse = nn.Sequential(*_reduce(num_fused, 256, 16), nn.ReLU(), nn.Conv2d(256, 2, 1, bias=False))
+        self.fuse = nn.Sequential(*_make_reduction(num_fused, 256, 16), nn.ReLU(), nn.Conv2d(256, 2, 1, bias=False))
         self.register_buffer("mean", torch.zeros(2))
         self.mean: Tensor
 
@@ -82,16 +90,16 @@ class DisplacementBranch(nn.Module):
         fine, coarse = [], []
         for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True):
             if stride > STRIDE:
-                coarse.append(to_grid(reduce(tap), stride / (2 * STRIDE), half).relu())
+                coarse.append(resize_to_grid(reduce(tap), stride / (2 * STRIDE), half).relu())
             else:
-                fine.append(to_grid(reduce(tap), stride / STRIDE, grid).relu())
+                fine.append(resize_to_grid(reduce(tap), stride / STRIDE, grid).relu())
         if self.coarse is not None:
-            fine.append(to_grid(self.coarse(torch.cat(coarse, dim=1)), 2, grid).relu())
+            fine.append(resize_to_grid(self.coarse(torch.cat(coarse, dim=1)), 2, grid).relu())
         fused: Tensor = self.fuse(torch.cat(fine, dim=1))
         return fused
 
 
-def _reduce(num_in: int, num_out: int, num_groups: int) -> nn.Sequential:
+def _make_reduction(num_in: int, num_out: int, num_groups: int) -> nn.Sequential:
     """1x1 convolution without bias and GroupNorm; resizing and ReLU come after."""
     return nn.Sequential(nn.Conv2d(num_in, num_out, 1, bias=False), nn.GroupNorm(num_groups, num_out))
 
@@ -119,11 +127,11 @@ class IRNet(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         self.num_classes, self.radius, self.canvas = num_classes, radius, canvas
         self.taps = list(taps if taps is not None else backbone.channels)
-        channels, strides = taps_of(backbone, self.taps)
+        channels, strides = describe_taps(backbone, self.taps)
         # The boundary branch first: the same seed then gives it the same weights with and without displacement.
         self.edge = EdgeBranch(channels, strides)
         self.displacement = DisplacementBranch(channels, strides) if displacement else None
-        self.normalize: Normal = imagenet_normal
+        self.normalize: Normalizer = normalize_for_imagenet
         self.train()
 
     def train(self, mode: bool = True) -> IRNet:
@@ -136,7 +144,7 @@ class IRNet(nn.Module):
         """(B, 3, H, W) -> the detached taps, and the stride-4 grid (rounded up)."""
         with torch.no_grad():
             taps = self.backbone(images)
-        return [taps[name].detach() for name in self.taps], grid_of(images.shape[2:], STRIDE)
+        return [taps[name].detach() for name in self.taps], compute_grid(images.shape[2:], STRIDE)
 
     def edge_logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w) boundary logits."""
@@ -162,11 +170,11 @@ class IRNet(nn.Module):
         if batch.mask is None:
             raise UserError("IRNet trains on pseudo masks: give its batches a mask")
         taps, grid = self.features(batch.image)
-        labels = pair_labels(sample_mask(batch.mask, STRIDE), self.radius, path_offsets(self.radius))
+        labels = label_pairs(sample_mask(batch.mask, STRIDE), self.radius, list_path_offsets(self.radius))
         edge = self.edge(taps, grid)[:, 0].float().sigmoid()
-        parts = affinity_losses(1 - path_maximum(edge, self.radius), labels)
+        parts = compute_affinity_losses(1 - find_path_maximum(edge, self.radius), labels)
         if self.displacement is not None:
-            parts |= displacement_losses(self.displacement(taps, grid).float(), labels, self.radius)
+            parts |= compute_displacement_losses(self.displacement(taps, grid).float(), labels, self.radius)
         return parts
 
     def param_groups(self) -> list[ParamGroup]:
@@ -180,7 +188,7 @@ class IRNet(nn.Module):
     def edges(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of image and flip, then the sigmoid."""
         height, width = images.shape[2:]
-        rows, columns = grid_of((height, width), STRIDE)
+        rows, columns = compute_grid((height, width), STRIDE)
         side = self.canvas or 0
         both = torch.cat([images, images.flip(3)])
         padded = F.pad(both, (0, max(side - width, 0), 0, max(side - height, 0)))
@@ -188,10 +196,10 @@ class IRNet(nn.Module):
         return ((straight + flipped.flip(2)) / 2).sigmoid()
 
 
-def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -> dict[str, Tensor]:
+def compute_displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -> dict[str, Tensor]:
     """(B, 2, h, w) -> half of L_dfg (pairs should differ by their offset) and half of L_dbg (by nothing) (IRN)."""
-    offsets = path_offsets(radius)
-    source, target = at_offsets(displacement, radius, offsets)
+    offsets = list_path_offsets(radius)
+    source, target = take_pairs(displacement, radius, offsets)
     difference = source - target
     wanted = torch.tensor(offsets, device=displacement.device).T[None, :, :, None, None]
 
@@ -207,31 +215,27 @@ def displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -
 class IRNConfig(RefinerConfig):
     """IRN: maps walk over the image, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
 
-    name: Literal["irn"] = "irn"
+    name: Annotated[Literal["irn"], Changes("weights")] = "irn"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    mask_fields: ClassVar[frozenset[str]] = frozenset({"radius", "beta", "exp_times", "background", "keep"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentSeedsConfig)
+    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentSeedsConfig)
     """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
-    train_radius: PositiveInt = 10
+    train_radius: Annotated[PositiveInt, Changes("weights")] = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
-    displacement: bool = False
+    displacement: Annotated[bool, Changes("weights")] = False
     """Train the displacement branch too; it changes no semantic mask (the branches share only the frozen backbone)."""
-    canvas: PositiveInt | None = None
+    # The trained network keeps it, which pads its own input.
+    canvas: Annotated[PositiveInt | None, Changes("weights")] = None
     """Pad test images to at least this side: 512 is released IRN on VOC; None takes the image as it is."""
-    radius: PositiveInt = 5
-    beta: PositiveFloat = 10.0
-    exp_times: NonNegativeInt = 8
+    radius: Annotated[PositiveInt, Changes("masks")] = 5
+    beta: Annotated[PositiveFloat, Changes("masks")] = 10.0
+    exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The walk takes 2^exp_times steps."""
-    background: PositiveFloat = 0.25
+    background: Annotated[PositiveFloat, Changes("masks")] = 0.25
     """Background score, beside the walked maps divided by their largest value of all classes."""
-    keep: float = Field(default=1.0, gt=0, le=1)
+    keep: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 1.0
     """Share of each predicted class's pixels that stay, widest lead first; the others become 255 (KTSE: 0.5)."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _read_labels(cls, value: object) -> object:
-        return read_labels(value)
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""
@@ -248,26 +252,26 @@ class IRNConfig(RefinerConfig):
         if len(maps.classes) == 0:
             return np.zeros(image.shape[:2], np.uint8)
         planes = self.scores(image, maps, network)
-        mask = to_mask(planes.argmax(dim=0).cpu().numpy(), maps.classes)
+        mask = make_mask(planes.argmax(dim=0).cpu().numpy(), maps.classes)
         if self.keep < 1:
-            mask[~confident(planes, self.keep).cpu().numpy()] = IGNORE
+            mask[~select_confident(planes, self.keep).cpu().numpy()] = IGNORE
         return mask
 
     @torch.inference_mode()
     def scores(self, image: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
         """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
         height, width = image.shape[:2]
-        edge = network.edges(network_input(image, network, network.normalize))[0]
+        edge = network.edges(make_network_input(image, network, network.normalize))[0]
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]
-        walked = propagate(evidence, edge, self.radius, self.beta, self.exp_times)
+        walked = spread_within_edges(evidence, edge, self.radius, self.beta, self.exp_times)
         large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         large = large[0, :, :height, :width]
         return F.pad(large / large.max().clamp(min=1e-30), (0, 0, 0, 0, 1, 0), value=self.background)
 
 
-def confident(planes: Tensor, share: float) -> Tensor:
+def select_confident(planes: Tensor, share: float) -> Tensor:
     """(K', H, W) scores -> (H, W) bool: of each predicted plane's n pixels the floor(share n) with the widest lead.
 
     KTSE's confidence mask for BECO (released ``gen_mask``): its loss weights; equal leads go by position.

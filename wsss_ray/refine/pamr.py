@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
+from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 RING = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -27,12 +27,12 @@ WEIGHTS_LIMIT = 2**29
 """Bytes of neighbour weights held at once; larger batches go through in parts, with the same result."""
 
 
-def neighbours(dilations: Sequence[int]) -> list[tuple[int, int]]:
+def list_neighbours(dilations: Sequence[int]) -> list[tuple[int, int]]:
     """(dy, dx) of the eight neighbours at every dilation, dilation-major, each ring row by row."""
     return [(dy * dilation, dx * dilation) for dilation in dilations for dy, dx in RING]
 
 
-def _shifted(values: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
+def _iterate_shifts(values: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Tensor]:
     """(B, n, H, W) -> for each offset the (B, n, H, W) view of what lies there, border values repeated outside."""
     reach = max(max(abs(dy), abs(dx)) for dy, dx in offsets)
     height, width = values.shape[2:]
@@ -41,68 +41,68 @@ def _shifted(values: Tensor, offsets: Sequence[tuple[int, int]]) -> Iterator[Ten
         yield padded[:, :, reach + dy : reach + dy + height, reach + dx : reach + dx + width]
 
 
-def _deviation(image: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
+def _compute_deviation(image: Tensor, offsets: Sequence[tuple[int, int]]) -> Tensor:
     """(B, 3, H, W) -> same shape: sample standard deviation (n - 1) over the values at ``offsets``."""
     mean = torch.zeros_like(image)
-    for value in _shifted(image, offsets):
+    for value in _iterate_shifts(image, offsets):
         mean += value
     mean /= len(offsets)
     squares = torch.zeros_like(image)
-    for value in _shifted(image, offsets):
+    for value in _iterate_shifts(image, offsets):
         squares += (value - mean).square()
     return (squares / (len(offsets) - 1)).sqrt()
 
 
-def _similarity(image: Tensor, around: Sequence[tuple[int, int]], width: Tensor, power: int) -> Tensor:
+def _compute_similarity(image: Tensor, around: Sequence[tuple[int, int]], width: Tensor, power: int) -> Tensor:
     """(B, 3, H, W) -> (B, neighbours, H, W): softmax of minus the channel mean of (|difference| / width)^power."""
-    logits = [-((value - image).abs() / width).pow(power).mean(dim=1) for value in _shifted(image, around)]
+    logits = [-((value - image).abs() / width).pow(power).mean(dim=1) for value in _iterate_shifts(image, around)]
     return torch.stack(logits, dim=1).softmax(dim=1)
 
 
-def pamr_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
+def compute_pamr_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     """(B, 3, H, W) -> (B, 8 len(dilations), H, W) summing to 1 over neighbours; the pixel itself is none of them.
 
     The width is 0.1 standard deviations over the neighbours and, once per dilation, the pixel itself, not its square as
     the paper writes (released 1-stage-wseg, pamr.py). Unchanged by a channel's brightness and contrast.
     """
-    around = neighbours(dilations)
-    width = EPSILON + PAMR_WIDTH * _deviation(image, around + [(0, 0)] * len(dilations))
-    return _similarity(image, around, width, power=1)
+    around = list_neighbours(dilations)
+    width = EPSILON + PAMR_WIDTH * _compute_deviation(image, around + [(0, 0)] * len(dilations))
+    return _compute_similarity(image, around, width, power=1)
 
 
-def position_weights(dilations: Sequence[int] = DILATIONS) -> Tensor:
+def compute_position_weights(dilations: Sequence[int] = DILATIONS) -> Tensor:
     """(8 len(dilations),) float64 summing to 1: PAR's share of near neighbours, whatever the image."""
-    distance = torch.tensor([math.hypot(dy, dx) for dy, dx in neighbours(dilations)], dtype=torch.float64)
+    distance = torch.tensor([math.hypot(dy, dx) for dy, dx in list_neighbours(dilations)], dtype=torch.float64)
     return (-(distance / (PAR_WIDTH * (distance.std() + EPSILON))).square()).softmax(dim=0)
 
 
-def par_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
+def compute_par_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     """(B, 3, H, W) -> (B, 8 len(dilations), H, W) summing to 1.01 over neighbours (released AFA, PAR.py).
 
     A softmax of the squared colour distance in units of 0.3 standard deviations over the neighbours, plus 0.01 times a
     share by position.
     """
-    around = neighbours(dilations)
-    colour = _similarity(image, around, PAR_WIDTH * (_deviation(image, around) + EPSILON), power=2)
-    position = PAR_POSITION_WEIGHT * position_weights(dilations)
+    around = list_neighbours(dilations)
+    colour = _compute_similarity(image, around, PAR_WIDTH * (_compute_deviation(image, around) + EPSILON), power=2)
+    position = PAR_POSITION_WEIGHT * compute_position_weights(dilations)
     return colour + position.to(image)[:, None, None]
 
 
-def diffuse(masks: Tensor, weights: Tensor, num_iterations: int, dilations: Sequence[int]) -> Tensor:
+def diffuse_masks(masks: Tensor, weights: Tensor, num_iterations: int, dilations: Sequence[int]) -> Tensor:
     """Replace (B, K, H, W) masks by the weighted sum of their neighbours, ``num_iterations`` times.
 
     No neighbour stack is made: beside the weights it takes three times the memory of the masks.
     """
-    around = neighbours(dilations)
+    around = list_neighbours(dilations)
     for _ in range(num_iterations):
         total = torch.zeros_like(masks)
-        for k, value in enumerate(_shifted(masks, around)):
+        for k, value in enumerate(_iterate_shifts(masks, around)):
             total.addcmul_(weights[:, k : k + 1], value)
         masks = total
     return masks
 
 
-def _refined(
+def _refine_masks(
     make_weights: Callable[[Tensor, Sequence[int]], Tensor],
     image: Tensor,
     masks: Tensor,
@@ -119,45 +119,49 @@ def _refined(
     bytes_each = 8 * len(dilations) * size[0] * size[1] * image.element_size()
     step = max(WEIGHTS_LIMIT // bytes_each, 1)
     parts = [
-        diffuse(mask, make_weights(guide, dilations).to(mask.dtype), num_iterations, dilations)
+        diffuse_masks(mask, make_weights(guide, dilations).to(mask.dtype), num_iterations, dilations)
         for guide, mask in zip(image.split(step), masks.split(step), strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @torch.no_grad()
-def pamr(image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Sequence[int] = DILATIONS) -> Tensor:
+def refine_with_pamr(
+    image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Sequence[int] = DILATIONS
+) -> Tensor:
     """PAMR: (B, 3, H, W) guide, (B, K, h, w) masks -> (B, K, H, W), on any device, without gradient.
 
     Masks are resized to the guide (bilinear, align_corners True). The sum over masks is kept. SSSS guides with the RGB
     image resized to 81 x 81; WS-FCN on COCO takes 5 iterations.
     """
-    return _refined(pamr_weights, image, masks, num_iterations, dilations)
+    return _refine_masks(compute_pamr_weights, image, masks, num_iterations, dilations)
 
 
 @torch.no_grad()
-def par(image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Sequence[int] = DILATIONS) -> Tensor:
+def refine_with_par(
+    image: Tensor, masks: Tensor, num_iterations: int = 10, dilations: Sequence[int] = DILATIONS
+) -> Tensor:
     """PAR: (B, 3, H, W) guide, (B, K, h, w) masks -> (B, K, H, W), on any device, without gradient.
 
     Masks are resized to the guide (bilinear, align_corners True). Weights sum to 1.01 and nothing is renormalised: a
     constant grows by 1.01 to the power ``num_iterations``, which moves no arg-max.
     """
-    return _refined(par_weights, image, masks, num_iterations, dilations)
+    return _refine_masks(compute_par_weights, image, masks, num_iterations, dilations)
 
 
 class _PixelAdaptiveConfig(RefinerConfig):
     """Maps and a background score, diffused along colours of the image; the largest wins."""
 
     run: ClassVar[Callable[..., Tensor]]
-    num_iterations: PositiveInt = 10
-    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = DILATIONS
-    background: Literal["constant", "power"] = "constant"
+    num_iterations: Annotated[PositiveInt, Changes("masks")] = 10
+    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Changes("masks")] = DILATIONS
+    background: Annotated[Literal["constant", "power"], Changes("masks")] = "constant"
     """Background score: ``threshold`` everywhere, or (1 - max)^alpha."""
-    threshold: float = Field(default=0.2, ge=0, le=1)
-    alpha: PositiveFloat = 4.0
-    softmax: bool = False
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
+    softmax: Annotated[bool, Changes("masks")] = False
     """Turn the scores into probabilities over background and present classes first (KTSE)."""
-    grid: Literal["image", "maps"] = "image"
+    grid: Annotated[Literal["image", "maps"], Changes("masks")] = "image"
     """Run at the image's size, or on the stored grid with the image shrunk to it (SSSS: stride 4)."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
@@ -166,7 +170,7 @@ class _PixelAdaptiveConfig(RefinerConfig):
             return np.zeros(maps.size, np.uint8)
         values = maps.full() if self.grid == "image" else maps.maps
         power = self.background == "power"
-        stack = power_background(values, self.alpha) if power else constant_background(values, self.threshold)
+        stack = add_power_background(values, self.alpha) if power else add_constant_background(values, self.threshold)
         planes = torch.from_numpy(stack)[None]
         guide = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
         if guide.shape[-2:] != planes.shape[-2:]:
@@ -176,18 +180,18 @@ class _PixelAdaptiveConfig(RefinerConfig):
         refined = type(self).run(guide, planes, self.num_iterations, self.dilations)
         if refined.shape[-2:] != maps.size:
             refined = F.interpolate(refined, size=maps.size, mode="bilinear", align_corners=False)
-        return to_mask(winners(refined[0].numpy()), maps.classes)
+        return make_mask(pick_winners(refined[0].numpy()), maps.classes)
 
 
 class PAMRConfig(_PixelAdaptiveConfig):
     """PAMR on class maps."""
 
-    run: ClassVar[Callable[..., Tensor]] = staticmethod(pamr)
-    name: Literal["pamr"] = "pamr"
+    run: ClassVar[Callable[..., Tensor]] = staticmethod(refine_with_pamr)
+    name: Annotated[Literal["pamr"], Changes("masks")] = "pamr"
 
 
 class PARConfig(_PixelAdaptiveConfig):
     """PAR on class maps; with ``softmax`` and a threshold of 0.3 or 0.15, KTSE's two label maps."""
 
-    run: ClassVar[Callable[..., Tensor]] = staticmethod(par)
-    name: Literal["par"] = "par"
+    run: ClassVar[Callable[..., Tensor]] = staticmethod(refine_with_par)
+    name: Annotated[Literal["par"], Changes("masks")] = "par"

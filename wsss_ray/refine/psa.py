@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SerializeAsAny, field_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.grid import Normal, grid_of, imagenet_normal, network_input, taps_of, to_grid, vote_mask
-from wsss_ray.refine.labels import read_labels
-from wsss_ray.refine.pairs import affinity_losses, pair_labels, search_offsets, source_grid, windows
-from wsss_ray.refine.planes import power_background, to_mask
+from wsss_ray.refine.grid import (
+    Normalizer,
+    compute_grid,
+    describe_taps,
+    make_network_input,
+    normalize_for_imagenet,
+    resize_to_grid,
+    vote_mask,
+)
+from wsss_ray.refine.labels import LabelRefiner
+from wsss_ray.refine.pairs import (
+    compute_affinity_losses,
+    compute_source_grid,
+    label_pairs,
+    list_search_offsets,
+    view_windows,
+)
+from wsss_ray.refine.planes import add_power_background, make_mask
+from wsss_ray.refine.random_walk import spread_scores
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig
-from wsss_ray.refine.walk import walk
 
 STRIDE = 8
 """Features, labels and scores live on the image's grid divided by this."""
@@ -52,19 +66,19 @@ class AffinityNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.num_classes, self.radius, self.padding, self.taps = num_classes, radius, padding, list(taps)
-        channels, self.strides = taps_of(backbone, self.taps)
+        channels, self.strides = describe_taps(backbone, self.taps)
         convs = [nn.Conv2d(num, width, 1, bias=False) for num, width in zip(channels, WIDTHS, strict=True)]
         for conv in convs:
             nn.init.kaiming_normal_(conv.weight)
         self.reduce = nn.ModuleList(convs)
         self.mix = nn.Conv2d(sum(WIDTHS), sum(WIDTHS), 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
-        self.normalize: Normal = imagenet_normal
+        self.normalize: Normalizer = normalize_for_imagenet
 
     def head(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Taps (B, c, ., .) -> (B, 448, h, w)."""
         parts = [
-            F.elu(reduce(to_grid(tap, stride / STRIDE, grid)))
+            F.elu(reduce(resize_to_grid(tap, stride / STRIDE, grid)))
             for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True)
         ]
         return F.elu(self.mix(torch.cat(parts, dim=1)))
@@ -72,7 +86,7 @@ class AffinityNet(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 448, ceil(H / 8), ceil(W / 8))."""
         taps = self.backbone(images)
-        return self.head([taps[name] for name in self.taps], grid_of(images.shape[2:], STRIDE))
+        return self.head([taps[name] for name in self.taps], compute_grid(images.shape[2:], STRIDE))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """bg / 4 + fg / 4 + neg / 2 over pairs within the radius (PSA section 3.2)."""
@@ -83,62 +97,57 @@ class AffinityNet(nn.Module):
             black = self.normalize(np.zeros((1, 1, 3), np.uint8)).to(images)
             images = torch.where(batch.inside > 0, images, black)
         labels = vote_mask(batch.mask, batch.inside, STRIDE)
-        found = affinities(self.features(images).float(), self.radius)
-        return affinity_losses(found, pair_labels(labels, self.radius, search_offsets(self.radius)))
+        found = compute_affinities(self.features(images).float(), self.radius)
+        return compute_affinity_losses(found, label_pairs(labels, self.radius, list_search_offsets(self.radius)))
 
     def param_groups(self) -> list[ParamGroup]:
         """Rates 1, 2, 10, 20 for weights, biases, new weights, new biases; biases are not decayed (released PSA)."""
         return standard_groups(self)
 
 
-def affinities(features: Tensor, radius: int) -> Tensor:
-    """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|), pairs in ``search_offsets`` order (PSA)."""
-    rows, columns = windows(features, radius).shape[-2:]
+def compute_affinities(features: Tensor, radius: int) -> Tensor:
+    """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|), pairs in ``list_search_offsets`` order (PSA)."""
+    rows, columns = view_windows(features, radius).shape[-2:]
     left = radius - 1
     source = features[:, :, :rows, left : left + columns]
     # Plain slices: the backward pass of indexing the windows would fill all of them for every pair.
     distances = [
         (source - features[:, :, dy : dy + rows, left + dx : left + dx + columns]).abs().mean(dim=1)
-        for dy, dx in search_offsets(radius)
+        for dy, dx in list_search_offsets(radius)
     ]
     return torch.stack(distances, dim=1).neg().exp()
 
 
-def feature_links(features: Tensor, radius: int) -> Tensor:
+def link_cells(features: Tensor, radius: int) -> Tensor:
     """(c, h, w) -> (pairs, h, w): affinities of every source, 0 elsewhere.
 
     Only rows 0..h-radius and columns radius-1..w-radius are sources, as in training, so that cells near the border have
     fewer links (released PSA); a grid too small for any gives no links.
     """
     grid = (features.shape[1], features.shape[2])
-    rows, columns = source_grid(grid, radius)
-    links = features.new_zeros(len(search_offsets(radius)), *grid)
+    rows, columns = compute_source_grid(grid, radius)
+    links = features.new_zeros(len(list_search_offsets(radius)), *grid)
     if rows * columns:
-        links[:, :rows, radius - 1 : radius - 1 + columns] = affinities(features[None], radius)[0]
+        links[:, :rows, radius - 1 : radius - 1 + columns] = compute_affinities(features[None], radius)[0]
     return links
 
 
 class PSAConfig(RefinerConfig):
     """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
 
-    name: Literal["psa"] = "psa"
+    name: Annotated[Literal["psa"], Changes("weights")] = "psa"
     trainable: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    mask_fields: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "exp_times"})
-    labels: SerializeAsAny[RefinerConfig] = Field(default_factory=ConfidentPowerSeedsConfig)
+    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentPowerSeedsConfig)
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
-    padding: Literal["black", "mean"] = "black"
-    radius: PositiveInt = 5
+    padding: Annotated[Literal["black", "mean"], Changes("weights")] = "black"
+    radius: Annotated[PositiveInt, Changes("weights")] = 5
     """Pairs of stride-8 cells closer than this, in training and in the walk."""
-    alpha: PositiveFloat = 16.0
-    beta: PositiveFloat = 8.0
-    exp_times: NonNegativeInt = 8
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 16.0
+    beta: Annotated[PositiveFloat, Changes("masks")] = 8.0
+    exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The walk takes 2^exp_times steps."""
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _read_labels(cls, value: object) -> object:
-        return read_labels(value)
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""
@@ -156,14 +165,14 @@ class PSAConfig(RefinerConfig):
         if len(maps.classes) == 0:
             return np.zeros((height, width), np.uint8)
         with torch.inference_mode():
-            rows, columns = grid_of((height, width), STRIDE)
+            rows, columns = compute_grid((height, width), STRIDE)
             pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
             network.eval()
-            features = network.features(F.pad(network_input(image, network, network.normalize), pad))[0].float()
-            planes = torch.from_numpy(power_background(maps.full(), self.alpha))
+            features = network.features(F.pad(make_network_input(image, network, network.normalize), pad))[0].float()
+            planes = torch.from_numpy(add_power_background(maps.full(), self.alpha))
             walked = self.walk(planes.to(features.device), features)
             large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-            return to_mask(large[0, :, :height, :width].argmax(dim=0).cpu().numpy(), maps.classes)
+            return make_mask(large[0, :, :height, :width].argmax(dim=0).cpu().numpy(), maps.classes)
 
     def walk(self, planes: Tensor, features: Tensor) -> Tensor:
         """(K', H, W) scores and (c, h, w) features of the image padded to whole cells -> (K', h, w) walked scores.
@@ -174,5 +183,5 @@ class PSAConfig(RefinerConfig):
         rows, columns = features.shape[1:]
         pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
         cells = F.avg_pool2d(F.pad(planes, pad)[None], STRIDE, STRIDE)[0]
-        links = feature_links(features, self.radius)
-        return walk(cells, links, search_offsets(self.radius), self.beta, self.exp_times)
+        links = link_cells(features, self.radius)
+        return spread_scores(cells, links, list_search_offsets(self.radius), self.beta, self.exp_times)

@@ -1,26 +1,10 @@
-"""The refiners by name."""
+"""The refiners by name: those of this package, and what installed packages add to ``wsss_ray.refiners``."""
 
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.refine.irn import IRNConfig
-from wsss_ray.refine.pamr import PAMRConfig, PARConfig
+from wsss_ray.refine.labels import GROUP, KIND, WITHOUT_NETWORK
 from wsss_ray.refine.psa import PSAConfig
-from wsss_ray.refine.seeds import (
-    ConfidentPowerSeedsConfig,
-    ConfidentSeedsConfig,
-    PowerSeedsConfig,
-    ThresholdSeedsConfig,
-)
+from wsss_ray.registry import Registry
 
-REFINERS: dict[str, type[RefinerConfig]] = {
-    "seeds": ThresholdSeedsConfig,
-    "power": PowerSeedsConfig,
-    "confident": ConfidentSeedsConfig,
-    "confident_power": ConfidentPowerSeedsConfig,
-    "crf": CRFRefinerConfig,
-    "pamr": PAMRConfig,
-    "par": PARConfig,
-    "psa": PSAConfig,
-    "irn": IRNConfig,
-}
+REFINERS: Registry[type[RefinerConfig]] = Registry(GROUP, KIND, {**WITHOUT_NETWORK, "psa": PSAConfig, "irn": IRNConfig})
 """Name -> settings of the refiner."""

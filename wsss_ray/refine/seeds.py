@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
+from wsss_ray.config import Changes
 from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.crf import PRESETS, CRFConfig, crf_labels, crf_scores
-from wsss_ray.refine.planes import constant_background, power_background, to_mask, winners
+from wsss_ray.refine.crf import PRESETS, CRFConfig, smooth_labels, smooth_scores
+from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 
 class ThresholdSeedsConfig(RefinerConfig):
     """The seed of nearly every paper: the strongest class map where it beats a background constant."""
 
-    name: Literal["seeds"] = "seeds"
-    threshold: float = Field(default=0.2, ge=0, le=1)
+    name: Annotated[Literal["seeds"], Changes("masks")] = "seeds"
+    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
     """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """The mask; the image is not looked at."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        return to_mask(winners(constant_background(maps.full(), self.threshold)), maps.classes)
+        return make_mask(pick_winners(add_constant_background(maps.full(), self.threshold)), maps.classes)
 
 
 class PowerSeedsConfig(RefinerConfig):
     """The strongest class map where it beats (1 - max)^alpha (PSA Sec. 3.2)."""
 
-    name: Literal["power"] = "power"
-    alpha: PositiveFloat = 4.0
+    name: Annotated[Literal["power"], Changes("masks")] = "power"
+    alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """The mask; the image is not looked at."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        return to_mask(winners(power_background(maps.full(), self.alpha)), maps.classes)
+        return make_mask(pick_winners(add_power_background(maps.full(), self.alpha)), maps.classes)
 
 
 class ConfidentSeedsConfig(RefinerConfig):
     """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
 
-    name: Literal["confident"] = "confident"
-    foreground: float = Field(default=0.30, ge=0, le=1)
-    background: float = Field(default=0.05, ge=0, le=1)
+    name: Annotated[Literal["confident"], Changes("masks")] = "confident"
+    foreground: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.30
+    background: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.05
     """IRN 0.05; KTSE's IRN 0.10."""
-    crf: CRFConfig | None = PRESETS["irn"]
+    crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["irn"]
     """On the labels of each of the two seeds; None leaves them as they are."""
 
     @model_validator(mode="after")
@@ -63,16 +64,16 @@ class ConfidentSeedsConfig(RefinerConfig):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
         sure, likely = (self._seed(image, full, level) for level in (self.foreground, self.background))
-        return confident_mask(sure, likely, maps.classes)
+        return make_confident_mask(sure, likely, maps.classes)
 
     def _seed(self, image: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
-        labels = winners(constant_background(full, threshold))
-        return labels if self.crf is None else winners(crf_labels(image, labels, len(full) + 1, self.crf))
+        labels = pick_winners(add_constant_background(full, threshold))
+        return labels if self.crf is None else pick_winners(smooth_labels(image, labels, len(full) + 1, self.crf))
 
 
-def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def make_confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Two (H, W) maps of plane numbers -> mask: what ``sure`` calls a class, 0 where both say 0, else 255 (IRN)."""
-    mask = to_mask(sure, classes)
+    mask = make_mask(sure, classes)
     mask[(sure == 0) & (likely != 0)] = IGNORE
     return mask
 
@@ -80,13 +81,13 @@ def confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) ->
 class ConfidentPowerSeedsConfig(RefinerConfig):
     """Confident seeds from two background powers, each after a CRF on scores: PSA's affinity labels (Sec. 3.3)."""
 
-    name: Literal["confident_power"] = "confident_power"
-    alpha_low: PositiveFloat = 4.0
+    name: Annotated[Literal["confident_power"], Changes("masks")] = "confident_power"
+    alpha_low: Annotated[PositiveFloat, Changes("masks")] = 4.0
     """A class that beats this larger background is foreground. AEFT 2."""
-    alpha_high: PositiveFloat = 32.0
+    alpha_high: Annotated[PositiveFloat, Changes("masks")] = 32.0
     """Where this smaller background wins it is background. PSA's README also has 24; AEFT 21."""
-    crf: CRFConfig | None = PRESETS["psa"]
-    pool: int = Field(default=1, ge=1)
+    crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["psa"]
+    pool: Annotated[int, Field(ge=1), Changes("masks")] = 1
     """Scores are averaged over blocks of so many pixels first (released PSA: 8, on the training crop's grid)."""
 
     @model_validator(mode="after")
@@ -101,30 +102,30 @@ class ConfidentPowerSeedsConfig(RefinerConfig):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
         low, high = (self._scores(image, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
-        index = confident_index(low, high)
-        known = to_mask(np.where(index == IGNORE, 0, index), maps.classes)
+        index = pick_confident(low, high)
+        known = make_mask(np.where(index == IGNORE, 0, index), maps.classes)
         return np.where(index == IGNORE, np.uint8(IGNORE), known)
 
     def _scores(self, image: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
-        scores = power_background(full, alpha)
+        scores = add_power_background(full, alpha)
         if self.crf is not None:
-            scores = crf_scores(image, scores, self.crf)
-        return scores if self.pool == 1 else block_mean(scores, self.pool)
+            scores = smooth_scores(image, scores, self.crf)
+        return scores if self.pool == 1 else average_blocks(scores, self.pool)
 
 
-def confident_index(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def pick_confident(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(n, h, w) scores at the low and at the high power -> (h, w) plane numbers; 255 where they disagree or are all 0.
 
     Where the background wins at the high power the answer is background whatever the low power says (released PSA).
     """
-    sure, likely = winners(low), winners(high)
+    sure, likely = pick_winners(low), pick_winners(high)
     index = np.where(sure != 0, sure, IGNORE)
     index[likely == 0] = 0
     index[~(low.any(axis=0) | high.any(axis=0))] = IGNORE
     return index
 
 
-def block_mean(scores: np.ndarray, side: int) -> np.ndarray:
+def average_blocks(scores: np.ndarray, side: int) -> np.ndarray:
     """(n, H, W) -> same shape: the mean of each pixel's ``side`` x ``side`` block; the last ones may be smaller."""
     _, height, width = scores.shape
     rows, columns = np.arange(0, height, side), np.arange(0, width, side)

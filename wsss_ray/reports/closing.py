@@ -9,7 +9,7 @@ from rich.table import Table
 from wsss_ray.cluster.progress import console
 
 if TYPE_CHECKING:
-    from wsss_ray.artifacts.record import Run
+    from wsss_ray.artifacts.record import FinishedRun as Run
 
 
 def rows(run: Run) -> list[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.config import UserError
-from wsss_ray.score.bootstrap import Difference, compare
+from wsss_ray.score.bootstrap import Difference, compare_counts
 from wsss_ray.score.names import STEPS
 
 IDLE = {"name", "resources", "tags", "version"}
@@ -148,7 +148,7 @@ def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: in
                 tests.append(Test(step, variant, place, None, "scored on different images"))
                 continue
             try:
-                result = compare(counts, other_counts, num_resamples, seed=seed, absent=absent)
+                result = compare_counts(counts, other_counts, num_resamples, seed=seed, absent=absent)
             except UserError as error:
                 tests.append(Test(step, variant, place, None, str(error)))
             else:

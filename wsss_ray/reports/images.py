@@ -17,9 +17,9 @@ from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.manifest import Manifest, load_manifest
 from wsss_ray.data.shards import read_shard_table
-from wsss_ray.refine.planes import constant_background, to_mask, winners
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
 from wsss_ray.reports.drawing import overlay_map, overlay_mask
-from wsss_ray.score.confusion import Counts, mean_iou
+from wsss_ray.score.confusion import Counts, compute_mean_iou
 from wsss_ray.score.names import STEPS
 
 BUDGET = 6_500_000
@@ -65,7 +65,7 @@ def choose(
     if counts is None:
         return [(ids[place], "random", None) for place in sorted(order[: sum(GROUPS.values())])]
     parts = Counts(counts[:, 0], counts[:, 1], counts[:, 2])
-    scores, with_background = mean_iou(parts, foreground=True), mean_iou(parts)
+    scores, with_background = compute_mean_iou(parts, foreground=True), compute_mean_iou(parts)
     objects = np.flatnonzero((counts[:, 1, 1:].sum(axis=1) > 0) & ~np.isnan(scores))
     ranked = objects[np.lexsort((-with_background[objects], -scores[objects]))]
     taken: dict[int, str] = {}
@@ -187,7 +187,7 @@ def _answers(
         strongest = full.max(axis=0) if len(full) else np.zeros(image.shape[:2], np.float32)
         tiles.append(("class map", overlay_map(image, strongest)))
         if threshold is not None:
-            seeds = to_mask(winners(constant_background(full, threshold)), found.classes)
+            seeds = make_mask(pick_winners(add_constant_background(full, threshold)), found.classes)
             masks.append((f"seeds at {threshold:g}", seeds))
     columns = {"masks": {"mask": "pseudo mask"}, "segmentation": {"multi_scale": "prediction", "crf": "with CRF"}}
     if step in columns:

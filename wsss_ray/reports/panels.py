@@ -16,28 +16,25 @@ from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import Panel, overlay_map, overlay_mask, sheet
 
 if TYPE_CHECKING:
-    from wsss_ray.artifacts.record import Run
+    from wsss_ray.artifacts.record import FinishedRun as Run
     from wsss_ray.artifacts.store import Artifact
     from wsss_ray.experiments.road import Walk
 
 NUM_ROWS = 8
 
 
-def make_panels(walk: Walk, run: Run) -> list[Path]:
-    """Two sheets: training images (image | truth | map | pseudo mask) and validation images (image | truth |
-    prediction).
-
-    Images are the first of evenly spaced shards, the same for every run on the same data, so that runs compare side
-    by side.
-    """
-    assert walk.manifest is not None
+def draw_panels(run):  # replaced at the merge
+    """Two sheets."""
     sheets = {}
-    if "maps" in run.artifacts:
-        split = str(run.recipe.data.score_split)
-        sheets["train"] = training_panels(walk.data, walk.manifest, walk.shards(split), run.artifacts)
-    if "predictions" in run.artifacts:
-        shards = walk.shards(run.recipe.data.val_split)
-        sheets["val"] = prediction_panels(walk.data, walk.manifest, shards, run.artifacts["predictions"])
+    arts = run.artifacts
+    if "maps" in arts:
+        sheets["train"] = training_panels(
+            run.data.uri, run.data.manifest, run.data.shards(run.recipe.data.score_split), arts
+        )
+    if "predictions" in arts:
+        sheets["val"] = prediction_panels(
+            run.data.uri, run.data.manifest, run.data.shards(run.recipe.data.val_split), arts["predictions"]
+        )
     folder = storage.local_path(run.folder)
     local = (folder / "panels") if folder is not None else Path(tempfile.mkdtemp())
     local.mkdir(parents=True, exist_ok=True)
@@ -46,8 +43,6 @@ def make_panels(walk: Walk, run: Run) -> list[Path]:
         path = local / f"{name}.png"
         sheet(panels).save(path, optimize=True)
         paths.append(path)
-        if folder is None:
-            storage.write_bytes(storage.join(run.folder, "panels", path.name), path.read_bytes())
     return paths
 
 

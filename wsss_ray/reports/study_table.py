@@ -11,7 +11,7 @@ import numpy as np
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.score.names import STEPS
-from wsss_ray.score.rank import Agreement, agreement
+from wsss_ray.score.rank import Agreement, measure_agreement
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -132,7 +132,9 @@ def summarize(results: dict[str, Any]) -> Report:
         metric=metric,
         metrics=metrics,
         lines=lines,
-        order=agreement([value for value, _ in ranked], [ours for _, ours in ranked]) if len(ranked) > 1 else None,
+        order=measure_agreement([value for value, _ in ranked], [ours for _, ours in ranked])
+        if len(ranked) > 1
+        else None,
         settings=tuple(results.get("settings", ())),
         data=results.get("data"),
     )

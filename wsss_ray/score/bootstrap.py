@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.score.confusion import Absent, Counts, mean_iou
+from wsss_ray.score.confusion import Absent, Counts, compute_mean_iou
 
 ROUNDS_AT_ONCE = 256
 """Resamples drawn together; the drawn numbers do not depend on it."""
@@ -29,13 +29,13 @@ class Difference:
     num_resamples: int
 
 
-def image_counts(matrix: np.ndarray) -> np.ndarray:
+def stack_counts(matrix: np.ndarray) -> np.ndarray:
     """An image's (K, K + 1) matrix -> (3, K) int64: intersection, truth, predicted, to be stacked over images."""
     counts = Counts.of(matrix)
     return np.stack([counts.intersection, counts.truth, counts.predicted])
 
 
-def compare(
+def compare_counts(
     first: np.ndarray,
     second: np.ndarray,
     num_resamples: int = 1000,
@@ -63,9 +63,9 @@ def compare(
     gaps = []
     for start in range(0, num_resamples, ROUNDS_AT_ONCE):
         times = generator.multinomial(num_images, shares, size=min(ROUNDS_AT_ONCE, num_resamples - start))
-        gaps.append(np.subtract(*_mious(times @ stacked, num_labels, absent)[::-1]))
+        gaps.append(np.subtract(*_compute_mious(times @ stacked, num_labels, absent)[::-1]))
     differences = np.concatenate(gaps)
-    before, after = _mious(stacked.sum(axis=0, keepdims=True), num_labels, absent)
+    before, after = _compute_mious(stacked.sum(axis=0, keepdims=True), num_labels, absent)
     tails = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
     low, high = np.percentile(differences, tails)
     side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
@@ -81,8 +81,8 @@ def compare(
     )
 
 
-def _mious(sums: np.ndarray, num_labels: int, absent: Absent) -> tuple[np.ndarray, np.ndarray]:
+def _compute_mious(sums: np.ndarray, num_labels: int, absent: Absent) -> tuple[np.ndarray, np.ndarray]:
     """(R, 6 K) summed counts of both methods -> two (R,) mIoUs."""
     counts = sums.reshape(len(sums), 2, 3, num_labels)
-    values = mean_iou(Counts(counts[:, :, 0], counts[:, :, 1], counts[:, :, 2]), absent)
+    values = compute_mean_iou(Counts(counts[:, :, 0], counts[:, :, 1], counts[:, :, 2]), absent)
     return values[:, 0], values[:, 1]

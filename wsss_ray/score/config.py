@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from wsss_ray.config import Config
+from wsss_ray.config import Changes, Config
 
 
 class ScoreConfig(Config):
     """What is reported beside the matrix itself."""
 
-    background: float | None = Field(default=None, ge=0, le=1)
+    background: Annotated[float | None, Changes("scores")] = Field(default=None, ge=0, le=1)
     """Fixed background threshold of the seeds; None takes the one of the method's paper."""
-    thresholds: PositiveInt = 100
+    thresholds: Annotated[PositiveInt, Changes("scores")] = 100
     """Points of the threshold curve, evenly spaced in [0, 1)."""
-    at: tuple[float, ...] = ()
+    at: Annotated[tuple[float, ...], Changes("scores")] = ()
     """Further thresholds of the curve, never the best one: a sweep over ``background`` is answered from them."""
-    absent: Literal["skip", "zero", "no_truth"] = "skip"
+    absent: Annotated[Literal["skip", "zero", "no_truth"], Changes("scores")] = "skip"
     """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
 
     @property

@@ -21,30 +21,30 @@ Unknown = Literal["miss", "drop", "background"]
 """Pixels predicted 255 are misses, or not looked at (EPS and L2G evaluators), or background (RIB)."""
 
 
-def empty(num_labels: int) -> np.ndarray:
+def make_matrix(num_labels: int) -> np.ndarray:
     """The (K, K + 1) matrix of no pixels, ``num_labels`` = K with background."""
     return np.zeros((num_labels, num_labels + 1), np.int64)
 
 
-def confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, name: str = "image") -> np.ndarray:
+def count_confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, name: str = "image") -> np.ndarray:
     """(K, K + 1) int64 counts of one image's (H, W) masks; truth 255 is not counted.
 
     Raises UserError where the sizes differ or a value is neither a label nor 255.
     """
     if truth.shape != prediction.shape:
         raise UserError(
-            f"{name}: the prediction is {_size(prediction)}, the truth {_size(truth)}: predict at the image's size"
+            f"{name}: the prediction is {_format_size(prediction)}, the truth {_format_size(truth)}: predict at the image's size"
         )
     counted = truth != IGNORE
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
-    _check(rows, num_labels, f"{name}: the truth")
-    _check(columns[columns != IGNORE], num_labels, f"{name}: the prediction")
+    _check_values(rows, num_labels, f"{name}: the truth")
+    _check_values(columns[columns != IGNORE], num_labels, f"{name}: the prediction")
     columns[columns == IGNORE] = num_labels
     counts = np.bincount(rows * (num_labels + 1) + columns, minlength=num_labels * (num_labels + 1))
     return counts.astype(np.int64).reshape(num_labels, num_labels + 1)
 
 
-def _check(values: np.ndarray, num_labels: int, what: str) -> None:
+def _check_values(values: np.ndarray, num_labels: int, what: str) -> None:
     wrong = values[(values < 0) | (values >= num_labels)]
     if wrong.size:
         raise UserError(
@@ -53,11 +53,11 @@ def _check(values: np.ndarray, num_labels: int, what: str) -> None:
         )
 
 
-def _size(mask: np.ndarray) -> str:
+def _format_size(mask: np.ndarray) -> str:
     return "x".join(str(side) for side in mask.shape)
 
 
-def settled(matrix: np.ndarray, unknown: Unknown) -> np.ndarray:
+def settle_unknown(matrix: np.ndarray, unknown: Unknown) -> np.ndarray:
     """The matrix with its unknown column dropped or given to the background; (..., K, K + 1) -> same shape."""
     if unknown == "miss":
         return matrix
@@ -84,22 +84,22 @@ class Counts:
         return Counts(np.diagonal(square, axis1=-2, axis2=-1), matrix.sum(axis=-1), square.sum(axis=-2))
 
 
-def intersection_over_union(counts: Counts) -> np.ndarray:
+def compute_iou(counts: Counts) -> np.ndarray:
     """(..., K) IoU in [0, 1]; NaN for a label in neither truth nor prediction."""
-    return _ratio(counts.intersection, counts.truth + counts.predicted - counts.intersection)
+    return _divide(counts.intersection, counts.truth + counts.predicted - counts.intersection)
 
 
-def mean_iou(counts: Counts, absent: Absent = "skip", foreground: bool = False) -> np.ndarray:
+def compute_mean_iou(counts: Counts, absent: Absent = "skip", foreground: bool = False) -> np.ndarray:
     """(...) mean of the IoU over labels, NaN where none is left; ``foreground`` leaves the background out."""
     first = 1 if foreground else 0
-    iou, truth = intersection_over_union(counts)[..., first:], counts.truth[..., first:]
+    iou, truth = compute_iou(counts)[..., first:], counts.truth[..., first:]
     if absent == "zero":
         return np.asarray(np.nan_to_num(iou).mean(axis=-1))
     counted = truth > 0 if absent == "no_truth" else ~np.isnan(iou)
-    return _ratio(np.where(counted, np.nan_to_num(iou), 0).sum(axis=-1), counted.sum(axis=-1))
+    return _divide(np.where(counted, np.nan_to_num(iou), 0).sum(axis=-1), counted.sum(axis=-1))
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole in float64, NaN where whole is 0."""
     nothing = np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan)
     return np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
@@ -135,30 +135,30 @@ class Scores:
         return {key: value for key, value in vars(self).items() if isinstance(value, float)}
 
 
-def scores(matrix: np.ndarray, absent: Absent = "skip", unknown: Unknown = "miss") -> Scores:
+def compute_scores(matrix: np.ndarray, absent: Absent = "skip", unknown: Unknown = "miss") -> Scores:
     """Scores of a (K, K + 1) matrix over a whole set; coverage is of the matrix as given."""
     total = matrix.sum()
-    coverage = float(_ratio(total - matrix[:, -1].sum(), total))
-    matrix = settled(matrix, unknown)
+    coverage = float(_divide(total - matrix[:, -1].sum(), total))
+    matrix = settle_unknown(matrix, unknown)
     counts = Counts.of(matrix)
-    precision, recall = _ratio(counts.intersection, counts.predicted), _ratio(counts.intersection, counts.truth)
+    precision, recall = _divide(counts.intersection, counts.predicted), _divide(counts.intersection, counts.truth)
     right, objects, found = matrix[1:, 1:-1].sum(), matrix[1:].sum(), matrix[:, 1:-1].sum()
     return Scores(
-        iou=intersection_over_union(counts),
+        iou=compute_iou(counts),
         precision=precision,
         recall=recall,
-        miou=float(mean_iou(counts, absent)),
-        miou_foreground=float(mean_iou(counts, absent, foreground=True)),
-        mean_precision=_mean(precision, absent),
-        mean_recall=_mean(recall, absent),
-        precision_foreground=_mean(precision[1:], absent),
-        recall_foreground=_mean(recall[1:], absent),
-        pixel_accuracy=float(_ratio(counts.intersection.sum(), matrix.sum())),
+        miou=float(compute_mean_iou(counts, absent)),
+        miou_foreground=float(compute_mean_iou(counts, absent, foreground=True)),
+        mean_precision=_average(precision, absent),
+        mean_recall=_average(recall, absent),
+        precision_foreground=_average(precision[1:], absent),
+        recall_foreground=_average(recall[1:], absent),
+        pixel_accuracy=float(_divide(counts.intersection.sum(), matrix.sum())),
         coverage=coverage,
-        object_iou=float(_ratio(right, objects + found - right)),
+        object_iou=float(_divide(right, objects + found - right)),
     )
 
 
-def _mean(values: np.ndarray, absent: Absent) -> float:
+def _average(values: np.ndarray, absent: Absent) -> float:
     known = np.nan_to_num(values) if absent == "zero" else values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

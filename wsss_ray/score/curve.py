@@ -8,13 +8,13 @@ import numpy as np
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
-from wsss_ray.score.confusion import Absent, Counts, mean_iou
+from wsss_ray.score.confusion import Absent, Counts, compute_mean_iou
 
 CELLS = 4096
-"""Cells of [0, 1] that ``bins_of`` looks values up by; a power of two, so that a float's cell is exact."""
+"""Cells of [0, 1] that ``find_bins`` looks values up by; a power of two, so that a float's cell is exact."""
 
 
-def bins_of(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How many of the ascending ``thresholds`` lie below each value: ``searchsorted``, three times as fast.
 
     A table has the count at each cell's lower edge, and one comparison settles the cell, where it holds no second
@@ -72,7 +72,7 @@ class ThresholdCurve:
             top = np.maximum(top, maps[number])
             strongest = np.where(better, np.int32(number * num_bins), strongest)
         # In the precision of the maps, as seeds compare them: 0.1 in float32 is not 0.1 in float64.
-        places += strongest + bins_of(top, self.thresholds.astype(maps.dtype))
+        places += strongest + find_bins(top, self.thresholds.astype(maps.dtype))
         shape = (self.num_labels + 1, len(classes), num_bins)
         flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
         self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
@@ -96,7 +96,7 @@ class ThresholdCurve:
 
     def mious(self, absent: Absent = "skip") -> np.ndarray:
         """(T,) mIoU with background at each threshold."""
-        return mean_iou(Counts.of(self.matrices()), absent)
+        return compute_mean_iou(Counts.of(self.matrices()), absent)
 
     def best(self, absent: Absent = "skip") -> tuple[float, float]:
         """The threshold of the highest mIoU, the lowest one of equals, and that mIoU; NaN where nothing was counted."""

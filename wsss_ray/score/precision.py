@@ -7,7 +7,7 @@ import numpy as np
 from wsss_ray.config import UserError
 
 
-def average_precisions(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
+def compute_average_precisions(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
     """(N, C) scores or logits, (N, C) labels in {0, 1} -> (C,) average precision in [0, 1], NaN without positives.
 
     The sum over score levels of (gain in recall) times precision at that level, equal scores taken together; no
@@ -18,10 +18,10 @@ def average_precisions(scores: np.ndarray, truths: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise UserError("class scores hold NaN or infinity: the training diverged; lower the learning rate")
     columns = zip(scores.T, np.asarray(truths).T > 0, strict=True)
-    return np.array([_average_precision(score, truth) for score, truth in columns])
+    return np.array([_compute_average_precision(score, truth) for score, truth in columns])
 
 
-def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+def _compute_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     num_positives = int(truth.sum())
     if not num_positives:
         return float("nan")
@@ -33,16 +33,16 @@ def _average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((np.diff(hits, prepend=0) * precision).sum() / num_positives)
 
 
-def mean_average_precision(scores: np.ndarray, truths: np.ndarray) -> float | None:
+def compute_mean_average_precision(scores: np.ndarray, truths: np.ndarray) -> float | None:
     """(N, C), (N, C) -> mean over the classes that have a positive image; None where no class has one.
 
-    ``classes_without_positives`` names what was left out.
+    ``list_classes_without_positives`` names what was left out.
     """
-    values = average_precisions(scores, truths)
+    values = compute_average_precisions(scores, truths)
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
 
 
-def classes_without_positives(truths: np.ndarray) -> list[int]:
+def list_classes_without_positives(truths: np.ndarray) -> list[int]:
     """(N, C) labels -> the 0-based classes no image has, which no average precision counts."""
     return np.flatnonzero(~(np.asarray(truths) > 0).any(axis=0)).tolist()

@@ -34,15 +34,15 @@ class Agreement:
     """Fewest seeds of a row."""
 
 
-def tau_b(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def compute_tau_b(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(..., N) twice -> (...) Kendall's tau-b (Kendall 1945: ties lower both norms), NaN where one side is all ties."""
-    one, two = _signs(np.asarray(first, np.float64)), _signs(np.asarray(second, np.float64))
+    one, two = _compute_signs(np.asarray(first, np.float64)), _compute_signs(np.asarray(second, np.float64))
     norm = np.sqrt((one != 0).sum(axis=-1) * (two != 0).sum(axis=-1))
     together = (one * two).sum(axis=-1)
     return np.divide(together, norm, out=np.full(np.shape(together), np.nan), where=norm > 0)
 
 
-def agreement(
+def measure_agreement(
     published: Sequence[float], ours: Sequence[Sequence[float]], num_resamples: int = 2000, seed: int = 0
 ) -> Agreement:
     """N published numbers and for each the scores of our seeds -> how far the orders agree.
@@ -54,38 +54,38 @@ def agreement(
     paper = np.asarray(published, np.float64)
     means = np.array([np.mean(row) for row in ours])
     generator = np.random.default_rng(seed)
-    drawn = np.stack([_means_of_draws(np.asarray(row, np.float64), num_resamples, generator) for row in ours], axis=-1)
-    taus = tau_b(np.broadcast_to(paper, drawn.shape), drawn)
-    tau = float(tau_b(paper, means))
+    drawn = np.stack([_draw_means(np.asarray(row, np.float64), num_resamples, generator) for row in ours], axis=-1)
+    taus = compute_tau_b(np.broadcast_to(paper, drawn.shape), drawn)
+    tau = float(compute_tau_b(paper, means))
     known = taus[~np.isnan(taus)]
     low, high = np.percentile(known, (2.5, 97.5)) if len(known) else (tau, tau)
-    signs = _signs(paper)
+    signs = _compute_signs(paper)
     return Agreement(
         tau=tau,
         low=float(low),
         high=float(high),
-        p_value=_chance(paper, means, tau, num_resamples, generator),
+        p_value=_compute_p_value(paper, means, tau, num_resamples, generator),
         num_rows=len(paper),
         num_pairs=int((signs != 0).sum()),
-        num_agreeing=int((signs * _signs(means) > 0).sum()),
+        num_agreeing=int((signs * _compute_signs(means) > 0).sum()),
         num_seeds=min(len(row) for row in ours),
     )
 
 
-def _signs(values: np.ndarray) -> np.ndarray:
+def _compute_signs(values: np.ndarray) -> np.ndarray:
     """(..., N) -> (..., N (N - 1) / 2) sign of the difference of every pair."""
     left, right = np.triu_indices(values.shape[-1], k=1)
     return np.sign(values[..., left] - values[..., right])
 
 
-def _means_of_draws(scores: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:
+def _draw_means(scores: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:
     """(S,) -> (R,) means of S scores drawn with replacement."""
     if len(scores) == 1:
         return np.full(num_resamples, scores[0])
     return np.asarray(generator.choice(scores, (num_resamples, len(scores))).mean(axis=1))
 
 
-def _chance(
+def _compute_p_value(
     paper: np.ndarray, means: np.ndarray, tau: float, num_resamples: int, generator: np.random.Generator
 ) -> float:
     """The one-sided permutation p-value of ``tau``."""
@@ -93,7 +93,7 @@ def _chance(
         return float("nan")
     if len(means) <= EXACT_UP_TO:
         orders = np.array(list(permutations(means)))
-        return float((tau_b(np.broadcast_to(paper, orders.shape), orders) >= tau - 1e-12).mean())
+        return float((compute_tau_b(np.broadcast_to(paper, orders.shape), orders) >= tau - 1e-12).mean())
     orders = generator.permuted(np.broadcast_to(means, (num_resamples, len(means))), axis=1)
-    better = np.count_nonzero(tau_b(np.broadcast_to(paper, orders.shape), orders) >= tau - 1e-12)
+    better = np.count_nonzero(compute_tau_b(np.broadcast_to(paper, orders.shape), orders) >= tau - 1e-12)
     return (better + 1) / (num_resamples + 1)

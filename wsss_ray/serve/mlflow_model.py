@@ -1,6 +1,6 @@
-"""The MLflow model, as code that MLflow runs where it serves: images in, class shares and masks out.
+"""The MLflow model, as code that MLflow runs where it serves: images in, class areas and masks out.
 
-``wsss_ray.tracking.save_model`` is what names this file; nothing imports it, since it hands its functions to MLflow.
+``wsss_ray.tracking.save_model`` names this file; nothing imports it, since it hands its functions to MLflow.
 """
 
 from __future__ import annotations
@@ -15,37 +15,39 @@ import numpy as np
 
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_image, encode_mask
-from wsss_ray.serve.model import Answer, Answerer, open_model
+from wsss_ray.serve.model import Prediction, Predictor, open_model
 from wsss_ray.tracking import set_served_model
 
 ROOT = "WSSS_SERVE_ROOT"
 """The folder below which a served model may read the files of column ``path``; without it none are read."""
 
 
-def load(folder: str) -> Answerer:
+def load_model(folder: str) -> Predictor:
     """The model in ``folder``, once, when the server starts."""
-    return Answerer(open_model(folder))
+    return Predictor(open_model(folder))
 
 
-def answer(answerer: Answerer, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def predict_rows(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with ``image`` (base64 of a JPEG, PNG, ...) or ``path`` -> {"height", "width", "classes": [{"class",
-    "index", "share", "confidence"}], "mask": base64 of a palette PNG} each; UserError names the row of a bad image.
+    "index", "area_fraction", "confidence"}], "mask": base64 of a palette PNG} each.
+
+    UserError names the row of a bad image.
     """
-    images = [decode_image(_bytes(row), f"row {number}") for number, row in enumerate(rows)]
-    return [_told(one, np.asarray(answerer.palette)) for one in answerer.answer(images)]
+    images = [decode_image(_read_row(row), f"row {number}") for number, row in enumerate(rows)]
+    return [_describe(one, np.asarray(predictor.palette)) for one in predictor.predict_images(images)]
 
 
-def _told(found: Answer, palette: np.ndarray) -> dict[str, Any]:
+def _describe(found: Prediction, palette: np.ndarray) -> dict[str, Any]:
     classes = [
-        {"class": one.name, "index": one.index, "share": one.share, "confidence": one.confidence}
-        for one in found.findings
+        {"class": one.name, "index": one.index, "area_fraction": one.area_fraction, "confidence": one.confidence}
+        for one in found.classes
     ]
     mask = base64.b64encode(encode_mask(found.mask, palette)).decode("ascii")
     height, width = found.mask.shape
     return {"height": height, "width": width, "classes": classes, "mask": mask}
 
 
-def _bytes(row: dict[str, Any]) -> bytes:
+def _read_row(row: dict[str, Any]) -> bytes:
     image, path = row.get("image"), row.get("path")
     if isinstance(image, str) and image:
         try:
@@ -63,4 +65,4 @@ def _bytes(row: dict[str, Any]) -> bytes:
     return where.read_bytes()
 
 
-set_served_model(load, answer)
+set_served_model(load_model, predict_rows)

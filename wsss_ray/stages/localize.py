@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from wsss_ray.artifacts.network import open_network
-from wsss_ray.artifacts.tables import (
-    MAPS_SCHEMA,
-    encode_maps,
-)
-from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.shards import Shards, _summary, run_parts
-from wsss_ray.data.augment import NormalizeConfig
+from wsss_ray.artifacts.network import open_localizer
+from wsss_ray.artifacts.store import Artifact, Step
+from wsss_ray.artifacts.tables import MAPS_SCHEMA, encode_maps
+from wsss_ray.cluster.shards import ShardJob, run_shards
+from wsss_ray.config import select
 from wsss_ray.data.image import decode_image
 from wsss_ray.data.shards import read_shard
-from wsss_ray.engine.localize import LocalizeConfig, class_maps
-from wsss_ray.methods import METHODS
-from wsss_ray.recipe import Localization, Resources
+from wsss_ray.engine.localize import LabelledImage, read_class_maps
+from wsss_ray.recipe import Localization
+from wsss_ray.stages.run import Run
+
+VERSION = 1
+"""1: as first written."""
+
+
+@dataclass(frozen=True)
+class LocalizeStep(Step):
+    """What can change class maps."""
+
+    stage: ClassVar[str] = "localize"
+    version: ClassVar[int] = VERSION
+    localize: dict[str, Any]
+    """Scales, flips, grid, fusion rule."""
+    method: dict[str, Any]
+    """The method's settings that act where maps are read."""
+    network: str
+    """The trained localizer."""
+    data: str
+    """The training split."""
 
 
 class LocalizeWorker:
     """Images of a shard -> fused class maps of their labels."""
 
-    def __init__(
-        self, data: str, network: str, config: dict[str, Any], batch_size: int, method: dict[str, Any] | None = None
-    ) -> None:
-        self.data, self.batch_size = data, batch_size
-        self.config = LocalizeConfig.model_validate(config)
-        read_by = None if method is None else METHODS[method["name"]].model_validate(method)
-        self.network, self.spec, self.device = open_network(network, read_by)
+    def __init__(self, data: str, network: str, localization: Localization, batch_size: int) -> None:
+        self.data, self.localization = data, localization
+        self.trained = open_localizer(network, localization.method)
+        self.on = self.trained.on(batch_size)
 
-    def table(self, shard: str) -> pa.Table:
+    def make_table(self, shard: str) -> pa.Table:
         """One row of ``MAPS_SCHEMA`` for every image."""
         rows = read_shard(self.data, shard, columns=["image_id", "image", "labels"])
-        images = [decode_image(row["image"], row["image_id"]) for row in rows]
-        normalize: NormalizeConfig = self.spec.net.normalize
-        maps = class_maps(
-            self.network,
-            [row["image_id"] for row in rows],
-            images,
-            [row["labels"] or [] for row in rows],
-            self.config,
-            normalize,
-            self.device,
-            self.batch_size,
-        )
+        images = [
+            LabelledImage(row["image_id"], decode_image(row["image"], row["image_id"]), tuple(row["labels"] or ()))
+            for row in rows
+        ]
+        part = self.localization
+        maps = read_class_maps(self.trained.localizer, images, part.localize, part.fusion, self.on)
         return pa.Table.from_pylist([encode_maps(one) for one in maps], schema=MAPS_SCHEMA)
 
 
-def localize(
-    title: str,
-    data: str,
-    shards: Shards,
-    network: str,
-    localization: Localization,
-    out: str,
-    machines: Machines,
-    resources: Resources,
-) -> dict[str, Any]:
-    """Class maps of every image of ``shards`` into ``out``."""
-    config = localization.localize.model_dump(mode="json")
-    method = localization.method.model_dump(mode="json")
-    factory = partial(LocalizeWorker, data, network, config, resources.batch_size, method)
-    return _summary(run_parts(title, factory, shards, out, machines, network=True))
+def localize(run: Run, title: str, localization: Localization, network: Artifact) -> Artifact:
+    """Class maps of every image of the training split."""
+    step = LocalizeStep(
+        localize=select(localization.localize, "maps"),
+        method=select(localization.method, "maps"),
+        network=network.digest,
+        data=run.train_digest,
+    )
+    make_worker = partial(LocalizeWorker, run.data.uri, network.uri, localization, run.recipe.resources.batch_size)
+
+    def compute(folder: str) -> dict[str, Any]:
+        shards = run.data.shards(run.recipe.data.train_split)
+        return asdict(run_shards(ShardJob(title, make_worker, shards, folder, network=True), run.machines))
+
+    return run.steps.find_or_compute(title, step, compute)

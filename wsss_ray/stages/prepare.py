@@ -1,5 +1,6 @@
 """``wsss data prepare``: a source's images are read, checked and written as Parquet shards in one pass over Ray
-Data."""
+Data.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +8,31 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
 from ray import cloudpickle
 
 from wsss_ray import storage
+from wsss_ray.artifacts.store import Step
 from wsss_ray.cluster.join import Machines, cluster, machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import Problem, find_problems
-from wsss_ray.data.manifest import MANIFEST, Manifest, ShardInfo, load_manifest, write_manifest
-from wsss_ray.data.saliency import made_by
+from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
+from wsss_ray.data.saliency import read_origin
 from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
+from wsss_ray.stages.run import Steps
 
+VERSION = 1
+"""1: as first written."""
 _SHOWN = 20
 
 
@@ -52,11 +58,24 @@ def prepare_source(
     return manifest
 
 
-def prepare_toy(config: ToyConfig, out: str, layout: Machines) -> dict[str, Any]:
-    """Generate the toy images into ``out``; for the artifact's record."""
-    start = time.monotonic()
-    manifest = prepare(open_source("toy", config=config), out, layout, skip_bad=False)
-    return {"images_per_second": manifest.num_images / (time.monotonic() - start)}
+@dataclass(frozen=True)
+class PrepareStep(Step):
+    """What can change the generated images."""
+
+    stage: ClassVar[str] = "data"
+    version: ClassVar[int] = VERSION
+    toy: dict[str, Any]
+
+
+def generate_toy(steps: Steps, toy: ToyConfig, layout: Machines) -> DataSet:
+    """The generated images, as a step of a run."""
+
+    def compute(folder: str) -> dict[str, Any]:
+        start = time.monotonic()
+        manifest = prepare(open_source("toy", config=toy), folder, layout, skip_bad=False)
+        return {"images_per_second": manifest.num_images / (time.monotonic() - start)}
+
+    return open_data(steps.find_or_compute("data", PrepareStep(toy=toy.model_dump(mode="json")), compute).uri)
 
 
 def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) -> Manifest:
@@ -89,7 +108,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
         console.print(
             f"left out {len(bad)} images that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
         )
-    origin = made_by(_saliency_folder(source))
+    origin = read_origin(_saliency_folder(source))
     source.options = {
         **source.options,
         **({"skipped": len(bad)} if bad else {}),

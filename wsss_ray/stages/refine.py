@@ -1,40 +1,56 @@
-"""The refine step: class maps of a shard -> pseudo masks."""
+"""The refine step: class maps of a shard -> pseudo masks. PSA and IRN first make labels and train their network."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
-from wsss_ray.artifacts.network import open_network
-from wsss_ray.artifacts.tables import (
-    MASKS_SCHEMA,
-    decode_maps,
-    part_name,
-    read_table,
-)
-from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.shards import Shards, _summary, run_parts
+from wsss_ray.artifacts.network import AffinitySpec, open_affinity
+from wsss_ray.artifacts.store import Artifact, Step
+from wsss_ray.artifacts.tables import MASKS_SCHEMA, decode_maps, part_name, read_table
+from wsss_ray.cluster.shards import ShardJob, run_shards
+from wsss_ray.config import select
 from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
+from wsss_ray.recipe import AffinityConfig
 from wsss_ray.refine.base import RefinerConfig
-from wsss_ray.refine.registry import REFINERS
+from wsss_ray.stages.run import Run
+from wsss_ray.stages.train import TrainInputs, train
+
+VERSION = 1
+"""1: as first written."""
+
+
+@dataclass(frozen=True)
+class RefineStep(Step):
+    """What can change pseudo masks."""
+
+    stage: ClassVar[str] = "refine"
+    version: ClassVar[int] = VERSION
+    refiner: str
+    """Its name."""
+    settings: dict[str, Any]
+    """The refiner's settings that act where masks are made."""
+    maps: str
+    network: str | None = None
+    """The trained network of a refiner that has one."""
 
 
 class RefineWorker:
     """Class maps of a shard -> pseudo masks."""
 
-    def __init__(self, data: str, maps: str, refiner: dict[str, Any], network: str | None) -> None:
-        self.data, self.maps = data, maps
-        self.refiner: RefinerConfig = REFINERS[refiner["name"]].model_validate(refiner)
-        self.network = open_network(network)[0] if network else None
+    def __init__(self, data: str, maps: str, refiner: RefinerConfig, network: str | None) -> None:
+        self.data, self.maps, self.refiner = data, maps, refiner
+        self.network = None if network is None else open_affinity(network).network
         self.palette = np.asarray(load_manifest(data).palette, dtype=np.uint8)
 
-    def table(self, shard: str) -> pa.Table:
+    def make_table(self, shard: str) -> pa.Table:
         """One row of ``MASKS_SCHEMA`` for every image."""
         images = {row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])}
         masks = []
@@ -46,16 +62,31 @@ class RefineWorker:
         return pa.Table.from_pylist(masks, schema=MASKS_SCHEMA)
 
 
-def refine(
-    title: str,
-    data: str,
-    shards: Shards,
-    maps: str,
-    refiner: RefinerConfig,
-    network: str | None,
-    out: str,
-    machines: Machines,
-) -> dict[str, Any]:
-    """Pseudo masks of every image of ``shards`` into ``out``."""
-    factory = partial(RefineWorker, data, maps, refiner.model_dump(mode="json"), network)
-    return _summary(run_parts(title, factory, shards, out, machines, network=network is not None))
+def refine(run: Run, maps: Artifact, refiner: RefinerConfig, affinity: AffinityConfig | None) -> Artifact:
+    """Pseudo masks of the training split; ``affinity`` says how a refiner's own network is trained."""
+    if not refiner.trainable or affinity is None:
+        return refine_maps(run, "refine", maps, refiner)
+    labels = refine_maps(run, "refine labels", maps, refiner.training_labels())
+    spec = AffinitySpec(num_classes=run.data.num_classes, refiner=refiner, affinity=affinity)
+    network = train(run, "refine train", spec, TrainInputs(masks=labels))
+    return refine_maps(run, "refine", maps, refiner, network)
+
+
+def refine_maps(
+    run: Run, title: str, maps: Artifact, refiner: RefinerConfig, network: Artifact | None = None
+) -> Artifact:
+    """One refiner over all class maps."""
+    step = RefineStep(
+        refiner=refiner.name,
+        settings=select(refiner, "masks"),
+        maps=maps.digest,
+        network=None if network is None else network.digest,
+    )
+    make_worker = partial(RefineWorker, run.data.uri, maps.uri, refiner, None if network is None else network.uri)
+
+    def compute(folder: str) -> dict[str, Any]:
+        shards = run.data.shards(run.recipe.data.train_split)
+        job = ShardJob(title, make_worker, shards, folder, network=network is not None)
+        return asdict(run_shards(job, run.machines))
+
+    return run.steps.find_or_compute(title, step, compute)

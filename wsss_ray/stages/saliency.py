@@ -15,7 +15,7 @@ from wsss_ray.cluster.join import Machines, cluster, machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.saliency import NOTE, describe, detect
+from wsss_ray.data.saliency import NOTE, describe_detector, detect_saliency
 from wsss_ray.data.source import Item, read_file
 from wsss_ray.data.sources import open_source
 from wsss_ray.recipe import Resources
@@ -39,7 +39,7 @@ def make_saliency(
     Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
     ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
-    made = describe(detector)
+    made = describe_detector(detector)
     source = open_source(name, root, **options)
     items = [item for item in source.items if item.image is not None]
     if not items:
@@ -112,5 +112,5 @@ def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str) -> dict[
         except UserError as error:
             bad.append(str(error))
             continue
-        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect(pixels, detector)))
+        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect_saliency(pixels, detector)))
     return {"bad": [bad], "items": [len(items)]}

@@ -1,222 +1,279 @@
-"""The score step, the only one that reads ground truth: one integer matrix per result, and the whole threshold curve
+"""The score step, the only one that reads ground truth: one integer matrix per variant, and the whole threshold curve
 in one pass."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import Artifact
+from wsss_ray.artifacts.store import Artifact, Step
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
-from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.shards import run_parts
+from wsss_ray.cluster.progress import console
+from wsss_ray.cluster.shards import ShardJob, Shards, run_shards
+from wsss_ray.config import select
 from wsss_ray.data.image import decode_mask
-from wsss_ray.data.manifest import Manifest
+from wsss_ray.data.manifest import DataSet
+from wsss_ray.data.saliency import name_origin
 from wsss_ray.data.shards import read_shard
-from wsss_ray.refine.planes import constant_background, to_mask, winners
-from wsss_ray.score.bootstrap import image_counts
+from wsss_ray.recipe import Recipe, SettledRecipe
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
+from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
-from wsss_ray.score.confusion import confusion, empty, scores
+from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
+from wsss_ray.score.names import STEPS, VARIANTS, Kind, variants_of
+from wsss_ray.stages.run import Run
 
-Kind = Literal["maps", "masks", "predictions"]
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "maps": ("fixed",),
-    "masks": ("mask",),
-    "predictions": ("single_scale", "multi_scale", "crf"),
-}
-"""What is scored of each kind of artifact."""
-PROTOCOLS: dict[Kind, tuple[str, ...]] = {
-    "maps": ("fixed", "best"),
-    "masks": VARIANTS["masks"],
-    "predictions": VARIANTS["predictions"],
-}
-"""The variants whose numbers are reported of each kind."""
+VERSION = 2
+"""2: precision and recall of the foreground."""
 _TOTALS = b"wsss.totals"
+
+
+@dataclass(frozen=True)
+class ScoreStep(Step):
+    """What can change scores."""
+
+    stage: ClassVar[str] = "score"
+    version: ClassVar[int] = VERSION
+    kind: str
+    """maps, masks or predictions."""
+    score: dict[str, Any]
+    """Thresholds, and how absent classes count."""
+    split: str
+    protocol: dict[str, str]
+    """Variant -> the sentence beside its number."""
+    results: str
+    """The artifact that is scored."""
+    data: str
+    """The split with the ground truth."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of one image."""
+
+    mask: np.ndarray
+    """(H, W) uint8."""
+    parts: np.ndarray | None
+    """(H, W) uint8 parts of objects (synthetic images)."""
 
 
 class ScoreWorker:
     """Results of a shard against its truth; the sums of the shard travel in the table's metadata."""
 
-    def __init__(self, data: str, results: str, kind: Kind, config: dict[str, Any], num_labels: int) -> None:
+    def __init__(self, data: str, results: str, kind: Kind, config: ScoreConfig, num_labels: int) -> None:
         self.data, self.results, self.kind, self.num_labels = data, results, kind, num_labels
-        self.config = ScoreConfig.model_validate(config)
+        self.config = config
 
-    def table(self, shard: str) -> pa.Table:
+    def make_table(self, shard: str) -> pa.Table:
         """One row of ``COUNTS_SCHEMA`` for every image with truth and every variant."""
-        truths = {row["image_id"]: row for row in read_shard(self.data, shard, columns=["image_id", "mask", "parts"])}
-        matrices = {variant: empty(self.num_labels) for variant in VARIANTS[self.kind]}
+        matrices = {variant: make_matrix(self.num_labels) for variant in _counted(self.kind)}
         curve = ThresholdCurve(self.config.curve_thresholds, self.num_labels)
         parts = np.zeros((2, 256), dtype=np.int64)
         rows = []
+        truths = {row["image_id"]: row for row in read_shard(self.data, shard, columns=["image_id", "mask", "parts"])}
         for row in read_table(storage.join(self.results, part_name(shard))).to_pylist():
-            truth_row = truths[row["image_id"]]
-            if truth_row["mask"] is None:
+            image_id = row["image_id"]
+            truth = _read_truth(truths[image_id])
+            if truth is None:
                 continue
-            truth = decode_mask(truth_row["mask"], row["image_id"])
-            for variant, mask in self._masks(row, truth, curve):
-                matrix = confusion(truth, mask, self.num_labels, row["image_id"])
+            for variant, mask in self._read_variants(row, truth, curve):
+                matrix = count_confusion(truth.mask, mask, self.num_labels, image_id)
                 matrices[variant] += matrix
-                rows.append({"image_id": row["image_id"], "variant": variant, **_sparse(image_counts(matrix))})
-                if truth_row["parts"] is not None and variant in ("fixed", "mask"):
-                    parts += _part_counts(decode_mask(truth_row["parts"]), truth, mask)
+                rows.append({"image_id": image_id, "variant": variant, **_encode_counts(stack_counts(matrix))})
+                if truth.parts is not None and VARIANTS[variant].parts:
+                    parts += _count_parts(truth.parts, truth.mask, mask)
         buffer = io.BytesIO()
         counts = curve.counts if self.kind == "maps" else np.zeros(0, dtype=np.int64)
         np.savez_compressed(buffer, curve=counts, parts=parts, **matrices)  # type: ignore[arg-type]
         table = pa.Table.from_pylist(rows, schema=COUNTS_SCHEMA)
         return table.replace_schema_metadata({_TOTALS: buffer.getvalue()})
 
-    def _masks(self, row: dict[str, Any], truth: np.ndarray, curve: ThresholdCurve) -> Iterator[tuple[str, np.ndarray]]:
-        if self.kind == "maps":
-            maps = decode_maps(row)
-            full = maps.full()
-            curve.add(truth, maps.classes, full, maps.image_id)
-            assert self.config.background is not None
-            yield "fixed", to_mask(winners(constant_background(full, self.config.background)), maps.classes)
+    def _read_variants(
+        self, row: dict[str, Any], truth: Truth, curve: ThresholdCurve
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """(variant, (H, W) mask) of everything that is scored of one image; maps also go into the curve."""
+        if self.kind != "maps":
+            for variant in _counted(self.kind):
+                if row[variant] is not None:
+                    yield variant, decode_mask(row[variant], row["image_id"])
             return
-        for variant in VARIANTS[self.kind]:
-            data = row["mask" if variant == "mask" else variant]
-            if data is not None:
-                yield variant, decode_mask(data, row["image_id"])
+        maps = decode_maps(row)
+        full = maps.full()
+        curve.add(truth.mask, maps.classes, full, maps.image_id)
+        if self.config.background is not None:
+            yield "fixed", make_mask(pick_winners(add_constant_background(full, self.config.background)), maps.classes)
 
 
-def score(
-    title: str,
-    data: str,
-    shards: Sequence[tuple[str, int]],
-    results: str,
-    kind: Kind,
-    config: ScoreConfig,
-    manifest: Manifest,
-    protocol: Mapping[str, str],
-    out: str,
-    machines: Machines,
-) -> dict[str, Any]:
-    """Score ``results`` against the truth of ``shards``; {"scores": {variant: numbers with their protocol}} for the
-    record."""
-    num_labels = len(manifest.classes) + 1
-    factory = partial(ScoreWorker, data, results, kind, config.model_dump(mode="json"), num_labels)
-    run_parts(title, factory, shards, out, machines)
-    totals = _sum_totals(out, [part_name(name) for name, _ in shards])
-    return {"scores": summary(totals, kind, ["background", *manifest.classes], config, protocol)}
+def score(run: Run, name: str, results: Artifact) -> Artifact | None:
+    """Score the artifact of the step ``name`` (seeds, masks, segmentation); None where there is no ground truth."""
+    step = STEPS[name]
+    split = run.recipe.data.val_split if step.split == "val" else run.recipe.data.score_split
+    if not run.data.manifest.splits[split].has_masks:
+        console.print(f"score {name}: split {split!r} has no masks, so there is nothing to score against")
+        return None
+    config = run.recipe.score.model_copy(update={"background": run.recipe.background})
+    protocol = describe_protocols(run.recipe, run.data, step.kind)
+    key = ScoreStep(
+        kind=step.kind,
+        score=select(config, "scores"),
+        split=split,
+        protocol=protocol,
+        results=results.digest,
+        data=run.split_digest(split),
+    )
+    labels = run.data.labels
+    make_worker = partial(ScoreWorker, run.data.uri, results.uri, step.kind, config, len(labels))
+
+    def compute(folder: str) -> dict[str, Any]:
+        shards = run.data.shards(split)
+        run_shards(ShardJob(f"score {name}", make_worker, shards, folder), run.machines)
+        totals = _sum_totals(folder, shards)
+        return {"scores": summarize_totals(totals, step.kind, labels, config, protocol)}
+
+    return run.steps.find_or_compute(f"score {name}", key, compute)
 
 
-def rescored(
-    artifact: Artifact, kind: Kind, names: Sequence[str], config: ScoreConfig, protocol: Mapping[str, str]
-) -> dict[str, Any]:
-    """What ``score`` reports with another ``background`` or ``absent``, from a finished score artifact's counts alone.
+def rescore(artifact: Artifact, recipe: SettledRecipe, data: DataSet) -> dict[str, Any]:
+    """What ``score`` reports of maps with another ``background`` or ``absent``, from a finished artifact's counts alone.
 
-    ``names`` are all labels, background first. Recall of parts is left out. KeyError where ``config.background`` is not
-    on the artifact's curve.
+    Recall of parts is left out. KeyError where the recipe's background threshold is not on the artifact's curve.
     """
-    parts = [name for name in storage.list_names(artifact.uri) if name.endswith(".parquet")]
-    totals = _sum_totals(artifact.uri, parts)
-    settings = config.model_copy(update={"at": tuple(artifact.record["config"]["score"].get("at", ()))})
-    if kind == "maps":
-        curve = _curve(totals, settings, len(names))
-        place = np.flatnonzero(curve.thresholds == config.background)
-        if not len(place):
-            raise KeyError(f"threshold {config.background} is not on the curve of {artifact.uri}")
-        totals["fixed"] = curve.matrices()[int(place[0])]
+    step = artifact.record["step"]
+    config = recipe.score.model_copy(update={"background": recipe.background, "at": tuple(step["score"]["at"])})
+    names = [name for name in storage.list_names(artifact.uri) if name.endswith(".parquet")]
+    totals = _sum_totals(artifact.uri, [(name, 0) for name in names])
+    curve = _read_curve(totals, config, len(data.labels))
+    place = np.flatnonzero(curve.thresholds == config.background)
+    if not len(place):
+        raise KeyError(f"threshold {config.background} is not on the curve of {artifact.uri}")
+    totals["fixed"] = curve.matrices()[int(place[0])]
     totals["parts"] = np.zeros_like(totals["parts"])
-    return summary(totals, kind, names, settings, protocol)
+    return summarize_totals(totals, "maps", data.labels, config, describe_protocols(recipe, data, "maps"))
 
 
-def _curve(totals: Mapping[str, np.ndarray], config: ScoreConfig, num_labels: int) -> ThresholdCurve:
+def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict[str, str]:
+    """Variant -> the sentence beside its number; ``{threshold}`` is left open where only the scores decide it."""
+    split = next(step.split for step in STEPS.values() if step.kind == kind)
+    flip = " + flip" if recipe.predict.flip else ""
+    used = "image labels used" if recipe.predict.gate.classes == "labels" else "no image labels"
+    given = {
+        "split": recipe.data.val_split if split == "val" else recipe.data.score_split,
+        "refiner": recipe.refine.name if recipe.refine is not None else "none",
+        "views": f"scales {', '.join(f'{scale:g}' for scale in recipe.predict.scales)}{flip}",
+        "labels": f"{used} at test time",
+    }
+    saliency = describe_saliency(recipe, data)
+    sentences = {}
+    for name in variants_of(kind):
+        variant = VARIANTS[name]
+        threshold = f"{recipe.background:g}" if variant.by_image else "{threshold}"
+        sentence = variant.protocol.format(**given, threshold=threshold)
+        sentences[name] = f"{sentence}, {saliency}" if saliency else sentence
+    return sentences
+
+
+def describe_saliency(recipe: Recipe, data: DataSet) -> str:
+    """Where the saliency maps come from that some localizer of this recipe learns from; empty where none does."""
+    learns = any("saliency" in part.method.needs for part in recipe.chain)
+    return name_origin(data.manifest.options.get("saliency")) if learns else ""
+
+
+def summarize_totals(
+    totals: Mapping[str, np.ndarray],
+    kind: Kind,
+    labels: Sequence[str],
+    config: ScoreConfig,
+    protocol: Mapping[str, str],
+) -> dict[str, Any]:
+    """{variant: numbers with their protocol} from the summed matrices and curve of an artifact; ``labels`` background
+    first."""
+    recalls = _recall_parts(totals["parts"])
+    found: dict[str, Any] = {}
+    for variant in _counted(kind):
+        if totals[variant].sum():
+            found[variant] = _describe_matrix(totals[variant], labels, config, protocol[variant])
+            if recalls and VARIANTS[variant].parts:
+                found[variant]["part_recall"] = recalls
+    if "fixed" in found:
+        found["fixed"]["threshold"] = config.background
+        found |= _summarize_curve(_read_curve(totals, config, len(labels)), labels, config, protocol["best"])
+    return found
+
+
+def _summarize_curve(
+    curve: ThresholdCurve, labels: Sequence[str], config: ScoreConfig, protocol: str
+) -> dict[str, Any]:
+    """The best threshold among the evenly spaced ones, and the whole curve."""
+    mious = curve.mious(config.absent)
+    place = int(np.nanargmax(np.where(np.isin(curve.thresholds, config.even_thresholds), mious, np.nan)))
+    threshold = float(curve.thresholds[place])
+    sentence = protocol.format(threshold=f"{threshold:g}")
+    best = _describe_matrix(curve.matrices()[place], labels, config, sentence)
+    points = {"thresholds": curve.thresholds.tolist(), "miou": [round(float(value), 6) for value in mious]}
+    return {"best": {**best, "threshold": threshold}, "curve": points}
+
+
+def _describe_matrix(matrix: np.ndarray, labels: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:
+    """All numbers of one matrix, NaN as None, with what they mean."""
+    result = compute_scores(matrix, absent=config.absent)
+    numbers = {key: _to_json(value) for key, value in result.numbers().items()}
+    per_class = {name: _to_json(value) for name, value in zip(labels, result.iou.tolist(), strict=True)}
+    return {**numbers, "iou": per_class, "protocol": protocol, "matrix": matrix.tolist()}
+
+
+def _counted(kind: Kind) -> list[str]:
+    """The variants of which every image has a mask, the plainest first."""
+    return [name for name in reversed(variants_of(kind)) if VARIANTS[name].by_image]
+
+
+def _read_truth(row: dict[str, Any]) -> Truth | None:
+    if row["mask"] is None:
+        return None
+    parts = None if row["parts"] is None else decode_mask(row["parts"])
+    return Truth(decode_mask(row["mask"], row["image_id"]), parts)
+
+
+def _read_curve(totals: Mapping[str, np.ndarray], config: ScoreConfig, num_labels: int) -> ThresholdCurve:
     curve = ThresholdCurve(config.curve_thresholds, num_labels)
     curve.counts = totals["curve"]
     return curve
 
 
-def summary(
-    totals: Mapping[str, np.ndarray], kind: Kind, names: Sequence[str], config: ScoreConfig, protocol: Mapping[str, str]
-) -> dict[str, Any]:
-    """{variant: numbers with their protocol} from the summed matrices and curve of an artifact."""
-    found: dict[str, Any] = {}
-    for variant in VARIANTS[kind]:
-        if totals[variant].sum():
-            found[variant] = report(totals[variant], names, config, protocol[variant])
-    if kind == "maps" and "fixed" in found:
-        curve = _curve(totals, config, len(names))
-        mious = curve.mious(config.absent)
-        place = int(np.nanargmax(np.where(np.isin(curve.thresholds, config.even_thresholds), mious, np.nan)))
-        threshold = float(curve.thresholds[place])
-        found["best"] = report(curve.matrices()[place], names, config, protocol["best"].format(threshold=threshold))
-        found["best"]["threshold"] = threshold
-        found["fixed"]["threshold"] = config.background
-        found["curve"] = {
-            "thresholds": curve.thresholds.tolist(),
-            "miou": [round(float(value), 6) for value in mious],
-        }
-    recalls = _part_recall(totals["parts"])
-    for variant in ("fixed", "mask"):
-        if variant in found and recalls:
-            found[variant]["part_recall"] = recalls
-    return found
-
-
-def report(matrix: np.ndarray, names: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:
-    """All numbers of one matrix, NaN as None, with what they mean."""
-    result = scores(matrix, absent=config.absent)
-    numbers = {key: _number(value) for key, value in result.numbers().items()}
-    per_class = {name: _number(value) for name, value in zip(names, result.iou.tolist(), strict=True)}
-    return {**numbers, "iou": per_class, "protocol": protocol, "matrix": matrix.tolist()}
-
-
-def flat_metrics(name: str, found: dict[str, Any]) -> dict[str, float | None]:
-    """A score record as flat metrics: ``seeds/fixed/miou``, ``seeds/fixed/iou/dog`` ..."""
-    flat: dict[str, float | None] = {}
-    for variant, values in found.items():
-        if "protocol" not in values:
-            continue
-        for key, value in values.items():
-            if isinstance(value, (int, float)):
-                flat[f"{name}/{variant}/{key}"] = value
-        for label, value in values["iou"].items():
-            flat[f"{name}/{variant}/iou/{label}"] = value
-        for part, value in values.get("part_recall", {}).items():
-            flat[f"{name}/{variant}/recall_of_part/{part}"] = value
-    return flat
-
-
-def curve_metrics(found: dict[str, Any]) -> list[tuple[float, float]]:
-    """(threshold, mIoU) points of a seed score."""
-    curve = found.get("curve", {"thresholds": [], "miou": []})
-    return list(zip(curve["thresholds"], curve["miou"], strict=True))
-
-
-def _sparse(counts: np.ndarray) -> dict[str, Any]:
+def _encode_counts(counts: np.ndarray) -> dict[str, Any]:
+    """(3, K) counts without the labels that do not occur."""
     labels = np.flatnonzero(counts.any(axis=0))
     return {"labels": labels.tolist(), "counts": counts[:, labels].astype(np.int64).tobytes()}
 
 
-def _part_counts(parts: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _count_parts(parts: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """(2, 256): pixels of each part, and those of them given their true class."""
     inside = (parts > 0) & (truth > 0) & (truth != 255)
     found = inside & (mask == truth)
     return np.stack([np.bincount(parts[where], minlength=256) for where in (inside, found)])
 
 
-def _part_recall(counts: np.ndarray) -> dict[str, float]:
-    """Part index -> recall of its pixels (toy: 1 head, 2 body)."""
+def _recall_parts(counts: np.ndarray) -> dict[str, float]:
+    """Part index -> recall of its pixels."""
     return {str(part): float(counts[1, part] / counts[0, part]) for part in np.flatnonzero(counts[0])}
 
 
-def _sum_totals(out: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+def _sum_totals(out: str, shards: Shards) -> dict[str, np.ndarray]:
     totals: dict[str, np.ndarray] = {}
-    for name in names:
-        metadata = read_table(storage.join(out, name)).schema.metadata
+    for shard, _ in shards:
+        metadata = read_table(storage.join(out, part_name(shard))).schema.metadata
         with np.load(io.BytesIO(metadata[_TOTALS])) as arrays:
             for key in arrays.files:
                 totals[key] = totals[key] + arrays[key] if key in totals else arrays[key]
     return totals
 
 
-def _number(value: float) -> float | None:
+def _to_json(value: float) -> float | None:
     return None if value != value else float(value)

@@ -6,13 +6,13 @@ No code was released. What the paper leaves open is a setting here, and its docs
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss, runaway
@@ -41,59 +41,58 @@ ADVICE: dict[Phase, str] = {
 class ESOLConfig(MethodConfig):
     """One phase of ESOL; the later two start from a ``base`` in the phase before, and take over its network."""
 
-    name: Literal["esol"] = "esol"
-    map_fields: ClassVar[frozenset[str]] = frozenset({"clip_at_inference"})
-    phase: Phase = "classifier"
+    name: Annotated[Literal["esol"], Changes("weights")] = "esol"
+    phase: Annotated[Phase, Changes("weights")] = "classifier"
 
-    channels: int | None = Field(default=None, ge=1)
+    channels: Annotated[int | None, Field(ge=1), Changes("weights")] = None
     """Width of the two extra convolutions; None: the backbone's (2048 on ResNet-50)."""
-    kernel: Literal[1, 3] = 3
+    kernel: Annotated[Literal[1, 3], Changes("weights")] = 3
     """Kernel of the extra convolutions: "3x3 or 1x1" (Sec. 4.1); 1 makes each sampler a plain warp."""
-    bias: bool = True
+    bias: Annotated[bool, Changes("weights")] = True
     """Whether the extra convolutions have a bias; the paper does not say."""
-    activation: Literal["relu", "none"] = "relu"
+    activation: Annotated[Literal["relu", "none"], Changes("weights")] = "relu"
     """After each extra convolution; the paper names none, but clipping needs positive maxima."""
-    init: Literal["torch", "identity"] = "torch"
+    init: Annotated[Literal["torch", "identity"], Changes("weights")] = "torch"
     """Start of the extra convolutions; ``identity`` (Dirac) where the high rate makes them diverge."""
-    extra_lr_multiplier: float = Field(default=10.0, gt=0)
+    extra_lr_multiplier: Annotated[float, Field(gt=0), Changes("weights")] = 10.0
     """Of the extra convolutions: IRN's rate for new layers, or 1 if unstable; the classifier always has 10."""
-    conv2: Literal["all", "skip", "late"] = "all"
+    conv2: Annotated[Literal["all", "skip", "late"], Changes("weights")] = "all"
     """Where the second convolution stands. ``all``: trained with the classifier, plain in the expansion. ``skip``:
     trained too, but left out of the expansion, as in Fig. 2. ``late``: an identity that enters with the shrinkage."""
 
-    expansion_sampler: bool = True
+    expansion_sampler: Annotated[bool, Changes("weights")] = True
     """DT_e of Table 6; without it the shrinkage may start from the classifier at once."""
-    shrinkage_sampler: bool = True
+    shrinkage_sampler: Annotated[bool, Changes("weights")] = True
     """DT_s of Table 6; without it ``trains`` must name what learns instead."""
-    trains: tuple[Part, ...] = Field(default=("offsets",), min_length=1)
+    trains: Annotated[tuple[Part, ...], Field(min_length=1), Changes("weights")] = ("offsets",)
     """What learns in the later phases: the new sampler's offsets, and further parts that the paper keeps fixed."""
-    offset_lr_multiplier: float = Field(default=1.0, gt=0)
+    offset_lr_multiplier: Annotated[float, Field(gt=0), Changes("weights")] = 1.0
     """Of the offset branch; IRN's rule for new layers would be 10."""
-    offset_weight_decay: float | None = Field(default=None, ge=0)
+    offset_weight_decay: Annotated[float | None, Field(ge=0), Changes("weights")] = None
     """Of the offset branch; None: the recipe's (IRN 1e-4), which is of the order of the loss gradient."""
-    deform_backend: Backend = "torch"
+    deform_backend: Annotated[Backend, Changes("weights")] = "torch"
     """``torch`` gives the same numbers whatever is installed."""
 
-    alpha: float = Field(default=0.01, gt=0)
+    alpha: Annotated[float, Field(gt=0), Changes("weights")] = 0.01
     """Weight of the inverse loss (Eq. 5): 0.01 in Sec. 4.3.1, 0.001 in Sec. 4.1. Only its product with the rate matters
     where there is neither momentum nor weight decay. Of the expansion alone: the other phases refuse another value."""
-    beta: float = Field(default=0.15, gt=0, le=1)
+    beta: Annotated[float, Field(gt=0, le=1), Changes("weights")] = 0.15
     """Features are clipped at beta times their maximum (Eq. 7); 1 is off."""
-    clip_max: Literal["channel", "image"] = "channel"
+    clip_max: Annotated[Literal["channel", "image"], Changes("weights")] = "channel"
     """The maximum over the places of each channel, or over all channels too."""
-    clip_detach: bool = True
+    clip_detach: Annotated[bool, Changes("weights")] = True
     """Whether the maximum is a constant for the gradient; Eq. 7 does not say. Clipped places then have no gradient, so
     that the inverse loss only takes down what lies below the ceiling. ``studies/esol.py`` has what each did to recall.
     """
-    clip_at_inference: bool = True
+    clip_at_inference: Annotated[bool, Changes("maps")] = True
     """Whether maps are read off clipped features; ``logits`` are those of training, always clipped."""
-    gamma: float = Field(default=1.0, ge=0)
+    gamma: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
     """Weight of the classification loss in the shrinkage (Eq. 6)."""
-    mu: float = Field(default=1.0, ge=0)
+    mu: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
     """Weight of the area loss (Eq. 6)."""
-    area_map: Literal["sigmoid", "normalized"] = "sigmoid"
+    area_map: Annotated[Literal["sigmoid", "normalized"], Changes("weights")] = "sigmoid"
     """P_k of Eq. 6: the sigmoid of the scores as in CLIMS, or the rectified scores over their maximum."""
-    area_classes: Literal["all", "present"] = "all"
+    area_classes: Annotated[Literal["all", "present"], Changes("weights")] = "all"
     """``all``: every class of the data set, as printed; ``present``: the mean over each image's own classes."""
 
     @model_validator(mode="after")
@@ -111,7 +110,7 @@ class ESOLConfig(MethodConfig):
         return self
 
     @property
-    def wants_base(self) -> bool:  # type: ignore[override]
+    def wants_base(self) -> bool:
         """True in the phases that start from the one before."""
         return self.phase != "classifier"
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
+from wsss_ray.config import Changes
 from wsss_ray.contracts import FusionRule, Need
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.ktse.losses import EPSILON
@@ -14,7 +15,7 @@ from wsss_ray.methods.ktse.network import KTSE
 from wsss_ray.nets.backbone import Backbone
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-
+LabelOrder = Literal["threshold_then_refine", "refine_then_threshold"]
 
 RELEASED: dict[str, Any] = {
     "warmup_epochs": 10,
@@ -51,76 +52,76 @@ class KTSEConfig(MethodConfig):
     under ``train.accumulate``.
     """
 
-    name: Literal["ktse"] = "ktse"
-    sie: bool = True
+    name: Annotated[Literal["ktse"], Changes("weights")] = "ktse"
+    sie: Annotated[bool, Changes("weights")] = True
     """Simulated inter-image erasing: L_kt on images joined with a partner (section 3.2)."""
-    ssr: bool = True
+    ssr: Annotated[bool, Changes("weights")] = True
     """Self-supervised regularisation: pseudo labels and L_inter (section 3.3)."""
-    ga: bool = True
+    ga: Annotated[bool, Changes("weights")] = True
     """Global alignment of the erased image (Eq 8)."""
-    la: bool = True
+    la: Annotated[bool, Changes("weights")] = True
     """Local alignment of the erased image (Eq 9)."""
-    rigid_classification: bool = False
+    rigid_classification: Annotated[bool, Changes("weights")] = False
     """Table 7's ACoL row: a classification loss on the erased image."""
-    soft_gpp_alignment: bool = False
+    soft_gpp_alignment: Annotated[bool, Changes("weights")] = False
     """Table 7's AEFT row: Eq 8 on the pooled maps of the GPP head (our reading; no code was released for it)."""
 
-    hidden: PositiveInt = 256
+    hidden: Annotated[PositiveInt, Changes("weights")] = 256
     """Channels between the two 1x1 convolutions of the head."""
-    new_layer_multiplier: PositiveFloat = 1.0
+    new_layer_multiplier: Annotated[PositiveFloat, Changes("weights")] = 1.0
     """Learning rate of the head over the backbone's: 1 in the code, and the paper prints a single rate."""
-    warmup_epochs: NonNegativeInt = 0
+    warmup_epochs: Annotated[NonNegativeInt, Changes("weights")] = 0
     """Epochs with L_cls alone; the paper mentions none."""
-    warmup_background: bool = False
+    warmup_background: Annotated[bool, Changes("weights")] = False
     """With SSR, the background plane learns in the warm-up, alone: from labels not smoothed yet, on cut-off features.
 
     Neither in the paper nor in the code, which have time to recover. Untrained, the plane loses every background pixel
     as SSR begins, and its cross-entropy pushes the classes down until all pixels are labelled background.
     """
-    activation: Literal["max", "minmax"] = "max"
+    activation: Annotated[Literal["max", "minmax"], Changes("weights")] = "max"
     """How maps are normalised before thresholds 0.6 and 0.2 (Eq 1 against the code)."""
 
-    num_pairs: PositiveInt | Literal["all"] = "all"
+    num_pairs: Annotated[PositiveInt | Literal["all"], Changes("weights")] = "all"
     """Images of a batch that are joined with their partner, from the first."""
-    concat_axis: Literal["height", "width"] = "height"
+    concat_axis: Annotated[Literal["height", "width"], Changes("weights")] = "height"
     """The paper does not say; the code stacks the partner below."""
-    partner_rule: Literal["shared", "random"] = "shared"
+    partner_rule: Annotated[Literal["shared", "random"], Changes("weights")] = "shared"
     """``random`` joins each image with the next of its batch, whatever its classes."""
-    kt_margin: NonNegativeFloat = 0.0
-    kt_region: Literal["anchor", "both"] = "anchor"
-    kt_labels: Literal["anchor", "union"] = "anchor"
-    kt_detach: Literal["none", "single", "joined"] = "none"
+    kt_margin: Annotated[NonNegativeFloat, Changes("weights")] = 0.0
+    kt_region: Annotated[Literal["anchor", "both"], Changes("weights")] = "anchor"
+    kt_labels: Annotated[Literal["anchor", "union"], Changes("weights")] = "anchor"
+    kt_detach: Annotated[Literal["none", "single", "joined"], Changes("weights")] = "none"
     """Cuts the gradient of one side of L_kt: the images alone (the paper finds that unstable) or the joined ones."""
-    concat_supervision: Literal["anchor", "both"] = "anchor"
+    concat_supervision: Annotated[Literal["anchor", "both"], Changes("weights")] = "anchor"
     """Which part of the joined image its pseudo labels supervise."""
 
-    erase_threshold: NonNegativeFloat = 0.6
-    erase_mode: Literal["hard", "soft"] = "hard"
+    erase_threshold: Annotated[NonNegativeFloat, Changes("weights")] = 0.6
+    erase_mode: Annotated[Literal["hard", "soft"], Changes("weights")] = "hard"
     """``soft`` is AEFT's mask, which keeps the activation as weight."""
-    local_margin: NonNegativeFloat = 0.0
-    local_region: Literal["all", "outside"] = "all"
+    local_margin: Annotated[NonNegativeFloat, Changes("weights")] = 0.0
+    local_region: Annotated[Literal["all", "outside"], Changes("weights")] = "all"
     """``outside``: only where the anchor's activation is under ``erase_threshold``."""
 
-    label_levels: tuple[Fraction, Fraction] = (0.3, 0.15)
+    label_levels: Annotated[tuple[Fraction, Fraction], Changes("weights")] = (0.3, 0.15)
     """beta_h and beta_l: background levels above which a class, under which the background is certain."""
-    label_order: Literal["threshold_then_refine", "refine_then_threshold"] = "threshold_then_refine"
-    par_iterations: NonNegativeInt = 10
-    truncated_guide: bool = False
+    label_order: Annotated[LabelOrder, Changes("weights")] = "threshold_then_refine"
+    par_iterations: Annotated[NonNegativeInt, Changes("weights")] = 10
+    truncated_guide: Annotated[bool, Changes("weights")] = False
     """Gives PAR the released code's image, truncated to 8 bits a second time."""
-    guard_maximum: bool = True
+    guard_maximum: Annotated[bool, Changes("weights")] = True
     """Off repeats the released code where a present class is negative everywhere: its sign flips."""
-    foreground_weight: NonNegativeFloat = 0.0125
-    foreground_images: Literal["all", "simple"] = "all"
+    foreground_weight: Annotated[NonNegativeFloat, Changes("weights")] = 0.0125
+    foreground_images: Annotated[Literal["all", "simple"], Changes("weights")] = "all"
     """Images alone whose foreground labels count: ``simple`` ones have a single class. Joined ones always count."""
-    ce_mean: Literal["joint", "separate"] = "joint"
+    ce_mean: Annotated[Literal["joint", "separate"], Changes("weights")] = "joint"
     """One mean over all labelled pixels (Eq 5), or one over background and one over foreground."""
-    rectify_scores: bool = False
+    rectify_scores: Annotated[bool, Changes("weights")] = False
     """ReLU on all C + 1 planes before their softmax."""
-    inter_weight: NonNegativeFloat = 0.005
-    inter_threshold: Fraction = 0.2
-    inter_source: Literal["features", "scores"] = "features"
+    inter_weight: Annotated[NonNegativeFloat, Changes("weights")] = 0.005
+    inter_threshold: Annotated[Fraction, Changes("weights")] = 0.2
+    inter_source: Annotated[Literal["features", "scores"], Changes("weights")] = "features"
     """L_inter on the signed features, or on the rectified planes at image size."""
-    inter_detach_top: bool = False
+    inter_detach_top: Annotated[bool, Changes("weights")] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +138,7 @@ class KTSEConfig(MethodConfig):
         return self
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:
         """A partner for every image, where SIE is on and wants one that shares a class."""
         return frozenset({"partner"}) if self.sie and self.partner_rule == "shared" else frozenset()
 

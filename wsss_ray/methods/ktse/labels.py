@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wsss_ray.contracts import IGNORE
 from wsss_ray.methods.ktse.losses import EPSILON, normalized, resize
-from wsss_ray.refine.pamr import par
+from wsss_ray.refine.pamr import refine_with_par
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -100,7 +100,7 @@ def refine_then_threshold(
     top = planes.amax(dim=(2, 3), keepdim=True)
     scaled = planes / ((top.clamp(min=0) if guard_maximum else top) + EPSILON)
     stacks = torch.cat([score_planes(scaled, valid, level, size) for level in levels], dim=1)
-    refined = par(resize(image, half(size)), stacks, num_iterations=num_iterations)
+    refined = refine_with_par(resize(image, half(size)), stacks, num_iterations=num_iterations)
     high, low = (to_labels(resize(part, size).argmax(dim=1), classes) for part in refined.chunk(2, dim=1))
     return combine(high, low), high, low
 
@@ -129,6 +129,6 @@ def threshold_then_refine(
     certain = (best > levels[0]) | (best < levels[1])
     one_hot = torch.nn.functional.one_hot(number, classes.shape[1] + 1).movedim(-1, 1).to(image.dtype)
     one_hot = one_hot * certain[:, None]
-    refined = par(resize(image, half(size)), resize(one_hot, half(size)), num_iterations=num_iterations)
+    refined = refine_with_par(resize(image, half(size)), resize(one_hot, half(size)), num_iterations=num_iterations)
     known = to_labels(resize(refined, size).argmax(dim=1), classes)
     return known.masked_fill(~certain, IGNORE)

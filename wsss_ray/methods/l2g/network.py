@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.l2g.correlation import PixelCorrelation
@@ -61,53 +61,51 @@ PRESETS: dict[str, dict[str, Any]] = {
 class L2GConfig(MethodConfig):
     """L2G and its ablations; ``profile`` sets the defaults, every field can be given beside it."""
 
-    name: Literal["l2g"] = "l2g"
-    map_fields: ClassVar[frozenset[str]] = frozenset({"map_form"})
-    label_fields: ClassVar[frozenset[str]] = frozenset({"background_threshold"})
-    saliency: bool = True
+    name: Annotated[Literal["l2g"], Changes("weights")] = "l2g"
+    saliency: Annotated[bool, Changes("weights")] = True
     """On: shape transfer (Eq 7). Off: attention transfer (Eq 6)."""
-    num_views: int = Field(4, ge=1)
+    num_views: Annotated[int, Field(ge=1), Changes("weights")] = 4
     """N local views per image; ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
-    patch_size: int = Field(320, ge=8)
+    patch_size: Annotated[int, Field(ge=8), Changes("weights")] = 320
     """p, side of a local view in pixels; at most the training crop."""
-    sampling: Sampling = "random"
+    sampling: Annotated[Sampling, Changes("weights")] = "random"
     """released: corners (the four corners and N - 4 random views)."""
-    uniform_stride: int = Field(64, ge=1)
-    shared: bool = False
+    uniform_stride: Annotated[int, Field(ge=1), Changes("weights")] = 64
+    shared: Annotated[bool, Changes("weights")] = False
     """One backbone under both heads (Sec. 4.2)."""
-    global_classification: bool = False
+    global_classification: Annotated[bool, Changes("weights")] = False
     """A classification loss on the global network too (Sec. 4.2: 70.3 falls to 53.8)."""
-    local_only: bool = False
+    local_only: Annotated[bool, Changes("weights")] = False
     """Tables 1-2, rows "Local": the local network alone, no transfer. With saliency it is its own teacher (how the
     paper gives the local network shape is not stated)."""
-    pcm: bool = False
+    pcm: Annotated[bool, Changes("weights")] = False
     """Pixel correlation in every head, in training and at inference. Not in the paper; released: on."""
-    local_background: bool = False
+    local_background: Annotated[bool, Changes("weights")] = False
     """A background channel in the local head. released: on, where no loss reaches it yet it competes in the target."""
-    hard_target: bool = False
+    hard_target: Annotated[bool, Changes("weights")] = False
     """Keep only the strongest channel of each pixel in the target. released: on."""
-    threshold: float = Field(0.1, ge=0, lt=1)
+    threshold: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.1
     """Attention above it counts as foreground under saliency. released: 0.001 (VOC), 0.1 (COCO)."""
-    background_target: BackgroundTarget = "ignore"
+    background_target: Annotated[BackgroundTarget, Changes("weights")] = "ignore"
     """What the global background channel is compared with, which the paper leaves open. ignore: nothing (it takes what
     the classes leave); complement: 1 - the strongest class; binary / soft: the local background, binarised or not,
     outside saliency. released: binary (VOC), soft (COCO)."""
-    kd_weight: float = Field(1.0, gt=0)
+    kd_weight: Annotated[float, Field(gt=0), Changes("weights")] = 1.0
     """Weight of the transfer loss. released: 10 (VOC), 30 (COCO)."""
-    norm: Literal["mean", "sum"] = "mean"
+    norm: Annotated[Literal["mean", "sum"], Changes("weights")] = "mean"
     """Squared norm of Eq 6-7: mean over all elements (released), or their sum per view (Eq 6 as printed)."""
-    new_layer_multiplier: float = Field(10.0, gt=0)
+    new_layer_multiplier: Annotated[float, Field(gt=0), Changes("weights")] = 10.0
     """Learning rate of the heads over the backbones'. A head that overshoots answers background everywhere, and the
     gradient of a squared distance between probabilities vanishes there."""
-    align: Literal["crop", "roi"] = "crop"
+    align: Annotated[Literal["crop", "roi"], Changes("weights")] = "crop"
     """crop: softmax, then the cells under the view. roi: legacy RoIAlign of the scores, then softmax (released)."""
-    empty_saliency: Literal["fallback", "none"] = "fallback"
+    empty_saliency: Annotated[Literal["fallback", "none"], Changes("weights")] = "fallback"
     """Views without saliency: the attention itself (Eq 7, lower case), or no special care (released)."""
-    normalize_saliency: bool = False
+    normalize_saliency: Annotated[bool, Changes("weights")] = False
     """Divide saliency by its maximum over the training crop. Unstated in the paper; released: on."""
-    map_form: Literal["attention", "logits", "softmax"] = "attention"
+    map_form: Annotated[Literal["attention", "logits", "softmax"], Changes("maps")] = "attention"
     """Maps at inference: ReLU of the scores (Eq 2), raw scores (released), or the softmax's foreground, as in EPS."""
-    background_threshold: float = Field(0.2, ge=0, le=1)
+    background_threshold: Annotated[float, Field(ge=0, le=1), Changes("scores")] = 0.2
     """Constant of the background at label time: as in EPS (Sec. 4.1). released: 0.25."""
 
     @model_validator(mode="before")
@@ -133,7 +131,7 @@ class L2GConfig(MethodConfig):
         return self
 
     @property
-    def needs(self) -> frozenset[Need]:  # type: ignore[override]
+    def needs(self) -> frozenset[Need]:
         """Saliency, unless it is switched off."""
         return frozenset({"saliency"}) if self.saliency else frozenset()
 

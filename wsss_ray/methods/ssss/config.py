@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 from torch import nn
 
+from wsss_ray.config import Changes
 from wsss_ray.methods.ssss.decoder import DecoderASPP, Norms, SkipAndCue
 from wsss_ray.methods.ssss.network import SingleStage, SingleStageConfig
 from wsss_ray.nets.backbone import Backbone
@@ -34,13 +35,13 @@ RELEASED_NAMES = {**ASPP_NAMES, **CUE_NAMES, **HEAD_NAMES}
 class SSSSConfig(SingleStageConfig):
     """SSSS; both profiles are the released code, which says more than the paper does."""
 
-    name: Literal["ssss"] = "ssss"
-    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (12, 24, 36)
+    name: Annotated[Literal["ssss"], Changes("weights")] = "ssss"
+    dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Changes("weights")] = (12, 24, 36)
     """Rates of the atrous pyramid; smaller ones suit small maps."""
-    context_norms: Norms = "still"
+    context_norms: Annotated[Norms, Changes("weights")] = "still"
     """BatchNorm of the pyramid: the released one keeps its statistics at (0, 1)."""
-    context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    skip_channels: PositiveInt = 48
+    context_dropout: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.5
+    skip_channels: Annotated[PositiveInt, Changes("weights")] = 48
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
         """Atrous pyramid on ``out``, skip and global cue injection from ``low``; ``base`` is not used."""

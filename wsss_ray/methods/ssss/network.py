@@ -12,42 +12,45 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from wsss_ray.config import Changes
 from wsss_ray.contracts import IGNORE, Batch, FusionRule, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.ssss.decoder import GateTest, draw_keep, enlarge, score_head, settled_gate, stochastic_gate
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
-from wsss_ray.refine.pamr import pamr
+from wsss_ray.refine.pamr import refine_with_pamr
 
 BACKGROUND_LOGIT = 1.0
 """z_0 of every pixel: a constant, never learned."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+DropRate = Annotated[float, Field(ge=0, lt=1)]
+Multipliers = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class SingleStageConfig(MethodConfig):
     """Shared settings; WS-FCN on COCO: 5 PAMR iterations, penalty floor .1, threshold floor .1, background .8."""
 
     single_stage: ClassVar[bool] = True
-    width: PositiveInt = 256
+    width: Annotated[PositiveInt, Changes("weights")] = 256
     """Channels of the decoder."""
-    warmup_epochs: NonNegativeInt = 5
+    warmup_epochs: Annotated[NonNegativeInt, Changes("weights")] = 5
     """Epochs with the classification loss alone."""
-    psi: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    psi: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.3
     """Probability with which the gate lets the shallow feature through."""
-    gate_at_test: GateTest = "blend"
-    penalty_power: Annotated[float, Field(ge=0)] = 3.0
-    penalty_floor: Annotated[float, Field(gt=0)] = 0.01
+    gate_at_test: Annotated[GateTest, Changes("weights")] = "blend"
+    penalty_power: Annotated[float, Field(ge=0), Changes("weights")] = 3.0
+    penalty_floor: Annotated[float, Field(gt=0), Changes("weights")] = 0.01
     """lambda of the size-focal penalty."""
-    pamr_iterations: NonNegativeInt = 10
-    pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8, 12, 24)
-    ratio_background: Fraction = 0.7
-    ratio_foreground: Fraction = 0.6
+    pamr_iterations: Annotated[NonNegativeInt, Changes("weights")] = 10
+    pamr_dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Changes("weights")] = (1, 2, 4, 8, 12, 24)
+    ratio_background: Annotated[Fraction, Changes("weights")] = 0.7
+    ratio_foreground: Annotated[Fraction, Changes("weights")] = 0.6
     """A pixel is a class's where its score exceeds this share of the class's highest score in the image ..."""
-    threshold_floor: Fraction = 0.2
+    threshold_floor: Annotated[Fraction, Changes("weights")] = 0.2
     """... and this value."""
-    segmentation_weight: Annotated[float, Field(ge=0)] = 1.0
-    head_dropout: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.1)
-    multipliers: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 2.0, 10.0, 20.0)
+    segmentation_weight: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
+    head_dropout: Annotated[tuple[DropRate, DropRate], Changes("weights")] = (0.5, 0.1)
+    multipliers: Annotated[Multipliers, Changes("weights")] = (1.0, 2.0, 10.0, 20.0)
     """Learning rates of pretrained weights, pretrained biases, new weights and new biases over the base rate."""
 
     def fusion(self) -> FusionRule:
@@ -183,9 +186,9 @@ class SingleStage(nn.Module):
 
     def scores(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, H, W) softmax, background first, enlarged with aligned corners, not cleaned."""
-        return self.answer(images)[0]
+        return self.predict_scores(images)[0]
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """``scores`` and ``logits`` from one forward pass."""
         logits, masks = self.pool(self.foreground(images))
         return enlarge(masks, images.shape[2:]), logits
@@ -195,7 +198,9 @@ class SingleStage(nn.Module):
         """(B, C + 1, h, w) softmax -> (B, S, S) int64: PAMR, only labelled classes, thresholds; 255 off the image."""
         planes, real = labelled_planes(batch.labels)
         guide = enlarge(batch.rgb, masks.shape[2:])
-        refined = pamr(guide, take_planes(masks, planes), self.config.pamr_iterations, self.config.pamr_dilations)
+        refined = refine_with_pamr(
+            guide, take_planes(masks, planes), self.config.pamr_iterations, self.config.pamr_dilations
+        )
         refined = enlarge(refined, batch.image.shape[2:]) * batch.inside
         config = self.config
         index = pseudo_labels(refined, config.ratio_background, config.ratio_foreground, config.threshold_floor, real)

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from wsss_ray.config import Config
+from wsss_ray.config import Changes, Config
 from wsss_ray.methods.ssss.config import ASPP_NAMES, CUE_NAMES, HEAD_NAMES
 from wsss_ray.methods.ssss.decoder import (
     DecoderASPP,
@@ -28,7 +28,7 @@ from wsss_ray.methods.ssss.decoder import (
     global_mean,
     norm,
 )
-from wsss_ray.methods.ssss.network import SingleStage, SingleStageConfig
+from wsss_ray.methods.ssss.network import Multipliers, SingleStage, SingleStageConfig
 from wsss_ray.nets.backbone import Backbone
 
 Rates = tuple[PositiveInt, ...]
@@ -96,22 +96,22 @@ RELEASED_SF2: dict[str, Any] = {"extra_embed": True, "project": True, "offset_no
 class WSFCNConfig(SingleStageConfig):
     """WS-FCN and the rows of its Tables I and II; ``profile`` sets what ``fca`` and ``sf2`` leave open."""
 
-    name: Literal["wsfcn"] = "wsfcn"
-    context: Literal["fca", "aspp", "non_local", "large_conv", "ppm"] = "fca"
-    coupling: Literal["sf2", "gci"] = "sf2"
-    fca: FCAConfig = FCAConfig()
-    sf2: SF2Config = SF2Config()
-    context_norms: Norms = "still"
+    name: Annotated[Literal["wsfcn"], Changes("weights")] = "wsfcn"
+    context: Annotated[Literal["fca", "aspp", "non_local", "large_conv", "ppm"], Changes("weights")] = "fca"
+    coupling: Annotated[Literal["sf2", "gci"], Changes("weights")] = "sf2"
+    fca: Annotated[FCAConfig, Changes("weights")] = FCAConfig()
+    sf2: Annotated[SF2Config, Changes("weights")] = SF2Config()
+    context_norms: Annotated[Norms, Changes("weights")] = "still"
     """BatchNorm of the context module: the code keeps the statistics at (0, 1), the paper does not say."""
-    dilations: Annotated[Rates, Field(min_length=1)] = (12, 24, 36)
+    dilations: Annotated[Rates, Field(min_length=1), Changes("weights")] = (12, 24, 36)
     """Of the atrous pyramid, where ``context`` is ``aspp``."""
-    context_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    context_dropout: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.5
     """Of the atrous pyramid."""
-    large_kernel: PositiveInt = 7
-    skip_channels: PositiveInt = 48
+    large_kernel: Annotated[PositiveInt, Changes("weights")] = 7
+    skip_channels: Annotated[PositiveInt, Changes("weights")] = 48
     """Of ``gci``."""
-    warmup_epochs: NonNegativeInt = 7
-    multipliers: tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat] = (1.0, 2.0, 20.0, 40.0)
+    warmup_epochs: Annotated[NonNegativeInt, Changes("weights")] = 7
+    multipliers: Annotated[Multipliers, Changes("weights")] = (1.0, 2.0, 20.0, 40.0)
     """The code's, for all that is not backbone; the paper says 20 times, "i.e. 0.001", of a base rate of 0.001."""
 
     @model_validator(mode="before")

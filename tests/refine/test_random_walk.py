@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.refine.pairs import path_cells, path_offsets, search_offsets
-from wsss_ray.refine.walk import chebyshev_of_power, edge_links, propagate, walk
+from wsss_ray.refine.pairs import list_path_cells, list_path_offsets, list_search_offsets
+from wsss_ray.refine.random_walk import expand_power, link_within_edges, spread_scores, spread_within_edges
 
 
 def dense_affinity(links: Tensor, offsets: tuple[tuple[int, int], ...]) -> Tensor:
@@ -29,11 +29,11 @@ def dense_affinity(links: Tensor, offsets: tuple[tuple[int, int], ...]) -> Tenso
 def dense_edge_links(edge: np.ndarray, radius: int) -> Tensor:
     """Affinities straight from the definition: 1 - the largest edge on the path, 0 for pairs that leave the grid."""
     height, width = edge.shape
-    links = torch.zeros(len(path_offsets(radius)), height, width, dtype=torch.float64)
-    for k, (dy, dx) in enumerate(path_offsets(radius)):
+    links = torch.zeros(len(list_path_offsets(radius)), height, width, dtype=torch.float64)
+    for k, (dy, dx) in enumerate(list_path_offsets(radius)):
         for y in range(height - dy):
             for x in range(max(0, -dx), min(width, width - dx)):
-                links[k, y, x] = 1 - max(edge[y + cy, x + cx] for cy, cx in path_cells((dy, dx)))
+                links[k, y, x] = 1 - max(edge[y + cy, x + cx] for cy, cx in list_path_cells((dy, dx)))
     return links
 
 
@@ -54,33 +54,33 @@ def test_equals_the_dense_matrix(size, radius, beta, exp_times):
     torch.manual_seed(0)
     edge, scores = torch.rand(size) * 0.8, torch.rand(3, *size)
     expected_links = dense_edge_links(edge.double().numpy(), radius)
-    assert (edge_links(edge, radius) - expected_links).abs().max() < 1e-6
-    matrix = dense_affinity(expected_links, path_offsets(radius))
+    assert (link_within_edges(edge, radius) - expected_links).abs().max() < 1e-6
+    matrix = dense_affinity(expected_links, list_path_offsets(radius))
     expected = dense_walk(scores * (1 - edge), matrix, beta, exp_times)
-    assert (propagate(scores, edge, radius, beta, exp_times) - expected).abs().max() < 2e-5
+    assert (spread_within_edges(scores, edge, radius, beta, exp_times) - expected).abs().max() < 2e-5
 
 
 def test_small_walk_by_hand():
     """Two cells, affinity 1/2, beta 1: T = [[2/3, 1/3], [1/3, 2/3]], T^2 = [[5/9, 4/9], [4/9, 5/9]]."""
     links = torch.tensor([0.5, 0.0]).view(1, 1, 2)
     scores = torch.tensor([9.0, 0.0]).view(1, 1, 2)
-    assert walk(scores, links, ((0, 1),), 1.0, 0).flatten().tolist() == pytest.approx([6, 3])
-    assert walk(scores, links, ((0, 1),), 1.0, 1).flatten().tolist() == pytest.approx([5, 4])
-    assert walk(scores, links, ((0, 1),), 1.0, 8).flatten().tolist() == pytest.approx([4.5, 4.5])
+    assert spread_scores(scores, links, ((0, 1),), 1.0, 0).flatten().tolist() == pytest.approx([6, 3])
+    assert spread_scores(scores, links, ((0, 1),), 1.0, 1).flatten().tolist() == pytest.approx([5, 4])
+    assert spread_scores(scores, links, ((0, 1),), 1.0, 8).flatten().tolist() == pytest.approx([4.5, 4.5])
 
 
 def test_columns_not_rows_are_normalised():
     """A row of three cells linked to their neighbours: the middle cell averages three, the ends two."""
     links = torch.tensor([1.0, 1.0, 0.0]).view(1, 1, 3)
     scores = torch.tensor([6.0, 0.0, 0.0]).view(1, 1, 3)
-    assert walk(scores, links, ((0, 1),), 1.0, 0).flatten().tolist() == pytest.approx([3, 2, 0])
+    assert spread_scores(scores, links, ((0, 1),), 1.0, 0).flatten().tolist() == pytest.approx([3, 2, 0])
 
 
 def test_chebyshev_coefficients():
-    assert chebyshev_of_power(1) == [0.0, 1.0]
-    assert chebyshev_of_power(2) == [0.5, 0.0, 0.5]
-    assert chebyshev_of_power(4) == [3 / 8, 0.0, 0.5, 0.0, 1 / 8]
-    coefficients = chebyshev_of_power(256)
+    assert expand_power(1) == [0.0, 1.0]
+    assert expand_power(2) == [0.5, 0.0, 0.5]
+    assert expand_power(4) == [3 / 8, 0.0, 0.5, 0.0, 1 / 8]
+    coefficients = expand_power(256)
     assert len(coefficients) == 103
     assert sum(coefficients) == pytest.approx(1, abs=1e-9)
     angle = 0.3
@@ -91,10 +91,10 @@ def test_chebyshev_coefficients():
 def test_no_edges_spread_evenly():
     scores = torch.zeros(2, 10, 13)
     scores[0, 2, 3], scores[1, 9, 12] = 1, 3
-    walked = propagate(scores, torch.zeros(10, 13), exp_times=8)
+    walked = spread_within_edges(scores, torch.zeros(10, 13), exp_times=8)
     spread = walked.amax(dim=(1, 2)) / walked.amin(dim=(1, 2))
     assert (walked > 0).all() and (spread < 1.02).all()
-    longer = propagate(scores, torch.zeros(10, 13), exp_times=11)
+    longer = spread_within_edges(scores, torch.zeros(10, 13), exp_times=11)
     assert (longer.amax(dim=(1, 2)) / longer.amin(dim=(1, 2)) < 1.0001).all()
 
 
@@ -103,7 +103,7 @@ def test_a_wall_is_never_crossed():
     edge[:, 7] = 1
     scores = torch.zeros(1, 9, 15)
     scores[0, 4, 2] = 1
-    walked = propagate(scores, edge, exp_times=10)[0]
+    walked = spread_within_edges(scores, edge, exp_times=10)[0]
     assert (walked[:, 7:] == 0).all()
     seeded = walked[:, :7]
     assert seeded.min() > 0 and seeded.max() / seeded.min() < 1.001
@@ -112,28 +112,28 @@ def test_a_wall_is_never_crossed():
 def test_constant_scores_stay():
     """Columns of the transition matrix sum to 1, so 1 walks to 1 and nothing leaves the range of its start."""
     torch.manual_seed(1)
-    links = edge_links(torch.rand(20, 17), 5)
-    ones = walk(torch.ones(1, 20, 17), links, path_offsets(5), 10, 8)
+    links = link_within_edges(torch.rand(20, 17), 5)
+    ones = spread_scores(torch.ones(1, 20, 17), links, list_path_offsets(5), 10, 8)
     assert (ones - 1).abs().max() < 1e-4
     scores = torch.rand(2, 20, 17)
-    walked = walk(scores, links, path_offsets(5), 10, 8)
+    walked = spread_scores(scores, links, list_path_offsets(5), 10, 8)
     assert walked.min() >= 0 and walked.max() <= scores.max() * 1.0001
 
 
 def test_equivariant_to_flips():
     torch.manual_seed(2)
     edge, scores = torch.rand(14, 11), torch.rand(2, 14, 11)
-    straight = propagate(scores, edge)
-    assert (propagate(scores.flip(2), edge.flip(1)).flip(2) - straight).abs().max() < 1e-5
-    assert (propagate(scores.flip(1), edge.flip(0)).flip(1) - straight).abs().max() < 1e-5
+    straight = spread_within_edges(scores, edge)
+    assert (spread_within_edges(scores.flip(2), edge.flip(1)).flip(2) - straight).abs().max() < 1e-5
+    assert (spread_within_edges(scores.flip(1), edge.flip(0)).flip(1) - straight).abs().max() < 1e-5
 
 
 def test_offsets_are_half_a_disc():
     for radius, num in ((5, 34), (10, 152), (2, 4)):
-        offsets = search_offsets(radius)
-        assert len(offsets) == len(set(offsets)) == num == len(path_offsets(radius))
+        offsets = list_search_offsets(radius)
+        assert len(offsets) == len(set(offsets)) == num == len(list_path_offsets(radius))
         assert not set(offsets) & {(-dy, -dx) for dy, dx in offsets}
-    assert path_offsets(3) != search_offsets(3) and set(path_offsets(3)) == set(search_offsets(3))
+    assert list_path_offsets(3) != list_search_offsets(3) and set(list_path_offsets(3)) == set(list_search_offsets(3))
 
 
 def test_matches_the_released_walk(golden):
@@ -143,33 +143,35 @@ def test_matches_the_released_walk(golden):
     assert names
     for name in names:
         beta, exp_times = (int(part) for part in name.removeprefix("rw_beta").split("_times"))
-        found = propagate(maps, edge, 5, beta, exp_times).numpy()
+        found = spread_within_edges(maps, edge, 5, beta, exp_times).numpy()
         if exp_times < 5:
             assert np.abs(found - arrays[name]).max() < 5e-6, name
         else:
             assert np.abs(found / arrays[name] - 1).max() < 2e-4, name
     height, width = edge.shape
-    matrix = dense_affinity(edge_links(edge, 5), path_offsets(5))
+    matrix = dense_affinity(link_within_edges(edge, 5), list_path_offsets(5))
     assert np.abs(matrix[:, arrays["cols"]].numpy() - arrays["aff_cols"]).max() < 1e-6
     # row i of T^256, walked from a unit score at i, read at the golden columns
     for i in (0, height * width // 2, height * width - 1):
         unit = torch.zeros(1, height * width)
         unit[0, i] = 1
-        row = walk(unit.view(1, height, width), edge_links(edge, 5), path_offsets(5), 10, 8).flatten()
+        row = spread_scores(
+            unit.view(1, height, width), link_within_edges(edge, 5), list_path_offsets(5), 10, 8
+        ).flatten()
         assert np.abs(row[arrays["cols"]].numpy() - arrays["trans256_cols"][i]).max() < 1e-4
 
 
 PEAK = """
 import resource, torch
-from wsss_ray.refine.affinity import path_offsets
-from wsss_ray.refine.walk import edge_links, walk
+from wsss_ray.refine.pairs import list_path_offsets
+from wsss_ray.refine.random_walk import link_within_edges, spread_scores
 
 torch.manual_seed(0)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-links, scores = edge_links(torch.rand(160, 160), 5), torch.rand(3, 160, 160)
-walk(scores[:, :8, :8], links[:, :8, :8] * 0, path_offsets(5), 10, 8)
+links, scores = link_within_edges(torch.rand(160, 160), 5), torch.rand(3, 160, 160)
+spread_scores(scores[:, :8, :8], links[:, :8, :8] * 0, list_path_offsets(5), 10, 8)
 before = peak()
-walk(scores, links, path_offsets(5), 10, 8)
+spread_scores(scores, links, list_path_offsets(5), 10, 8)
 print(peak() - before)
 """
 

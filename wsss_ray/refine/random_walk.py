@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wsss_ray.refine.pairs import Offset, path_maximum, path_offsets
+from wsss_ray.refine.pairs import Offset, find_path_maximum, list_path_offsets
 
 CUT = 1e-10
 """Weight of the Chebyshev terms that are left out."""
@@ -17,19 +17,21 @@ DTYPE = torch.float64
 """In float32 the rounding of hundreds of steps moves scores by up to 8e-4; here this costs a third more time."""
 
 
-def propagate(scores: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8) -> Tensor:
+def spread_within_edges(scores: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8) -> Tensor:
     """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after the walk (IRN)."""
-    return walk(scores * (1 - edge), edge_links(edge, radius), path_offsets(radius), beta, exp_times)
+    return spread_scores(
+        scores * (1 - edge), link_within_edges(edge, radius), list_path_offsets(radius), beta, exp_times
+    )
 
 
-def edge_links(edge: Tensor, radius: int) -> Tensor:
-    """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``path_offsets``; 0 beyond the border."""
+def link_within_edges(edge: Tensor, radius: int) -> Tensor:
+    """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``list_path_offsets``; 0 beyond the border."""
     margin = radius - 1
     closed = F.pad(edge, (margin, margin, 0, margin), value=1.0)
-    return 1 - path_maximum(closed[None], radius)[0]
+    return 1 - find_path_maximum(closed[None], radius)[0]
 
 
-def walk(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, exp_times: int) -> Tensor:
+def spread_scores(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, exp_times: int) -> Tensor:
     """Scores times the column-normalised transition matrix to the power 2^exp_times, without ever making that matrix.
 
     ``scores`` (P, h, w) >= 0; ``links`` (pairs, h, w): affinity in [0, 1] of the cells at (y, x) and (y, x) + offset, 0
@@ -43,7 +45,7 @@ def walk(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, 
     is linear in P h w.
     """
     bands = _Bands(links, offsets, beta)
-    return bands.crop(_power(bands, bands.pad(scores), 2**exp_times))
+    return bands.crop(_apply_power(bands, bands.pad(scores), 2**exp_times))
 
 
 class _Bands:
@@ -83,9 +85,9 @@ class _Bands:
             out.addcmul_(self.backward[k], values[:, start - shift : stop - shift], value=scale)
 
 
-def _power(bands: _Bands, values: Tensor, num_steps: int) -> Tensor:
+def _apply_power(bands: _Bands, values: Tensor, num_steps: int) -> Tensor:
     """values T^num_steps by the three-term recurrence T_{k+1} = 2 T T_k - T_{k-1}."""
-    coefficients = chebyshev_of_power(num_steps)
+    coefficients = expand_power(num_steps)
     before, now = values, torch.zeros_like(values)
     bands.add_step(now, before, 1.0)
     result = coefficients[0] * before + coefficients[1] * now
@@ -99,7 +101,7 @@ def _power(bands: _Bands, values: Tensor, num_steps: int) -> Tensor:
     return result.clamp_(min=0)
 
 
-def chebyshev_of_power(num_steps: int) -> list[float]:
+def expand_power(num_steps: int) -> list[float]:
     """Coefficients c_0.. with x^n = sum c_k T_k(x) on [-1, 1], n >= 1, tail of weight below 1e-10 left out."""
     n = num_steps
     exact = [0.0] * (n + 1)
