@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
-from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import build_localizer
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.train import TrainConfig, peak_memory_mb
 from wsss_ray.nets.optim import build_optimizer
@@ -29,31 +29,21 @@ from wsss_ray.recipe import Localization, Scale, localizer_of
 NUM_CLASSES = 8
 
 
-def esol_phase(scale: Scale, back: int) -> Localization:
-    """ESOL's last phase, or the one so many before it."""
-    found: Localization | None = esol.chain(scale)
-    for _ in range(back):
-        assert found is not None
-        found = found.base
-    assert found is not None
-    return found
-
-
 LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
     "cam": lambda scale: cam.recipe(scale),
     "eps": lambda scale: eps.recipe(scale),
     "l2g": lambda scale: l2g.recipe(scale),
-    "l2g shared": lambda scale: l2g.variant(scale, "paper", shared=True),
-    "l2g without saliency": lambda scale: l2g.variant(scale, "paper", saliency=False),
+    "l2g shared": lambda scale: l2g.build_variant(scale, "paper", shared=True),
+    "l2g without saliency": lambda scale: l2g.build_variant(scale, "paper", saliency=False),
     "smaf over eps": lambda scale: smaf.recipe(scale),
-    "smaf over cam": lambda scale: smaf.over(localizer_of(cam.recipe(scale)), scale, "paper"),
-    "ktse base": lambda scale: ktse.seeds(scale, "paper", **ktse.parts()),
-    "ktse base + sie": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("sie")),
-    "ktse base + ssr": lambda scale: ktse.seeds(scale, "paper", **ktse.parts("ssr")),
-    "ktse": lambda scale: ktse.seeds(scale, "paper"),
-    "esol classifier": lambda scale: esol_phase(scale, 2),
-    "esol expansion": lambda scale: esol_phase(scale, 1),
-    "esol shrinkage": lambda scale: esol_phase(scale, 0),
+    "smaf over cam": lambda scale: smaf.recipe_over(localizer_of(cam.recipe(scale)), scale, "paper"),
+    "ktse base": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch()),
+    "ktse base + sie": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("sie")),
+    "ktse base + ssr": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("ssr")),
+    "ktse": lambda scale: ktse.build_seeds(scale, "paper"),
+    "esol classifier": lambda scale: esol.find_phase(esol.recipe(scale), "classifier"),
+    "esol expansion": lambda scale: esol.find_phase(esol.recipe(scale), "expansion"),
+    "esol shrinkage": lambda scale: esol.recipe(scale),
     "ssss": lambda scale: ssss.recipe(scale),
     "ws-fcn": lambda scale: wsfcn.recipe(scale),
 }
@@ -83,7 +73,7 @@ def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, f
     localization = LOCALIZERS[name](scale)
     # Method by method the published crops differ: here all have CAM's.
     same: TrainConfig = cam.recipe(scale).train
-    network: Any = build.localizer(localizer_of(localization), NUM_CLASSES)
+    network: Any = build_localizer(localizer_of(localization), NUM_CLASSES)
     network.to(device=device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network.param_groups(), localization.train.optimizer)
     batch = random_batch(same.augment.crop, batch_size).to(device)

@@ -24,13 +24,14 @@ import pyarrow as pa
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import decode_maps, part_name, read_table, write_table
 from wsss_ray.cluster.join import cluster, machines
-from wsss_ray.cluster.shards import run_parts
+from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.localize import LocalizeConfig
-from wsss_ray.recipe import Resources
+from wsss_ray.methods.cam import CAMConfig
+from wsss_ray.recipe import Localization, Resources
 from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
 from wsss_ray.score.confusion import count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
@@ -45,10 +46,10 @@ class Timed:
     def __init__(self, times: str, *settings: Any) -> None:
         self.times, self.worker = times, LocalizeWorker(*settings)
 
-    def table(self, shard: str) -> pa.Table:
+    def make_table(self, shard: str) -> pa.Table:
         """The maps of a shard."""
         start = time.time()
-        made = self.worker.table(shard)
+        made = self.worker.make_table(shard)
         Path(self.times, f"{shard}.time").write_text(f"{start} {time.time()}")
         return made
 
@@ -66,24 +67,24 @@ def bare(queue: Any, factory: Any, out: str) -> None:
     torch.set_num_threads(1)
     worker = factory()
     while (shard := queue.get()) is not None:
-        write_table(worker.table(shard), storage.join(out, part_name(shard)))
+        write_table(worker.make_table(shard), storage.join(out, part_name(shard)))
 
 
 def localize_both(data: str, network: str, split: str, workers: int, scratch: str) -> str:
     """The same shards through Ray and through plain processes; prints the ratio and returns the maps' folder."""
     chosen = LocalizeConfig(scales=SCALES, precision="bf16", fusion=FusionRule())
-    config = chosen.model_dump(mode="json")
+    localization = Localization(method=CAMConfig(), localize=chosen)
     shards = [(info.path, info.num_rows) for info in load_manifest(data).shards_of(split)]
     images = sum(count for _, count in shards)
     seconds = {}
     for side in ("bare loop", "Ray"):
         times, out = tempfile.mkdtemp(dir=scratch), tempfile.mkdtemp(dir=scratch)
-        factory = partial(Timed, times, data, network, config, 8)
+        factory = partial(Timed, times, data, network, localization, 8)
         called = time.time()
         if side == "Ray":
             with cluster():
                 layout = machines(Resources(inference_workers=workers))
-                run_parts("localize", factory, shards, out, layout, network=True)
+                run_shards(ShardJob("localize", factory, shards, out, network=True), layout)
         else:
             context = multiprocessing.get_context("spawn")
             queue = context.Queue()
@@ -130,7 +131,7 @@ def thresholds_both(data: str, maps: str, split: str) -> None:
 class Nothing:
     """A worker that does next to nothing, so that only the driver's own cost remains."""
 
-    def table(self, shard: str) -> pa.Table:
+    def make_table(self, shard: str) -> pa.Table:
         """One row."""
         return pa.table({"image_id": [shard]})
 
@@ -139,7 +140,7 @@ def driver_memory(count: int) -> None:
     """Peak memory of a driver that runs ``count`` shards of 32 images (in a process of its own)."""
     with tempfile.TemporaryDirectory() as out, cluster():
         shards = [(f"shard-{number:05d}.parquet", 32) for number in range(count)]
-        run_parts("nothing", Nothing, shards, out, machines(Resources()))
+        run_shards(ShardJob("nothing", Nothing, shards, out), machines(Resources()))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 

@@ -16,8 +16,8 @@ from pyarrow.fs import FileSelector
 from wsss_ray.studies import resolve
 
 from wsss_ray import storage
-from wsss_ray.experiments.run import run
-from wsss_ray.experiments.sweep import plan
+from wsss_ray.experiments.run import RunOptions, run
+from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe, replaced
@@ -29,7 +29,7 @@ PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 def trained(recipe: Recipe, out: str) -> Recipe:
     """``recipe`` up to masks by a CRF, its network trained and its maps not yet made."""
     short = replaced(recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None})
-    run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), out, quiet=True)
+    run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), RunOptions(out))
     return short
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     before = {stage: set(seconds_of(out, stage)) for stage in ("localize", "refine")}
     axes = parse_space(["score.background=0:0.99:0.01", f"refine.crf={','.join(PRESETS)}"])
     start = time.perf_counter()
-    outcomes = run_sweep(plan(recipe, axes, metric="masks"), out)
+    outcomes = run_sweep(plan_sweep(recipe, axes, SweepOptions(metric="masks")), out)
     whole = time.perf_counter() - start
     localize, refine = (
         [seconds for name, seconds in seconds_of(out, stage).items() if name not in seen]

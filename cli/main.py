@@ -1,4 +1,4 @@
-"""``wsss``: the commands, which only name what the library does; heavy imports wait until a command runs."""
+"""``wsss``: the commands; heavy imports wait until one runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Weakly supervised segmentation from image-level labels, on Ray.",
+)
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check images.")
 weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
 app.add_typer(data_app, name="data")
@@ -30,46 +35,54 @@ Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and 
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")
 ]
-ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")]
-ProfileOption = Annotated[str | None, typer.Option(help="paper or released, where they disagree.")]
+ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")]
+ProfileOption = Annotated[
+    str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
+]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
-RecipeArgument = Annotated[str, typer.Argument(help="A name of 'wsss list' or a recipe file.", metavar="RECIPE")]
+RecipeArgument = Annotated[str, typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE")]
 
 
 @app.command()
 def run(
     recipe: RecipeArgument,
-    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy images.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+    ] = None,
     out: Out = "results",
     set_: Sets = None,
     scale: ScaleOption = "toy",
     profile: ProfileOption = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     address: Address = None,
 ) -> None:
-    """Train, localize, refine, segment, predict and score; finished steps are loaded, not redone."""
+    """Train, localize, refine, segment, predict and score. Finished steps are reused; resumes after interruption."""
     from wsss_ray.studies import resolve
 
     from wsss_ray.experiments.run import RunOptions
     from wsss_ray.experiments.run import run as run_recipe
-    from wsss_ray.reports.closing import closing_table
+    from wsss_ray.reports.closing import print_closing_table
 
     resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
-    closing_table(run_recipe(resolved, RunOptions(out, address)))
+    print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
 
 
 @app.command("list")
 def list_recipes() -> None:
-    """The recipes that come with wsss-ray."""
-    from wsss_ray.studies import recipes
+    """List the recipes that come with wsss-ray, and those of installed plug-ins."""
+    from wsss_ray import studies
 
-    for name, summary in recipes():
-        typer.echo(f"{name:<14} {summary}")
+    listed = studies.list_recipes()
+    width = max(len(recipe.origin) for recipe in listed)
+    for recipe in listed:
+        typer.echo(f"{recipe.name:<14} {recipe.origin:<{width}}  {recipe.summary}")
+    for line in studies.list_broken():
+        typer.echo(line)
 
 
 @app.command()
 def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
-    """Print a recipe, resolved, as YAML that 'wsss run' accepts."""
+    """Print a resolved recipe as YAML that 'wsss run' accepts."""
     from wsss_ray.studies import resolve
 
     from wsss_ray.recipe import dump
@@ -79,7 +92,7 @@ def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", 
 
 @app.command()
 def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
-    """Open the MLflow server over the runs of --out, on the loopback address."""
+    """Start the MLflow UI (http://127.0.0.1:PORT) for the runs below --out."""
     from wsss_ray.tracking import serve
 
     raise typer.Exit(serve(out, port))
@@ -93,14 +106,16 @@ def export(
         str, typer.Option("--as", help="png, coco (RLE), polygons (CVAT, Label Studio) or mlflow (the network).")
     ] = "png",
     what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
-    voc_server: Annotated[bool, typer.Option("--voc-server", help="Also pack the VOC server's archive.")] = False,
-    tolerance: Annotated[float, typer.Option(help="polygons: pixels a line may be off; 0 follows every edge.")] = 1.0,
+    voc_server: Annotated[
+        bool, typer.Option("--voc-server", help="Also write results.tgz for the VOC server.")
+    ] = False,
+    tolerance: Annotated[float, typer.Option(help="polygons: simplification tolerance in pixels (0 = exact).")] = 1.0,
     images: Annotated[bool, typer.Option("--images", help="coco, polygons: also write the images.")] = False,
 ) -> None:
-    """Write masks or predictions as palette PNGs or annotations to correct, or the network as a model to serve."""
-    from wsss_ray.serve.export import export as write
+    """Export masks or predictions as palette PNGs or as annotations to correct, or the network as a model to serve."""
+    from wsss_ray.serve.export import ExportOptions, export_run
 
-    typer.echo(write(run_folder, to, what, as_, voc_server, tolerance, images))
+    typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))  # type: ignore[arg-type]
 
 
 @data_app.command()
@@ -201,7 +216,7 @@ def main() -> None:
         print(f"wsss: {storage.DISK_FULL}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("wsss: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("wsss: interrupted; run the same command to resume", file=sys.stderr)
         sys.exit(130)
 
 

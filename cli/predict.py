@@ -11,20 +11,22 @@ import typer
 def predict(
     images: Annotated[list[str], typer.Argument(help="Images, folders, URIs or prepared shards.")],
     model: Annotated[str, typer.Option(help="Folder of a run (below --out/runs) or of a train artifact.")],
-    out: Annotated[str, typer.Option(help="Folder or URI for masks, overlays and answers.csv.")] = "answers",
+    out: Annotated[str, typer.Option(help="Folder or URI for masks, overlays and predictions.csv.")] = "predictions",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Change the run's test protocol, e.g. crf=null.", metavar="KEY=VALUE"),
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="Class names, one a line, where no run tells them.")] = None,
-    overlays: Annotated[bool, typer.Option(help="Also write the mask over the image.")] = True,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class names, one per line, for a model whose run does not name them.")
+    ] = None,
+    overlays: Annotated[bool, typer.Option(help="Also write each mask over its image.")] = True,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
-    """Answer any number of images: palette PNGs, overlays, one table; the same command goes on where it stopped."""
-    from wsss_ray.serve.predict import predict as answer
+    """Segment images with a trained model. Resumable."""
+    from wsss_ray.serve.predict import PredictOptions, predict_images
 
-    done = answer(model, images, out, set_ or [], classes, overlays, address)
+    counts = predict_images(model, images, out, PredictOptions(tuple(set_ or ()), classes, overlays, address))
     typer.echo(
-        f"{done['answered']} answered, {done['kept']} were answered before, {done['skipped']} skipped: "
-        f"{out}/answers.csv, {out}/masks"
+        f"{counts.predicted} segmented, {counts.reused} kept from an earlier call, {counts.skipped} skipped: "
+        f"{out}/predictions.csv, {out}/masks"
     )

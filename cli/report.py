@@ -1,4 +1,4 @@
-"""``wsss report``: a run or a study as one page for people."""
+"""``wsss report``: a run or a study as one page."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import typer
 
 
 def report(
-    name: Annotated[str, typer.Argument(help="A run (folder or name) or a study, l2g.table1.", metavar="RUN|STUDY")],
-    to: Annotated[str, typer.Option("--out", help="The page to write.")] = "report.html",
-    results: Annotated[str, typer.Option(help="Where runs and studies lie: --out of the other commands.")] = "results",
-    scale: Annotated[str | None, typer.Option(help="Of a study: which size; default: the one there is.")] = None,
+    name: Annotated[
+        str, typer.Argument(help="A run (folder or name) or a study, e.g. l2g.table1.", metavar="RUN|STUDY")
+    ],
+    to: Annotated[str, typer.Option("--out", help="HTML file to write.")] = "report.html",
+    results: Annotated[str, typer.Option(help="Folder or URI of runs and studies: --out of 'wsss run'.")] = "results",
+    scale: Annotated[str | None, typer.Option(help="Scale of a study; default: the only one found.")] = None,
 ) -> None:
-    """Write one page with scores, road, curves, classes and images; it needs no network to be read."""
+    """Write a run or a study as one self-contained HTML page that works offline."""
     from wsss_ray.reports.page import write_page
 
     typer.echo(write_page(name, to, results, scale))

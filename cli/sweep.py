@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.score.names import metric_choices
+
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="A name of 'wsss list' or a recipe file.", metavar="RECIPE")],
+    recipe: Annotated[str, typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE")],
     over: Annotated[
         list[str],
         typer.Option(
@@ -16,46 +18,52 @@ def sweep(
             metavar="KEY=VALUES",
         ),
     ],
-    data: Annotated[str | None, typer.Option(help="Prepared shards; default: generated toy images.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+    ] = None,
     out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
-    scale: Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three sizes.")] = "toy",
-    profile: Annotated[str | None, typer.Option(help="paper or released, where they disagree.")] = None,
+    scale: Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")] = "toy",
+    profile: Annotated[
+        str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field in every trial.", metavar="KEY=VALUE")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs of every point, each with its own seed.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of random seeds per point.", min=1)] = 1,
     search: Annotated[str, typer.Option(help="grid, random or tpe (needs the extra 'sweep').")] = "grid",
-    trials: Annotated[int | None, typer.Option(help="Points of random and tpe; default 20.", min=1)] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of points for random and tpe; default: 20.", min=1)] = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="seeds, masks, segmentation, or a variant like seeds.fixed; nothing behind it runs. Default: the "
-            "last, or what inference or a refiner changes."
+            help=f"What the best point is chosen by: {metric_choices()}; 'seeds' are the CAM seeds. Later steps are "
+            "skipped. Default: the last step, or the first that what varies changes."
         ),
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option(help="Trials at the same time; default: as many as have two cores or a GPU.", min=1)
+        int | None, typer.Option(help="Trials at the same time; default: as many as get two cores or a GPU.", min=1)
     ] = None,
     asha: Annotated[
         bool,
         typer.Option(
-            "--asha", help="Stop trials early whose validation seeds lag behind. Reads masks of val while training."
+            "--asha",
+            help="Stop trials early whose CAM seeds on validation images are worse than the others'. Reads masks of "
+            "val while training.",
         ),
     ] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
-    """Run a recipe at many settings; shared steps are computed once, the same command goes on after any kill."""
+    """Run a recipe at many settings. Shared steps are computed once; resumes after interruption."""
     from wsss_ray.studies import resolve
 
-    from wsss_ray.experiments.sweep import plan
+    from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
     from wsss_ray.experiments.sweep_space import parse_space
 
     axes = parse_space(over)
     base = resolve(recipe, scale=scale, profile=profile, data=data, settings=set_ or [])
-    made = plan(base, axes, seeds, search, trials, metric, asha)
+    plan = plan_sweep(base, axes, SweepOptions(seeds, search, trials, metric, asha))
 
     from wsss_ray.experiments.sweep_run import run_sweep
 
-    outcomes = run_sweep(made, out, address, max_concurrent)
+    outcomes = run_sweep(plan, out, address, max_concurrent)
     if any(outcome.state == "failed" for outcome in outcomes):
         raise typer.Exit(1)

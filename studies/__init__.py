@@ -1,40 +1,73 @@
-"""The papers, one file each: their recipes, and their tables as typed functions with the published numbers beside
-them."""
+"""The papers, one file each: the published recipe, how it shrinks, and the tables with the published numbers."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, TypeVar
 
 from wsss_ray.config import UserError
 
 if TYPE_CHECKING:
-    from wsss_ray.experiments.study import Study
-    from wsss_ray.recipe import Recipe
+    from wsss_ray.experiments.study import Profile, Study, StudyFunction
+    from wsss_ray.recipe import Recipe, Scale
+
+Choice = TypeVar("Choice")
+SCALES: dict[str, Scale] = {"toy": "toy", "small": "small", "paper": "paper"}
+PROFILES: dict[str, Profile] = {"paper": "paper", "released": "released"}
 
 
-def modules() -> dict[str, ModuleType]:
+@dataclass(frozen=True)
+class ListedRecipe:
+    """A recipe as ``wsss list`` shows it."""
+
+    name: str
+    summary: str
+    """First line of what it is."""
+    origin: str
+    """``wsss-ray``, or the package that its method comes from, with its version."""
+
+
+def load_modules() -> dict[str, ModuleType]:
     """The modules of this package by name."""
     found = sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
     return {name: importlib.import_module(f"{__name__}.{name}") for name in found}
 
 
-def names() -> list[str]:
-    """Names of the recipes: the modules of this package that have a ``recipe`` function."""
-    return [name for name, module in modules().items() if hasattr(module, "recipe")]
+def list_recipes() -> list[ListedRecipe]:
+    """The modules of this package that have a ``recipe`` function, then the methods of other packages.
 
+    Such a method runs on CAM's recipe, in the place of CAM.
+    """
+    from wsss_ray.methods import METHODS
+    from wsss_ray.registry import OWN
 
-def recipes() -> list[tuple[str, str]]:
-    """(name, first line of what it is) of every recipe."""
+    papers = {name: module for name, module in load_modules().items() if hasattr(module, "recipe")}
+    outside = {name: method for name, method in METHODS.items() if METHODS.origin(name) != OWN and name not in papers}
     return [
-        (name, (module.__doc__ or "").strip().splitlines()[0])
-        for name, module in modules().items()
-        if hasattr(module, "recipe")
+        *(ListedRecipe(name, _first_line(module), OWN) for name, module in papers.items()),
+        *(ListedRecipe(name, _first_line(method), METHODS.origin(name)) for name, method in outside.items()),
     ]
+
+
+def list_broken() -> list[str]:
+    """What was left out of the methods of other packages, one line each: which, of what package, why."""
+    from wsss_ray.methods import METHODS
+
+    return list(METHODS.broken.values())
+
+
+def _first_line(part: object) -> str:
+    return (part.__doc__ or "").strip().partition("\n")[0]
+
+
+def names() -> list[str]:
+    """Names of the recipes."""
+    return [recipe.name for recipe in list_recipes()]
 
 
 def resolve(
@@ -48,38 +81,44 @@ def resolve(
     """The recipe of this name or file, with overrides; UserError names what is unknown and what there is."""
     from wsss_ray.recipe import load, override
 
-    recipe = load(name) if name.endswith((".yaml", ".yml")) or Path(name).is_file() else _built(name, scale, profile)
+    recipe = load(name) if name.endswith((".yaml", ".yml")) or Path(name).is_file() else _build(name, scale, profile)
     extra = ([f"data.uri={data}"] if data else []) + ([f"seed={seed}"] if seed is not None else [])
     return override(recipe, [*extra, *settings]) if extra or settings else recipe
 
 
-def _built(name: str, scale: str, profile: str | None) -> Recipe:
+def _build(name: str, scale: str, profile: str | None) -> Recipe:
+    from wsss_ray.methods import METHODS
+    from wsss_ray.recipe import replaced
+
     if name not in names():
+        if name in METHODS.broken:
+            raise UserError(METHODS.broken[name])
         raise UserError(f"no recipe {name!r}; there are: {', '.join(names())} (or give the path of a recipe file)")
-    _check_choices(scale, profile)
-    side: Literal["paper", "released"] = "released" if profile == "released" else "paper"
-    built: Recipe = importlib.import_module(f"{__name__}.{name}").recipe(scale, side)
-    return built
+    size, side = _read(scale, SCALES, "--scale"), _read(profile or "paper", PROFILES, "--profile")
+    module = load_modules().get(name)
+    if module is not None and hasattr(module, "recipe"):
+        built: Recipe = module.recipe(size, side)
+        return built
+    return replaced(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
 
 
-def _check_choices(scale: str, profile: str | None) -> None:
-    if scale not in ("toy", "small", "paper"):
-        raise UserError(f"--scale {scale}: choose toy, small or paper")
-    if profile not in (None, "paper", "released"):
-        raise UserError(f"--profile {profile}: choose paper or released")
+def _read(given: str, known: Mapping[str, Choice], option: str) -> Choice:
+    """The choice of this name; UserError lists those there are."""
+    if given not in known:
+        *others, last = known
+        raise UserError(f"{option} {given}: choose {', '.join(others)} or {last}")
+    return known[given]
 
 
 def study_names() -> list[str]:
     """Names of the studies, ``module.key``: what the modules of this package list in ``STUDIES``."""
-    return [f"{name}.{key}" for name, module in modules().items() for key in getattr(module, "STUDIES", {})]
+    return [f"{name}.{key}" for name, module in load_modules().items() for key in getattr(module, "STUDIES", {})]
 
 
 def build_study(name: str, scale: str = "toy", profile: str = "paper") -> Study:
     """The study of this name; UserError names what is unknown and what there is."""
     module, _, key = name.partition(".")
-    listed = getattr(modules().get(module), "STUDIES", {})
+    listed: Mapping[str, StudyFunction] = getattr(load_modules().get(module), "STUDIES", {})
     if key not in listed:
         raise UserError(f"no study {name!r}; there are: {', '.join(study_names())}")
-    _check_choices(scale, profile)
-    built: Study = listed[key](scale, profile)
-    return built
+    return listed[key](_read(scale, SCALES, "--scale"), _read(profile, PROFILES, "--profile"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from wsss_ray.studies import resolve
 
+from tests.golden_files import NOT_RUN, GoldenFile
 from wsss_ray.recipe import Recipe
 
 TINY = (
@@ -30,6 +30,25 @@ TINY = (
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks back at which golden arrays were read runs last."""
+    items.sort(key=lambda item: item.path.name == "test_golden_coverage.py")
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Remember the tests of golden files that this session leaves out."""
+    NOT_RUN.update(item.nodeid for item in items if "golden" in getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Remember the tests of golden files that were skipped."""
+    report = yield
+    if report.skipped and "golden" in getattr(item, "fixturenames", ()):
+        NOT_RUN.add(item.nodeid)
+    return report
+
+
 def shared_root() -> Path:
     """The folder of shared test data: ``WSSS_SHARED``, by default ``../shared`` from the project's root."""
     return Path(os.environ.get("WSSS_SHARED", ROOT.parent / "shared"))
@@ -45,15 +64,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path) -> Callable[[str], dict[str, np.ndarray]]:
+def golden(shared: Path) -> Callable[[str], GoldenFile]:
     """Loader of one golden file by name; skips with a reason where it is absent."""
 
-    def load(name: str) -> dict[str, np.ndarray]:
+    def load(name: str) -> GoldenFile:
         path = shared / "golden" / name
         if not path.is_file():
             pytest.skip(f"no golden file {path}")
-        with np.load(path) as arrays:
-            return {key: arrays[key] for key in arrays.files}
+        return GoldenFile(path)
 
     return load
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from wsss_ray.studies import resolve
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import Store
-from wsss_ray.cluster.join import Machines
+from wsss_ray.artifacts.store import Step, Store
 from wsss_ray.config import UserError
-from wsss_ray.experiments.road import Walk
+from wsss_ray.stages.run import Steps
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -39,8 +38,14 @@ def test_a_full_disk_is_known_by_any_of_its_names(error: BaseException | None, f
     assert storage.is_disk_full(error) is full
 
 
+@dataclass(frozen=True)
+class Training(Step):
+    stage: ClassVar[str] = "train"
+    version: ClassVar[int] = 1
+
+
 def test_a_step_on_a_full_disk_names_its_folder(tmp_path: Path) -> None:
-    walk = Walk(resolve("cam"), Store(str(tmp_path)), Machines(2, 0, 1, 2, 2))
+    steps = Steps(Store(str(tmp_path)))
 
     def fails(error: Exception) -> Any:
         def compute(folder: str) -> dict[str, Any]:
@@ -49,6 +54,6 @@ def test_a_step_on_a_full_disk_names_its_folder(tmp_path: Path) -> None:
         return compute
 
     with pytest.raises(UserError, match=f"{tmp_path}/train/.*: training: no space left on the disk; free some"):
-        walk.stage("train", "training", {}, {}, fails(wrapped()))
+        steps.find_or_compute("training", Training(), fails(wrapped()))
     with pytest.raises(ZeroDivisionError):
-        walk.stage("train", "training", {}, {}, fails(ZeroDivisionError()))
+        steps.find_or_compute("training", Training(), fails(ZeroDivisionError()))

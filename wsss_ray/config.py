@@ -57,8 +57,6 @@ def _selected(config: Config, results: tuple[Result, ...]) -> Iterator[tuple[str
             if inner:
                 yield name, inner
             continue
-        if declared is None and __import__("os").environ.get("LAX"):
-            declared = "weights"
         if declared is None:
             raise TypeError(f"{type(config).__name__}.{name}: say what it changes, Annotated[..., Changes(...)]")
         if declared in results:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from wsss_ray.config import UserError
+from wsss_ray.config import Config, UserError
 
 log = logging.getLogger(__name__)
 Part = TypeVar("Part")
@@ -19,13 +19,15 @@ class Registry(Mapping[str, Part], Generic[Part]):
     """Name -> part; ``registry["cam"]`` raises UserError for an unknown name and lists the known ones.
 
     A package adds parts through the entry points of ``group`` (``own = "own_method:OwnConfig"``). One that cannot be
-    loaded, or that takes a name of this package, is left out and named once in a warning.
+    loaded, that ``check`` refuses with an exception, or that takes a name which is taken, is left out and named once in
+    a warning.
     """
 
-    def __init__(self, group: str, kind: str, own: Mapping[str, Part]) -> None:
-        self.group, self.kind, self._own = group, kind, dict(own)
-        self.broken: dict[str, str] = {}
-        """Name of a part that was left out -> why, in one line."""
+    def __init__(
+        self, group: str, kind: str, own: Mapping[str, Part], check: Callable[[str, object], None] | None = None
+    ) -> None:
+        self.group, self.kind, self._own, self._check = group, kind, dict(own), check
+        self._broken: dict[str, str] = {}
 
     @cached_property
     def _parts(self) -> dict[str, tuple[Part, str]]:
@@ -36,15 +38,23 @@ class Registry(Mapping[str, Part], Generic[Part]):
                 self._leave_out(entry, f"{self.kind} {entry.name!r} is one of {parts[entry.name][1]}; rename it")
                 continue
             try:
-                parts[entry.name] = (entry.load(), origin)
+                part = entry.load()
+                if self._check is not None:
+                    self._check(entry.name, part)
+                parts[entry.name] = (part, origin)
             except Exception as error:  # whatever the other package does
                 self._leave_out(entry, f"{type(error).__name__}: {error}; repair or uninstall it")
         return parts
 
     def _leave_out(self, entry: EntryPoint, reason: str) -> None:
         line = f"{self.kind} {entry.name!r} of {_origin(entry)} cannot be loaded: {' '.join(reason.split())}"
-        self.broken[entry.name] = line
+        self._broken[entry.name] = line
         log.warning("wsss: %s", line)
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Name of a part that was left out -> why, in one line."""
+        return self._broken if self._parts else {}
 
     def __getitem__(self, name: str) -> Part:
         if name in self._parts:
@@ -69,3 +79,16 @@ class Registry(Mapping[str, Part], Generic[Part]):
 
 def _origin(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value
+
+
+def require_settings(base: type[Config]) -> Callable[[str, object], None]:
+    """A check for registries of settings: a class below ``base`` whose ``name`` is that of its entry."""
+
+    def check(name: str, part: object) -> None:
+        if not (isinstance(part, type) and issubclass(part, base)):
+            raise TypeError(f"{part!r} is no subclass of {base.__name__}")
+        declared = part.model_fields["name"].default
+        if declared != name:
+            raise ValueError(f"{part.__name__}.name is {declared!r}, its entry point {name!r}")
+
+    return check

@@ -222,9 +222,12 @@ def serve(out: str, port: int) -> int:
     return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
 
 
-def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "") -> str:
-    """Save ``folder`` (network, weights, ``answer.json``) as an MLflow pyfunc model at ``path``, and among the
-    artifacts of the run ``run_id`` where that is known; returns the URI ``mlflow models serve`` takes."""
+def save_model(folder: Path, code: Path, path: Path, run_id: str | None = None, out: str = "") -> str:
+    """Save ``folder`` (network, weights, model card) as an MLflow pyfunc model at ``path`` whose ``code`` runs where
+    it serves, and among the artifacts of the run ``run_id`` where that is known.
+
+    Returns the URI ``mlflow models serve`` takes.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model as save
@@ -232,7 +235,6 @@ def save_model(folder: Path, path: Path, run_id: str | None = None, out: str = "
     from mlflow.types import ColSpec, Schema
 
     inputs = Schema([ColSpec("string", "image", required=False), ColSpec("string", "path", required=False)])
-    code = Path(__file__).parent / "serve" / "mlflow_model.py"
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given
@@ -264,7 +266,7 @@ def set_served_model(
     from mlflow.exceptions import MlflowException
     from mlflow.models import set_model
     from mlflow.protos.databricks_pb2 import BAD_REQUEST
-    from mlflow.pyfunc import PythonModel
+    from mlflow.pyfunc.model import PythonModel
 
     class Served(PythonModel):
         # The saved signature states the schema; without this MLflow asks for type hints on every start.

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.network import AffinitySpec
+from wsss_ray.config import changes_of
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.data.augment import NormalizeConfig
-from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.fusion import Pass, fuse_present
 from wsss_ray.engine.gate import GateConfig
-from wsss_ray.engine.localize import LocalizeConfig, class_maps
-from wsss_ray.engine.predict import PredictConfig, class_scores, predicted_masks
+from wsss_ray.engine.localize import LabelledImage, LocalizeConfig, read_class_maps
+from wsss_ray.engine.passes import Device
+from wsss_ray.engine.predict import ImageScores, MaskPredictor, PredictConfig, read_masks
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.experiments.road import own_part
 from wsss_ray.methods.esol.network import ESOLConfig
 from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.nets import build_backbone
@@ -26,16 +26,15 @@ from wsss_ray.recipe import AffinityConfig, NetConfig
 from wsss_ray.refine.irn import IRNConfig
 from wsss_ray.refine.psa import PSAConfig
 
+CPU = Device(NormalizeConfig(), torch.device("cpu"))
 IMAGE = np.random.default_rng(0).integers(0, 256, (36, 44, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("refiner", [IRNConfig(train_radius=2), PSAConfig(radius=2)])
 def test_affinity_networks_normalise_as_they_were_trained(refiner: Any) -> None:
     net = NetConfig(backbone="toy", normalize=NormalizeConfig(preset="caffe_bgr"), options={"width": 8})
-    spec = NetworkSpec(
-        kind="affinity", num_classes=3, refiner=refiner, affinity=AffinityConfig(net=net, train=TrainConfig())
-    )
-    network: Any = build.network(spec)
+    spec = AffinitySpec(num_classes=3, refiner=refiner, affinity=AffinityConfig(net=net, train=TrainConfig()))
+    network: Any = spec.build()
     assert torch.equal(network.normalize(IMAGE), NormalizeConfig(preset="caffe_bgr").apply(IMAGE))
     assert spec.needs == frozenset({"mask"})
 
@@ -44,7 +43,7 @@ def test_batches_hold_what_the_refiner_needs() -> None:
     class Curious(IRNConfig):
         needs = frozenset({"mask", "saliency"})  # type: ignore[assignment]
 
-    spec = NetworkSpec.model_construct(kind="affinity", num_classes=3, refiner=Curious())
+    spec = AffinitySpec.model_construct(num_classes=3, refiner=Curious())
     assert spec.needs == frozenset({"mask", "saliency"})
 
 
@@ -56,14 +55,16 @@ def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
     batch = Batch(image, torch.ones(2, 2), torch.ones(2, 1, 48, 48), image, mask=mask)
 
     def found(own: Any) -> tuple[Any, list[float]]:
-        spec = NetworkSpec(kind="affinity", num_classes=2, refiner=own, affinity=affinity)
+        spec = AffinitySpec(num_classes=2, refiner=own, affinity=affinity)
         torch.manual_seed(0)
-        parts = build.network(spec).loss(batch, Progress(0, 0, 1, 1))
-        return own_part(spec), [float(part.detach()) for part in parts.values()]
+        network: Any = spec.build()
+        parts = network.loss(batch, Progress(0, 0, 1, 1))
+        return spec.settings, [float(part.detach()) for part in parts.values()]
 
     plain = found(refiner)
-    assert refiner.mask_fields
-    for field in refiner.mask_fields:
+    read_by_masks = [name for name in type(refiner).model_fields if changes_of(type(refiner), name) == "masks"]
+    assert read_by_masks
+    for field in read_by_masks:
         value = getattr(refiner, field)
         changed = 0.5 if field == "keep" else value + 1
         assert found(refiner.model_copy(update={field: changed})) == plain, field
@@ -91,28 +92,35 @@ class Counted(nn.Module):
         return self._run(images).mean(dim=(2, 3))[:, 1:]
 
 
-class Answering(Counted):
+class InOnePass(Counted):
     """The same in one pass."""
 
-    def answer(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def predict_scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         scores = self._run(images)
         return scores, scores.mean(dim=(2, 3))[:, 1:]
 
 
-def test_gated_prediction_runs_an_answering_network_once() -> None:
+def score(network: nn.Module, images: list[np.ndarray], config: PredictConfig) -> list[ImageScores]:
+    predictor = MaskPredictor(network, 3, config, CPU)  # type: ignore[arg-type]
+    found = dict(predictor.score_images(images))
+    return [found[index] for index in range(len(images))]
+
+
+def test_gated_prediction_runs_a_network_once_where_it_can() -> None:
     config = PredictConfig(scales=(0.5, 1.0), flip=True, gate=GateConfig(classes="scores"))
     found = []
-    for network, per_view in ((Counted(), 2), (Answering(), 1)):
-        found.append(class_scores(network, [IMAGE, IMAGE], config, NormalizeConfig(), torch.device("cpu")))
+    for network, per_view in ((Counted(), 2), (InOnePass(), 1)):
+        found.append(score(network, [IMAGE, IMAGE], config))
         assert network.passes == per_view * len(config.scales)
     for one, other in zip(*found, strict=True):
-        assert one is not None and other is not None and np.array_equal(one, other)
-    assert found[0][2] is not None and found[0][2].shape == (2, 4, 2)
+        assert np.array_equal(one.single, other.single) and np.array_equal(one.multi, other.multi)
+        assert one.logits is not None and other.logits is not None and np.array_equal(one.logits, other.logits)
+        assert one.logits.shape == (4, 2)
 
 
 @pytest.mark.parametrize("scales", [(0.5, 1.0), (1.0, 0.5)])
 def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float, ...]) -> None:
-    """A class whose score passes the gate in the small view alone answers in the multi-scale mask alone."""
+    """A class whose score passes the gate in the small view alone is predicted in the multi-scale mask alone."""
 
     class Sized(Counted):
         def logits(self, images: Tensor) -> Tensor:
@@ -122,22 +130,28 @@ def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float,
             self._run(images)
             return torch.tensor([0.1, 0.2, 0.7])[:, None, None].expand(len(images), 3, *images.shape[2:]).contiguous()
 
-    device, labels = torch.device("cpu"), np.ones(2, dtype=bool)
     for flip in (False, True):
         config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
-        single, multi, views = class_scores(Sized(), [IMAGE], config, NormalizeConfig(), device)
-        assert views is not None
-        masks = predicted_masks(config, IMAGE, labels, single[0], multi[0], views[0])
-        assert masks["crf"] is None and np.unique(masks["single_scale"]).tolist() == [1]
-        assert np.unique(masks["multi_scale"]).tolist() == [2]
+        masks = read_masks(config, IMAGE, score(Sized(), [IMAGE], config)[0], np.ones(2, dtype=bool))
+        assert masks.crf is None and np.unique(masks.single_scale).tolist() == [1]
+        assert np.unique(masks.multi_scale).tolist() == [2]
 
 
-def test_single_stage_answer_is_its_scores_and_logits() -> None:
+@pytest.mark.parametrize("max_scores", [1, 3 * 36 * 44, 10**9])
+def test_how_many_images_share_a_pass_changes_no_bit(max_scores: int) -> None:
+    images = [IMAGE, IMAGE[:, ::-1].copy(), IMAGE[:20], IMAGE[::-1].copy()]
+    config = PredictConfig(scales=(1.0, 0.5))
+    few = dict(MaskPredictor(Counted(), 3, config, CPU, max_scores).score_images(images))  # type: ignore[arg-type]
+    for index, one in enumerate(score(Counted(), images, config)):
+        assert np.array_equal(few[index].single, one.single) and np.array_equal(few[index].multi, one.multi)
+
+
+def test_predicted_scores_are_scores_and_logits() -> None:
     config = SSSSConfig(width=16, skip_channels=4, dilations=(1, 2), pamr_iterations=1, pamr_dilations=(1,))
     network: Any = config.build(build_backbone("toy", width=8), 3).eval()
     images = torch.randn(2, 3, 40, 48)
     with torch.no_grad():
-        scores, logits = network.answer(images)
+        scores, logits = network.predict_scores(images)
         assert torch.equal(scores, network.scores(images)) and torch.equal(logits, network.logits(images))
     assert scores.shape == (2, 4, 40, 48) and SSSSConfig.single_stage
 
@@ -157,6 +171,9 @@ def test_warnings_of_esol_depend_on_the_phase() -> None:
     assert SSSSConfig().warning(history(0.5)) is None and expansion.warning([]) is None
 
 
+BOTH = LabelledImage("a", IMAGE, (0, 1))
+
+
 class Maps(nn.Module):
     """Two class maps at stride 8 that depend on the image."""
 
@@ -171,8 +188,8 @@ def test_full_size_maps_are_cropped_from_whole_cells() -> None:
     labels = torch.ones(1, 2)
     for stride, size, crop in ((1, (48, 48), (36, 44)), (4, (9, 11), (9, 11))):
         config = LocalizeConfig(scales=(1.0,), flip=False, stride=stride, fusion=rule)
-        found = class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, NormalizeConfig(), torch.device("cpu"), 1)[0]
-        expected = fuse([Pass(raw)], rule, size, labels, crop=crop)[0].numpy()
+        found = read_class_maps(Maps(), [BOTH], config, rule, CPU)[0]
+        expected = fuse_present([Pass(raw)], rule, size, labels, crop=crop).numpy()
         assert found.maps.shape[1:] == crop
         np.testing.assert_allclose(found.maps, expected, atol=1e-6)
 
@@ -180,13 +197,13 @@ def test_full_size_maps_are_cropped_from_whole_cells() -> None:
 @pytest.mark.parametrize("long_side", [22, 88])
 def test_long_side_is_what_scale_one_means(long_side: int) -> None:
     """The maps of scales times the factor, on the grid of the image itself."""
-    rule, device = ESOLConfig().fusion(), torch.device("cpu")
+    rule = ESOLConfig().fusion()
     found = []
     for config in (
         LocalizeConfig(scales=(0.5, 1.0), long_side=long_side, fusion=rule),
         LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
     ):
-        found.append(class_maps(Maps(), ["a"], [IMAGE], [[0, 1]], config, NormalizeConfig(), device, 1)[0].maps)
+        found.append(read_class_maps(Maps(), [BOTH], config, rule, CPU)[0].maps)
     assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
     sides: list[int] = []
 
@@ -196,6 +213,6 @@ def test_long_side_is_what_scale_one_means(long_side: int) -> None:
             return super().scores(images)
 
     predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
-    single, both, _ = class_scores(Seen(), [IMAGE], predict, NormalizeConfig(), device)
-    assert sides == [long_side, long_side // 2] and single.shape == both.shape == (1, 3, 36, 44)
-    assert not np.array_equal(single, both)
+    one = score(Seen(), [IMAGE], predict)[0]
+    assert sides == [long_side, long_side // 2] and one.single.shape == one.multi.shape == (3, 36, 44)
+    assert not np.array_equal(one.single, one.multi)

@@ -1,5 +1,6 @@
 """Bad input on the command line: one clear line that names the file or key, exit code 2, no traceback, nothing
-half-written."""
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def test_unreachable_mlflow_is_named(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     line = refused(capsys, monkeypatch, "run", "cam")
-    assert "http://127.0.0.1:9" in line and "MLFLOW_TRACKING_URI" in line
+    assert "http://127.0.0.1:9" in line
+    assert "MLFLOW_TRACKING_URI" in line
 
 
 def make_images(folder: Path) -> None:
@@ -91,7 +93,8 @@ def test_bad_images_are_listed_and_nothing_is_left(
     make_images(tmp_path / "mine")
     out = tmp_path / "out"
     line = refused(capsys, monkeypatch, "data", "prepare", "folder", str(tmp_path / "mine"), "--out", str(out))
-    assert "cut.jpg" in line and "--skip-bad" in line
+    assert "cut.jpg" in line
+    assert "--skip-bad" in line
     assert not [name for name in os.listdir(out) if name.endswith(".parquet")] if out.exists() else True
     monkeypatch.setattr(
         sys, "argv", ["wsss", "data", "prepare", "folder", str(tmp_path / "mine"), "--out", str(out), "--skip-bad"]

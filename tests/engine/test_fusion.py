@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,8 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import FusionRule
 from wsss_ray.engine.fusion import (
     Pass,
-    fuse,
     fuse_present,
-    normalized,
+    normalize_maps,
     scaled_inputs,
     scaled_size,
     strided_size,
@@ -34,6 +33,20 @@ L2G = FusionRule(rectify="after", interpolation="bicubic", reduce="mean", epsilo
 KTSE = FusionRule(rectify="per_pass")
 PAIR = FusionRule(rectify="pair")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def fuse(
+    passes: Sequence[Pass],
+    rule: FusionRule,
+    size: tuple[int, int],
+    labels: Tensor,
+    crop: tuple[int, int] | None = None,
+) -> Tensor:
+    """``fuse_present`` at its place among all classes: (B, C, H, W), classes without a label 0 everywhere."""
+    maps = fuse_present(passes, rule, size, labels, crop)
+    full = maps.new_zeros(*labels.shape, *maps.shape[1:])
+    full[labels > 0] = maps
+    return full
 
 
 def imagenet(image: np.ndarray) -> Tensor:
@@ -284,9 +297,9 @@ def test_a_constant_stays_constant_up_to_the_border() -> None:
 
 def test_normalisation_by_hand() -> None:
     maps = torch.tensor([[[1.0, 3.0, 5.0]], [[0.0, 0.0, 0.0]]])
-    assert normalized(maps, FusionRule(epsilon=0))[0, 0].tolist() == pytest.approx([0.2, 0.6, 1])
-    assert normalized(maps, FusionRule(normalize="minmax", epsilon=0))[0, 0].tolist() == [0, 0.5, 1]
-    assert normalized(maps, FusionRule(epsilon=0))[1, 0].tolist() == [0, 0, 0]
+    assert normalize_maps(maps, FusionRule(epsilon=0))[0, 0].tolist() == pytest.approx([0.2, 0.6, 1])
+    assert normalize_maps(maps, FusionRule(normalize="minmax", epsilon=0))[0, 0].tolist() == [0, 0.5, 1]
+    assert normalize_maps(maps, FusionRule(epsilon=0))[1, 0].tolist() == [0, 0, 0]
 
 
 def test_mistakes_are_named() -> None:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from wsss_ray.studies import resolve
 
-from wsss_ray.artifacts import network as build
+from wsss_ray.artifacts.network import MODEL, build_localizer, save_state
 from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.engine import train as training
+from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
+from wsss_ray.engine.validate import World
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import Recipe, localizer_of, override
@@ -45,17 +46,17 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def fit(recipe: Recipe, rows: Rows, state: Any = None) -> tuple[list[Any], list[dict[str, float]], Any]:
     """The state after every epoch, the losses of every epoch, and the network."""
     torch.manual_seed(1)
-    network: Any = build.localizer(localizer_of(recipe), 5)
+    network: Any = build_localizer(localizer_of(recipe), 5)
     samples = TrainSamples(rows, 5, Sampling(recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs))
     states: list[Any] = []
     losses: list[dict[str, float]] = []
 
-    def on_epoch(report: training.EpochReport, snapshot: Any) -> None:
+    def on_epoch(report: EpochReport, snapshot: Any) -> None:
         states.append(copy.deepcopy(snapshot()))
         losses.append(dict(report.losses))
 
-    world = training.World(0, 1, torch.device("cpu"))
-    training.fit(network, samples, recipe.train, 3, world, None, state, training.Hooks(on_epoch), threads=1)
+    training = Training(samples, recipe.train, 3, World(0, 1, torch.device("cpu")), threads=1)
+    train_network(network, training, state, Hooks(on_epoch))
     return states, losses, network
 
 
@@ -75,14 +76,14 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
 def test_single_stage_starts_from_any_trained_localizer(name: str, tmp_path: Path) -> None:
     """The file that a train step leaves is a weight file like the published ones; the trunk in it is taken over."""
     torch.manual_seed(2)
-    before: Any = build.localizer(localizer_of(small(name)), 5)
-    path = tmp_path / build.MODEL
-    build.save_state(before, path)
+    before: Any = build_localizer(localizer_of(small(name)), 5)
+    path = tmp_path / MODEL
+    save_state(before, path)
     report = load_weights(build_backbone("toy", 8, width=16), str(path))
     assert report.num_matched == len(build_backbone("toy", 8, width=16).state_dict())
 
     recipe = override(small("ssss"), [f"net.weights={path}"])
-    network: Any = build.localizer(localizer_of(recipe), 5, pretrained=True)
+    network: Any = build_localizer(localizer_of(recipe), 5, pretrained=True)
     values = list(before.state_dict().values())
     for key, tensor in network.backbone.state_dict().items():
         assert any(tensor.shape == value.shape and torch.equal(tensor, value) for value in values), key

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from wsss_ray.contracts import FusionRule
+from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.localize import LocalizeConfig
-from wsss_ray.engine.watch import SeedWatch
+from wsss_ray.engine.watch import SeedReading, SeedWatch
 from wsss_ray.methods.cam import CAMConfig
-from wsss_ray.recipe import Localization, NetConfig
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -46,10 +46,8 @@ def watch_of(labels: list[list[int]], masks: list[np.ndarray]) -> SeedWatch:
         for k, (label, mask) in enumerate(zip(labels, masks, strict=True))
     ]
     rule = FusionRule(normalize="none", reduce="mean")
-    own = Localization(
-        method=CAMConfig(), net=NetConfig(), localize=LocalizeConfig(stride=1, fusion=rule, scales=(1.0,))
-    )
-    return SeedWatch(rows, 2, own, 8)
+    own = LocalizeConfig(stride=1, fusion=rule, scales=(1.0,))
+    return SeedWatch(rows, SeedReading(2, own, rule, NormalizeConfig(), CAMConfig().background()), 8)
 
 
 def test_recall_and_precision_by_hand() -> None:
@@ -57,9 +55,9 @@ def test_recall_and_precision_by_hand() -> None:
     first, second = np.zeros((4, 8), np.uint8), np.zeros((4, 8), np.uint8)
     first[:, :6], second[0, :4] = 1, 2
     watch = watch_of([[0], [1]], [first, second])
-    assert watch.background == 0.2
+    assert watch.reading.background == 0.2
     network = Given((0.9, 0.1)).train()
-    found = watch.score(network, torch.device("cpu"))
+    found = watch.score_seeds(network, torch.device("cpu"))
     # At 0.2: 16 of 24 pixels of class 0, all 16 right; 8 pixels of class 1, of which the 4 there are.
     assert found["seed_recall"] == pytest.approx((16 / 24 + 1) / 2)
     assert found["seed_precision"] == pytest.approx((1 + 4 / 8) / 2)
@@ -72,6 +70,6 @@ def test_recall_and_precision_by_hand() -> None:
 def test_what_the_threshold_hides_shows_in_recall_alone() -> None:
     mask = np.ones((4, 8), np.uint8)
     watch = watch_of([[0]], [mask])
-    loud, quiet = (watch.score(Given((value, value)), torch.device("cpu")) for value in (0.9, 0.1))
+    loud, quiet = (watch.score_seeds(Given((value, value)), torch.device("cpu")) for value in (0.9, 0.1))
     assert loud["seed_miou"] == quiet["seed_miou"] == 1
     assert (loud["seed_recall"], quiet["seed_recall"]) == (1, 0) and np.isnan(quiet["seed_precision"])

@@ -1,4 +1,4 @@
-"""The whole road on generated images: what is made, what is reused, what is bit-identical, what never reads truth."""
+"""All steps on generated images: what is made, what is reused, what is bit-identical, what never reads truth."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from wsss_ray import storage
-from wsss_ray.artifacts.record import Run
+from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.data.manifest import load_manifest, write_manifest
-from wsss_ray.experiments.run import by_percent, run
+from wsss_ray.experiments.log import log_scores
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.recipe import Recipe, load, override
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(scope="module")
-def first(ray_cluster: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def first(ray_cluster: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A finished run."""
-    return run(tiny, str(tmp_path_factory.mktemp("first")), quiet=True)
+    return run(tiny, RunOptions(str(tmp_path_factory.mktemp("first"))))
 
 
-def test_every_step_leaves_its_scores(first: Run) -> None:
+def test_every_step_leaves_its_scores(first: FinishedRun) -> None:
     assert set(first.scores) == {"seeds", "masks", "segmentation"}
     assert set(first.scores["seeds"]) == {"fixed", "best", "curve"}
     assert set(first.scores["segmentation"]) == {"single_scale", "multi_scale", "crf"}
@@ -37,46 +38,46 @@ def test_every_step_leaves_its_scores(first: Run) -> None:
     assert "ground truth" in best["protocol"]
 
 
-def test_matrix_counts_every_pixel_of_the_split(first: Run) -> None:
+def test_matrix_counts_every_pixel_of_the_split(first: FinishedRun) -> None:
     counted = sum(sum(row) for row in first.scores["seeds"]["fixed"]["matrix"])
     assert counted == 24 * 64 * 64
 
 
-def test_panels_and_files(first: Run) -> None:
+def test_panels_and_files(first: FinishedRun) -> None:
     folder = Path(first.folder)
     assert (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
     assert {path.name for path in (folder / "panels").iterdir()} == {"train.png", "val.png"}
 
 
-def test_second_run_computes_nothing_whatever_the_workers(first: Run, tiny: Recipe) -> None:
+def test_second_run_computes_nothing_whatever_the_workers(first: FinishedRun, tiny: Recipe) -> None:
     others = override(tiny, ["resources.inference_workers=1", "resources.loader_threads=1"])
-    again = run(others, str(Path(first.folder).parent.parent), quiet=True)
+    again = run(others, RunOptions(str(Path(first.folder).parent.parent)))
     assert all(artifact.reused for artifact in again.artifacts.values())
 
 
-def test_later_settings_leave_earlier_steps_alone(first: Run, tiny: Recipe) -> None:
+def test_later_settings_leave_earlier_steps_alone(first: FinishedRun, tiny: Recipe) -> None:
     out = str(Path(first.folder).parent.parent)
-    other = run(override(tiny, ["refine={name: seeds, threshold: 0.3}", "segment=null"]), out, quiet=True)
+    other = run(override(tiny, ["refine={name: seeds, threshold: 0.3}", "segment=null"]), RunOptions(out))
     assert other.artifacts["network"].reused and other.artifacts["maps"].reused
     assert not other.artifacts["masks"].reused
 
 
-def test_how_maps_are_read_trains_nothing(first: Run, tiny: Recipe) -> None:
+def test_how_maps_are_read_trains_nothing(first: FinishedRun, tiny: Recipe) -> None:
     out = str(Path(first.folder).parent.parent)
-    windowed = run(override(tiny, ["method.window=32", "method.window_stride=16", "segment=null"]), out, quiet=True)
+    windowed = run(override(tiny, ["method.window=32", "method.window_stride=16", "segment=null"]), RunOptions(out))
     assert windowed.artifacts["network"].reused and not windowed.artifacts["maps"].reused
     assert windowed.artifacts["maps"].record["content"] != first.artifacts["maps"].record["content"]
 
 
-def test_validation_every_other_epoch_changes_no_weight(first: Run, tiny: Recipe) -> None:
+def test_validation_every_other_epoch_changes_no_weight(first: FinishedRun, tiny: Recipe) -> None:
     out = str(Path(first.folder).parent.parent)
-    sparse = run(override(tiny, ["train.validate_every=2", "refine=null", "segment=null"]), out, quiet=True)
+    sparse = run(override(tiny, ["train.validate_every=2", "refine=null", "segment=null"]), RunOptions(out))
     assert [epoch["mean_ap"] is None for epoch in sparse.history["train"]] == [True, False]
     assert sparse.history["train"][-1]["mean_ap"] == first.history["train"][-1]["mean_ap"]
     assert not sparse.artifacts["network"].reused
 
 
-def test_half_finished_step_goes_on(first: Run, tiny: Recipe) -> None:
+def test_half_finished_step_goes_on(first: FinishedRun, tiny: Recipe) -> None:
     """Parts that were finished before a kill are not made again; the missing ones come out the same."""
     maps = first.artifacts["maps"]
     folder = storage.local_path(maps.uri)
@@ -86,13 +87,13 @@ def test_half_finished_step_goes_on(first: Run, tiny: Recipe) -> None:
     before = kept.stat().st_mtime_ns
     lost.unlink()
     (folder / "artifact.json").unlink()
-    again = run(tiny, str(Path(first.folder).parent.parent), quiet=True)
+    again = run(tiny, RunOptions(str(Path(first.folder).parent.parent)))
     assert not again.artifacts["maps"].reused
     assert kept.stat().st_mtime_ns == before
     assert again.artifacts["maps"].record["content"] == maps.record["content"]
 
 
-def test_recipe_alone_decides_every_bit(first: Run, tmp_path: Path) -> None:
+def test_recipe_alone_decides_every_bit(first: FinishedRun, tmp_path: Path) -> None:
     """The saved recipe, run elsewhere with other workers on the same images with every mask taken away, makes the
     same networks, maps, masks and predictions: they follow from the recipe, and only scores read ground truth."""
     out = Path(first.folder).parent.parent
@@ -113,7 +114,7 @@ def test_recipe_alone_decides_every_bit(first: Run, tmp_path: Path) -> None:
     write_manifest(manifest.model_copy(update={"shards": shards, "splits": splits, "has_masks": False}), str(blind))
     saved = load(Path(first.folder) / "recipe.yaml")
     others = ["resources.inference_workers=1", "resources.loader_threads=1"]
-    made = run(override(saved, [f"data.uri={blind}", *others]), str(tmp_path / "out"), quiet=True)
+    made = run(override(saved, [f"data.uri={blind}", *others]), RunOptions(str(tmp_path / "out")))
     assert made.scores == {}
     for name in ("network", "maps", "masks", "segmenter", "predictions"):
         assert not made.artifacts[name].reused
@@ -127,11 +128,10 @@ def storage_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_mlflow_holds_the_run(first: Run) -> None:
+def test_mlflow_holds_the_run(first: FinishedRun) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{Path(first.folder).parent.parent / 'mlflow.db'}")
-    assert first.mlflow_run is not None
     logged = client.get_run(first.mlflow_run)
     assert logged.info.status == "FINISHED"
     assert logged.data.params["method.name"] == "cam" and logged.data.tags["scale"] == "toy"
@@ -144,15 +144,31 @@ def test_mlflow_holds_the_run(first: Run) -> None:
     }
 
 
-def test_curve_has_one_value_a_step(first: Run) -> None:
+def test_curve_has_one_value_a_step(first: FinishedRun) -> None:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{Path(first.folder).parent.parent / 'mlflow.db'}")
-    assert first.mlflow_run is not None
     history = client.get_metric_history(first.mlflow_run, "seeds/miou_at_threshold_percent")
     curve = first.scores["seeds"]["curve"]
     assert {point.step: point.value for point in history} == dict(enumerate(curve["miou"]))
     assert len(history) == len(curve["thresholds"]) == 100
-    # Thresholds between those of the curve, asked for by hand, do not stand in their neighbours' place.
-    assert by_percent([(0.33, 0.1), (0.3333, 0.2), (0.336, 0.3), (0.34, 0.4)]) == {33: 0.1, 34: 0.4}
-    assert by_percent([(0.328, 0.1), (0.33, 0.2), (0.5, 0.3)]) == {33: 0.2, 50: 0.3}
+
+
+def test_thresholds_between_whole_per_cents_do_not_stand_in_their_neighbours_place() -> None:
+    class Seen:
+        def __init__(self) -> None:
+            self.points: dict[int, float | None] = {}
+
+        def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+            for name, value in values.items():
+                if name.endswith("threshold_percent"):
+                    self.points[step] = value
+
+    for thresholds, kept in (
+        ([(0.33, 0.1), (0.3333, 0.2), (0.336, 0.3), (0.34, 0.4)], {33: 0.1, 34: 0.4}),
+        ([(0.328, 0.1), (0.33, 0.2), (0.5, 0.3)], {33: 0.2, 50: 0.3}),
+    ):
+        seen = Seen()
+        curve = {"thresholds": [at for at, _ in thresholds], "miou": [miou for _, miou in thresholds]}
+        log_scores(seen, "seeds", {"curve": curve})  # type: ignore[arg-type]
+        assert seen.points == kept

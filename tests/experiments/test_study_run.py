@@ -19,12 +19,24 @@ from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments import run as runs
 from wsss_ray.experiments.study import Row, Study
-from wsss_ray.experiments.study_plan import STALE, chosen_rows, left_out, opened, planned, slug, study_folder
-from wsss_ray.experiments.study_run import finished_row, run_study
+from wsss_ray.experiments.study_plan import (
+    STALE,
+    OpenStudy,
+    SettledRow,
+    StudyOptions,
+    choose_rows,
+    make_slug,
+    mark_stale,
+    open_study,
+    plan_rows,
+    study_folder,
+)
+from wsss_ray.experiments.study_run import run_row, run_study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.recipe import DataConfig, NetConfig, Recipe
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
-from wsss_ray.reports.study_table import rows, summarize
+from wsss_ray.reports.study_table import summarize_study
+from wsss_ray.reports.study_text import format_rows
 
 
 def tiny(threshold: float, weights: str | None = None) -> Recipe:
@@ -71,17 +83,19 @@ def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: N
     from mlflow.tracking import MlflowClient
 
     out = str(tmp_path)
-    results = run_study(study, "toy", "paper", out, max_concurrent=2)
+    results = run_study(study, StudyOptions(), out, max_concurrent=2)
     found = entries(results)
     assert [found[row.name].get("status") for row in study.rows] == ["finished", "finished", "failed", None]
     assert "no_such_weights" in found["No weights"]["reason"]
     assert results == storage.read_json(f"{out}/studies/fake.table-toy/results.json")
     for name in ("table.md", "figure.png"):
         assert (tmp_path / "studies" / "fake.table-toy" / name).stat().st_size > 100
-    table = rows(summarize(results))
-    assert [line[2] for line in table[2:]] == ["failed", "-"] and float(table[0][2]) >= 0
+    table = format_rows(summarize_study(results))
+    assert [line[2] for line in table[2:]] == ["failed", "-"]
+    assert float(table[0][2]) >= 0
     params = found["Seeds at 0.2 (ours)"]["params"]
-    assert params is not None and 0 < params < 10
+    assert params is not None
+    assert 0 < params < 10
     assert found["Seeds at 0.6"]["params"] is None, "counted only where it is printed"
 
     # Both rows, running at the same time, share data, network and maps: each is computed by one of them.
@@ -105,7 +119,7 @@ def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: N
     assert {run.data.tags["study"] for run in children} == {"fake.table"}
 
     # Again: what is finished stays, what failed is tried again and fails before Ray starts.
-    again = entries(run_study(study, "toy", "paper", out))
+    again = entries(run_study(study, StudyOptions(), out))
     for name in ("Seeds at 0.2 (ours)", "Seeds at 0.6"):
         assert again[name] == found[name]
     assert again["No weights"]["status"] == "failed"
@@ -118,71 +132,79 @@ def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: N
     kept = storage.read_json(f"{out}/studies/fake.table-toy/results.json")
     del kept["rows"][1]["seeds"]["0"]
     storage.write_json(f"{out}/studies/fake.table-toy/results.json", {**kept, "mlflow_status": "RUNNING"})
-    assert entries(run_study(study, "toy", "paper", out))["Seeds at 0.6"]["status"] == "finished"
+    assert entries(run_study(study, StudyOptions(), out))["Seeds at 0.6"]["status"] == "finished"
     assert client.get_run(lost.info.run_id).info.status == "KILLED"
     assert client.get_run(parent).info.status == "FINISHED"
     # Killed after the last row: nothing is left to run but to end the study's run.
     client.update_run(parent, status="RUNNING")
     kept = storage.read_json(f"{out}/studies/fake.table-toy/results.json")
     storage.write_json(f"{out}/studies/fake.table-toy/results.json", {**kept, "mlflow_status": "RUNNING"})
-    run_study(study, "toy", "paper", out, rows=["1", "2"])
+    run_study(study, StudyOptions(rows=("1", "2")), out)
     assert client.get_run(parent).info.status == "FINISHED"
     assert len(client.search_runs([experiment.experiment_id], "tags.kind = 'study'")) == 1
     # Without the results the artifacts are still there.
     (tmp_path / "studies" / "fake.table-toy" / "results.json").unlink()
     beside = dataclasses.replace(study, also=("params",))
-    rebuilt = entries(run_study(beside, "toy", "paper", out, rows=["2"]))
+    rebuilt = entries(run_study(beside, StudyOptions(rows=("2",)), out))
     assert rebuilt["Seeds at 0.6"]["scores"] == found["Seeds at 0.6"]["scores"]
-    assert rebuilt["Seeds at 0.2 (ours)"] == {} and rebuilt["Seeds at 0.6"]["params"] == params
+    assert rebuilt["Seeds at 0.2 (ours)"] == {}
+    assert rebuilt["Seeds at 0.6"]["params"] == params
     record = storage.read_json(f"{out}/runs/{rebuilt['Seeds at 0.6']['run']}/run.json")
     assert all(step["reused"] for step in record["steps"])
 
 
-def empty_results(study: Study) -> dict[str, Any]:
-    return {"rows": [{"name": row.name, "seeds": {}} for row in study.rows]}
+def opened(study: Study, folder: Path, **options: Any) -> OpenStudy:
+    """The study with what its folder keeps."""
+    return open_study(study, StudyOptions(**options), str(folder))
 
 
-def test_plan_takes_first_seeds_first_and_knows_what_is_done(study: Study) -> None:
-    results = empty_results(study)
-    todo = planned(study, [0, 1, 3], results, 2, None, ["train.epochs=3"])
-    assert [(place, seed) for place, seed, _, _ in todo] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    recipe = todo[2][2]
+def test_plan_takes_first_seeds_first_and_knows_what_is_done(study: Study, tmp_path: Path) -> None:
+    new = opened(study, tmp_path, num_seeds=2, settings=("train.epochs=3",))
+    planned = plan_rows(new, [0, 1, 3])
+    assert [(row.place, row.seed) for row in planned] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    recipe = planned[2].recipe
     assert (recipe.seed, recipe.train.epochs, recipe.name) == (1, 3, "fake.table.seeds-at-0.2-ours")
     assert recipe.tags == {"study": "fake.table", "row": "Seeds at 0.2 (ours)", "seed": "1"}
-    for place, seed, _, key in todo[:3]:
-        results["rows"][place]["seeds"][str(seed)] = {"status": "finished", "key": key}
-    assert [entry[:2] for entry in planned(study, [0, 1, 3], results, 2, None, ["train.epochs=3"])] == [(1, 1)]
+    for row in planned[:3]:
+        new.seeds_of(row.place)[str(row.seed)] = {"status": "finished", "key": row.key}
+    assert [(row.place, row.seed) for row in plan_rows(new, [0, 1, 3])] == [(1, 1)]
     # Other settings are other results.
-    assert len(planned(study, [0, 1, 3], results, 2, None, ["train.epochs=4"])) == 4
+    other = dataclasses.replace(new, options=StudyOptions(num_seeds=2, settings=("train.epochs=4",)))
+    assert len(plan_rows(other, [0, 1, 3])) == 4
 
 
 def test_settings_that_fit_no_row_end_the_call(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train.epoch"):
-        run_study(study, "toy", "paper", str(tmp_path), settings=["train.epoch=1"])
-    results = empty_results(study)
+        run_study(study, StudyOptions(settings=("train.epoch=1",)), str(tmp_path))
     mixed = Study("m", "t", "s", "masks", (study.rows[0], Row("single", tiny(0.2).model_copy(update={"refine": None}))))
-    todo = planned(mixed, [0, 1], results, 1, None, ["refine.threshold=0.3"])
-    assert [place for place, *_ in todo] == [0]
-    assert results["rows"][1]["seeds"]["0"]["status"] == "failed"
+    new = opened(mixed, tmp_path / "mixed", settings=("refine.threshold=0.3",))
+    assert [row.place for row in plan_rows(new, [0, 1])] == [0]
+    assert new.seeds_of(1)["0"]["status"] == "failed"
 
 
 def test_other_settings_set_the_results_aside(study: Study, tmp_path: Path) -> None:
-    folder = str(tmp_path / "s")
-    first = opened(study, "toy", "paper", folder, None, [])
-    first["rows"][0]["seeds"]["0"] = {"status": "finished"}
-    storage.write_json(f"{folder}/results.json", first)
-    assert opened(study, "toy", "paper", folder, None, [])["rows"][0]["seeds"]
-    assert not opened(study, "toy", "paper", folder, None, ["seed=3"])["rows"][0]["seeds"]
-    kept = [name for name in storage.list_names(folder) if name != "results.json"]
-    assert len(kept) == 1 and storage.read_json(f"{folder}/{kept[0]}") == first
+    first = opened(study, tmp_path)
+    first.seeds_of(0)["0"] = {"status": "finished"}
+    storage.write_json(f"{tmp_path}/results.json", first.results)
+    assert opened(study, tmp_path).seeds_of(0)
+    assert not opened(study, tmp_path, settings=("seed=3",)).seeds_of(0)
+    kept = [name for name in storage.list_names(str(tmp_path)) if name != "results.json"]
+    assert len(kept) == 1
+    assert storage.read_json(f"{tmp_path}/{kept[0]}") == first.results
+
+
+def test_unknown_columns_are_refused(study: Study) -> None:
+    with pytest.raises(UserError, match=r"'masks\.crf'; known: seeds, masks"):
+        dataclasses.replace(study, also=("masks.crf",))
 
 
 def test_rows_are_chosen_by_name_slug_or_number(study: Study) -> None:
-    assert chosen_rows(study, []) == [0, 1, 2, 3]
-    assert chosen_rows(study, ["2", "seeds at 0.2 (OURS)", "seeds-at-0.6"]) == [0, 1]
+    assert choose_rows(study, []) == [0, 1, 2, 3]
+    assert choose_rows(study, ["2", "seeds at 0.2 (OURS)", "seeds-at-0.6"]) == [0, 1]
     with pytest.raises(UserError, match="3 'No weights'"):
-        chosen_rows(study, ["nothing"])
-    assert slug("L2G + SA (λ=0.5)") == "l2g-sa-0.5" and slug("…") == "row"
+        choose_rows(study, ["nothing"])
+    assert make_slug("L2G + SA (λ=0.5)") == "l2g-sa-0.5"
+    assert make_slug("…") == "row"
 
 
 def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,27 +214,28 @@ def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.C
         scores = {"masks": {"mask": {"miou": miou, "protocol": "train"}}}
         return {"status": "finished", "scores": scores, "key": key, "params": None}
 
-    first = opened(study, "toy", "paper", str(tmp_path), None, [])
-    for place, seed, _, key in planned(study, [0, 1], first, 3, None, []):
-        first["rows"][place]["seeds"][str(seed)] = scored(0.5, key)
-    storage.write_json(str(tmp_path / "results.json"), first)
-    left_out(study, first, [], None, [])
-    assert len(summarize(first).lines[0].cells["masks"].ours) == 3 and not capsys.readouterr().out
+    first = opened(study, tmp_path, num_seeds=3)
+    for row in plan_rows(first, [0, 1]):
+        first.seeds_of(row.place)[str(row.seed)] = scored(0.5, row.key)
+    storage.write_json(str(tmp_path / "results.json"), first.results)
+    mark_stale(first, [])
+    assert len(summarize_study(first.results).lines[0].cells["masks"].ours) == 3
+    assert not capsys.readouterr().out
 
     changed = dataclasses.replace(study, rows=(dataclasses.replace(study.rows[0], recipe=tiny(0.3)), *study.rows[1:]))
-    results = opened(changed, "toy", "paper", str(tmp_path), None, [])
-    todo = planned(changed, [0], results, 1, None, [])
-    left_out(changed, results, todo, None, [])
-    assert [entry["status"] for entry in results["rows"][0]["seeds"].values()] == [STALE] * 3
+    second = opened(changed, tmp_path)
+    planned = plan_rows(second, [0])
+    mark_stale(second, planned)
+    assert [entry["status"] for entry in second.seeds_of(0).values()] == [STALE] * 3
     assert capsys.readouterr().out.count("Seeds at 0.2 (ours) (2)") == 1, "the one that runs now is not named"
-    (place, seed, _, key), *_ = todo
-    results["rows"][place]["seeds"][str(seed)] = scored(0.9, key)
-    lines = summarize(results).lines
-    assert lines[0].cells["masks"].ours == (pytest.approx(90.0),) and len(lines[1].cells["masks"].ours) == 3
-    assert "2 older seeds left out" in rows(summarize(results))[0][-1]
+    second.seeds_of(0)[str(planned[0].seed)] = scored(0.9, planned[0].key)
+    table = summarize_study(second.results)
+    assert table.lines[0].cells["masks"].ours == (pytest.approx(90.0),)
+    assert len(table.lines[1].cells["masks"].ours) == 3
+    assert "2 older seeds left out" in format_rows(table)[0][-1]
 
-    left_out(study, results, [], None, [])
-    counted = [entry["status"] for entry in results["rows"][0]["seeds"].values()]
+    mark_stale(dataclasses.replace(second, study=study), [])
+    counted = [entry["status"] for entry in second.seeds_of(0).values()]
     assert counted == [STALE, "finished", "finished"], "with the first recipe the first seeds count again"
 
 
@@ -220,38 +243,45 @@ def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> Non
     folder = study_folder(str(tmp_path), study.name, "toy")
     with held(folder, "study"):
         with pytest.raises(UserError, match=f"{folder}: another process runs this study; wait"):
-            run_study(study, "toy", "paper", str(tmp_path), rows=["4"])
-        run_study(study, "small", "paper", str(tmp_path), rows=["4"])
-    assert run_study(study, "toy", "paper", str(tmp_path), rows=["4"])["rows"][3]["seeds"] == {}
+            run_study(study, StudyOptions(rows=("4",)), str(tmp_path))
+        run_study(study, StudyOptions(scale="small", rows=("4",)), str(tmp_path))
+    assert run_study(study, StudyOptions(rows=("4",)), str(tmp_path))["rows"][3]["seeds"] == {}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        run_study(study, "toy", "paper", str(tmp_path / "file"), rows=["4"])
+        run_study(study, StudyOptions(rows=("4",)), str(tmp_path / "file"))
 
 
 def test_traceback_of_a_row_elsewhere_reaches_the_driver(
     study: Study, tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "train").write_text("where a folder of trainings should be")
-    results = run_study(study, "toy", "paper", str(tmp_path), rows=["1", "2"], max_concurrent=2)
+    results = run_study(study, StudyOptions(rows=("1", "2")), str(tmp_path), max_concurrent=2)
     for name in ("Seeds at 0.2 (ours)", "Seeds at 0.6"):
         entry = entries(results)[name]
-        assert entry["status"] == "failed" and "Error: " in entry["reason"] and "traceback" not in entry
+        assert entry["status"] == "failed"
+        assert "Error: " in entry["reason"]
+        assert "traceback" not in entry
     printed = capsys.readouterr().out
-    assert printed.count("Traceback (most recent call last)") >= 2 and "in finished_row" in printed
+    assert printed.count("Traceback (most recent call last)") >= 2
+    assert "in run_row" in printed
 
 
 def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypatch, capsys) -> None:
     def broken(*args: Any, **options: Any) -> None:
         raise KeyError("lost\nsecond line")
 
+    row = SettledRow(0, study.rows[0].name, 0, tiny(0.2), "key")
     monkeypatch.setattr(runs, "run", broken)
-    entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
-    assert entry["status"] == "failed" and entry["reason"].startswith("KeyError: ")
-    assert entry["traceback"].startswith("Traceback") and not capsys.readouterr().out
+    entry = run_row(study, row, str(tmp_path), "parent")
+    assert entry["status"] == "failed"
+    assert entry["reason"].startswith("KeyError: ")
+    assert entry["traceback"].startswith("Traceback")
+    assert not capsys.readouterr().out
 
     def refused(*args: Any, **options: Any) -> None:
         raise UserError("train.epochs: too few; raise it")
 
     monkeypatch.setattr(runs, "run", refused)
-    entry = finished_row(study, study.rows[0], tiny(0.2), str(tmp_path), "parent")
-    assert entry["reason"] == "train.epochs: too few; raise it" and "traceback" not in entry
+    entry = run_row(study, row, str(tmp_path), "parent")
+    assert entry["reason"] == "train.epochs: too few; raise it"
+    assert "traceback" not in entry

@@ -10,9 +10,25 @@ import pytest
 from wsss_ray.studies import resolve
 
 from wsss_ray.config import UserError
-from wsss_ray.experiments import sweep
-from wsss_ray.experiments.sweep import Outcome, jobs, lines, plan
+from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
+from wsss_ray.experiments.sweep_outcomes import (
+    Outcome,
+    SweepFolder,
+    count_draws,
+    find_best,
+    group_jobs,
+    group_lines,
+    merge_outcomes,
+)
 from wsss_ray.experiments.sweep_space import Axis, grid, name_of, num_points, parse_axis, parse_space, sample
+from wsss_ray.experiments.sweep_table import draw_figure, format_rows, list_headings
+from wsss_ray.recipe import Recipe
+from wsss_ray.score.names import read_miou
+
+
+def plan(recipe: Recipe, axes: tuple[Axis, ...], **options: Any) -> Plan:
+    """A planned sweep."""
+    return plan_sweep(recipe, axes, SweepOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +50,8 @@ def test_axis_lists_its_values(text: str, values: tuple[Any, ...]) -> None:
 def test_stepped_values_do_not_drift() -> None:
     values = parse_axis("score.background=0:0.99:0.01").values
     assert len(values) == 100
-    assert values[29] == 0.29 and values[58] == 0.58
+    assert values[29] == 0.29
+    assert values[58] == 0.58
 
 
 def test_interval_keeps_its_kind() -> None:
@@ -82,9 +99,11 @@ def test_grid_refuses_intervals_and_floods() -> None:
 def test_longer_sample_begins_with_the_shorter_one() -> None:
     axes = parse_space(["a=1..1000", "b=1e-6..1:log"])
     short, long = sample(axes, 5, seed=3), sample(axes, 40, seed=3)
-    assert long[:5] == short and sample(axes, 5, seed=4) != short
+    assert long[:5] == short
+    assert sample(axes, 5, seed=4) != short
     logs = np.log10([point["b"] for point in long])
-    assert -6 <= logs.min() < -3.5 and -2.5 < logs.max() <= 0
+    assert -6 <= logs.min() < -3.5
+    assert -2.5 < logs.max() <= 0
 
 
 def test_sample_of_a_small_grid_takes_every_point_once() -> None:
@@ -120,9 +139,13 @@ def test_plan_refuses_before_anything_starts() -> None:
         ({"metric": "seeds.crf"}, "seeds\\[.best|fixed\\]"),
     ):
         with pytest.raises(UserError, match=words):
-            plan(recipe, axes, **bad)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="train.epoch"):
+            plan(recipe, axes, **bad)
+    with pytest.raises(UserError, match=r"^--over train\.epoch: unknown key, did you mean train\.epochs\?$"):
         plan(recipe, parse_space(["train.epoch=1,2"]))
+    with pytest.raises(UserError, match=r"^--over foo: unknown key, 'wsss show RECIPE' lists the known ones$"):
+        plan(recipe, parse_space(["foo=1,2", "train.epochs=1"]))
+    with pytest.raises(UserError, match=r"refine\.threshold"):
+        plan(recipe, parse_space(["refine.threshold=7,8"]))
     with pytest.raises(UserError, match="--seeds"):
         plan(recipe, parse_space(["seed=1,2"]))
 
@@ -154,7 +177,8 @@ def test_what_varies_runs_whatever_is_asked_for() -> None:
 
 def test_single_stage_methods_are_swept_whole() -> None:
     made = plan(resolve("ssss"), parse_space(["score.background=0.1,0.2"]), metric="seeds")
-    assert made.recipe.predicts and made.recipe == resolve("ssss")
+    assert made.recipe.predicts
+    assert made.recipe == resolve("ssss")
 
 
 def test_one_good_point_is_enough_for_a_plan() -> None:
@@ -171,7 +195,7 @@ def test_masks_are_read_in_training_only_when_early_stopping_asks() -> None:
 def test_thresholds_share_a_job_and_done_points_have_none() -> None:
     points = grid(parse_space(["train.epochs=1,2", "score.background=0.1,0.2,0.3"]))
     done = [Outcome(points[0], 0, "finished"), Outcome(points[1], 0, "failed"), Outcome(points[3], 1, "stopped")]
-    left = jobs(points, (0, 1), done)
+    left = group_jobs(points, (0, 1), done)
     assert [len(job) for job in left] == [3, 2, 3, 2]
     assert all(len({(point["train.epochs"], seed) for point, seed in job}) == 1 for job in left)
 
@@ -181,51 +205,56 @@ def test_metric_is_read_from_the_usual_variant() -> None:
         "seeds": {"fixed": {"miou": 0.3}, "best": {"miou": 0.4}},
         "segmentation": {"single_scale": {"miou": 0.5}, "multi_scale": {"miou": 0.6}},
     }
-    assert sweep.value_of(scores, "seeds") == 0.4
-    assert sweep.value_of(scores, "seeds.fixed") == 0.3
-    assert sweep.value_of(scores, "segmentation") == 0.6
-    assert sweep.value_of(scores, "masks") is None
+    assert read_miou(scores, "seeds") == 0.4
+    assert read_miou(scores, "seeds.fixed") == 0.3
+    assert read_miou(scores, "segmentation") == 0.6
+    assert read_miou(scores, "masks") is None
 
 
 def test_state_comes_back_from_disk(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]"]))
     outcomes = [Outcome(point, 0, "finished", 0.5, computed=["train"]) for point in made.points()]
-    assert sweep.load(str(tmp_path), "data") == ([], None)
-    sweep.save(str(tmp_path), made, outcomes, "run", "data")
-    assert sweep.load(str(tmp_path), "data") == (outcomes, "run")
-    assert jobs(made.points(), made.seeds, sweep.load(str(tmp_path), "data")[0]) == []
+    folder = SweepFolder(str(tmp_path), "data")
+    assert folder.load() == ([], None)
+    folder.save(made, outcomes, "run")
+    assert folder.load() == (outcomes, "run")
+    assert group_jobs(made.points(), made.seeds, folder.load()[0]) == []
 
 
 def test_outcomes_of_other_data_or_steps_do_not_count(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=1,2"]))
-    sweep.save(str(tmp_path), made, [Outcome(point, 0, "finished", 0.5) for point in made.points()], "run", "data")
-    assert sweep.load(str(tmp_path), "other data") == ([], None)
+    outcomes = [Outcome(point, 0, "finished", 0.5) for point in made.points()]
+    SweepFolder(str(tmp_path), "data").save(made, outcomes, "run")
+    assert SweepFolder(str(tmp_path), "other data").load() == ([], None)
 
 
 def test_values_stay_under_their_columns_after_a_reload(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=1,2", "score.background=0.3"]))
     first = [Outcome(point, 0, "finished", 0.5) for point in made.points()]
-    sweep.save(str(tmp_path), made, first, "run", "data")
-    loaded, _ = sweep.load(str(tmp_path), "data")
-    assert sweep.headings(made.axes, made.metric)[:2] == ["epochs", "background"]
-    assert [cells[:2] for cells in sweep.rows(lines(loaded), made.axes)] == [["1", "0.3"], ["2", "0.3"]]
+    folder = SweepFolder(str(tmp_path), "data")
+    folder.save(made, first, "run")
+    loaded, _ = folder.load()
+    assert list_headings(made.axes, made.metric)[:2] == ["epochs", "background"]
+    assert [cells[:2] for cells in format_rows(group_lines(loaded), made.axes)] == [["1", "0.3"], ["2", "0.3"]]
     assert [name_of(one.point) for one in loaded] == [name_of(one.point) for one in first]
 
 
 def test_point_drawn_twice_is_one_outcome_and_two_draws() -> None:
     first = Outcome({"a": 1}, 0, "finished", 0.4, computed=["train"])
     again = Outcome({"a": 1}, 0, "finished", 0.4, reused=["train"])
-    found = sweep.merged(sweep.merged([first, Outcome({"a": 2}, 0, "finished", 0.5)], [again]), [again])
+    found = merge_outcomes(merge_outcomes([first, Outcome({"a": 2}, 0, "finished", 0.5)], [again]), [again])
     assert [(one.point["a"], one.computed, one.draws) for one in found] == [(1, ["train"], 3), (2, [], 1)]
-    assert lines(found)[0].values == (40.0,) and lines(found)[0].std is None
-    assert sweep.num_drawn(found) == 4
-    retried = sweep.merged([Outcome({"a": 1}, 0, "failed")], [first])
+    assert group_lines(found)[0].values == (40.0,)
+    assert group_lines(found)[0].std is None
+    assert count_draws(found) == 4
+    retried = merge_outcomes([Outcome({"a": 1}, 0, "failed")], [first])
     assert [one.state for one in retried] == ["finished"]
 
 
 def test_draws_of_several_seeds_count_once() -> None:
     seeds = [Outcome({"a": 1}, seed, "finished", 0.4) for seed in (0, 1, 2)]
-    assert sweep.num_drawn(seeds) == 1 and sweep.num_drawn(sweep.merged(seeds, seeds)) == 2
+    assert count_draws(seeds) == 1
+    assert count_draws(merge_outcomes(seeds, seeds)) == 2
 
 
 def test_tpe_draws_no_more_than_there_is() -> None:
@@ -246,12 +275,14 @@ def test_table_has_spread_best_and_reasons() -> None:
         Outcome({"a.b": k}, s, "finished", v, computed=["x"]) for k, vs in values.items() for s, v in enumerate(vs)
     ]
     outcomes.append(Outcome({"a.b": 3}, 0, "failed", reason="too large"))
-    found = lines(outcomes)
-    assert found[0].mean == pytest.approx(42) and found[0].std == pytest.approx(2.8284, abs=1e-4)
-    assert sweep.best(found) is found[1]
-    texts = sweep.rows(found, (Axis("a.b"),))
+    found = group_lines(outcomes)
+    assert found[0].mean == pytest.approx(42)
+    assert found[0].std == pytest.approx(2.8284, abs=1e-4)
+    assert find_best(found) is found[1]
+    texts = format_rows(found, (Axis("a.b"),))
     assert texts[0][:3] == ["1", "42.0", "2.8 (2)"]
-    assert texts[2][1] == "-" and texts[2][-1] == "failed: too large"
+    assert texts[2][1] == "-"
+    assert texts[2][-1] == "failed: too large"
 
 
 @pytest.mark.parametrize(
@@ -262,7 +293,8 @@ def test_image_has_ink_for_every_point(space: list[str]) -> None:
     outcomes = [
         Outcome(p, s, "finished", 0.3 + 0.01 * k + 0.02 * s) for k, p in enumerate(made.points()) for s in (0, 1)
     ]
-    full = np.asarray(sweep.draw_figure(made, lines(outcomes)))
-    fewer = np.asarray(sweep.draw_figure(made, lines(outcomes[:-2])))
-    assert full.shape == fewer.shape and (full != fewer).any()
-    assert (sweep.draw_figure(made, []).size) == (full.shape[1], full.shape[0])
+    full = np.asarray(draw_figure(made, group_lines(outcomes)))
+    fewer = np.asarray(draw_figure(made, group_lines(outcomes[:-2])))
+    assert full.shape == fewer.shape
+    assert (full != fewer).any()
+    assert (draw_figure(made, []).size) == (full.shape[1], full.shape[0])

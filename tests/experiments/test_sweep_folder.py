@@ -15,16 +15,17 @@ pytest.importorskip("ray")
 
 from rich.console import Console
 from rich.table import Table
+from wsss_ray.experiments.road import made_with
 from wsss_ray.studies import resolve
 
 from tests.fake_run import prepare
 from wsss_ray.artifacts.store import digest, held
 from wsss_ray.config import UserError
 from wsss_ray.experiments import road
-from wsss_ray.experiments.road import made_with
-from wsss_ray.experiments.sweep import Outcome, lines, plan
-from wsss_ray.experiments.sweep_run import closing_table
+from wsss_ray.experiments.sweep import plan_sweep
+from wsss_ray.experiments.sweep_outcomes import Outcome, group_lines
 from wsss_ray.experiments.sweep_space import parse_space
+from wsss_ray.experiments.sweep_table import build_closing_table
 
 HOLD = """
 import sys
@@ -41,21 +42,24 @@ def test_second_process_on_a_sweep_is_refused(
 ) -> None:
     from wsss_ray.cli.main import main
 
-    made = plan(resolve("cam"), parse_space(["train.epochs=1,2"]))
+    made = plan_sweep(resolve("cam"), parse_space(["train.epochs=1,2"]))
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "sweeps" / made.name)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
         command = ["wsss", "sweep", "cam", "--over", "train.epochs=1,2", "--out", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             main()
         holder.communicate(b"\n")
     error = capsys.readouterr().err
-    assert ended.value.code == 2 and "another process runs this sweep" in error and len(error.splitlines()) == 1
+    assert ended.value.code == 2
+    assert "another process runs this sweep" in error
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "sweeps" / made.name / "sweep.json").exists()
 
 
@@ -90,10 +94,12 @@ def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytes
 
 
 def test_brackets_in_values_are_printed() -> None:
-    made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
+    made = plan_sweep(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
     outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.points()]
-    text = printed(closing_table(made, lines(outcomes)))
-    assert "[1.0]" in text and "[0.5, 1.0]" in text and "[/there]" in text
+    text = printed(build_closing_table(made, group_lines(outcomes)))
+    assert "[1.0]" in text
+    assert "[0.5, 1.0]" in text
+    assert "[/there]" in text
 
 
 def printed(table: Table) -> str:

@@ -20,8 +20,10 @@ pytest.importorskip("ray")
 
 from wsss_ray.studies import resolve
 
-from wsss_ray.experiments.sweep import Outcome, Plan, plan
-from wsss_ray.experiments.sweep_run import early_stopping, run_sweep
+from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
+from wsss_ray.experiments.sweep_outcomes import Outcome
+from wsss_ray.experiments.sweep_run import run_sweep
+from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe
 
@@ -56,7 +58,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Plan, list[Ou
     """Thresholds 0.2 and 0.3, masks at thresholds 0.2, 0.4 and one that cannot be."""
     out = tmp_path_factory.mktemp("sweep")
     axes = parse_space(["refine.threshold=0.2,0.4,7", "score.background=0.25,0.3333"])
-    made = plan(small(), axes, metric="seeds.fixed")
+    made = plan_sweep(small(), axes, SweepOptions(metric="seeds.fixed"))
     return out, made, run_sweep(made, str(out), max_concurrent=2)
 
 
@@ -77,14 +79,16 @@ def test_one_training_serves_all_trials(swept: tuple[Path, Plan, list[Outcome]])
 def test_failed_points_are_told_and_stop_nothing(swept: tuple[Path, Plan, list[Outcome]]) -> None:
     _, _, outcomes = swept
     states = [one.state for one in outcomes]
-    assert states.count("failed") == 2 and states.count("finished") == 4
+    assert states.count("failed") == 2
+    assert states.count("finished") == 4
     assert all("threshold" in one.reason for one in outcomes if one.state == "failed")
 
 
 def test_thresholds_are_read_off_one_curve_as_if_each_had_run(swept: tuple[Path, Plan, list[Outcome]]) -> None:
     out, made, outcomes = swept
     answered = [one for one in outcomes if one.reused == ["curve of seeds"]]
-    assert len(answered) == 2 and all(not one.computed for one in answered)
+    assert len(answered) == 2
+    assert all(not one.computed for one in answered)
     # Seeds refined at threshold t are the seeds scored at background t.
     record = json.loads((Path(outcomes[-1].folder) / "run.json").read_text())["scores"]["seeds"]
     curve = dict(zip(record["curve"]["thresholds"], record["curve"]["miou"], strict=True))
@@ -101,7 +105,8 @@ def test_thresholds_are_read_off_one_curve_as_if_each_had_run(swept: tuple[Path,
 @pytest.mark.parametrize("epochs", [2, 3, 5, 9, 15, 40])
 def test_trials_are_stopped_in_the_middle_of_their_training(epochs: int) -> None:
     falling = stops(epochs, lambda place, epoch: 0.9 - place / 10)
-    assert falling[0] is None and None not in falling[3:]
+    assert falling[0] is None
+    assert None not in falling[3:]
     assert all(max(1, epochs // 3) <= epoch < epochs for epoch in falling if epoch is not None)
     # Ahead until the last epoch, and there behind: by then nothing is left to save.
     assert stops(epochs, lambda place, epoch: (place - 100 * (epoch == epochs) * place) / 10) == [None] * 9
@@ -109,7 +114,7 @@ def test_trials_are_stopped_in_the_middle_of_their_training(epochs: int) -> None
 
 def stops(epochs: int, score: Callable[[int, int], float]) -> list[int | None]:
     """The epoch at which each of nine trials, one after the other, is stopped."""
-    scheduler, found = early_stopping(epochs), []
+    scheduler, found = build_scheduler(epochs), []
     for place in range(9):
         trial = SimpleNamespace(trial_id=str(place))
         scheduler.on_trial_add(None, trial)
@@ -122,7 +127,7 @@ def stops(epochs: int, score: Callable[[int, int], float]) -> list[int | None]:
 
 
 def test_a_single_epoch_is_not_stopped() -> None:
-    assert early_stopping(1) is None
+    assert build_scheduler(1) is None
 
 
 def test_every_trial_is_a_child_of_the_sweep(swept: tuple[Path, Plan, list[Outcome]]) -> None:
@@ -132,7 +137,8 @@ def test_every_trial_is_a_child_of_the_sweep(swept: tuple[Path, Plan, list[Outco
     client = MlflowClient(f"sqlite:///{out}/mlflow.db")
     state = json.loads((out / "sweeps" / made.name / "sweep.json").read_text())
     parent = client.get_run(state["mlflow_run"])
-    assert parent.info.status == "FINISHED" and parent.data.tags["kind"] == "sweep"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["kind"] == "sweep"
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {run.info.run_id for run in children} == {one.mlflow_run for one in outcomes if one.state == "finished"}
     assert {run.info.status for run in children} == {"FINISHED"}
@@ -181,23 +187,24 @@ def test_tpe_stops_at_the_end_of_its_space(
 ) -> None:
     pytest.importorskip("optuna")
     out, _, _ = swept
-    made = plan(small(), parse_space(["refine.threshold=0.2,0.4"]), search="tpe", trials=20)
+    made = plan_sweep(small(), parse_space(["refine.threshold=0.2,0.4"]), SweepOptions(search="tpe", trials=20))
     first = run_sweep(made, str(out), max_concurrent=1)
-    assert sum(one.draws for one in first) == 2 and len({one.key for one in first}) == len(first)
+    assert sum(one.draws for one in first) == 2
+    assert len({one.key for one in first}) == len(first)
     forbid_trials(monkeypatch)
     assert run_sweep(made, str(out)) == first
 
 
 def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
     """In a process that knew no other cluster: the killer asks Ray's private state who is alive."""
-    call = "import sys; from tests.stages import test_sweep_runs as t; t.killed_trial(t.Path(sys.argv[1]))"
+    call = "import sys; from tests.experiments import test_sweep_run as t; t.killed_trial(t.Path(sys.argv[1]))"
     told = subprocess.run([sys.executable, "-c", call, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
     assert told.returncode == 0, told.stdout + told.stderr
 
 
 def killed_trial(tmp_path: Path) -> None:
     """The first trial holds both cores in training when it dies; the second one needs them."""
-    made = plan(small(), parse_space(["train.epochs=200,1"]))
+    made = plan_sweep(small(), parse_space(["train.epochs=200,1"]))
     killer = threading.Thread(target=kill_while_training, args=(tmp_path,), daemon=True)
     killer.start()
     outcomes = run_sweep(made, str(tmp_path), max_concurrent=1)

@@ -179,9 +179,11 @@ def check_outputs(model: nn.Module, config: MethodConfig, num_classes: int, size
         maps, logits = model.maps(images), model.logits(images)
         assert torch.equal(maps, model.maps(images))
     evidence = model.evidence(images)
-    assert maps.dim() == 4 and maps.shape[:2] == (2, num_classes)
+    assert maps.dim() == 4
+    assert maps.shape[:2] == (2, num_classes)
     assert logits.shape == (2, num_classes)
-    assert evidence.shape[0] == 2 and evidence.shape[1] in (num_classes, num_classes + 1)
+    assert evidence.shape[0] == 2
+    assert evidence.shape[1] in (num_classes, num_classes + 1)
     assert evidence.requires_grad
     assert all(torch.isfinite(value).all() for value in (maps, logits, evidence))
     if config.fusion().rectify == "none":

@@ -10,7 +10,7 @@ from torch import Tensor
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.cam import CAM, CAMConfig
 from wsss_ray.methods.layers import classification_loss
-from wsss_ray.methods.views import positions, slide
+from wsss_ray.methods.views import place_windows, slide_window
 from wsss_ray.nets.backbone import Backbone
 
 
@@ -78,9 +78,9 @@ def test_styles_set_rates_and_background() -> None:
 
 
 def test_window_positions_cover_every_pixel() -> None:
-    assert positions(448, 320, 64) == [0, 64, 128]
-    assert positions(100, 40, 32) == [0, 32, 60]
-    assert positions(40, 40, 64) == [0]
+    assert place_windows(448, 320, 64) == [0, 64, 128]
+    assert place_windows(100, 40, 32) == [0, 32, 60]
+    assert place_windows(40, 40, 64) == [0]
 
 
 def test_sliding_window_of_a_local_network_is_the_plain_map() -> None:
@@ -99,7 +99,7 @@ def test_sliding_window_averages_the_windows_that_hold_a_cell() -> None:
 
     image = torch.zeros(1, 3, 32, 64)
     image[..., 16], image[..., 32] = 1.0, 2.0
-    fused = slide(number, image, window=32, step=16, stride=8)
+    fused = slide_window(number, image, window=32, step=16, stride=8)
     assert fused.shape == (1, 1, 4, 8)
     assert fused[0, 0, 0].tolist() == [0.0, 0.0, 0.5, 0.5, 1.5, 1.5, 2.0, 2.0]
 

@@ -15,9 +15,9 @@ from wsss_ray.methods.eps import (
     PRESETS,
     EPSConfig,
     ScoreHead,
-    estimated_saliency,
+    estimate_saliency,
     overlap_ratio,
-    route,
+    route_classes,
     saliency_loss,
     shrink_saliency,
 )
@@ -59,8 +59,8 @@ def test_released_losses_and_gradients(golden: Golden) -> None:
         small = shrink_saliency(given["saliency"], tuple(scores.shape[2:]))
         probabilities = scores.softmax(dim=1)
         overlap = overlap_ratio(probabilities, small)
-        routing = route(given["label"], overlap, tau)
-        foreground, not_background, estimate = estimated_saliency(probabilities, routing, weight)
+        routing = route_classes(given["label"], overlap, tau)
+        foreground, not_background, estimate = estimate_saliency(probabilities, routing, weight)
         loss_cls = classification_loss(spatial_mean(scores[:, :-1]), given["label"])
         loss_sal = saliency_loss(scores, given["label"], given["saliency"], tau, weight)
         found = {
@@ -106,10 +106,10 @@ def test_lambda_only_charges_absent_classes() -> None:
     torch.manual_seed(0)
     probabilities = (4 * torch.randn(3, 8, 6, 5, dtype=torch.float64)).softmax(dim=1)
     labels = (torch.rand(3, 7) < 0.5).double()
-    routing = route(labels, overlap_ratio(probabilities, torch.rand(3, 1, 6, 5, dtype=torch.float64)), 0.4)
+    routing = route_classes(labels, overlap_ratio(probabilities, torch.rand(3, 1, 6, 5, dtype=torch.float64)), 0.4)
     absent = (probabilities[:, :-1] * (1 - labels)[:, :, None, None]).sum(dim=1, keepdim=True)
     for weight in (0.0, 0.3, 1.0):
-        foreground, _, estimate = estimated_saliency(probabilities, routing, weight)
+        foreground, _, estimate = estimate_saliency(probabilities, routing, weight)
         assert torch.allclose(estimate - foreground, (1 - weight) * absent, atol=1e-12)
 
 
@@ -117,9 +117,11 @@ def test_uniform_maps_put_every_present_class_in_the_background() -> None:
     labels = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0]])
     probabilities = torch.zeros(1, 6, 3, 3).softmax(dim=1)
     overlap = overlap_ratio(probabilities, torch.ones(1, 1, 3, 3))
-    routing = route(labels, overlap, 0.4)
-    assert not overlap.any() and not routing.foreground.any() and routing.background.sum() == 2
-    estimate = estimated_saliency(probabilities, routing, 0.7)[2]
+    routing = route_classes(labels, overlap, 0.4)
+    assert not overlap.any()
+    assert not routing.foreground.any()
+    assert routing.background.sum() == 2
+    estimate = estimate_saliency(probabilities, routing, 0.7)[2]
     assert torch.allclose(estimate, torch.full_like(estimate, 0.3 * 3 / 6))
 
 
@@ -131,9 +133,11 @@ def test_overlap_by_hand_and_strict_threshold() -> None:
     assert overlap[0, 0].item() == pytest.approx(2 / 4.0008, abs=1e-7)
     assert overlap[0, 1].item() == 0
     present = torch.tensor([[1.0, 1.0]])
-    assert route(present, torch.tensor([[0.4, 0.41]]), torch.tensor(0.4).item()).foreground.tolist() == [[False, True]]
+    assert route_classes(present, torch.tensor([[0.4, 0.41]]), torch.tensor(0.4).item()).foreground.tolist() == [
+        [False, True]
+    ]
     outside = overlap_ratio(one_hot_scores(owner, 3).softmax(dim=1), torch.zeros(1, 1, 2, 4))
-    assert route(present, outside, 0.4).background.all()
+    assert route_classes(present, outside, 0.4).background.all()
 
 
 def test_an_exact_half_is_not_confident() -> None:
@@ -159,7 +163,8 @@ def test_gradients_reach_what_they_should() -> None:
     scores = torch.randn(2, 5, 4, 4, requires_grad=True)
     labels = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 0.0]])
     by_class = torch.autograd.grad(classification_loss(spatial_mean(scores[:, :-1]), labels), scores)[0]
-    assert not by_class[:, -1].any() and by_class[:, :-1].all()
+    assert not by_class[:, -1].any()
+    assert by_class[:, :-1].all()
     # An absent class has no term of its own in S_hat when lambda is 1: it is moved through the softmax alone.
     by_saliency = torch.autograd.grad(saliency_loss(5 * scores, labels, torch.rand(2, 1, 32, 32), 0.0, 1.0), scores)[0]
     assert by_saliency[0, 1].any()
@@ -172,7 +177,7 @@ def test_routing_is_the_only_way_the_overlap_matters() -> None:
     for overlap in ([[0.5, 0.2, 0.9]], [[0.7, 0.1, 0.0]], [[0.5, 0.5, 0.9]]):
         torch.manual_seed(2)
         scores = torch.randn(1, 4, 3, 3, requires_grad=True)
-        estimate = estimated_saliency(scores.softmax(dim=1), route(labels, torch.tensor(overlap), 0.4), 0.5)[2]
+        estimate = estimate_saliency(scores.softmax(dim=1), route_classes(labels, torch.tensor(overlap), 0.4), 0.5)[2]
         gradients.append(torch.autograd.grad((estimate**2).mean(), scores)[0])
     assert torch.equal(gradients[0], gradients[1])
     assert not torch.equal(gradients[0], gradients[2])
@@ -218,9 +223,11 @@ def test_without_saliency_the_background_channel_is_never_trained() -> None:
     assert set(parts) == {"cls"}
     parts["cls"].backward()
     gradient = model.head.classifier.weight.grad
-    assert not gradient[-1].any() and gradient[:-1].any()
+    assert not gradient[-1].any()
+    assert gradient[:-1].any()
 
 
 def test_routing_ignores_absent_classes() -> None:
-    routing = route(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.9, 0.9]]), 0.4)
-    assert routing.foreground.tolist() == [[False, True]] and not routing.background.any()
+    routing = route_classes(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.9, 0.9]]), 0.4)
+    assert routing.foreground.tolist() == [[False, True]]
+    assert not routing.background.any()

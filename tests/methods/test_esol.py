@@ -16,7 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss
-from wsss_ray.methods.esol.network import ESOL, Component, ESOLConfig, phases
+from wsss_ray.methods.esol.network import ESOL, Component, ESOLConfig, plan_phases
 from wsss_ray.methods.layers import classification_loss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
@@ -46,7 +46,7 @@ def chain(*configs: ESOLConfig, num_classes: int = 3, seed: int = 0) -> list[Any
 
 
 def all_phases(**settings: Any) -> list[Any]:
-    return chain(*phases(**settings))
+    return chain(*plan_phases(**settings))
 
 
 def descend(net: ESOL, batch: Batch, rate: float, steps: int = 5) -> list[dict[str, float]]:
@@ -157,7 +157,8 @@ def test_later_phases_keep_the_backbone_still() -> None:
     assert len({classifier.train().loss(batch, MIDDLE)["cls"].item() for _ in range(4)}) > 1
     for net in later:
         net.train()
-        assert net.training and not any(part.training for part in net.backbone.modules())
+        assert net.training
+        assert not any(part.training for part in net.backbone.modules())
         assert len({net.loss(batch, MIDDLE)["monitor/bce"].item() for _ in range(4)}) == 1
         sum(part for name, part in net.loss(batch, MIDDLE).items() if "monitor" not in name).backward()
         assert all(p.grad is None for p in net.backbone.parameters())
@@ -300,7 +301,9 @@ def test_places_of_the_second_convolution() -> None:
     assert torch.equal(expansion.evidence(images), expansion.head(features))
     assert torch.allclose(shrinkage.evidence(images), classifier.evidence(images), atol=1e-5)
     classifier, expansion, shrinkage = (net.eval() for net in all_phases(conv2="late", beta=1.0))
-    assert classifier.conv2 is None and expansion.conv2 is None and isinstance(shrinkage.conv2, DeformConv2d)
+    assert classifier.conv2 is None
+    assert expansion.conv2 is None
+    assert isinstance(shrinkage.conv2, DeformConv2d)
     for net in (expansion, shrinkage):
         assert torch.allclose(net.evidence(images), classifier.evidence(images), atol=1e-5)
 
@@ -341,7 +344,7 @@ TABLE_6: list[tuple[tuple[Component, ...], list[str]]] = [
 
 @pytest.mark.parametrize(("without", "order"), TABLE_6)
 def test_rows_of_the_ablation_table(without: tuple[Any, ...], order: list[str]) -> None:
-    configs = phases(without)
+    configs = plan_phases(without)
     assert [config.phase for config in configs] == order
     nets = chain(*configs)
     last, batch = nets[-1], make_batch(3)
@@ -358,7 +361,7 @@ def test_rows_of_the_ablation_table(without: tuple[Any, ...], order: list[str]) 
 
 
 def test_rows_of_the_ablation_table_differ() -> None:
-    rows = [tuple(config.model_dump_json() for config in phases(without)) for without, _ in TABLE_6]
+    rows = [tuple(config.model_dump_json() for config in plan_phases(without)) for without, _ in TABLE_6]
     assert len(set(rows)) == len(rows)
 
 

@@ -10,7 +10,7 @@ from contract import TinyBackbone
 from pydantic import ValidationError
 
 from wsss_ray.config import UserError
-from wsss_ray.methods.esol.network import ESOLConfig, phases
+from wsss_ray.methods.esol.network import ESOLConfig, plan_phases
 
 
 def test_defaults() -> None:
@@ -27,7 +27,7 @@ def test_alpha_belongs_to_the_expansion(phase: Any) -> None:
     with pytest.raises(ValidationError, match=f"the {phase} does not read alpha: .*base.method.alpha"):
         ESOLConfig(phase=phase, alpha=0.1)
     assert ESOLConfig(phase=phase, alpha=0.01).alpha == 0.01
-    assert [config.alpha for config in phases(alpha=0.1)] == [0.01, 0.1, 0.01]
+    assert [config.alpha for config in plan_phases(alpha=0.1)] == [0.01, 0.1, 0.01]
 
 
 @pytest.mark.parametrize("setting", [{"beta": 0.3}, {"clip_max": "image"}])
@@ -54,7 +54,8 @@ def test_the_classifiers_answer_is_clipped_as_in_training() -> None:
         base = ESOLConfig().build(TinyBackbone(), 3)
         net: Any = ESOLConfig(phase="expansion", clip_at_inference=on).build(TinyBackbone(), 3, base).eval()
         answers.append((net.logits(images), net.maps(images)))
-    assert torch.equal(answers[0][0], answers[1][0]) and not torch.equal(answers[0][1], answers[1][1])
+    assert torch.equal(answers[0][0], answers[1][0])
+    assert not torch.equal(answers[0][1], answers[1][1])
 
 
 def test_advice_names_the_keys_of_the_recipe() -> None:

@@ -12,7 +12,7 @@ from contract import MIDDLE
 
 from wsss_ray.contracts import Batch
 from wsss_ray.data.toy import ToyConfig, draw_image, plan_image
-from wsss_ray.methods.esol.losses import runaway
+from wsss_ray.methods.esol.losses import detect_runaway
 from wsss_ray.methods.esol.network import ESOL, ESOLConfig
 from wsss_ray.nets import build_backbone
 
@@ -25,23 +25,26 @@ def epochs(**columns: list[float]) -> list[dict[str, float]]:
 
 def test_runaway() -> None:
     calm = {"offset": [0.2, 0.6, 1.0, 1.2], "outside": [0.0, 0.0, 0.02, 0.03], "present": [0.2, 0.4, 0.5, 0.55]}
-    assert runaway([]) is None
-    assert runaway([{"cls": 0.3}]) is None
-    assert runaway(epochs(**calm)) is None
-    assert runaway(epochs(**calm, recall=[0.5, 0.6, 0.65, 0.64])) is None
-    assert str(runaway(epochs(**calm), max_outside=0.01)).startswith("epoch 2: 2% of the samples left")
+    assert detect_runaway([]) is None
+    assert detect_runaway([{"cls": 0.3}]) is None
+    assert detect_runaway(epochs(**calm)) is None
+    assert detect_runaway(epochs(**calm, recall=[0.5, 0.6, 0.65, 0.64])) is None
+    assert str(detect_runaway(epochs(**calm), max_outside=0.01)).startswith("epoch 2: 2% of the samples left")
     for changed, message in (
         ({"outside": [0.0, 0.1, 0.4, 0.6]}, "epoch 2: 40% of the samples left the map"),
         ({"outside": [0.0, 0.1, math.nan, 0.1]}, "epoch 2: nan"),
         ({"present": [0.2, 0.9, 0.7, 0.6]}, "epoch 3: offsets grow while the loss of present classes falls"),
         ({"recall": [0.7, 0.6, 0.5, 0.6]}, "epoch 2: offsets grow while foreground recall falls"),
     ):
-        warning = runaway(epochs(**{**calm, **changed}))
-        assert warning is not None and warning.startswith(message)
+        warning = detect_runaway(epochs(**{**calm, **changed}))
+        assert warning is not None
+        assert warning.startswith(message)
     # Below a cell a falling loss is chance.
-    assert runaway(epochs(**{**calm, "offset": [0.01, 0.02, 0.03, 0.9], "present": [0.6, 0.5, 0.4, 0.3]})) is None
+    assert (
+        detect_runaway(epochs(**{**calm, "offset": [0.01, 0.02, 0.03, 0.9], "present": [0.6, 0.5, 0.4, 0.3]})) is None
+    )
     # Offsets that shrink again are a run that recovers.
-    assert runaway(epochs(**{**calm, "offset": [2.0, 1.8, 1.5, 1.2], "present": [0.6, 0.5, 0.4, 0.3]})) is None
+    assert detect_runaway(epochs(**{**calm, "offset": [2.0, 1.8, 1.5, 1.2], "present": [0.6, 0.5, 0.4, 0.3]})) is None
 
 
 @pytest.mark.slow
@@ -86,9 +89,9 @@ def test_expansion_and_shrinkage_on_generated_images() -> None:
     expansion, history = later("expansion", classifier, 0.1)
     assert 0.2 < history[0]["monitor/offset"] < history[-1]["monitor/offset"] - 0.1
     assert history[-1]["monitor/present_bce"] > history[0]["monitor/present_bce"] + 0.02
-    assert runaway(history) is None
+    assert detect_runaway(history) is None
     _, history = later("shrinkage", expansion, 1.0)
     assert history[-1]["cls"] + history[-1]["area"] < history[0]["cls"] + history[0]["area"] - 0.01
     assert history[-1]["monitor/offset"] > history[0]["monitor/offset"]
     _, history = later("expansion", classifier, 100.0)
-    assert "left the map" in str(runaway(history))
+    assert "left the map" in str(detect_runaway(history))

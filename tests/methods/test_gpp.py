@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wsss_ray.methods.ktse.pooling import Gate, GatedPyramidPooling, GPPHead, pyramid, score
+from wsss_ray.methods.ktse.pooling import Gate, GatedPyramidPooling, GPPHead, build_pyramid, score_classes
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 
@@ -48,7 +48,7 @@ def test_the_released_head_is_met_value_by_value_and_gradient_by_gradient(golden
         close(pooled, arrays[f"c{case}_gpp"], 1e-5)
         close(logits, arrays[f"c{case}_logit"], 1e-5)
         if f"c{case}_gate1" in arrays:
-            steps = pyramid(planes[:, 1:])
+            steps = build_pyramid(planes[:, 1:])
             close(steps[0], arrays[f"c{case}_G2up"], 1e-5)
             first = gates(head.pooling)[0](steps[0], steps[1])
             close(first, arrays[f"c{case}_gate1"], 1e-5)
@@ -69,7 +69,7 @@ def test_constant_maps_of_the_released_head(golden: Golden) -> None:
     pooling = silent_pooling(3)
     for value, logit in zip((2.0, -2.0), expected, strict=True):
         features = torch.full((1, 3, 20, 20), value)
-        close(score(features, pooling(features)), np.full((1, 3), logit, np.float32), 1e-5)
+        close(score_classes(features, pooling(features)), np.full((1, 3), logit, np.float32), 1e-5)
 
 
 def silent_pooling(num_classes: int) -> GatedPyramidPooling:
@@ -83,7 +83,7 @@ def silent_pooling(num_classes: int) -> GatedPyramidPooling:
 def test_silent_gates_turn_a_constant_into_its_signed_square(value: float) -> None:
     """Each gate is 1/2 * 1/2 * (coarse + fine): v/2, then 3v/8, then 11v/32 = 0.34375 v."""
     features = torch.full((2, 4, 9, 13), value)
-    logits = score(features, silent_pooling(4)(features))
+    logits = score_classes(features, silent_pooling(4)(features))
     sign = 1.0 if value > 0 else -1.0
     torch.testing.assert_close(logits, torch.full((2, 4), sign * 11 / 32 * value**2), atol=1e-6, rtol=1e-6)
 
@@ -99,8 +99,8 @@ def test_the_first_gate_channel_weighs_the_coarser_map() -> None:
 
 def test_evidence_of_opposite_sign_does_not_count() -> None:
     features = torch.ones(1, 1, 4, 4)
-    assert score(features, -features).item() == 0.0
-    assert score(-features, -features).item() == -1.0
+    assert score_classes(features, -features).item() == 0.0
+    assert score_classes(-features, -features).item() == -1.0
 
 
 def test_gates_see_their_own_class_count_and_have_no_biases() -> None:

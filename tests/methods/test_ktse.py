@@ -97,7 +97,8 @@ def test_a_profile_fills_every_difference_and_a_given_value_wins() -> None:
 
 def test_a_partner_is_needed_by_sie_alone() -> None:
     assert KTSEConfig().needs == {"partner"}
-    assert not KTSEConfig(sie=False).needs and not KTSEConfig(partner_rule="random").needs
+    assert not KTSEConfig(sie=False).needs
+    assert not KTSEConfig(partner_rule="random").needs
     with pytest.raises(UserError, match="method.sie=false"):
         network(KTSEConfig(), 3).loss(make_batch(3, partner=False), MIDDLE)
     with pytest.raises(ValueError, match="swap"):
@@ -138,10 +139,12 @@ def test_images_are_joined_below_or_beside_with_the_anchor_first() -> None:
         _, seen = recorded(batch, profile="released", concat_axis=axis)
         both, masked, joined = seen
         assert torch.equal(both, torch.cat([batch.image, batch.partner.image[:4]]))
-        assert masked.shape == batch.image.shape and joined.shape == shape
+        assert masked.shape == batch.image.shape
+        assert joined.shape == shape
         first = joined[:, :, :CROP] if axis == "height" else joined[..., :CROP]
         second = joined[:, :, CROP:] if axis == "height" else joined[..., CROP:]
-        assert torch.equal(first, batch.image[:4]) and torch.equal(second, batch.partner.image[:4])
+        assert torch.equal(first, batch.image[:4])
+        assert torch.equal(second, batch.partner.image[:4])
     _, seen = recorded(batch)
     assert [len(images) for images in seen] == [6, 6, 6], "the paper's own form never looks at the partner alone"
 
@@ -173,7 +176,8 @@ def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:
         (parts["bg"] + parts["fg"]).backward()
         moved = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         gradient = model.head.classify.weight.grad
-        assert moved == {"head.classify.weight"} and gradient[1:].count_nonzero() == 0
+        assert moved == {"head.classify.weight"}
+        assert gradient[1:].count_nonzero() == 0
         assert gradient[0].count_nonzero() > 0, f"{profile}: the plane learns, negative as it is"
         without_labels = network(KTSEConfig(profile=profile, warmup_epochs=1, warmup_background=True, ssr=False), 3)
         assert set(without_labels.loss(batch, warm)) == {"cls"}
@@ -185,7 +189,8 @@ def test_the_released_schedule_never_anneals_to_zero() -> None:
     num_steps = 10582 // 8 * 10 + 10582 // 16 * 30
     assert (schedule.horizon, num_steps) == (52880, 33050)
     start, end = (lr_at(schedule, step, num_steps, 661) for step in (13220, num_steps - 1))
-    assert start == pytest.approx(0.772, abs=5e-4) and end == pytest.approx(0.414, abs=5e-4)
+    assert start == pytest.approx(0.772, abs=5e-4)
+    assert end == pytest.approx(0.414, abs=5e-4)
 
 
 def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
@@ -204,7 +209,8 @@ def test_a_step_leaves_frozen_parts_and_running_statistics_alone() -> None:
 def test_background_is_the_first_plane_inside_and_the_last_of_the_evidence() -> None:
     model, images = network(KTSEConfig(), 5).eval(), torch.randn(2, 3, 40, 56)
     planes, evidence = model.planes(images), model.evidence(images)
-    assert torch.equal(evidence[:, -1], planes[:, 0]) and torch.equal(evidence[:, :-1], planes[:, 1:])
+    assert torch.equal(evidence[:, -1], planes[:, 0])
+    assert torch.equal(evidence[:, :-1], planes[:, 1:])
     assert torch.equal(model.maps(images), planes[:, 1:])
     assert model.maps(images).min() < 0, "maps stay signed: the fusion rule rectifies after up-sampling"
     rule = KTSEConfig().fusion()
@@ -237,7 +243,8 @@ def test_weights_of_the_objective() -> None:
     for name in PARTS["full"]:
         factor = 2 if name in ("fg", "joined_fg", "inter") else 1
         torch.testing.assert_close(parts[2][name], factor * parts[1][name])
-    assert parts[1]["fg"] != 0 and parts[1]["inter"] < 0
+    assert parts[1]["fg"] != 0
+    assert parts[1]["inter"] < 0
 
 
 def test_bf16_autocast_keeps_losses_in_float32_and_finite() -> None:

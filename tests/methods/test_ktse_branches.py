@@ -52,8 +52,10 @@ def test_the_joined_image_is_held_to_both_of_its_parts() -> None:
         assert loss == pytest.approx(1 / 3 if counted else 0, abs=1e-6), "classes of either image, no others"
     joined = (parts - 1).requires_grad_()
     scripted(batch, [alone, joined], **settings)["kt"].backward()
-    assert alone.grad is not None and joined.grad is not None
-    assert all(alone.grad[index, [1, 2]].min() > 0 for index in (0, 1)) and joined.grad[0, [1, 2]].max() < 0
+    assert alone.grad is not None
+    assert joined.grad is not None
+    assert all(alone.grad[index, [1, 2]].min() > 0 for index in (0, 1))
+    assert joined.grad[0, [1, 2]].max() < 0
 
 
 def test_the_papers_joined_image_is_held_to_the_anchor_alone() -> None:
@@ -85,7 +87,7 @@ def test_local_alignment_leaves_out_what_is_erased() -> None:
 
 
 def test_published_optimiser_and_batches() -> None:
-    paper, released = ktse.train("paper", "paper"), ktse.train("paper", "released")
+    paper, released = ktse.published("paper").train, ktse.published("released").train
     for made in (paper, released):
         assert (made.optimizer.lr, made.optimizer.weight_decay, made.epochs) == (0.01, 5e-4, 40)
     assert (paper.optimizer.momentum, released.optimizer.momentum) == (0.9, 5e-4)

@@ -15,14 +15,20 @@ from torch import Tensor, nn
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.l2g.correlation import PixelCorrelation, affinity, correlate, correlation_taps, unit_vectors
+from wsss_ray.methods.l2g.correlation import (
+    PixelCorrelation,
+    choose_taps,
+    compute_affinity,
+    correlate_maps,
+    normalize_embedding,
+)
 from wsss_ray.methods.l2g.losses import (
-    attention,
-    saliency_under_views,
-    strongest,
+    compute_attention,
+    crop_saliency,
+    keep_strongest,
+    make_transfer_target,
+    read_global_views,
     transfer_loss,
-    transfer_target,
-    whole_under_views,
 )
 from wsss_ray.methods.l2g.network import PRESETS, CorrelatedHead, L2GConfig
 from wsss_ray.methods.layers import classification_loss, spatial_mean
@@ -102,12 +108,12 @@ def test_released_step(golden: Golden) -> None:
         num_classes = labels.shape[1]
         stride = round(arrays["saliency"].shape[-1] / whole.shape[-1])
         repeated = labels.repeat_interleave(boxes.shape[1], dim=0)
-        attended = attention(local, repeated)
-        hard = strongest(attended)
+        attended = compute_attention(local, repeated)
+        hard = keep_strongest(attended)
         small = torch.nn.functional.interpolate(crops, size=size, mode="nearest")
-        target = transfer_target(hard, num_classes, small, config.threshold, config.background_target, False)
+        target = make_transfer_target(hard, num_classes, small, config.threshold, config.background_target, False)
         pooled = sample_cells(whole, boxes, size, stride, "roi")
-        under = whole_under_views(whole, boxes, size, stride, config.align)
+        under = read_global_views(whole, boxes, size, stride, config.align)
         loss_kd = config.kd_weight * transfer_loss(under, target, config.norm)
         loss_cls = classification_loss(spatial_mean(local[:, :-1]), repeated)
         whole_cls = classification_loss(spatial_mean(whole[:, :-1]), labels)
@@ -168,9 +174,9 @@ def test_released_pixel_correlation(golden: Golden) -> None:
     taps = {tap: torch.from_numpy(arrays[source]).float().requires_grad_() for tap, source in TAPS.items()}
     scores = head(images, taps)
     size = (scores.shape[2], scores.shape[3])
-    stacked = module.stacked(images, taps, size)
-    unit = unit_vectors(module.embed(stacked))
-    matrix = affinity(unit, unit)
+    stacked = module.stack_inputs(images, taps, size)
+    unit = normalize_embedding(module.embed(stacked))
+    matrix = compute_affinity(unit, unit)
     mean = spatial_mean(scores[:, :-1])
     plain = head.classifier(taps["out"])
     objective = (scores * torch.from_numpy(arrays["R"])).sum() + (mean * torch.from_numpy(arrays["Q"])).sum()
@@ -194,7 +200,7 @@ def test_released_pixel_correlation(golden: Golden) -> None:
         "out_E_in": (stacked, 1e-5),
         "out_e_unit": (unit, 1e-6),
         "out_A_hat": (matrix, 1e-6),
-        "out_X_att_every37": (correlate(taps["out"], unit)[:, ::37], 1e-5),
+        "out_X_att_every37": (correlate_maps(taps["out"], unit)[:, ::37], 1e-5),
         "out_F": (scores, 1e-5),
         "out_z": (mean, 1e-5),
         "out_WX": (plain, 1e-5),
@@ -206,24 +212,27 @@ def test_released_pixel_correlation(golden: Golden) -> None:
     }
     for key, (array, tolerance) in found.items():
         gap = np.abs(array.detach().numpy() - arrays[key]).max()
-        assert array.shape == arrays[key].shape and gap <= tolerance, (key, gap)
+        assert array.shape == arrays[key].shape, key
+        assert gap <= tolerance, (key, gap)
     assert torch.autograd.grad(objective, [taps["conv4"], taps["conv5"]], allow_unused=True) == (None, None)
 
 
 def test_correlation_columns_sum_to_one_and_equal_pixels_share_the_mean() -> None:
     torch.manual_seed(0)
-    unit = unit_vectors(torch.rand(2, 5, 3, 4))
-    assert torch.allclose(affinity(unit, unit).sum(dim=1), torch.ones(2, 12), atol=2e-5)
+    unit = normalize_embedding(torch.rand(2, 5, 3, 4))
+    assert torch.allclose(compute_affinity(unit, unit).sum(dim=1), torch.ones(2, 12), atol=2e-5)
     maps = torch.randn(2, 3, 3, 4)
-    same = unit_vectors(torch.ones(2, 5, 3, 4))
-    assert torch.allclose(correlate(maps, same), maps.mean(dim=(2, 3), keepdim=True).expand_as(maps), atol=1e-5)
-    assert torch.allclose(correlate(maps, unit, chunk=5), correlate(maps, unit), atol=1e-6)
+    same = normalize_embedding(torch.ones(2, 5, 3, 4))
+    assert torch.allclose(correlate_maps(maps, same), maps.mean(dim=(2, 3), keepdim=True).expand_as(maps), atol=1e-5)
+    assert torch.allclose(correlate_maps(maps, unit, chunk=5), correlate_maps(maps, unit), atol=1e-6)
 
 
 def test_correlation_by_hand() -> None:
     # Two positions at right angles keep their own value (but for the 1e-5 in norm and sum).
-    unit = unit_vectors(torch.tensor([[[[3.0, 0.0]], [[0.0, 2.0]]]]))
-    assert correlate(torch.tensor([[[[5.0, 7.0]]]]), unit).flatten().tolist() == pytest.approx([5.0, 7.0], abs=2e-4)
+    unit = normalize_embedding(torch.tensor([[[[3.0, 0.0]], [[0.0, 2.0]]]]))
+    assert correlate_maps(torch.tensor([[[[5.0, 7.0]]]]), unit).flatten().tolist() == pytest.approx(
+        [5.0, 7.0], abs=2e-4
+    )
 
 
 def test_correlation_sends_no_gradient_to_the_taps() -> None:
@@ -231,17 +240,20 @@ def test_correlation_sends_no_gradient_to_the_taps() -> None:
     head = CorrelatedHead(backbone, 3, pcm=True)
     taps = {tap: torch.rand(1, width, 4, 5, requires_grad=True) for tap, width in backbone.channels.items()}
     head(torch.randn(1, 3, 32, 40), taps).square().sum().backward()
-    assert taps["out"].grad is not None and taps["conv4"].grad is None and taps["conv5"].grad is None
+    assert taps["out"].grad is not None
+    assert taps["conv4"].grad is None
+    assert taps["conv5"].grad is None
     assert all(p.grad is not None and p.grad.any() for p in head.parameters())
 
 
 def test_correlation_uses_the_taps_there_are() -> None:
     backbone = TinyBackbone()
-    assert correlation_taps(backbone) == ["conv4", "conv5"]
+    assert choose_taps(backbone) == ["conv4", "conv5"]
     backbone.channels = {"low": 8, "out": 16}
-    assert correlation_taps(backbone) == ["low"] and PixelCorrelation(backbone).embed.weight.shape[:2] == (128, 131)
+    assert choose_taps(backbone) == ["low"]
+    assert PixelCorrelation(backbone).embed.weight.shape[:2] == (128, 131)
     backbone.channels = {"out": 16}
-    assert correlation_taps(backbone) == ["out"]
+    assert choose_taps(backbone) == ["out"]
 
 
 @pytest.mark.parametrize("sampling", ["random", "corners"])
@@ -250,7 +262,9 @@ def test_boxes_stay_inside(sampling: str, size: int, view: tuple[int, int]) -> N
     torch.manual_seed(0)
     boxes = sample_boxes(sampling, 50, 5, size, view)
     assert boxes.shape == (50, 5, 4)
-    assert boxes.min() >= 0 and boxes[..., 2].max() <= view[1] and boxes[..., 3].max() <= view[0]
+    assert boxes.min() >= 0
+    assert boxes[..., 2].max() <= view[1]
+    assert boxes[..., 3].max() <= view[0]
     assert torch.equal(boxes[..., 2:] - boxes[..., :2], torch.full((50, 5, 2), size))
     # The last start is never drawn: the upper end is excluded in the released sampler.
     if sampling == "random" and size < min(view):
@@ -270,7 +284,8 @@ def test_corners_cover_the_view_and_the_rest_is_random() -> None:
 def test_uniform_sampling_of_the_paper_has_nine_views() -> None:
     boxes = sample_boxes("uniform", 2, 4, 320, (448, 448), 64)
     assert boxes.shape == (2, 9, 4)
-    assert boxes[0, :, 0].tolist() == [0, 64, 128] * 3 and boxes[1, :, 1].tolist() == [0] * 3 + [64] * 3 + [128] * 3
+    assert boxes[0, :, 0].tolist() == [0, 64, 128] * 3
+    assert boxes[1, :, 1].tolist() == [0] * 3 + [64] * 3 + [128] * 3
 
 
 def test_a_patch_larger_than_the_crop_names_the_fix() -> None:
@@ -283,7 +298,8 @@ def test_crops_are_slices_in_image_order() -> None:
     images = torch.arange(2 * 6 * 7.0).view(2, 1, 6, 7)
     boxes = torch.tensor([[[0, 0, 3, 3], [4, 2, 7, 5]], [[1, 1, 4, 4], [2, 3, 5, 6]]])
     views = crop_views(images, boxes)
-    assert torch.equal(views[1], images[0, :, 2:5, 4:7]) and torch.equal(views[2], images[1, :, 1:4, 1:4])
+    assert torch.equal(views[1], images[0, :, 2:5, 4:7])
+    assert torch.equal(views[2], images[1, :, 1:4, 1:4])
 
 
 def test_roi_reads_half_a_cell_further_than_crop() -> None:
@@ -300,20 +316,20 @@ def test_one_full_size_view() -> None:
     torch.manual_seed(0)
     whole, labels = torch.randn(2, 4, 6, 6), torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     boxes = sample_boxes("random", 2, 1, 48, (48, 48))
-    attended = attention(torch.randn(2, 3, 6, 6), labels)
-    target = transfer_target(attended, 3, None, 0.1, "ignore", True)
-    under = whole_under_views(whole, boxes, (6, 6), 8, "crop")
+    attended = compute_attention(torch.randn(2, 3, 6, 6), labels)
+    target = make_transfer_target(attended, 3, None, 0.1, "ignore", True)
+    under = read_global_views(whole, boxes, (6, 6), 8, "crop")
     assert torch.allclose(under, whole.softmax(dim=1), atol=1e-6)
     expected = ((attended - whole.softmax(dim=1)[:, :3]) ** 2).mean()
     assert transfer_loss(under, target).item() == pytest.approx(expected.item(), abs=1e-6)
     padded = torch.nn.functional.pad(whole, (0, 1, 0, 1), mode="replicate")
     pooled = torch.nn.functional.avg_pool2d(padded, 2, stride=1)
-    assert torch.allclose(whole_under_views(whole, boxes, (6, 6), 8, "roi"), pooled.softmax(dim=1), atol=1e-6)
+    assert torch.allclose(read_global_views(whole, boxes, (6, 6), 8, "roi"), pooled.softmax(dim=1), atol=1e-6)
 
 
 def test_attention_by_hand() -> None:
     scores = torch.tensor([[[[2.0, -1.0, 0.5]], [[3.0, 1.0, 0.0]], [[-1.0, -2.0, -3.0]], [[0.0, 4.0, 1.0]]]])
-    found = attention(scores.requires_grad_(), torch.tensor([[1.0, 0.0, 1.0]]))
+    found = compute_attention(scores.requires_grad_(), torch.tensor([[1.0, 0.0, 1.0]]))
     assert not found.requires_grad
     assert torch.allclose(found[0, :, 0], torch.tensor([[1.0, 0.0, 0.25], [0.0] * 3, [0.0] * 3, [0.0, 1.0, 0.25]]))
 
@@ -322,14 +338,14 @@ def test_target_by_hand() -> None:
     # Channels: two classes and the local background; four pixels.
     attended = torch.tensor([[[[1.0, 0.05, 0.6, 0.0]], [[0.3, 0.0, 0.7, 0.0]], [[0.2, 1.0, 0.1, 0.4]]]])
     saliency = torch.tensor([[[[1.0, 1.0, 0.5, 0.0]]]])
-    paper = transfer_target(attended[:, :2], 2, saliency, 0.1, "ignore", True)
+    paper = make_transfer_target(attended[:, :2], 2, saliency, 0.1, "ignore", True)
     assert torch.allclose(paper[0, :, 0], torch.tensor([[1.0, 0.0, 0.5, 0.0], [1.0, 0.0, 0.5, 0.0]]))
-    released = transfer_target(strongest(attended), 2, saliency, 0.1, "binary", False)
+    released = make_transfer_target(keep_strongest(attended), 2, saliency, 0.1, "binary", False)
     hand = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.5, 0.0], [0.0, 0.0, 0.0, 1.0]])
     assert torch.allclose(released[0, :, 0], hand)
-    soft = transfer_target(strongest(attended), 2, saliency, 0.1, "soft", False)
+    soft = make_transfer_target(keep_strongest(attended), 2, saliency, 0.1, "soft", False)
     assert torch.allclose(soft[0, 2, 0], torch.tensor([0.0, 0.0, 0.0, 0.4]))
-    whole = transfer_target(attended[:, :2], 2, saliency, 0.1, "complement", True)
+    whole = make_transfer_target(attended[:, :2], 2, saliency, 0.1, "complement", True)
     assert torch.allclose(whole[0, 2, 0], torch.tensor([0.0, 1.0, 0.5, 1.0]))
 
 
@@ -337,22 +353,25 @@ def test_empty_and_full_saliency() -> None:
     torch.manual_seed(0)
     attended = torch.rand(2, 4, 5, 5)
     empty, full = torch.zeros(2, 1, 5, 5), torch.ones(2, 1, 5, 5)
-    assert torch.equal(transfer_target(attended, 3, empty, 0.1, "soft", True), attended)
-    without = transfer_target(attended, 3, empty, 0.1, "binary", False)
-    assert not without[:, :3].any() and torch.equal(without[:, 3], (attended[:, 3] > 0.1).float())
-    whole = transfer_target(attended, 3, full, 0.1, "binary", False)
-    assert torch.equal(whole[:, :3], (attended[:, :3] > 0.1).float()) and not whole[:, 3].any()
+    assert torch.equal(make_transfer_target(attended, 3, empty, 0.1, "soft", True), attended)
+    without = make_transfer_target(attended, 3, empty, 0.1, "binary", False)
+    assert not without[:, :3].any()
+    assert torch.equal(without[:, 3], (attended[:, 3] > 0.1).float())
+    whole = make_transfer_target(attended, 3, full, 0.1, "binary", False)
+    assert torch.equal(whole[:, :3], (attended[:, :3] > 0.1).float())
+    assert not whole[:, 3].any()
     # The fallback is decided per view.
-    mixed = transfer_target(attended, 3, torch.cat([empty[:1], full[:1]]), 0.1, "soft", True)
-    assert torch.equal(mixed[0], attended[0]) and not mixed[1, 3].any()
+    mixed = make_transfer_target(attended, 3, torch.cat([empty[:1], full[:1]]), 0.1, "soft", True)
+    assert torch.equal(mixed[0], attended[0])
+    assert not mixed[1, 3].any()
 
 
 def test_hard_target_has_one_channel_per_pixel_and_the_soft_one_may_have_more() -> None:
     torch.manual_seed(0)
     attended = torch.rand(2, 4, 6, 6)
-    assert ((strongest(attended) > 0).sum(dim=1) == 1).all()
-    assert not strongest(torch.zeros(1, 3, 2, 2)).any()
-    assert ((transfer_target(attended, 3, torch.ones(2, 1, 6, 6), 0.1, "ignore", True) > 0).sum(dim=1) > 1).any()
+    assert ((keep_strongest(attended) > 0).sum(dim=1) == 1).all()
+    assert not keep_strongest(torch.zeros(1, 3, 2, 2)).any()
+    assert ((make_transfer_target(attended, 3, torch.ones(2, 1, 6, 6), 0.1, "ignore", True) > 0).sum(dim=1) > 1).any()
 
 
 def test_norms() -> None:
@@ -438,16 +457,20 @@ def test_global_classification_is_a_loss_only_where_it_is_asked_for() -> None:
         parts = model.loss(batch, MIDDLE)
         expected = classification_loss(spatial_mean(model.evidence(batch.image)[:, :3]), batch.labels)
         assert set(parts) == {"cls", "transfer", key}
-        assert parts[key].item() == pytest.approx(expected.item(), rel=1e-6) and parts[key].requires_grad is on
+        assert parts[key].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert parts[key].requires_grad is on
 
 
 def test_local_only_keeps_one_network() -> None:
     batch = make_batch(3)
     plain = build(L2GConfig(local_only=True, saliency=False, **SMALL), 3)
     shaped = build(L2GConfig(local_only=True, **SMALL), 3)
-    assert plain.local_head is None and plain.local_backbone is None
-    assert plain.evidence(batch.image).shape[1] == 3 and shaped.evidence(batch.image).shape[1] == 4
-    assert set(plain.loss(batch, MIDDLE)) == {"cls"} and set(shaped.loss(batch, MIDDLE)) == {"cls", "transfer"}
+    assert plain.local_head is None
+    assert plain.local_backbone is None
+    assert plain.evidence(batch.image).shape[1] == 3
+    assert shaped.evidence(batch.image).shape[1] == 4
+    assert set(plain.loss(batch, MIDDLE)) == {"cls"}
+    assert set(shaped.loss(batch, MIDDLE)) == {"cls", "transfer"}
 
 
 @pytest.mark.parametrize("profile", ["paper", "released"])
@@ -466,7 +489,8 @@ def test_local_background_is_a_projection_no_loss_reaches() -> None:
     model = build(L2GConfig(profile="released", **SMALL), 3).train()
     sum(value for key, value in model.loss(make_batch(3), MIDDLE).items() if "/" not in key).backward()
     gradient = model.local_head.classifier.weight.grad
-    assert not gradient[-1].any() and gradient[:-1].any()
+    assert not gradient[-1].any()
+    assert gradient[:-1].any()
 
 
 def test_repeating_every_view_changes_nothing() -> None:
@@ -478,17 +502,20 @@ def test_repeating_every_view_changes_nothing() -> None:
     losses = []
     for chosen, scores in ((boxes, local), (twice, local.repeat_interleave(2, dim=0))):
         repeated = labels.repeat_interleave(chosen.shape[1], dim=0)
-        target = transfer_target(attention(scores, repeated), 3, None, 0.1, "soft", True)
+        target = make_transfer_target(compute_attention(scores, repeated), 3, None, 0.1, "soft", True)
         for norm in ("mean", "sum"):
-            losses.append(transfer_loss(whole_under_views(whole, chosen, (3, 3), 8, "crop"), target, norm))
-    assert torch.allclose(losses[0], losses[2]) and torch.allclose(losses[1], losses[3])
+            losses.append(transfer_loss(read_global_views(whole, chosen, (3, 3), 8, "crop"), target, norm))
+    assert torch.allclose(losses[0], losses[2])
+    assert torch.allclose(losses[1], losses[3])
 
 
 def test_networks_are_separate_or_shared() -> None:
     separate, shared = build(L2GConfig(), 2), build(L2GConfig(shared=True), 2)
     local = separate.local_backbone.conv4.weight
-    assert torch.equal(local, separate.backbone.conv4.weight) and local is not separate.backbone.conv4.weight
-    assert shared.local_backbone is None and shared.local_head is not shared.head
+    assert torch.equal(local, separate.backbone.conv4.weight)
+    assert local is not separate.backbone.conv4.weight
+    assert shared.local_backbone is None
+    assert shared.local_head is not shared.head
     assert len(list(separate.parameters())) > len(list(shared.parameters()))
 
 
@@ -496,10 +523,12 @@ def test_saliency_follows_the_view_and_its_maximum() -> None:
     saliency = torch.zeros(1, 1, 16, 16)
     saliency[..., 8:, 8:] = 0.5
     boxes = torch.tensor([[[0, 0, 8, 8], [8, 8, 16, 16]]])
-    plain = saliency_under_views(saliency, boxes, (2, 2), False)
-    assert plain.shape == (2, 1, 2, 2) and not plain[0].any() and (plain[1] == 0.5).all()
-    assert saliency_under_views(saliency, boxes, (2, 2), True)[1].max().item() == pytest.approx(1.0)
-    assert not saliency_under_views(0 * saliency, boxes, (2, 2), True).any()
+    plain = crop_saliency(saliency, boxes, (2, 2), False)
+    assert plain.shape == (2, 1, 2, 2)
+    assert not plain[0].any()
+    assert (plain[1] == 0.5).all()
+    assert crop_saliency(saliency, boxes, (2, 2), True)[1].max().item() == pytest.approx(1.0)
+    assert not crop_saliency(0 * saliency, boxes, (2, 2), True).any()
 
 
 def test_map_forms() -> None:
@@ -508,7 +537,8 @@ def test_map_forms() -> None:
     for form in ("attention", "logits", "softmax"):
         model = build(L2GConfig(map_form=form), 3).eval()
         forms[form], scores = model.maps(images), model.evidence(images)
-    assert torch.equal(forms["logits"], scores[:, :3]) and torch.equal(forms["attention"], scores[:, :3].clamp(min=0))
+    assert torch.equal(forms["logits"], scores[:, :3])
+    assert torch.equal(forms["attention"], scores[:, :3].clamp(min=0))
     assert torch.equal(forms["softmax"], scores.softmax(dim=1)[:, :3])
 
 
@@ -525,4 +555,5 @@ def test_views_follow_the_seed() -> None:
         torch.manual_seed(seed)
         return sample_boxes("random", 3, 4, 16, (48, 48))
 
-    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))

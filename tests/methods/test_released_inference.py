@@ -18,7 +18,7 @@ from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.methods.l2g.network import L2GConfig
-from wsss_ray.methods.smaf import SMAFConfig, student_maps
+from wsss_ray.methods.smaf import SMAFConfig, make_student_maps
 from wsss_ray.nets import build_backbone
 
 Golden = Callable[[str], dict[str, np.ndarray]]
@@ -90,7 +90,8 @@ def fuse(rule: FusionRule, planes: list[Tensor], size: tuple[int, ...]) -> tuple
 
     ``planes`` are (P, h, w) maps in turn of an image and of its mirror image, scale by scale.
     """
-    assert rule.rectify in ("none", "before", "after") and rule.normalize == "max"
+    assert rule.rectify in ("none", "before", "after")
+    assert rule.normalize == "max"
     total = torch.zeros(len(planes[0]), *size, dtype=torch.float64)
     for index, plane in enumerate(planes):
         plane = plane.clamp(min=0) if rule.rectify == "before" else plane
@@ -137,7 +138,7 @@ def test_released_fusion_of_given_scores(golden: Golden) -> None:
     for index in range(len(arrays["scales"])):
         for side in ("orig", "flip"):
             scores = torch.from_numpy(arrays[f"logits_s{index}_{side}"])[None]
-            maps = student_maps(scores, len(arrays["label"]), "softmax")[0]
+            maps = make_student_maps(scores, len(arrays["label"]), "softmax")[0]
             planes.append(maps[torch.from_numpy(present)])
     raw, fused = fuse(SMAFConfig().fusion(), planes, size)
     assert np.abs(raw.numpy() - arrays["sum_maps"]).max() <= 1e-5
@@ -148,6 +149,6 @@ def test_released_fusion_of_given_scores(golden: Golden) -> None:
 def test_one_scale_without_flip_is_the_normalised_softmax_map() -> None:
     torch.manual_seed(0)
     scores = 3 * torch.randn(1, 4, 6, 9)
-    maps = student_maps(scores, 3, "softmax")[0, :3]
+    maps = make_student_maps(scores, 3, "softmax")[0, :3]
     _, fused = fuse(SMAFConfig().fusion(), [maps], (6, 9))
     assert torch.allclose(fused.float(), maps / maps.amax(dim=(1, 2), keepdim=True), atol=1e-4)

@@ -11,22 +11,23 @@ import pytest
 import torch
 from contract import check_localizer, make_batch
 from golden_rules import set_b, set_b_input
+from released_names import SSSS_NAMES, rename_key
 from torch import Tensor, nn
 
 from wsss_ray.contracts import IGNORE, Batch, Progress, Segments
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.ssss.config import RELEASED_NAMES, SSSSConfig
-from wsss_ray.methods.ssss.decoder import DecoderASPP, SkipAndCue, draw_keep, global_mean, settled_gate, stochastic_gate
-from wsss_ray.methods.ssss.network import (
-    SingleStage,
-    balanced_loss,
-    class_scores,
-    focal_penalty,
-    labelled_planes,
-    pseudo_labels,
-    rename,
-    weighted_pooling,
+from wsss_ray.methods.layers import spatial_mean
+from wsss_ray.methods.ssss.config import SSSSConfig
+from wsss_ray.methods.ssss.decoder import (
+    DecoderASPP,
+    SkipAndCue,
+    apply_stochastic_gate,
+    apply_test_gate,
+    draw_keep_mask,
 )
+from wsss_ray.methods.ssss.labels import choose_planes, make_pseudo_labels
+from wsss_ray.methods.ssss.losses import balanced_loss, focal_penalty, pool_by_masks, score_classes
+from wsss_ray.methods.ssss.network import SingleStageNetwork
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 
@@ -60,7 +61,7 @@ def load_rule(model: nn.Module, arrays: dict[str, Any], names: dict[str, str], s
     prefix, gain = str(arrays["rule_prefix"]), float(arrays["gain"])
     filled = set()
     for key, shape in zip(arrays["rule_keys"], arrays["rule_shapes"], strict=True):
-        target = rename(names, str(key)).removeprefix(strip)
+        target = rename_key(names, str(key)).removeprefix(strip)
         value = torch.from_numpy(set_b(str(key), sizes(shape), prefix, gain))
         assert state[target].shape == value.shape, target
         state[target].copy_(value)
@@ -68,7 +69,7 @@ def load_rule(model: nn.Module, arrays: dict[str, Any], names: dict[str, str], s
     assert {name for name, _ in model.named_parameters() if ".idle." not in name} <= filled
 
 
-def decoder(arrays: dict[str, Any], config: Any, names: dict[str, str]) -> tuple[SingleStage, Tensor, Tensor]:
+def decoder(arrays: dict[str, Any], config: Any, names: dict[str, str]) -> tuple[SingleStageNetwork, Tensor, Tensor]:
     """The method's decoder with the file's weights, and its two inputs."""
     prefix = str(arrays["rule_prefix"])
     low = torch.from_numpy(set_b_input("low", arrays["low_shape"].tolist(), prefix, 1.0))
@@ -87,7 +88,7 @@ def assert_close(actual: Tensor, expected: np.ndarray, atol: float) -> None:
     np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=0, atol=atol)
 
 
-def still(num_classes: int) -> SingleStage:
+def still(num_classes: int) -> SingleStageNetwork:
     """A model whose losses are called with given logits."""
     return SMALL.model_copy(update={"pamr_iterations": 10, "pamr_dilations": (1, 2, 4, 8, 12, 24)}).build(
         tiny(), num_classes
@@ -106,12 +107,12 @@ def test_golden_gate(golden: Golden) -> None:
     file = golden("b11_ssss_gate.npz")
     deep, shallow = (torch.from_numpy(file[key]).requires_grad_() for key in ("x_deep", "x_shallow"))
     psi = float(file["psi"])
-    out = stochastic_gate(deep, shallow, psi, torch.from_numpy(file["keep_mask"]).float())
+    out = apply_stochastic_gate(deep, shallow, psi, torch.from_numpy(file["keep_mask"]).float())
     assert_close(out, file["train_out"], 1e-6)
     (out * torch.from_numpy(file["cot"])).sum().backward()
     assert_close(deep.grad, file["grad_deep"], 1e-6)
     assert_close(shallow.grad, file["grad_shallow"], 1e-6)
-    assert_close(settled_gate(deep, shallow, psi), file["eval_out"], 1e-6)
+    assert_close(apply_test_gate(deep, shallow, psi), file["eval_out"], 1e-6)
 
 
 def test_golden_scores_and_losses(golden: Golden) -> None:
@@ -120,20 +121,20 @@ def test_golden_scores_and_losses(golden: Golden) -> None:
     model = still(file["label"].shape[1])
     for stage, progress in (("pre", Progress(0, 0, 24, 100)), ("full", Progress(20, 80, 24, 100))):
         z = torch.from_numpy(file["z"]).requires_grad_()
-        parts = model.losses(z, batch, progress)
+        parts = model.loss_of_logits(z, batch, progress)
         loss = parts["cls"] + parts.get("seg", 0)
         loss.backward()
         assert loss.item() == pytest.approx(float(file[f"loss_{stage}"]), abs=1e-6)
         assert parts["cls"].item() == pytest.approx(float(file["loss_cls"]), abs=1e-6)
         assert_close(z.grad, file[f"grad_z_{stage}"], 1e-8)
     assert parts["seg"].item() == pytest.approx(float(file["loss_mask_mean"]), abs=1e-6)
-    scores, masks = class_scores(z.detach())
+    scores, masks = score_classes(z.detach())
     assert_close(scores, file["y_scores"], 5e-6)
     assert_close(scores, file["test_scores"], 5e-6)
     size = batch.image.shape[2:]
     enlarged = nn.functional.interpolate(masks[:1], size=size, mode="bilinear", align_corners=True)
     assert_close(enlarged[0, 0], file["test_mask_bg_img0"], 5e-6)
-    target = model.pseudo_masks(masks, batch)
+    target = model.make_pseudo_masks(masks, batch)
     assert (target.numpy() != file["pseudo"]).sum() <= 1
     zs = nn.functional.interpolate(
         nn.functional.pad(z.detach(), (0, 0, 0, 0, 1, 0), value=1.0), size=size, mode="bilinear", align_corners=True
@@ -148,10 +149,10 @@ def test_golden_refined_planes(golden: Golden) -> None:
 
     file = golden("b11_ssss_scores_losses.npz")
     batch = given_batch(file)
-    _, masks = class_scores(torch.from_numpy(file["z"]))
+    _, masks = score_classes(torch.from_numpy(file["z"]))
     guide = nn.functional.interpolate(batch.rgb, size=masks.shape[2:], mode="bilinear", align_corners=True)
     assert_close(guide, file["pamr_image"], 1e-6)
-    planes, real = labelled_planes(batch.labels)
+    planes, real = choose_planes(batch.labels)
     chosen = torch.stack([mask[index] for mask, index in zip(masks, planes, strict=True)])
     refined = refine_with_pamr(guide, chosen)
     refined = nn.functional.interpolate(refined, size=batch.image.shape[2:], mode="bilinear", align_corners=True)
@@ -159,12 +160,13 @@ def test_golden_refined_planes(golden: Golden) -> None:
         # the file lists an image's planes in no particular order
         mine, theirs = refined[image][real[image]], torch.from_numpy(file["refined_dec"][image])
         apart = (mine[:, None] - theirs[None]).abs().amax(dim=(2, 3))
-        assert apart.amin(dim=0).max() < 5e-6 and apart.amin(dim=1).max() < 5e-6
+        assert apart.amin(dim=0).max() < 5e-6
+        assert apart.amin(dim=1).max() < 5e-6
 
 
 def test_golden_corners(golden: Golden) -> None:
     file = golden("b11_ssss_scores_losses.npz")
-    index = pseudo_labels(torch.from_numpy(file["corner_q"]))
+    index = make_pseudo_labels(torch.from_numpy(file["corner_q"]))
     onehot = torch.stack([index == plane for plane in range(file["corner_q"].shape[1])], dim=1)
     assert np.array_equal(onehot.float().numpy(), file["corner_pseudo"])
     assert_close(focal_penalty(torch.from_numpy(file["focal_x"])), file["focal_val"], 2e-6)
@@ -177,20 +179,20 @@ def test_golden_aspp(golden: Golden) -> None:
     load_rule(
         model,
         file,
-        {k.removeprefix("aspp."): v for k, v in RELEASED_NAMES.items() if k.startswith("aspp.")},
+        {k.removeprefix("aspp."): v for k, v in SSSS_NAMES.items() if k.startswith("aspp.")},
         "context.",
     )
     model.dropout.p = 0.0
     model.train()
     for k, branch in enumerate(model.branches, start=1):
         assert_close(branch(x)[:, ::64], file[f"branch_aspp{k}_every64ch"], 2e-5)
-    assert_close(model.image(global_mean(x))[:, ::64], file["branch_global_avg_pool_every64ch"], 2e-5)
+    assert_close(model.image(spatial_mean(x, keepdim=True))[:, ::64], file["branch_global_avg_pool_every64ch"], 2e-5)
     assert_close(model(x)[:, ::32], file["out_every32ch"], 2e-5)
 
 
 def test_golden_decoder_eval(golden: Golden) -> None:
     file = golden("b12_ssss_decoder_rule.npz")
-    model, low, high = decoder(file, SSSSConfig(), RELEASED_NAMES)
+    model, low, high = decoder(file, SSSSConfig(), SSSS_NAMES)
     model.eval()
     with torch.no_grad():
         context = model.context(high)
@@ -202,14 +204,14 @@ def test_golden_decoder_eval(golden: Golden) -> None:
         assert_close(coupling.cue(deep).amax((2, 3)), file["eval_gci_attr"], 2e-5)
         assert_close(deep[:, ::32], file["eval_deep_every32ch"], 2e-5)
         assert_close(shallow[:, ::32], file["eval_gci_every32ch"], 2e-5)
-        assert_close(settled_gate(deep, shallow, 0.3)[:, ::32], file["eval_gate_every32ch"], 2e-5)
+        assert_close(apply_test_gate(deep, shallow, 0.3)[:, ::32], file["eval_gate_every32ch"], 2e-5)
         assert_close(logits, file["eval_logits"], 2e-5)
         assert_close(model.pool(logits)[0], file["eval_scores"], 2e-5)
 
 
 def test_golden_decoder_train(golden: Golden) -> None:
     file = golden("b12_ssss_decoder_rule.npz")
-    model, low, high = decoder(file, SSSSConfig(context_dropout=0.0, head_dropout=(0.0, 0.0)), RELEASED_NAMES)
+    model, low, high = decoder(file, SSSSConfig(context_dropout=0.0, head_dropout=(0.0, 0.0)), SSSS_NAMES)
     model.train()
     shape = (low.shape[0], 256, *low.shape[2:])
     bits = np.unpackbits(file["train_keep_mask_bits"])[: math.prod(shape)]
@@ -231,7 +233,8 @@ def test_golden_decoder_train(golden: Golden) -> None:
     assert_close(coupling.skip[0].weight.grad[:, ::16, 0, 0], file["train_grad_skip_weight"], 1e-7)
     for layer in context.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            assert bool((layer.running_mean == 0).all()) and bool((layer.running_var == 1).all())
+            assert bool((layer.running_mean == 0).all())
+            assert bool((layer.running_var == 1).all())
 
 
 # ---------------------------------------------------------------------------------------------------- worked by hand
@@ -245,7 +248,7 @@ def test_penalty_by_hand() -> None:
 
 def test_zero_logits_by_hand() -> None:
     num = 20
-    scores, masks = class_scores(torch.zeros(1, num, 3, 4))
+    scores, masks = score_classes(torch.zeros(1, num, 3, 4))
     share = 1 / (num + math.e)
     assert masks[0, 1, 0, 0].item() == pytest.approx(share, abs=1e-6)
     assert masks[0, 0, 0, 0].item() == pytest.approx(math.e * share, abs=1e-6)
@@ -261,17 +264,17 @@ def test_constant_logits_pool_to_a_share_of_them(value: float, size: tuple[int, 
     num = 20
     share = math.exp(value) / (num * math.exp(value) + math.e)
     logits = torch.full((1, num, *size), value)
-    pooled = weighted_pooling(logits, torch.full_like(logits, share))
+    pooled = pool_by_masks(logits, torch.full_like(logits, share))
     area = size[0] * size[1]
     assert pooled[0, 0].item() == pytest.approx(value * area * share / (1 + area * share), abs=1e-6)
-    assert class_scores(logits)[0][0, 0].item() == pytest.approx(
+    assert score_classes(logits)[0][0, 0].item() == pytest.approx(
         value * area * share / (1 + area * share) + (1 - share) ** 3 * math.log(0.01 + share), abs=1e-5
     )
 
 
 def test_background_logit_is_fixed() -> None:
     logits = torch.randn(2, 4, 5, 6)
-    assert not torch.allclose(class_scores(logits)[0], class_scores(logits + 1)[0], atol=1e-2)
+    assert not torch.allclose(score_classes(logits)[0], score_classes(logits + 1)[0], atol=1e-2)
     model = SMALL.build(tiny(), 4).eval()
     evidence = model.evidence(torch.randn(2, 3, 32, 32))
     assert bool((evidence[:, -1] == 1).all())
@@ -288,7 +291,7 @@ def test_pseudo_label_rules_by_hand() -> None:
         dtype=torch.float64,
     )
     # thresholds .63, .30 and .20, and what stands exactly at one claims nothing
-    assert pseudo_labels(planes[None, :, None])[0, 0].tolist() == [0, IGNORE, 1, IGNORE, 2, IGNORE]
+    assert make_pseudo_labels(planes[None, :, None])[0, 0].tolist() == [0, IGNORE, 1, IGNORE, 2, IGNORE]
 
 
 def test_absent_classes_never_appear() -> None:
@@ -296,7 +299,7 @@ def test_absent_classes_never_appear() -> None:
     batch.labels[:] = torch.tensor([[1.0, 0, 0, 0, 0], [0, 1, 0, 1, 0]])
     masks = torch.rand(2, 6, 9, 9)
     masks[:, 5] = 10
-    target = SMALL.build(tiny(), 5).pseudo_masks(masks, batch)
+    target = SMALL.build(tiny(), 5).make_pseudo_masks(masks, batch)
     assert set(target[0].unique().tolist()) <= {0, 1, IGNORE}
     assert set(target[1].unique().tolist()) <= {0, 2, 4, IGNORE}
     assert bool((target[batch.inside[:, 0] == 0] == IGNORE).all())
@@ -304,10 +307,10 @@ def test_absent_classes_never_appear() -> None:
 
 
 def test_labelled_planes() -> None:
-    planes, real = labelled_planes(torch.tensor([[0.0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]))
+    planes, real = choose_planes(torch.tensor([[0.0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 0, 0]]))
     assert planes.tolist() == [[0, 2, 4], [0, 1, 0], [0, 0, 0]]
     assert real.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
-    assert labelled_planes(torch.zeros(2, 3))[0].tolist() == [[0], [0]]
+    assert choose_planes(torch.zeros(2, 3))[0].tolist() == [[0], [0]]
 
 
 def test_balance_by_hand() -> None:
@@ -344,22 +347,23 @@ def test_gate_behaviour() -> None:
     lifted = (deep - 0.3 * shallow) / 0.7
     total = torch.zeros_like(deep)
     for _ in range(4000):
-        out = stochastic_gate(deep, shallow, 0.3, draw_keep(deep, 0.3))
+        out = apply_stochastic_gate(deep, shallow, 0.3, draw_keep_mask(deep, 0.3))
         total += out
     assert bool((torch.isclose(out, lifted) | torch.isclose(out, shallow)).all())
     assert (total / 4000 - deep).abs().max() < 0.12
-    assert (total / 4000 - settled_gate(deep, shallow, 0.3)).abs().max() > 0.3
-    assert torch.equal(settled_gate(deep, shallow, 0.3, "expectation"), deep)
+    assert (total / 4000 - apply_test_gate(deep, shallow, 0.3)).abs().max() > 0.3
+    assert torch.equal(apply_test_gate(deep, shallow, 0.3, "expectation"), deep)
     model = SMALL.build(tiny(), 3).train()
     for num in (2, 3, 1):
         assert model.foreground(torch.randn(num, 3, 32, 40)).shape == (num, 3, 8, 10)
 
 
 def test_keep_is_drawn_for_every_element() -> None:
-    keep = draw_keep(torch.zeros(4, 16, 10, 10), 0.3)
+    keep = draw_keep_mask(torch.zeros(4, 16, 10, 10), 0.3)
     assert keep.mean().item() == pytest.approx(0.7, abs=0.03)
     assert not any(bool((keep == keep.roll(1, dim)).all()) for dim in range(4))
-    assert bool((keep.mean(dim=(2, 3)) < 1).all()) and bool((keep.mean(dim=1) > 0).all())
+    assert bool((keep.mean(dim=(2, 3)) < 1).all())
+    assert bool((keep.mean(dim=1) > 0).all())
 
 
 def test_warm_up_and_gradients() -> None:
@@ -371,7 +375,7 @@ def test_warm_up_and_gradients() -> None:
     assert {"cls", "seg"} <= set(parts)
     z = torch.randn(2, 4, 10, 10, requires_grad=True)
     scores, masks = model.pool(z)
-    assert not model.pseudo_masks(masks, batch).requires_grad
+    assert not model.make_pseudo_masks(masks, batch).requires_grad
 
 
 def test_segmentation_loss_reaches_the_logits_only_through_the_entropy() -> None:
@@ -382,15 +386,16 @@ def test_segmentation_loss_reaches_the_logits_only_through_the_entropy() -> None
     z = torch.full((1, 3, 8, 8), -3.0)
     z[0, 0, 2:6, 2:6] = 6.0
     z.requires_grad_()
-    parts = model.losses(z, batch, LATE)
+    parts = model.loss_of_logits(z, batch, LATE)
     (gradient,) = torch.autograd.grad(parts["seg"], z, retain_graph=True)
-    target = model.pseudo_masks(model.pool(z)[1].detach(), batch)
+    target = model.make_pseudo_masks(model.pool(z)[1].detach(), batch)
     logits = nn.functional.interpolate(
         nn.functional.pad(z, (0, 0, 0, 0, 1, 0), value=1.0), size=(29, 29), mode="bilinear", align_corners=True
     )
     (alone,) = torch.autograd.grad(balanced_loss(logits, target, batch.labels).mean(), z)
     assert parts["seg"].item() > 0
-    assert torch.allclose(gradient, alone) and gradient.abs().max() > 0
+    assert torch.allclose(gradient, alone)
+    assert gradient.abs().max() > 0
 
 
 def test_one_step_changes_what_it_should() -> None:
@@ -416,7 +421,8 @@ def test_scores_answer_at_image_size_and_are_not_cleaned() -> None:
     with torch.no_grad():
         scores, maps = model.scores(images), model.maps(images)
     assert isinstance(model, Segments)
-    assert scores.shape == (2, 4, 37, 53) and maps.shape == (2, 3, 10, 14)
+    assert scores.shape == (2, 4, 37, 53)
+    assert maps.shape == (2, 3, 10, 14)
     assert torch.allclose(scores[:, 1:, ::36, ::52], maps[:, :, ::9, ::13], atol=1e-6)
     assert scores[:, 1:].min() > 0
 
@@ -432,7 +438,8 @@ def test_published_size_and_rates() -> None:
     assert sum(p.numel() for p in model.head.parameters()) == 1_185_812
     assert isinstance(model.coupling, SkipAndCue)
     parts = {n: sum(p.numel() for p in m.parameters()) for n, m in model.coupling.named_children()}
-    assert parts["skip"] == 12_384 and parts["merge"] == 700_928
+    assert parts["skip"] == 12_384
+    assert parts["merge"] == 700_928
     assert parts["cue"] + parts["detail"] + parts["out"] == 263_680
     groups = model.param_groups()
     assert [group.lr_multiplier for group in groups] == [1, 10, 20]

@@ -10,28 +10,17 @@ import torch
 from contract import check_localizer, make_batch
 from golden_rules import set_b_input
 from pydantic import ValidationError
+from released_names import FCA_NAMES, SF2_NAMES, WSFCN_NAMES
 from test_ssss import Golden, assert_close, decoder, load_rule, tiny
 from torch import nn
 
 from wsss_ray.contracts import Progress
 from wsss_ray.methods import METHODS
-from wsss_ray.methods.ssss.decoder import enlarge, global_mean, settled_gate
-from wsss_ray.methods.wsfcn.network import (
-    FCA,
-    FCA_NAMES,
-    RELEASED_FCA,
-    RELEASED_NAMES,
-    RELEASED_SF2,
-    SF2,
-    SF2_NAMES,
-    Align,
-    FCAConfig,
-    OffsetUnit,
-    SF2Config,
-    Strips,
-    WSFCNConfig,
-    warp,
-)
+from wsss_ray.methods.layers import resize_aligned, spatial_mean
+from wsss_ray.methods.ssss.decoder import apply_test_gate
+from wsss_ray.methods.wsfcn.config import WSFCNConfig
+from wsss_ray.methods.wsfcn.context import FCA, RELEASED_FCA, FCAConfig, Strips
+from wsss_ray.methods.wsfcn.fusion import RELEASED_SF2, SF2, Align, OffsetUnit, SF2Config, warp_feature
 from wsss_ray.nets import build_backbone
 
 EARLY = Progress(epoch=6, step=60, num_epochs=20, num_steps=200)
@@ -60,8 +49,10 @@ def test_golden_fca(golden: Golden) -> None:
             assert_close(part[:, ::64], file[f"branch_fca{k}_every64ch"], 2e-5)
         attention = torch.cat([model.attention[0](part) for part in strips]).flatten(1)
         assert_close(attention, file["channel_attention_4x256"], 2e-5)
-        assert_close(model.image(global_mean(x))[:, ::64], file["branch_global_avg_pool_every64ch"], 2e-5)
-        common = model.common(x)
+        assert_close(
+            model.image(spatial_mean(x, keepdim=True))[:, ::64], file["branch_global_avg_pool_every64ch"], 2e-5
+        )
+        common = model.fuse_strips(x)
         assert_close(common[:, ::32], file["before_srm_every32ch"], 2e-5)
         assert_close(model.recalibrate.attention(common), file["srm_map"], 2e-5)
         assert_close(model(x)[:, ::32], file["out_every32ch"], 2e-5)
@@ -75,11 +66,11 @@ def test_golden_fca(golden: Golden) -> None:
 def test_golden_align(golden: Golden) -> None:
     file = golden("b13_wsfcn_align.npz")
     low, high = (torch.from_numpy(file[key]).requires_grad_() for key in ("low", "high"))
-    model = Align(low.shape[1], high.shape[1], project=True, offset_norm=False, unit="released")
+    model = Align(SF2Config(**RELEASED_SF2), low.shape[1], high.shape[1])
     state = {"low.weight": "w_down_l", "high.weight": "w_down_h", "offset.weight": "w_flow_make"}
     model.load_state_dict({name: torch.from_numpy(file[key]) for name, key in state.items()})
     out = model(low, high)
-    assert_close(model.flow(low, high), file["flow"], 1e-5)
+    assert_close(model.compute_offsets(low, high), file["flow"], 1e-5)
     assert_close(out, file["out"], 1e-5)
     (out * torch.from_numpy(file["cot"])).sum().backward()
     assert_close(low.grad, file["grad_low"], 1e-4)
@@ -96,7 +87,7 @@ def test_golden_align(golden: Golden) -> None:
     }
     for name, flow in flows.items():
         field = torch.tensor(flow, dtype=torch.float32).view(1, 2, 1, 1).expand(len(low), 2, height, width)
-        assert_close(warp(high, field, "released")[:, :4], file[f"warp_{name}"], 1e-5)
+        assert_close(warp_feature(high, field, "released")[:, : file["warp_zero"].shape[1]], file[f"warp_{name}"], 1e-5)
 
 
 def test_golden_sf2(golden: Golden) -> None:
@@ -107,11 +98,11 @@ def test_golden_sf2(golden: Golden) -> None:
     load_rule(model, file, {k.removeprefix("sf2."): v for k, v in SF2_NAMES.items()}, "coupling.")
     model.eval()
     with torch.no_grad():
-        out_low, out_high = model.fuse(low, high)
+        out_low, out_high = model.fuse_streams(low, high)
     assert_close(out_low[:, ::16], file["eval_out_low_every16ch"], 2e-5)
     assert_close(out_high[:, ::16], file["eval_out_high_every16ch"], 2e-5)
     model.train()
-    out_low, out_high = model.fuse(low, high)
+    out_low, out_high = model.fuse_streams(low, high)
     ((out_low + 0.5 * out_high) * cot).sum().backward()
     assert_close(out_low[:, ::16], file["train_out_low_every16ch"], 2e-5)
     assert_close(out_high[:, ::16], file["train_out_high_every16ch"], 2e-5)
@@ -125,7 +116,7 @@ def test_golden_sf2(golden: Golden) -> None:
 
 def test_golden_decoder(golden: Golden) -> None:
     file = golden("b13_wsfcn_decoder_rule.npz")
-    model, low, high = decoder(file, WSFCNConfig(profile="released"), RELEASED_NAMES)
+    model, low, high = decoder(file, WSFCNConfig(profile="released"), WSFCN_NAMES)
     model.eval()
     with torch.no_grad():
         context = model.context(high)
@@ -134,7 +125,7 @@ def test_golden_decoder(golden: Golden) -> None:
         shallow, deep = model.coupling(low, context)
         assert_close(shallow[:, ::32], file["x_s_every32ch"], 2e-5)
         assert_close(deep[:, ::32], file["x_d_every32ch"], 2e-5)
-        assert_close(settled_gate(deep, shallow, 0.3)[:, ::32], file["gate_every32ch"], 2e-5)
+        assert_close(apply_test_gate(deep, shallow, 0.3)[:, ::32], file["gate_every32ch"], 2e-5)
         logits = model.decode(low, high)
         assert_close(logits, file["logits"], 2e-5)
         assert_close(model.pool(logits)[0], file["scores"], 2e-5)
@@ -207,8 +198,11 @@ def test_parts_of_the_count() -> None:
         sf2 = SF2(SF2Config(**RELEASED_SF2), 256, 256)
     count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     assert [count(strip) for strip in fca.strips] == [2_228_736, 6_685_184, 11_141_632, 15_598_080]
-    assert count(fca) == 37_162_002 and count(fca.attention) == 131_072 and count(fca.recalibrate) == 18
-    assert count(sf2.align) == 70_144 and count(sf2) == 70_144 + 4_724_736
+    assert count(fca) == 37_162_002
+    assert count(fca.attention) == 131_072
+    assert count(fca.recalibrate) == 18
+    assert count(sf2.align) == 70_144
+    assert count(sf2) == 70_144 + 4_724_736
     # Eq. 1-6 as printed: strips, four pairs of 1x1, a 3x3 embedding, spatial attention
     assert count(literal) == 35_651_584 + 8 * 256**2 + 9 * 1024 * 256 + 512 + 18 == 38_535_698
 
@@ -224,9 +218,11 @@ def test_rates() -> None:
 def test_profiles() -> None:
     paper, released = WSFCNConfig(), WSFCNConfig(profile="released")
     assert (paper.fca, paper.sf2) == (FCAConfig(), SF2Config())
-    assert released.fca == FCAConfig(**RELEASED_FCA) and released.sf2 == SF2Config(**RELEASED_SF2)
+    assert released.fca == FCAConfig(**RELEASED_FCA)
+    assert released.sf2 == SF2Config(**RELEASED_SF2)
     mixed = WSFCNConfig(profile="released", fca={"dilations": (1, 2, 3, 4)})
-    assert mixed.fca.dilations == (1, 2, 3, 4) and mixed.fca.shared_attention
+    assert mixed.fca.dilations == (1, 2, 3, 4)
+    assert mixed.fca.shared_attention
     assert WSFCNConfig(profile="released", fca=FCAConfig(dilations=(1, 2, 3, 4))) == mixed
     assert WSFCNConfig.model_validate(mixed.model_dump()) == mixed
     assert WSFCNConfig.model_validate(mixed.model_dump(mode="json")) == mixed
@@ -268,7 +264,8 @@ def test_strips_are_two_separable_kernels() -> None:
 def test_attention_is_shared_or_not() -> None:
     shared = FCA(FCAConfig(**RELEASED_FCA), 6, 4).eval()
     apart = FCA(FCAConfig(), 6, 4).eval()
-    assert len(shared.attention) == 1 and len(apart.attention) == 4
+    assert len(shared.attention) == 1
+    assert len(apart.attention) == 4
     x = torch.randn(1, 4, 5, 5)
     with torch.no_grad():
         before = [attention(x) for attention in apart.attention]
@@ -293,7 +290,8 @@ def test_context_statistics_stay() -> None:
     parts = model.loss(make_batch(3, size=40), LATE)
     parts["cls"].backward()
     norms = [m for m in model.context.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert norms and all(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all()) for m in norms)
+    assert norms
+    assert all(bool((m.running_mean == 0).all()) and bool((m.running_var == 1).all()) for m in norms)
     assert model.context.fuse[1].weight.grad.abs().max() > 0
     assert not bool((model.coupling.low.first[1].running_mean == 0).all())
 
@@ -304,34 +302,38 @@ def test_context_statistics_stay() -> None:
 @pytest.mark.parametrize("unit", ["pixel", "released"])
 def test_no_offset_is_plain_enlarging(unit: OffsetUnit) -> None:
     feature = torch.randn(2, 3, 10, 16)
-    assert torch.allclose(warp(feature, torch.zeros(2, 2, 20, 31), unit), enlarge(feature, (20, 31)), atol=1e-5)
+    assert torch.allclose(
+        warp_feature(feature, torch.zeros(2, 2, 20, 31), unit), resize_aligned(feature, (20, 31)), atol=1e-5
+    )
 
 
 def test_one_pixel_offsets() -> None:
     feature = torch.randn(1, 3, 20, 31)
     flow = torch.zeros(1, 2, 20, 31)
     flow[:, 0] = 1
-    moved = warp(feature, flow, "pixel")
-    assert torch.allclose(moved[..., :-1], feature[..., 1:], atol=1e-4) and bool((moved[..., -1].abs() < 1e-3).all())
+    moved = warp_feature(feature, flow, "pixel")
+    assert torch.allclose(moved[..., :-1], feature[..., 1:], atol=1e-4)
+    assert bool((moved[..., -1].abs() < 1e-3).all())
     flow[:, 0] = 2 * 31 / 30
-    assert torch.allclose(warp(feature, flow, "released")[..., :-1], feature[..., 1:], atol=1e-4)
+    assert torch.allclose(warp_feature(feature, flow, "released")[..., :-1], feature[..., 1:], atol=1e-4)
     flow[:, 0], flow[:, 1] = 0, 1
-    assert torch.allclose(warp(feature, flow, "pixel")[..., :-1, :], feature[..., 1:, :], atol=1e-4)
+    assert torch.allclose(warp_feature(feature, flow, "pixel")[..., :-1, :], feature[..., 1:, :], atol=1e-4)
     flow[:, 0] = 3 * 31
-    assert bool((warp(feature, flow, "released") == 0).all())
+    assert bool((warp_feature(feature, flow, "released") == 0).all())
 
 
 def test_warp_of_one_position() -> None:
     feature = torch.randn(1, 2, 1, 1)
-    assert torch.allclose(warp(feature, torch.zeros(1, 2, 1, 1)), feature)
+    assert torch.allclose(warp_feature(feature, torch.zeros(1, 2, 1, 1)), feature)
 
 
 def test_offsets_of_the_paper_are_never_negative() -> None:
     torch.manual_seed(0)
     low, high = torch.randn(2, 5, 12, 14), torch.randn(2, 4, 6, 7)
-    paper = Align(5, 4, project=False, offset_norm=True, unit="pixel")
-    released = Align(5, 4, project=True, offset_norm=False, unit="released")
-    assert paper.flow(low, high).min() == 0 and released.flow(low, high).min() < 0
+    paper = Align(SF2Config(), 5, 4)
+    released = Align(SF2Config(**RELEASED_SF2), 5, 4)
+    assert paper.compute_offsets(low, high).min() == 0
+    assert released.compute_offsets(low, high).min() < 0
 
 
 def test_released_streams_without_the_product() -> None:
@@ -341,12 +343,13 @@ def test_released_streams_without_the_product() -> None:
         for stream in (model.low, model.high):
             stream.third[1].weight.zero_()
             stream.third[1].bias.zero_()
-        out_low, out_high = model.fuse(low, high)
+        out_low, out_high = model.fuse_streams(low, high)
         assert torch.equal(out_low, model.low.last(model.low.first(low)))
         assert torch.equal(out_high, model.high.last(model.high.first(high)))
         model.low, model.high = model.high, model.low
-        swapped = model.fuse(high, low)
-    assert torch.equal(swapped[0], out_high) and torch.equal(swapped[1], out_low)
+        swapped = model.fuse_streams(high, low)
+    assert torch.equal(swapped[0], out_high)
+    assert torch.equal(swapped[1], out_low)
 
 
 def test_streams_of_the_equations() -> None:
@@ -363,10 +366,10 @@ def test_streams_of_the_equations() -> None:
 def test_joins_of_table_2() -> None:
     a, b = torch.randn(1, 3, 4, 4), torch.randn(1, 3, 4, 4)
     build = lambda how: SF2(SF2Config(align=False, combine=how), 3, 3)  # noqa: E731
-    assert torch.equal(build("product").join(a, b), a * b)
-    assert torch.equal(build("sum").join(a, b), a + b)
+    assert torch.equal(build("product").combine_embeddings(a, b), a * b)
+    assert torch.equal(build("sum").combine_embeddings(a, b), a + b)
     concat = build("concat")
-    assert torch.equal(concat.join(a, b), concat.concat(torch.cat([a, b], dim=1)))
+    assert torch.equal(concat.combine_embeddings(a, b), concat.concat(torch.cat([a, b], dim=1)))
 
 
 # ---------------------------------------------------------------------------------------------------- contract
@@ -399,8 +402,10 @@ def test_every_pair_learns(context: str, coupling: str) -> None:
     parts = model.loss(make_batch(3, size=40), LATE)
     (parts["cls"] + parts["seg"]).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None]
-    assert all(".idle." in name for name in idle) and bool(idle) == (context == "fca")
-    assert {"cls", "seg"} <= set(parts) and "seg" not in model.loss(make_batch(3, size=40), EARLY)
+    assert all(".idle." in name for name in idle)
+    assert bool(idle) == (context == "fca")
+    assert {"cls", "seg"} <= set(parts)
+    assert "seg" not in model.loss(make_batch(3, size=40), EARLY)
 
 
 def test_state_has_no_shared_tensors() -> None:

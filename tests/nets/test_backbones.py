@@ -1,4 +1,4 @@
-"""What every backbone promises, and the released ResNet-50 of IRN."""
+"""The backbones one by one: the released ResNet-50 of IRN, variants, refusals; see also test_backbone_contract.py."""
 
 from __future__ import annotations
 
@@ -10,60 +10,10 @@ import torch.nn.functional as F
 
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
-from wsss_ray.nets import BACKBONES, build_backbone
-from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets import build_backbone
+from wsss_ray.nets.backbone import NORMS, Backbone
 from wsss_ray.nets.groups import standard_groups
-from wsss_ray.nets.resnet_caffe import to_caffe
-
-STRIDES = {
-    "resnet38": (8,),
-    "resnet18": (8, 16, 32),
-    "resnet50": (8, 16, 32),
-    "resnet101": (8, 16, 32),
-    "resnet50_caffe": (8, 16, 32),
-    "resnet101_caffe": (8, 16, 32),
-    "vgg16": (8, 16),
-    "squeezenet": (8, 16),
-    "toy": (8, 16),
-}
-CASES = [(name, stride) for name, strides in STRIDES.items() for stride in strides]
-
-
-def test_registry_is_covered():
-    assert set(STRIDES) == set(BACKBONES)
-
-
-@pytest.mark.parametrize(("name", "stride"), CASES)
-def test_taps_are_as_announced(name, stride):
-    with torch.device("meta"):
-        net = build_backbone(name, stride)
-        taps = net(torch.empty(2, 3, 65, 97))
-    assert {"low", "conv4", "conv5", "out"} <= set(taps) == set(net.channels) == set(net.strides)
-    assert net.strides["low"] == 4 and net.strides["out"] == stride and list(taps)[-1] == "out"
-    for tap, found in taps.items():
-        height, width = (64 // net.strides[tap] + 1, 96 // net.strides[tap] + 1)
-        assert found.shape == (2, net.channels[tap], height, width), tap
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_frozen_parameters_have_no_gradient_and_no_group(name):
-    with torch.device("meta"):
-        net = build_backbone(name).train()
-    frozen = {id(p) for p in net.frozen()}
-    assert len(frozen) == len(net.frozen())
-    assert all(p.requires_grad != (id(p) in frozen) for p in net.parameters())
-    grouped = [id(p) for g in standard_groups(net) for p in g.params]
-    assert sorted(grouped + list(frozen)) == sorted(id(p) for p in net.parameters())
-
-
-@pytest.mark.parametrize("name", ["toy", "squeezenet", "resnet18", "vgg16"])
-@pytest.mark.parametrize("size", [(1, 1), (17, 40), (33, 5)])
-def test_any_size(name, size):
-    torch.manual_seed(0)
-    net = build_backbone(name).eval()
-    with torch.inference_mode():
-        out = net(torch.randn(1, 3, *size))["out"]
-    assert torch.isfinite(out).all() and min(out.shape) >= 1 and (out >= 0).all()
+from wsss_ray.nets.resnet_caffe import convert_to_caffe
 
 
 def test_toy_repeats_to_the_bit():
@@ -78,7 +28,7 @@ def test_toy_repeats_to_the_bit():
             optimizer.step()
         results.append(net.state_dict())
     assert all(torch.equal(a, results[1][k]) for k, a in results[0].items())
-    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules())
+    assert not any(isinstance(m, NORMS) for m in net.modules())
 
 
 @pytest.mark.parametrize(
@@ -86,10 +36,10 @@ def test_toy_repeats_to_the_bit():
     [
         (lambda: build_backbone("resnet39"), "known: resnet38"),
         (lambda: build_backbone("toy", 4), "allowed: 8, 16"),
-        (lambda: build_backbone("resnet50", 4), "allowed: 32, 16, 8"),
-        (lambda: build_backbone("resnet50_caffe", 4), "resnet50_caffe .* allowed: 32, 16, 8"),
+        (lambda: build_backbone("resnet50", 4), "allowed: 16, 8, 32"),
+        (lambda: build_backbone("resnet50_caffe", 4), "resnet50_caffe .* allowed: 8, 16, 32"),
         (lambda: build_backbone("vgg16", 32), "allowed: 8, 16"),
-        (lambda: build_backbone("squeezenet", 32), "allowed: 8, 16"),
+        (lambda: build_backbone("squeezenet", 32), "allowed: 16, 8"),
         (lambda: build_backbone("toy", colour=1), "known: width"),
         (lambda: build_backbone("resnet50", depth=18), "no option 'depth'"),
         (lambda: build_backbone("resnet50", freeze_through="layer5"), "allowed: none, stem"),
@@ -124,16 +74,17 @@ def test_irn_stages(irn):
 
 
 def test_irn_gradients_reach_layer3_and_layer4_only(irn):
+    """In double precision: in single, an activation next to 0 may fall on either side of ReLU, and slopes differ."""
     arrays, net, images = irn
     prefix = str(arrays["rule_prefix"])
     num_classes = arrays["train_label"].shape[1]
     weight = torch.from_numpy(set_b("classifier.weight", (num_classes, 2048, 1, 1), prefix, float(arrays["gain"])))
-    weight.requires_grad_()
-    logits = F.conv2d(F.adaptive_avg_pool2d(net(images)["out"], 1), weight)[:, :, 0, 0]
+    weight = weight.double().requires_grad_()
+    net = copy.deepcopy(net).double()
+    logits = F.conv2d(F.adaptive_avg_pool2d(net(images.double())["out"], 1), weight)[:, :, 0, 0]
     assert (logits - torch.from_numpy(arrays["train_logits"])).abs().max() < 2e-5
-    loss = F.multilabel_soft_margin_loss(logits, torch.from_numpy(arrays["train_label"]).float())
+    loss = F.multilabel_soft_margin_loss(logits, torch.from_numpy(arrays["train_label"]).double())
     assert loss.item() == pytest.approx(float(arrays["train_loss"]), abs=1e-6)
-    net.zero_grad()
     loss.backward()
     found = {f"resnet50.{k}": p.grad is not None and bool(p.grad.any()) for k, p in net.named_parameters()}
     expected = dict(zip(arrays["params"].tolist(), arrays["param_has_grad"].tolist(), strict=True))
@@ -162,7 +113,8 @@ def test_irn_freezing_holds_through_a_step():
 def test_wholly_frozen_net_has_no_group():
     with torch.device("meta"):
         net = build_backbone("resnet18", freeze_through="layer4").train()
-    assert standard_groups(net) == [] and not any(m.training for m in net.layer4.modules())
+    assert standard_groups(net) == []
+    assert not any(m.training for m in net.layer4.modules())
 
 
 def test_stride_sits_where_the_variant_says():
@@ -202,7 +154,7 @@ def test_caffe_ceil_pool_and_sizes():
 def test_caffe_input_space():
     rgb = torch.tensor([[10.0, 20.0, 30.0]]) / 255
     normalised = (rgb - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
-    found = to_caffe(normalised.view(1, 3, 1, 1)).flatten().tolist()
+    found = convert_to_caffe(normalised.view(1, 3, 1, 1)).flatten().tolist()
     assert found == pytest.approx([30 - 104.008, 20 - 116.669, 10 - 122.675], abs=1e-4)
     torch.manual_seed(0)
     net = build_backbone("resnet50_caffe").eval()
@@ -210,7 +162,7 @@ def test_caffe_input_space():
     with torch.inference_mode():
         expected = net(images)["low"]
         net.input_space = "caffe"
-        assert torch.allclose(net(to_caffe(images))["low"], expected)
+        assert torch.allclose(net(convert_to_caffe(images))["low"], expected)
 
 
 def test_vgg_variants():
@@ -247,7 +199,8 @@ def test_squeezenet_variants():
         assert published(torch.empty(1, 3, 224, 224))["out"].shape[2:] == (13, 13)
         assert build_backbone("squeezenet", 8, padded=False)(torch.empty(1, 3, 224, 224))["out"].shape[2:] == (27, 27)
         some = build_backbone("squeezenet", freeze_through=3)
-    assert dense.features[12].expand3x3.dilation == (2, 2) and dense.features[10].expand3x3.dilation == (1, 1)
+    assert dense.features[12].expand3x3.dilation == (2, 2)
+    assert dense.features[10].expand3x3.dilation == (1, 1)
     assert len(some.frozen()) == 2 + 2 * 6
 
 

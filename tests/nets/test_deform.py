@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.deform import DeformConv2d, deform_conv2d, sample_places, torchvision_operator
+from wsss_ray.nets.deform import DeformConv2d, Geometry, deform_conv2d, find_torchvision_operator, sample_places
 
-GEOMETRIES = [
-    # kernel, stride, padding, dilation
-    ((3, 3), 1, 1, 1),
-    ((1, 1), 1, 0, 1),
-    ((3, 3), 2, 1, 1),
-    ((3, 3), 1, 2, 2),
-    ((3, 1), (2, 1), (1, 0), 1),
-    ((2, 3), (1, 2), (0, 2), (1, 2)),
+SAME = Geometry(padding=(1, 1))
+"""Of a 3x3 kernel."""
+KERNELS = [
+    ((3, 3), SAME),
+    ((1, 1), Geometry()),
+    ((3, 3), Geometry((2, 2), (1, 1))),
+    ((3, 3), Geometry((1, 1), (2, 2), (2, 2))),
+    ((3, 1), Geometry((2, 1), (1, 0))),
+    ((2, 3), Geometry((1, 2), (0, 2), (1, 2))),
 ]
 
 
@@ -27,36 +28,40 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def grid_of(x: Tensor, weight: Tensor, *geometry: object) -> tuple[int, int]:
-    height, width = F.conv2d(x, weight, None, *geometry).shape[2:]  # type: ignore[call-overload]
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    return F.conv2d(x, weight, bias, geometry.stride, geometry.padding, geometry.dilation)
+
+
+def grid_of(x: Tensor, weight: Tensor, geometry: Geometry) -> tuple[int, int]:
+    height, width = convolve(x, weight, None, geometry).shape[2:]
     return height, width
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), GEOMETRIES)
-def test_zero_offsets_are_the_ordinary_convolution(kernel, stride, padding, dilation) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("kernel", "geometry"), KERNELS)
+def test_zero_offsets_are_the_ordinary_convolution(kernel: tuple[int, int], geometry: Geometry) -> None:
     x, weight, bias = draw(2, 3, 9, 7), draw(4, 3, *kernel, seed=1), draw(4, seed=2)
-    offset = x.new_zeros(2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, stride, padding, dilation))
-    ours = deform_conv2d(x, offset, weight, bias, stride, padding, dilation, backend="torch")
-    assert (ours - F.conv2d(x, weight, bias, stride, padding, dilation)).abs().max() < 1e-12
+    offset = x.new_zeros(2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, geometry))
+    ours = deform_conv2d(x, offset, weight, bias, geometry, backend="torch")
+    assert (ours - convolve(x, weight, bias, geometry)).abs().max() < 1e-12
 
 
 def test_single_cell_map() -> None:
     x, weight = draw(1, 2, 1, 1), draw(3, 2, 3, 3, seed=1)
-    ours = deform_conv2d(x, x.new_zeros(1, 18, 1, 1), weight, None, 1, 1, backend="torch")
+    ours = deform_conv2d(x, x.new_zeros(1, 18, 1, 1), weight, None, SAME, backend="torch")
     assert torch.allclose(ours, F.conv2d(x, weight, None, 1, 1), atol=1e-12)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), GEOMETRIES[:4])
-def test_slopes_are_those_of_finite_differences(kernel, stride, padding, dilation) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize(("kernel", "geometry"), KERNELS[:4])
+def test_slopes_are_those_of_finite_differences(kernel: tuple[int, int], geometry: Geometry) -> None:
     x, weight, bias = draw(2, 2, 4, 3), draw(1, 2, *kernel, seed=1), draw(1, seed=2)
     # Places kept 0.1 away from whole numbers, where the interpolation has a kink; some lie outside the map.
-    shape = (2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, stride, padding, dilation))
+    shape = (2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, geometry))
     random = torch.Generator().manual_seed(3)
     offset = 0.1 + 0.8 * torch.rand(shape, generator=random, dtype=torch.float64)
     offset += torch.randint(-3, 3, shape, generator=random)
     inputs: Any = [value.requires_grad_() for value in (x, offset, weight, bias)]
     function: Any = deform_conv2d
-    assert torch.autograd.gradcheck(lambda *given: function(*given, stride, padding, dilation, "torch"), inputs)
+    assert torch.autograd.gradcheck(lambda *given: function(*given, geometry, "torch"), inputs)
 
 
 @pytest.mark.parametrize(("dy", "dx"), [(1, 0), (0, 2), (-2, 3)])
@@ -68,7 +73,7 @@ def test_whole_offsets_shift_the_image(dy: int, dx: int) -> None:
     wide = F.pad(x, (5, 5, 5, 5))
     moved = wide.roll((-dy, -dx), (2, 3))
     expected = F.conv2d(moved, weight, None, 1, 1)[..., 5:-5, 5:-5]
-    ours = deform_conv2d(x, offset.flatten(1, 2), weight, None, 1, 1, backend="torch")
+    ours = deform_conv2d(x, offset.flatten(1, 2), weight, None, SAME, backend="torch")
     assert (ours - expected).abs().max() < 1e-12
 
 
@@ -88,7 +93,7 @@ def test_channel_order_is_row_then_column_per_kernel_point() -> None:
     # Kernel point 5 of a 3 x 3 kernel is (row 1, column 2); only it is moved, by (dy, dx) = (2, -1).
     offset = torch.zeros(1, 18, 4, 4)
     offset[:, 10], offset[:, 11] = 2.0, -1.0
-    down, across = sample_places(offset, (3, 3), padding=1)
+    down, across = sample_places(offset, (3, 3), SAME)
     assert (down[0, 5, 1, 1].item(), across[0, 5, 1, 1].item()) == (1 + 0 + 2, 1 + 1 - 1)
     assert (down[0, 4, 1, 1].item(), across[0, 4, 1, 1].item()) == (1, 1)
     assert (down[0, 2, 0, 0].item(), across[0, 2, 0, 0].item()) == (-1, 1)
@@ -108,9 +113,9 @@ def test_slope_on_a_cell_is_towards_larger_coordinates(side: int) -> None:
 
 def test_images_of_a_batch_do_not_mix() -> None:
     x, weight, offset = draw(3, 2, 6, 5), draw(2, 2, 3, 3, seed=1), 2 * draw(3, 18, 6, 5, seed=2)
-    together = deform_conv2d(x, offset, weight, None, 1, 1, backend="torch")
+    together = deform_conv2d(x, offset, weight, None, SAME, backend="torch")
     for i in range(3):
-        alone = deform_conv2d(x[i : i + 1], offset[i : i + 1], weight, None, 1, 1, backend="torch")
+        alone = deform_conv2d(x[i : i + 1], offset[i : i + 1], weight, None, SAME, backend="torch")
         assert torch.allclose(together[i : i + 1], alone, atol=1e-12)
 
 
@@ -124,9 +129,9 @@ def test_far_and_broken_offsets() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="offset"):
-        deform_conv2d(draw(1, 2, 4, 4), draw(1, 9, 4, 4), draw(2, 2, 3, 3), None, 1, 1, backend="torch")
+        deform_conv2d(draw(1, 2, 4, 4), draw(1, 9, 4, 4), draw(2, 2, 3, 3), None, SAME, backend="torch")
     with pytest.raises(ValueError, match="channels"):
-        deform_conv2d(draw(1, 3, 4, 4), draw(1, 18, 4, 4), draw(2, 2, 3, 3), None, 1, 1, backend="torch")
+        deform_conv2d(draw(1, 3, 4, 4), draw(1, 18, 4, 4), draw(2, 2, 3, 3), None, SAME, backend="torch")
 
 
 def test_module_starts_as_the_convolution_it_took_over() -> None:
@@ -142,7 +147,8 @@ def test_module_starts_as_the_convolution_it_took_over() -> None:
         assert module.regular.weight is regular.weight
         assert all(not value.any() for value in module.offset.parameters())
         module(x).square().sum().backward()
-        assert module.offset.weight.grad is not None and module.offset.weight.grad.abs().sum() > 0
+        assert module.offset.weight.grad is not None
+        assert module.offset.weight.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("regular", [nn.Conv2d(4, 6, 3), nn.Conv2d(4, 4, 3, padding=1, groups=2), nn.Conv2d(4, 6, 2)])
@@ -176,31 +182,31 @@ def test_half_precision_keeps_places_exact() -> None:
     offset = torch.zeros(1, 2, 2, 200)
     offset[:, 1] = 0.5
     with torch.autocast("cpu", torch.bfloat16):
-        down, across = sample_places(offset, (1, 1))
+        down, across = sample_places(offset, (1, 1), Geometry())
         ours = deform_conv2d(x, offset, torch.ones(1, 1, 1, 1), backend="torch")
     assert across[0, 0, 0, 100].item() == 100.5
     assert ours[0, 0, 0, :100].float().tolist() == pytest.approx([k + 0.5 for k in range(100)], rel=2**-8)
 
 
 def test_torchvision_is_refused_by_name_where_missing() -> None:
-    if torchvision_operator() is not None:
+    if find_torchvision_operator() is not None:
         pytest.skip("torchvision can be imported here")
-    arguments = (draw(1, 2, 4, 4), draw(1, 18, 4, 4), draw(2, 2, 3, 3), None, 1, 1)
+    arguments = (draw(1, 2, 4, 4), draw(1, 18, 4, 4), draw(2, 2, 3, 3), None, SAME)
     with pytest.raises(UserError, match="torchvision"):
         deform_conv2d(*arguments, backend="torchvision")
     assert torch.equal(deform_conv2d(*arguments), deform_conv2d(*arguments, backend="torch"))
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), GEOMETRIES)
-def test_parity_with_torchvision(kernel, stride, padding, dilation) -> None:  # type: ignore[no-untyped-def]
-    if torchvision_operator() is None:
+@pytest.mark.parametrize(("kernel", "geometry"), KERNELS)
+def test_parity_with_torchvision(kernel: tuple[int, int], geometry: Geometry) -> None:
+    if find_torchvision_operator() is None:
         pytest.skip("torchvision cannot be imported beside this torch: no parity to test")
     x, weight, bias = draw(2, 3, 9, 7), draw(4, 3, *kernel, seed=1), draw(4, seed=2)
-    offset = 2 * draw(2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, stride, padding, dilation), seed=3)
+    offset = 2 * draw(2, 2 * kernel[0] * kernel[1], *grid_of(x, weight, geometry), seed=3)
     results: list[Any] = []
     for backend in ("torch", "torchvision"):
         given: Any = [value.clone().requires_grad_() for value in (x, offset, weight, bias)]
-        out = deform_conv2d(*given, stride, padding, dilation, backend)  # type: ignore[call-arg]
+        out = deform_conv2d(*given, geometry, backend)
         results.append([out.detach(), *torch.autograd.grad(out.square().sum(), given)])
     assert all(torch.allclose(ours, theirs, atol=1e-9) for ours, theirs in zip(*results, strict=True))
 
@@ -216,5 +222,5 @@ def test_frozen_weights_keep_one_tap_of_features() -> None:
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-        deform_conv2d(x, offset, weight, None, 1, 1, backend="torch")
+        deform_conv2d(x, offset, weight, None, SAME, backend="torch")
     assert sum(size == x.numel() for size in kept.values()) == 1

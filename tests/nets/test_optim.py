@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from wsss_ray.config import UserError
+from wsss_ray.config import UserError, select
 from wsss_ray.contracts import ParamGroup
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, lr_at, set_lr
 
@@ -73,7 +73,8 @@ def test_released_two_group_run(golden):
 def test_momentum_is_what_the_settings_say():
     parameter = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = build_optimizer([ParamGroup("a", [parameter])], OptimizerConfig(lr=0.1, momentum=0.5, weight_decay=0))
-    assert optimizer.param_groups[0]["momentum"] == 0.5 and optimizer.param_groups[0]["weight_decay"] == 0
+    assert optimizer.param_groups[0]["momentum"] == 0.5
+    assert optimizer.param_groups[0]["weight_decay"] == 0
     for _ in range(3):
         parameter.grad = torch.ones_like(parameter)
         optimizer.step()
@@ -100,9 +101,11 @@ def test_deeplab_refreshes_every_ten_steps():
 def test_step_counts_epochs_or_steps_and_warm_up_is_linear():
     epochs = ScheduleConfig(name="step", milestones=(5, 8), gamma=0.1)
     assert [round(lr_at(epochs, 7 * e, 70, 7), 6) for e in (4, 5, 7, 8)] == [1, 0.1, 0.1, 0.01]
-    assert lr_at(epochs, 34, 70, 7) == 1 and lr_at(epochs, 35, 70, 7) == pytest.approx(0.1)
+    assert lr_at(epochs, 34, 70, 7) == 1
+    assert lr_at(epochs, 35, 70, 7) == pytest.approx(0.1)
     steps = ScheduleConfig(name="step", milestones=(4000,), unit="steps")
-    assert lr_at(steps, 3999, 6000, 7) == 1 and lr_at(steps, 4000, 6000, 7) == pytest.approx(0.1)
+    assert lr_at(steps, 3999, 6000, 7) == 1
+    assert lr_at(steps, 4000, 6000, 7) == pytest.approx(0.1)
     warm = ScheduleConfig(name="constant", warmup_steps=4, warmup_start=0.2)
     assert [lr_at(warm, step, 9, 1) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1])
 
@@ -125,7 +128,8 @@ def test_adamw_and_refusals():
     groups = [ParamGroup("a", [parameter], 2.0)]
     optimizer = build_optimizer(groups, OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.05))
     group = optimizer.param_groups[0]
-    assert isinstance(optimizer, torch.optim.AdamW) and (group["lr"], group["weight_decay"]) == (2e-3, 0.05)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert (group["lr"], group["weight_decay"]) == (2e-3, 0.05)
     with pytest.raises(UserError, match="two optimiser groups"):
         build_optimizer(groups * 2, OptimizerConfig())
     with pytest.raises(UserError, match="frozen"):
@@ -133,3 +137,8 @@ def test_adamw_and_refusals():
     for bad in ({"nesterov": True, "momentum": 0}, {"lr": 0}, {"momentum": 1.0}, {"power": 0.9}):
         with pytest.raises(ValidationError):
             OptimizerConfig(**bad)
+
+
+@pytest.mark.parametrize("config", [OptimizerConfig(), ScheduleConfig()])
+def test_every_setting_changes_the_weights(config):
+    assert select(config, "weights") == config.model_dump(mode="json")

@@ -112,8 +112,10 @@ def test_counts_and_sizes():
         convs = [m for m in trunk.modules() if isinstance(m, torch.nn.Conv2d)]
         norms = [m for m in trunk.modules() if isinstance(m, torch.nn.BatchNorm2d)]
         sizes = {n: {k: tuple(v.shape[1:]) for k, v in trunk(torch.empty(1, 3, n, n)).items()} for n in (448, 321, 322)}
-    assert len(convs) == 43 and sum(m.weight.numel() for m in convs) == 105_023_168
-    assert len(norms) == 37 and sum(m.weight.numel() + m.bias.numel() for m in norms) == 47_744
+    assert len(convs) == 43
+    assert sum(m.weight.numel() for m in convs) == 105_023_168
+    assert len(norms) == 37
+    assert sum(m.weight.numel() + m.bias.numel() for m in norms) == 47_744
     assert all(m.bias is None for m in convs)
     assert sum(p.numel() for p in trunk.parameters()) == 105_070_912
     assert sum(p.numel() for p in trunk.frozen() if p.dim() == 4) == 820_928
@@ -123,8 +125,10 @@ def test_counts_and_sizes():
         "conv5": (1024, 56, 56),
         "out": (4096, 56, 56),
     }
-    assert sizes[321]["low"] == (256, 81, 81) and sizes[321]["out"] == (4096, 41, 41)
-    assert sizes[322]["low"] == (256, 81, 81) and sizes[322]["out"] == (4096, 41, 41)
+    assert sizes[321]["low"] == (256, 81, 81)
+    assert sizes[321]["out"] == (4096, 41, 41)
+    assert sizes[322]["low"] == (256, 81, 81)
+    assert sizes[322]["out"] == (4096, 41, 41)
     convs_of = {b: [m for m in trunk.get_submodule(b).modules() if isinstance(m, torch.nn.Conv2d)] for b in BLOCKS}
     dilations = {b: [m.dilation[0] for m in convs if m.kernel_size == (3, 3)] for b, convs in convs_of.items()}
     assert dilations == {"b4_5": [1, 1], "b5": [1, 2], "b5_1": [2, 2], "b5_2": [2, 2], "b6": [4], "b7": [4]}
@@ -144,7 +148,8 @@ def test_projection_reads_the_activated_input():
         x = torch.randn(1, 4, 5, 5)
         out, active = block(x)
         again, _ = block(torch.where(x < 0, 10 * x, x))
-    assert torch.equal(out, again) and (active >= 0).all()
+    assert torch.equal(out, again)
+    assert (active >= 0).all()
 
 
 def test_bottleneck_dropout_is_per_channel_and_optional():
@@ -170,7 +175,9 @@ def test_one_step_moves_only_what_learns(trunk):
     for key, value in before.items():
         learns = key.startswith("b3") and ".conv_" in key
         assert torch.equal(value, after[key]) != learns, key
-    assert not trunk.bn7.training and not trunk.b2.training and trunk.b6.dropout_2b1.training
+    assert not trunk.bn7.training
+    assert not trunk.b2.training
+    assert trunk.b6.dropout_2b1.training
     trunk.eval()
 
 

@@ -65,9 +65,12 @@ def server(monkeypatch):
 def test_fetch_once_then_never_again(server, tmp_path):
     seen = []
     path = fetch(NAME, tmp_path, lambda done, total: seen.append((done, total)))
-    assert path.read_bytes() == DATA and seen[-1] == (len(DATA), len(DATA))
-    assert check(NAME, tmp_path).verdict == "ok" and locate(NAME, tmp_path) == path
-    assert fetch(NAME, tmp_path) == path and len(server.asked) == 1
+    assert path.read_bytes() == DATA
+    assert seen[-1] == (len(DATA), len(DATA))
+    assert check(NAME, tmp_path).verdict == "ok"
+    assert locate(NAME, tmp_path) == path
+    assert fetch(NAME, tmp_path) == path
+    assert len(server.asked) == 1
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
@@ -100,7 +103,8 @@ def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
     target = tmp_path / WEIGHTS[NAME].filename
     with pytest.raises(UserError, match="put that file at") as caught:
         fetch(NAME, tmp_path)
-    assert str(target) in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+    assert str(target) in str(caught.value)
+    assert "127.0.0.1:9" in str(caught.value)
     with pytest.raises(UserError, match="no public address"):
         fetch("deeplab_resnet101_coco", tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
@@ -117,7 +121,8 @@ def test_check_and_locate(tmp_path):
     (tmp_path / entry.filename).write_bytes(b"something else")
     for asked in (NAME, str(tmp_path / entry.filename)):
         state = check(asked, tmp_path)
-        assert state.verdict == "damaged" and entry.digest in state.message
+        assert state.verdict == "damaged"
+        assert entry.digest in state.message
     (tmp_path / "deeplabv1_resnet101-coco.pth").write_bytes(b"anything")
     assert check("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
     assert check(str(tmp_path / "absent.pth")).verdict == "absent"

@@ -15,7 +15,8 @@ from tests.golden_rules import mxnet_name
 from wsss_ray.config import UserError
 from wsss_ray.nets import BACKBONES, build_backbone
 from wsss_ray.nets.weight_files import read_mxnet, read_weights
-from wsss_ray.nets.weights import WEIGHTS, load_weights, mxnet_to_native, to_native, weights_digest
+from wsss_ray.nets.weight_names import translate_mxnet_name, translate_names
+from wsss_ray.nets.weights import WEIGHTS, load_weights, weights_digest
 
 FORMS = ("oldest", "v1", "v2", "v3")
 FLAGS = {"float32": 0, "float64": 1, "float16": 2, "uint8": 3, "int32": 4, "int8": 5, "int64": 6}
@@ -65,7 +66,8 @@ def test_mxnet_forms_round_trip(form, tmp_path):
     found = read_mxnet(path)
     assert list(found) == list(arrays)
     for name, array in arrays.items():
-        assert found[name].numpy().dtype == array.dtype and np.array_equal(found[name].numpy(), array)
+        assert found[name].numpy().dtype == array.dtype
+        assert np.array_equal(found[name].numpy(), array)
 
 
 @pytest.mark.parametrize("form", FORMS[:3])
@@ -74,7 +76,8 @@ def test_mxnet_golden(form, shared, golden):
     found = read_weights(shared / "golden" / f"02_mxparams_{form}.params")
     assert list(found) == expected["names"].tolist()
     for row, array in enumerate(found.values()):
-        assert array.numpy().dtype == expected[f"a{row}"].dtype and np.array_equal(array.numpy(), expected[f"a{row}"])
+        assert array.numpy().dtype == expected[f"a{row}"].dtype
+        assert np.array_equal(array.numpy(), expected[f"a{row}"])
 
 
 def test_damaged_files_are_one_line(tmp_path):
@@ -126,8 +129,10 @@ def test_every_container_fills_the_toy(tmp_path):
     for name in ("w.npz", "w.safetensors", "w.pth"):
         net = build_backbone("toy", width=8)
         report = load_weights(net, str(tmp_path / name))
-        assert report.num_matched == len(state) and report.leftovers == ("classifier.weight",)
-        assert report.digest == weights_digest(tmp_path / name) and "matched" in str(report)
+        assert report.num_matched == len(state)
+        assert report.leftovers == ("classifier.weight",)
+        assert report.digest == weights_digest(tmp_path / name)
+        assert "matched" in str(report)
         assert all(torch.equal(v, torch.from_numpy(state[k])) for k, v in net.state_dict().items())
 
 
@@ -150,13 +155,15 @@ def test_resnet38_names_map_one_to_one():
         net = build_backbone("resnet38")
     wanted = [key for key in net.state_dict() if not key.endswith("num_batches_tracked")]
     published = [mxnet_name(key) for key in wanted] + ["linear1000_weight", "linear1000_bias"]
-    assert len(wanted) == 191 and len(set(published)) == 193
-    assert [mxnet_to_native(name) for name in published[:191]] == wanted
+    assert len(wanted) == 191
+    assert len(set(published)) == 193
+    assert [translate_mxnet_name(name) for name in published[:191]] == wanted
     prefixed = {("aux:" if "moving" in name else "arg:") + name: torch.zeros(1) for name in published}
-    found = to_native(prefixed, wanted)
-    assert set(found) - set(wanted) == {"linear1000_weight", "linear1000_bias"} and set(wanted) <= set(found)
-    assert mxnet_to_native("res4b5_branch2b1_weight") == "b4_5.conv_branch2b1.weight"
-    assert mxnet_to_native("bn6a_branch2b2_moving_mean") == "b6.bn_branch2b2.running_mean"
+    found = translate_names(prefixed, wanted)
+    assert set(found) - set(wanted) == {"linear1000_weight", "linear1000_bias"}
+    assert set(wanted) <= set(found)
+    assert translate_mxnet_name("res4b5_branch2b1_weight") == "b4_5.conv_branch2b1.weight"
+    assert translate_mxnet_name("bn6a_branch2b2_moving_mean") == "b6.bn_branch2b2.running_mean"
 
 
 class TinyResNet38(nn.Module):
@@ -190,7 +197,8 @@ def test_deeplab_pytorch_checkpoints_load_with_their_prefixes(tmp_path):
         torch.save(dict(state, **{prefix + "aspp.c0.weight": torch.zeros(1)}), tmp_path / "w.pth")
         net = build_backbone("resnet50_caffe")
         report = load_weights(net, str(tmp_path / "w.pth"))
-        assert report.num_matched == 265 and report.leftovers == ("aspp.c0.weight",)
+        assert report.num_matched == 265
+        assert report.leftovers == ("aspp.c0.weight",)
         assert torch.equal(net.layer5.block3.increase.conv.weight, donor["layer5.block3.increase.conv.weight"])
 
 
@@ -211,7 +219,8 @@ def test_squeezenet_file_fills_the_net(shared):
         pytest.skip(f"no {path}")
     net = build_backbone("squeezenet").eval()
     report = load_weights(net, "squeezenet_deep_compression", folder=path.parent)
-    assert report.num_matched == 50 and set(report.leftovers) == {"classifier.1.weight", "classifier.1.bias"}
+    assert report.num_matched == 50
+    assert set(report.leftovers) == {"classifier.1.weight", "classifier.1.bias"}
     assert report.digest == WEIGHTS["squeezenet_deep_compression"].digest
 
 
@@ -219,7 +228,9 @@ def test_registry_is_well_formed():
     assert all(name == entry.name for name, entry in WEIGHTS.items())
     assert len({entry.filename for entry in WEIGHTS.values()}) == len(WEIGHTS)
     for entry in WEIGHTS.values():
-        assert set(entry.backbones) <= set(BACKBONES) and entry.licence and entry.source
+        assert set(entry.backbones) <= set(BACKBONES)
+        assert entry.licence
+        assert entry.source
         assert bool(entry.digest) == bool(entry.algorithm)
         assert Path(entry.filename).suffix in (".params", ".pth", ".npz", ".safetensors")
     assert WEIGHTS["resnet38_imagenet"].digest == "ff21f45d6bf03284100dcbec571edfad"

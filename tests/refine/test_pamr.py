@@ -95,7 +95,8 @@ def test_pamr_by_hand() -> None:
         assert two[y, x].item() == pytest.approx(value, abs=2e-5)
         assert two[4 - y, x].item() == pytest.approx(value, abs=2e-5)
     many = refine_with_pamr(image, mask, 10, (1,))[0, 0]
-    assert many[:, 2:].min() > 0.0474 and many[:, 2:].max() < 0.0479
+    assert many[:, 2:].min() > 0.0474
+    assert many[:, 2:].max() < 0.0479
     assert many[:, :2].max() < 1e-6
 
 
@@ -202,7 +203,8 @@ def test_refiner_moves_a_leak_back_to_the_edge(refiner: PAMRConfig | PARConfig) 
     values[:, :, :18] = 0.9
     maps = ClassMaps("a", np.array([6], np.int32), values, (64, 64))
     mask = refiner.refine(image, maps)
-    assert mask.dtype == np.uint8 and mask.shape == (64, 64)
+    assert mask.dtype == np.uint8
+    assert mask.shape == (64, 64)
     expected = np.zeros((64, 64), np.uint8)
     expected[:, :32] = 7
     assert (mask != expected).mean() < 0.02

@@ -47,7 +47,7 @@ def dense_walk(scores: Tensor, affinity: Tensor, beta: float, exp_times: int) ->
 
 
 @pytest.mark.parametrize(
-    "size, radius, beta, exp_times",
+    ("size", "radius", "beta", "exp_times"),
     [((12, 9), 5, 10, 8), ((7, 16), 5, 8, 4), ((3, 4), 5, 10, 8), ((1, 1), 5, 10, 8), ((8, 11), 3, 1.5, 1)],
 )
 def test_equals_the_dense_matrix(size, radius, beta, exp_times):
@@ -93,7 +93,8 @@ def test_no_edges_spread_evenly():
     scores[0, 2, 3], scores[1, 9, 12] = 1, 3
     walked = spread_within_edges(scores, torch.zeros(10, 13), exp_times=8)
     spread = walked.amax(dim=(1, 2)) / walked.amin(dim=(1, 2))
-    assert (walked > 0).all() and (spread < 1.02).all()
+    assert (walked > 0).all()
+    assert (spread < 1.02).all()
     longer = spread_within_edges(scores, torch.zeros(10, 13), exp_times=11)
     assert (longer.amax(dim=(1, 2)) / longer.amin(dim=(1, 2)) < 1.0001).all()
 
@@ -106,7 +107,8 @@ def test_a_wall_is_never_crossed():
     walked = spread_within_edges(scores, edge, exp_times=10)[0]
     assert (walked[:, 7:] == 0).all()
     seeded = walked[:, :7]
-    assert seeded.min() > 0 and seeded.max() / seeded.min() < 1.001
+    assert seeded.min() > 0
+    assert seeded.max() / seeded.min() < 1.001
 
 
 def test_constant_scores_stay():
@@ -117,7 +119,8 @@ def test_constant_scores_stay():
     assert (ones - 1).abs().max() < 1e-4
     scores = torch.rand(2, 20, 17)
     walked = spread_scores(scores, links, list_path_offsets(5), 10, 8)
-    assert walked.min() >= 0 and walked.max() <= scores.max() * 1.0001
+    assert walked.min() >= 0
+    assert walked.max() <= scores.max() * 1.0001
 
 
 def test_equivariant_to_flips():
@@ -133,7 +136,8 @@ def test_offsets_are_half_a_disc():
         offsets = list_search_offsets(radius)
         assert len(offsets) == len(set(offsets)) == num == len(list_path_offsets(radius))
         assert not set(offsets) & {(-dy, -dx) for dy, dx in offsets}
-    assert list_path_offsets(3) != list_search_offsets(3) and set(list_path_offsets(3)) == set(list_search_offsets(3))
+    assert list_path_offsets(3) != list_search_offsets(3)
+    assert set(list_path_offsets(3)) == set(list_search_offsets(3))
 
 
 def test_matches_the_released_walk(golden):

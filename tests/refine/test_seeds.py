@@ -138,7 +138,8 @@ def test_contract(refiner: RefinerConfig) -> None:
     if refiner.name.startswith("confident"):
         pytest.importorskip("pydensecrf")
     mask = refiner.refine(image, maps)
-    assert mask.dtype == np.uint8 and mask.shape == (17, 23)
+    assert mask.dtype == np.uint8
+    assert mask.shape == (17, 23)
     assert set(np.unique(mask)) <= {0, 4, 10, 254, 255}
     nothing = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 5, 6), np.float32), (17, 23))
     assert not refiner.refine(image, nothing).any()

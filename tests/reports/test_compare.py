@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.fake_run import RECIPE, fake_run, prepare
 from wsss_ray.artifacts.record import open_run
 from wsss_ray.artifacts.tables import read_counts
 from wsss_ray.config import UserError
-from wsss_ray.reports.compare import compare_runs, flatten, recipe_differences
+from wsss_ray.reports.compare import Comparison, compare_runs, find_differences, flatten
+from wsss_ray.reports.compare_tables import build_recipe_table
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_recipes_differ_only_where_numbers_can(out: Path) -> None:
     runs = [open_run(name, str(out)) for name in ("good-1", "near-1", "bad-1")]
-    differing = recipe_differences([run.recipe for run in runs])
+    differing = find_differences([run.recipe for run in runs])
     assert differing["train.epochs"] == (2, 3, 2)
     assert differing["refine.threshold"] == (0.2, 0.2, None)
     assert not any(key.startswith(("tags", "resources", "name")) for key in differing)
@@ -42,17 +45,23 @@ def test_flatten_keeps_lists_and_empty_mappings() -> None:
 def test_bootstrap_tells_a_clear_gap_from_chance(out: Path) -> None:
     result = compare_runs([open_run(name, str(out)) for name in ("good-1", "near-1", "bad-1")], num_resamples=400)
     near, bad = (test for test in result.tests if test.step == "masks")
-    assert near.result is not None and bad.result is not None
-    assert near.result.first == 1.0 and near.result.num_images == 12
-    assert bad.verdict == "lower, more than chance" and bad.result.p_value < 0.02
+    assert near.result is not None
+    assert bad.result is not None
+    assert near.result.first == 1.0
+    assert near.result.num_images == 12
+    assert bad.verdict == "lower, statistically significant"
+    assert bad.result.p_value < 0.02
     # One of twelve images is left out of a resample with probability (11/12)^12 = 0.35: the interval reaches 0.
-    assert near.verdict == "could be chance" and near.result.difference < 0 and near.result.high == 0
+    assert near.verdict == "not significant"
+    assert near.result.difference < 0
+    assert near.result.high == 0
 
 
 def test_counts_add_up_to_the_reported_score(out: Path) -> None:
     run = open_run("bad-1", str(out))
     ids, counts = run.counts("masks")["mask"]
-    assert ids == sorted(ids) and counts.shape == (12, 3, 4)
+    assert ids == sorted(ids)
+    assert counts.shape == (12, 3, 4)
     union = counts[:, 1].sum(axis=0) + counts[:, 2].sum(axis=0) - counts[:, 0].sum(axis=0)
     iou = counts[:, 0].sum(axis=0) / union
     assert iou.tolist() == pytest.approx(list(run.scored("masks")["mask"]["iou"].values()))
@@ -65,7 +74,8 @@ def test_per_class_values_follow_the_labels(out: Path) -> None:
     rows = dict(zip(result.labels, result.iou["masks/mask"], strict=True))
     assert rows["cat"] == pytest.approx((1.0, 0.5))
     line = next(line for line in result.scores if line.step == "masks")
-    assert line.one_protocol and line.values[0] == 1.0
+    assert line.one_protocol
+    assert line.values[0] == 1.0
 
 
 def test_runs_on_other_images_are_not_tested(out: Path) -> None:
@@ -95,7 +105,8 @@ def test_lost_score_artifacts_leave_the_table(out: Path) -> None:
     for part in (out / "score" / "bad-1").iterdir():
         part.unlink()
     result = compare_runs([open_run("good-1", str(out)), open_run("bad-1", str(out))], num_resamples=10)
-    assert result.tests == [] and result.scores
+    assert result.tests == []
+    assert result.scores
     assert read_counts(str(out / "score" / "bad-1"), 4) == {}
 
 
@@ -108,6 +119,16 @@ def test_command_prints_every_part_without_ray(out: Path) -> None:
     wide = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=wide)
     assert done.returncode == 0, done.stderr
-    for text in ("refine.threshold", "mIoU in %", "-50.0", "lower, more than chance"):
+    for text in ("refine.threshold", "mIoU in %", "-50.0", "lower, statistically significant"):
         assert text in done.stdout.replace("\n", " "), text
     assert RECIPE["name"] == "fake"
+
+
+def test_brackets_in_values_and_names_are_printed() -> None:
+    differing = {"data.toy.words": ("[/there]", [True, False])}
+    result = Comparison(names=("[a]", "b"), differing=differing, scores=[], labels=())
+    page = io.StringIO()
+    Console(file=page, width=200).print(build_recipe_table(result))
+    text = page.getvalue()
+    for words in ("[/there]", "[True, False]", "(1) [a]"):
+        assert words in text

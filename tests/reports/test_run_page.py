@@ -16,8 +16,8 @@ from wsss_ray.artifacts.record import open_run
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, read_table, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.reports.chart_svg import Mark, Series, chart, confusion_chart, ticks
-from wsss_ray.reports.images import BUDGET, choose, data_uri, run_images
+from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion, find_ticks
+from wsss_ray.reports.images import BUDGET, Chosen, choose_images, draw_images, encode_image
 from wsss_ray.reports.page import LIMIT, write_page
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -51,7 +51,7 @@ class Strict(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         """Closes."""
-        assert self.stack and self.stack[-1] == tag, f"</{tag}> closes {self.stack[-1:]}"
+        assert self.stack[-1:] == [tag], f"</{tag}> closes {self.stack[-1:]}"
         self.stack.pop()
 
 
@@ -74,7 +74,8 @@ def page(tmp_path: Path) -> str:
 def test_page_is_well_formed_and_whole(page: str) -> None:
     found = parsed(page)
     assert len(found.ids) == len(set(found.ids)) > 10
-    assert found.sources and all(source.startswith("data:image/webp;base64,") for source in found.sources)
+    assert found.sources
+    assert all(source.startswith("data:image/webp;base64,") for source in found.sources)
     targets = {link.removeprefix("#") for link in found.links}
     assert targets - {"-"} == set(found.ids)
     # No address but those inside the page.
@@ -82,28 +83,34 @@ def test_page_is_well_formed_and_whole(page: str) -> None:
 
 
 def test_page_has_every_section_and_escapes_names(page: str) -> None:
-    for title in ("Scores", "Road", "Curves", "Classes", "Confusion", "Images: pseudo masks", "Recipe"):
+    for title in ("Scores", "Steps", "Curves", "Classes", "Confusion", "Images: Pseudo masks", "Recipe"):
         assert f"<h2>{title}</h2>" in page, title
-    assert "dog &lt;b&gt;" in page and "dog <b>" not in page
+    assert "dog &lt;b&gt;" in page
+    assert "dog <b>" not in page
     assert "refined by seeds, image labels used" in page
-    assert "1 min 30 s" in page and "3.0 s of it in this run" in page
-    assert "prefers-color-scheme:dark" in page and "width=device-width" in page
+    assert "1 min 30 s" in page
+    assert "3.0 s of it in this run" in page
+    assert "prefers-color-scheme:dark" in page
+    assert "width=device-width" in page
 
 
 def test_noise_images_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:
     data = prepare(tmp_path / "data", num_images=6, size=(375, 500))
     run = open_run(fake_run(tmp_path, "fake-1", data))
-    sizes = [len(uri) for one in run_images(run, "masks") for _, uri in one.tiles]
-    assert len(sizes) == 24 and sum(sizes) < BUDGET < LIMIT
-    assert sum(len(uri) for one in run_images(run, "masks", budget=600_000) for _, uri in one.tiles) <= 600_000
+    sizes = [len(uri) for one in draw_images(run, "masks") for _, uri in one.tiles]
+    assert len(sizes) == 24
+    assert sum(sizes) < BUDGET < LIMIT
+    assert sum(len(uri) for one in draw_images(run, "masks", budget=600_000) for _, uri in one.tiles) <= 600_000
 
 
 def test_tiles_show_image_truth_map_and_mask(tmp_path: Path) -> None:
     fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"), {"003"})
-    shown = {one.image_id: one for one in run_images(open_run("fake-1", str(tmp_path)), "masks")}
-    assert [caption for caption, _ in shown["003"].tiles] == ["image", "truth", "class map", "pseudo mask"]
+    shown = {one.image_id: one for one in draw_images(open_run("fake-1", str(tmp_path)), "masks")}
+    assert [caption for caption, _ in shown["003"].tiles] == ["image", "ground truth", "class map", "pseudo mask"]
     assert shown["003"].group == "best" or shown["003"].group == "worst"
-    assert shown["003"].score == 0 and shown["003"].labels == (1,) and shown["003"].size == (24, 32)
+    assert shown["003"].score == 0
+    assert shown["003"].labels == (1,)
+    assert shown["003"].size == (24, 32)
 
 
 def seeds_only(out: Path, name: str) -> str:
@@ -124,9 +131,10 @@ def seeds_only(out: Path, name: str) -> str:
 
 def test_run_that_ends_at_its_maps_shows_seeds(tmp_path: Path) -> None:
     run = open_run(seeds_only(tmp_path, "fake-1"))
-    shown = {one.image_id: one for one in run_images(run, "seeds")}
-    assert [caption for caption, _ in shown["000"].tiles] == ["image", "truth", "class map", "seeds at 0.7"]
-    assert shown["003"].group == "worst" and shown["003"].score == 0
+    shown = {one.image_id: one for one in draw_images(run, "seeds")}
+    assert [caption for caption, _ in shown["000"].tiles] == ["image", "ground truth", "class map", "seeds at 0.7"]
+    assert shown["003"].group == "worst"
+    assert shown["003"].score == 0
     assert {one.group for one in shown.values()} >= {"best", "worst", "random"}
     # Its maps are 1 everywhere: at 0.7 all is the class, at 1 all is background.
     image, *_, seeds = (data for _, data in shown["000"].tiles)
@@ -134,22 +142,23 @@ def test_run_that_ends_at_its_maps_shows_seeds(tmp_path: Path) -> None:
     record = storage.read_json(f"{run.folder}/run.json")
     record["scores"]["seeds"]["fixed"]["threshold"] = 1.0
     storage.write_json(f"{run.folder}/run.json", record)
-    empty = next(one for one in run_images(open_run(run.folder), "seeds") if one.image_id == "000")
+    empty = next(one for one in draw_images(open_run(run.folder), "seeds") if one.image_id == "000")
     assert empty.tiles[-1] == ("seeds at 1", image)
     write_page(run.folder, str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     parsed(page)
-    assert "<h2>Images: seeds</h2>" in page and "Images: pseudo masks" not in page
+    assert "<h2>Images: CAM seeds</h2>" in page
+    assert "Images: Pseudo masks" not in page
 
 
 def test_unscored_seeds_stand_at_the_recipes_threshold(tmp_path: Path) -> None:
     folder = seeds_only(tmp_path, "fake-1")
     record = storage.read_json(f"{folder}/run.json")
     storage.write_json(f"{folder}/run.json", {**record, "scores": {}})
-    assert [caption for caption, _ in run_images(open_run(folder), "seeds")[0].tiles][-1] == "class map"
+    assert [caption for caption, _ in draw_images(open_run(folder), "seeds")[0].tiles][-1] == "class map"
     text = Path(folder, "recipe.yaml").read_text()
     Path(folder, "recipe.yaml").write_text(text.replace("absent: skip", "background: 0.4"))
-    assert [caption for caption, _ in run_images(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
+    assert [caption for caption, _ in draw_images(open_run(folder), "seeds")[0].tiles][-1] == "seeds at 0.4"
 
 
 def test_page_keeps_its_limit(tmp_path: Path) -> None:
@@ -160,10 +169,13 @@ def test_page_keeps_its_limit(tmp_path: Path) -> None:
         told = write_page(folder, str(tmp_path / "page.html"), limit=limit)
         page = (tmp_path / "page.html").read_text()
         numbers.append(len(parsed(page).sources))
-        assert len(page.encode()) <= limit and ("without images" in told) == (limit == 60_000), told
-    assert numbers[0] == numbers[1] == 42 and 0 < numbers[2] < 42 and numbers[3] == 0
+        assert len(page.encode()) <= limit
+        assert ("without images" in told) == (limit == 60_000), told
+    assert numbers[0] == numbers[1] == 42
+    assert 0 < numbers[2] < 42
+    assert numbers[3] == 0
     told = write_page(folder, str(tmp_path / "page.html"), limit=1000)
-    assert "more than the 0.001 MB a page should have" in told
+    assert "larger than the limit of 0.001 MB" in told
 
 
 def test_best_and_worst_are_chosen_by_their_objects() -> None:
@@ -174,14 +186,18 @@ def test_best_and_worst_are_chosen_by_their_objects() -> None:
     counts[:, 0, 1] = counts[:, 2, 1] = 10 * np.arange(11)
     # An image without objects is right everywhere and is neither best nor worst.
     counts = np.concatenate([counts, np.array([[[1000, 0]] * 3])])
-    chosen = choose([str(place) for place in range(12)], counts, ["background", "cat"])
+    chosen = choose_images([str(place) for place in range(12)], counts, ["background", "cat"])
     groups: dict[str, list[str]] = {}
-    for name, group, _ in chosen:
-        groups.setdefault(group, []).append(name)
-    assert groups["best"] == ["10", "9", "8", "7"] and groups["worst"] == ["0", "1", "2", "3"]
-    assert len({name for name, _, _ in chosen}) == len(chosen) == 12
-    assert {name: score for name, _, score in chosen}["5"] == pytest.approx(0.5)
-    assert choose(["a", "b"], None, ["background"]) == [("a", "random", None), ("b", "random", None)]
+    for one in chosen:
+        groups.setdefault(one.group, []).append(one.image_id)
+    assert groups["best"] == ["10", "9", "8", "7"]
+    assert groups["worst"] == ["0", "1", "2", "3"]
+    assert len({one.image_id for one in chosen}) == len(chosen) == 12
+    assert {one.image_id: one.score for one in chosen}["5"] == pytest.approx(0.5)
+    assert choose_images(["a", "b"], None, ["background"]) == [
+        Chosen("a", "random", None),
+        Chosen("b", "random", None),
+    ]
 
 
 def test_each_class_has_its_image() -> None:
@@ -192,13 +208,14 @@ def test_each_class_has_its_image() -> None:
         label = 1 + place % 3
         counts[place, 1, label] = counts[place, 2, label] = 10
         counts[place, 0, label] = generator.integers(0, 11)
-    groups = [group for _, group, _ in choose([str(p) for p in range(60)], counts, ["background", "a", "b", "c"])]
-    assert groups[-3:] == ["class a", "class b", "class c"] and groups.count("random") == 6
+    groups = [one.group for one in choose_images([str(p) for p in range(60)], counts, ["background", "a", "b", "c"])]
+    assert groups[-3:] == ["class a", "class b", "class c"]
+    assert groups.count("random") == 6
 
 
 def test_data_uri_shrinks_until_it_fits() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), dtype=np.uint8)
-    large, small = data_uri(noise, 10**9), data_uri(noise, 20_000)
+    large, small = encode_image(noise, 10**9), encode_image(noise, 20_000)
     assert len(small) <= 20_000 < len(large)
 
 
@@ -207,7 +224,8 @@ def test_gone_images_leave_the_rest(tmp_path: Path) -> None:
     (tmp_path / "data" / "manifest.json").unlink()
     write_page(folder, str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
-    assert "<h2>Scores</h2>" in page and "Images" not in page
+    assert "<h2>Scores</h2>" in page
+    assert "Images" not in page
     parsed(page)
 
 
@@ -217,27 +235,34 @@ def test_neither_run_nor_study_is_one_line(tmp_path: Path) -> None:
 
 
 def test_ticks_enclose_or_stay_inside() -> None:
-    assert ticks(0.0, 16.3) == [0, 5, 10, 15, 20]
-    assert ticks(1, 4, inside=True) == [1, 2, 3, 4]
+    assert find_ticks(0.0, 16.3) == [0, 5, 10, 15, 20]
+    assert find_ticks(1, 4, inside=True) == [1, 2, 3, 4]
     for low, high in ((0.123, 0.456), (-3.0, 7.5), (5.0, 5.0), (0.0, 1e-4)):
-        found = ticks(low, high)
-        assert found[0] <= low + 1e-9 and found[-1] >= high - 1e-9 and 2 <= len(found) <= 8
+        found = find_ticks(low, high)
+        assert found[0] <= low + 1e-9
+        assert found[-1] >= high - 1e-9
+        assert 2 <= len(found) <= 8
 
 
 def test_charts_place_points_and_bars() -> None:
-    drawn = chart([Series("ours", [0, 1], [10.0, 20.0], 1, [2.0, None], dots=True)], "T", "x", "y", x_names=["a", "b"])
+    drawn = draw_chart(
+        [Series("ours", [0, 1], [10.0, 20.0], 1, [2.0, None], dots=True)], Axes("T", "x", "y", names=["a", "b"])
+    )
     parsed(drawn)
     high, low = (float(value) for value in re.findall(r'class="fill1" cx="[\d.]+" cy="([\d.]+)"', drawn))
     assert high > low, "larger values stand higher"
     assert drawn.count('class="line1"') == 4, "the line, and one error bar with its two ends"
-    assert chart([Series("none", [], [], 1)], "T", "x", "y") == ""
+    assert draw_chart([Series("none", [], [], 1)], Axes("T", "x", "y")) == ""
 
 
 def test_words_beside_near_marks_stand_apart() -> None:
     line = Series("", [0.0, 1.0], [0.0, 40.0], 1)
-    drawn = chart([line], "T", "x", "y", [Mark(0.13, 34.7, "best 0.13", 2), Mark(0.2, 33.9, "method's 0.2", 1)])
+    drawn = draw_chart(
+        [line], Axes("T", "x", "y"), [Mark(0.13, 34.7, "best 0.13", 2), Mark(0.2, 33.9, "method's 0.2", 1)]
+    )
     heights = [float(y) for y in re.findall(r'class="mark" x="[\d.]+" y="([\d.]+)"', drawn)]
-    assert len(heights) == 2 and abs(heights[0] - heights[1]) > 14
+    assert len(heights) == 2
+    assert abs(heights[0] - heights[1]) > 14
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 20, 80])
@@ -245,9 +270,10 @@ def test_confusion_shares_are_of_the_truth(num_classes: int) -> None:
     labels = [f"class number {place}" for place in range(num_classes + 1)]
     matrix = np.zeros((num_classes + 1, num_classes + 2), np.int64)
     matrix[0, 0], matrix[1, 0], matrix[1, 1] = 8, 3, 1
-    drawn = confusion_chart(matrix, labels)
+    drawn = draw_confusion(matrix, labels)
     parsed(drawn)
-    assert "class number 1 → class number 0: 75.0 %" in drawn and "unknown" not in drawn
+    assert "class number 1 → class number 0: 75.0 %" in drawn
+    assert "unknown" not in drawn
     assert len(drawn) < 300_000
 
 

@@ -16,22 +16,19 @@ import pytest
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.reports.chart_png import wide
-from wsss_ray.reports.chart_svg import Series
-from wsss_ray.reports.chart_svg import chart as page_chart
+from wsss_ray.reports.chart_png import spans_decades
+from wsss_ray.reports.chart_svg import Axes, Series, draw_chart
 from wsss_ray.reports.page import write_page
-from wsss_ray.reports.study_table import (
-    drawn,
-    find_results,
-    headings,
-    markdown,
-    order_in_words,
-    read,
-    rows,
-    setting_in_words,
-    summarize,
+from wsss_ray.reports.study_table import find_results, read_column, summarize_study
+from wsss_ray.reports.study_text import (
+    describe_ranking,
+    describe_setting,
+    draw_figure,
+    format_rows,
+    list_headings,
+    write_markdown,
 )
-from wsss_ray.score.rank import compute_tau_b, measure_agreement
+from wsss_ray.score.rank import agreement, tau_b
 
 
 def tau_by_hand(first: list[float], second: list[float]) -> float:
@@ -46,12 +43,12 @@ def tau_by_hand(first: list[float], second: list[float]) -> float:
 
 
 def test_tau_of_known_orders() -> None:
-    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 40])) == 1
-    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])) == -1
-    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(4 / 6)
+    assert tau_b(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 40])) == 1
+    assert tau_b(np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])) == -1
+    assert tau_b(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(4 / 6)
     # Two ties on one side: 5 of 6 pairs untied there, all of them agreeing.
-    assert compute_tau_b(np.array([1, 1, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(5 / math.sqrt(5 * 6))
-    assert math.isnan(compute_tau_b(np.array([1, 1]), np.array([1, 2])))
+    assert tau_b(np.array([1, 1, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(5 / math.sqrt(5 * 6))
+    assert math.isnan(tau_b(np.array([1, 1]), np.array([1, 2])))
 
 
 def test_tau_matches_the_definition_on_random_ties() -> None:
@@ -59,33 +56,34 @@ def test_tau_matches_the_definition_on_random_ties() -> None:
     for _ in range(50):
         first, second = generator.integers(0, 4, (2, 7)).astype(float)
         if len(set(first)) > 1 and len(set(second)) > 1:
-            assert compute_tau_b(first, second) == pytest.approx(tau_by_hand(first.tolist(), second.tolist()))
+            assert tau_b(first, second) == pytest.approx(tau_by_hand(first.tolist(), second.tolist()))
 
 
 def test_chance_counts_all_orders() -> None:
     # 4 rows in the published order: 1 of 24 orders is as good. One swapped neighbour: 1 + 3 of 24.
-    assert measure_agreement([1, 2, 3, 4], [[1], [2], [3], [4]]).p_value == pytest.approx(1 / 24)
-    assert measure_agreement([1, 2, 3, 4], [[1], [2], [4], [3]]).p_value == pytest.approx(4 / 24)
-    assert measure_agreement([1, 2], [[2], [1]]).p_value == 1
-    many = measure_agreement(list(range(12)), [[float(place)] for place in range(12)], num_resamples=500)
-    assert many.tau == 1 and many.p_value == pytest.approx(1 / 501)
+    assert agreement([1, 2, 3, 4], [[1], [2], [3], [4]]).p_value == pytest.approx(1 / 24)
+    assert agreement([1, 2, 3, 4], [[1], [2], [4], [3]]).p_value == pytest.approx(4 / 24)
+    assert agreement([1, 2], [[2], [1]]).p_value == 1
+    many = agreement(list(range(12)), [[float(place)] for place in range(12)], num_resamples=500)
+    assert many.tau == 1
+    assert many.p_value == pytest.approx(1 / 501)
 
 
 def test_interval_comes_from_seeds() -> None:
-    one = measure_agreement([1, 2, 3], [[1.0], [2.0], [3.0]])
+    one = agreement([1, 2, 3], [[1.0], [2.0], [3.0]])
     assert (one.low, one.high, one.num_seeds) == (1, 1, 1)
-    sure = measure_agreement([1, 2, 3], [[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]])
+    sure = agreement([1, 2, 3], [[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]])
     assert (sure.low, sure.high, sure.num_seeds) == (1, 1, 2)
-    unsure = measure_agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
+    unsure = agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
     assert unsure.low < 0 < unsure.tau <= unsure.high == 1
-    assert unsure == measure_agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
+    assert unsure == agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
 
 
 def test_pairs_with_equal_published_numbers_do_not_count() -> None:
-    found = measure_agreement([5, 5, 7], [[1], [2], [3]])
+    found = agreement([5, 5, 7], [[1], [2], [3]])
     assert (found.num_pairs, found.num_agreeing) == (2, 2)
     with pytest.raises(UserError, match="at least two rows"):
-        measure_agreement([1], [[1]])
+        agreement([1], [[1]])
 
 
 def seed(miou: float, **others: Any) -> dict[str, Any]:
@@ -130,71 +128,82 @@ def results() -> dict[str, Any]:
 
 
 def test_table_shows_every_row_as_it_stands(results: dict[str, Any]) -> None:
-    report = summarize(results)
+    report = summarize_study(results)
     assert [line.status for line in report.lines] == ["finished", "partly", "failed", "not run", "quoted"]
     assert report.metrics == ("seeds", "segmentation")
-    table = rows(report)
+    table = format_rows(report)
     assert table[0] == ["CAM", "47.0", "30.0", "-17.0", "-", "20.0", "-", ""]
     # Mean of 40 and 44, standard deviation of a sample 4 / sqrt(2).
     assert table[1][:4] == ["Ours", "56.0", "42.0 ± 2.8 (2)", "-14.0"]
-    assert "no weights" in table[1][-1] and "a note" in table[1][-1]
+    assert "no weights" in table[1][-1]
+    assert "a note" in table[1][-1]
     assert table[2][1:4] == ["50.0", "failed", "-"]
     assert table[3][1:4] == ["-", "not run", "-"]
-    assert table[4][1:4] == ["48.0", "-", "-"] and table[4][-1] == "quoted, not run"
-    assert len(headings(report)) == len(table[0])
+    assert table[4][1:4] == ["48.0", "-", "-"]
+    assert table[4][-1] == "quoted, not run"
+    assert len(list_headings(report)) == len(table[0])
 
 
 def test_order_uses_rows_that_have_both_numbers(results: dict[str, Any]) -> None:
-    report = summarize(results)
-    assert report.order is not None and report.order.num_rows == 2 and report.order.tau == 1
-    assert "1 of 1 pairs as published" in order_in_words(report)
-    assert "one seed" in order_in_words(report)
+    report = summarize_study(results)
+    assert report.ranking is not None
+    assert report.ranking.num_rows == 2
+    assert report.ranking.tau == 1
+    assert "1 of 1 pairs ranked as in the paper" in describe_ranking(report)
+    assert "one seed" in describe_ranking(report)
     results["rows"][0]["seeds"] = {}
-    assert summarize(results).order is None and "not known" in order_in_words(summarize(results))
+    assert summarize_study(results).ranking is None
+    assert "not known" in describe_ranking(summarize_study(results))
 
 
 def test_variant_is_read_where_it_is_named(results: dict[str, Any]) -> None:
-    assert summarize({**results, "variant": "fixed"}).lines[0].cells["seeds"].mean == pytest.approx(20.0)
-    assert summarize({**results, "variant": "crf"}).lines[0].cells["seeds"].mean is None
+    assert summarize_study({**results, "variant": "fixed"}).lines[0].cells["seeds"].mean == pytest.approx(20.0)
+    assert summarize_study({**results, "variant": "crf"}).lines[0].cells["seeds"].mean is None
 
 
 def test_pixel_accuracy_and_parameters_have_their_own_source(results: dict[str, Any]) -> None:
     results["rows"][0]["published"] = {"pixel_accuracy": 90.0, "params": 20.0}
     results["rows"][0]["seeds"] = {"0": seed(0.3, params=12.5)}
-    report = summarize({**results, "metric": "pixel_accuracy"})
+    report = summarize_study({**results, "metric": "pixel_accuracy"})
     assert report.lines[0].cells["pixel_accuracy"].mean == pytest.approx(75.0)
     assert report.lines[0].cells["params"].difference == pytest.approx(-7.5)
 
 
 def test_reader_is_told_the_setting(results: dict[str, Any]) -> None:
-    text = setting_in_words(summarize(results))
-    assert "scale toy" in text and "train.epochs=1" in text and "not the values" in text
+    text = describe_setting(summarize_study(results))
+    assert "scale toy" in text
+    assert "train.epochs=1" in text
+    assert "not the values" in text
     paper = {**results, "scale": "paper", "data": "/voc", "settings": []}
-    assert "not the values" not in setting_in_words(summarize(paper))
+    assert "not the values" not in describe_setting(summarize_study(paper))
 
 
 def test_studies_without_published_numbers_have_no_such_column(results: dict[str, Any]) -> None:
     for row in results["rows"]:
         row["published"] = {}
-    report = summarize(results)
-    assert headings(report) == ["row", "seeds mIoU %: ours", "remarks"]
-    assert "prints no numbers" in order_in_words(report)
+    report = summarize_study(results)
+    assert list_headings(report) == ["row", "CAM seeds mIoU %: ours", "remarks"]
+    assert "prints no numbers" in describe_ranking(report)
 
 
 def test_markdown_is_one_table(results: dict[str, Any]) -> None:
-    text = markdown(summarize(results))
+    text = write_markdown(summarize_study(results))
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 2 + 5 and "no weights \\| here" in text
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(headings(summarize(results))) + 1}
+    assert len(lines) == 2 + 5
+    assert "no weights \\| here" in text
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(list_headings(summarize_study(results))) + 1}
 
 
 def test_figure_and_page(results: dict[str, Any], tmp_path: Path) -> None:
-    image = drawn(summarize(results))
-    assert image is not None and image.size[0] > image.size[1] > 100
+    image = draw_figure(summarize_study(results))
+    assert image is not None
+    assert image.size[0] > image.size[1] > 100
     storage.write_json(str(tmp_path / "studies" / "fake.table1-toy" / "results.json"), results)
     write_page("fake.table1", str(tmp_path / "page.html"), str(tmp_path))
     page = (tmp_path / "page.html").read_text()
-    assert "42.0 ± 2.8 (2)" in page and "no weights | here" in page and page.count("<circle") == 4 + 2
+    assert "42.0 ± 2.8 (2)" in page
+    assert "no weights | here" in page
+    assert page.count("<circle") == 4 + 2
     assert not any(mark in page for mark in ("http://", "https://"))
 
 
@@ -215,7 +224,7 @@ def test_axis_over_decades_is_a_logarithm(results: dict[str, Any]) -> None:
     def columns(*names: str) -> list[int]:
         for row, name in zip(results["rows"], names, strict=True):
             row["name"], row["published"] = name, {}
-        image = drawn(summarize(results))
+        image = draw_figure(summarize_study(results))
         assert image is not None
         pixels = np.asarray(image).astype(int)
         # The only saturated blue is the dots' and the line between them; a dot is the higher.
@@ -227,11 +236,16 @@ def test_axis_over_decades_is_a_logarithm(results: dict[str, Any]) -> None:
     assert abs((middle - first) - (last - middle)) <= 4 < last - middle
     first, middle, last = columns("0.01", "0.05", "0.1")
     assert middle - first < last - middle, "within 20 times the axis stays as it is"
-    assert wide([0.001, 0.1]) and not wide([0.01, 0.1]) and not wide([0.0, 1.0]) and not wide([])
+    assert spans_decades([0.001, 0.1])
+    assert not spans_decades([0.01, 0.1])
+    assert not spans_decades([0.0, 1.0])
+    assert not spans_decades([])
 
 
 def test_page_charts_space_a_wide_axis_by_its_logarithm() -> None:
-    text = page_chart([Series("ours", [0.001, 0.01, 0.1], [1.0, 2.0, 3.0], 1, dots=True)], "T", "x", "y", log=True)
+    text = draw_chart(
+        [Series("ours", [0.001, 0.01, 0.1], [1.0, 2.0, 3.0], 1, dots=True)], Axes("T", "x", "y", log=True)
+    )
     first, middle, last = (float(x) for x in re.findall(r'class="fill1" cx="([\d.]+)"', text))
     assert middle - first == pytest.approx(last - middle, abs=0.2)
     assert all(f">{name}</text>" in text for name in ("0.001", "0.01", "0.1"))
@@ -260,9 +274,10 @@ def test_tables_in_a_log_keep_their_headings_whole_unless_a_width_is_asked_for(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "seeds mIoU %: published" in told()
+    assert "CAM seeds mIoU %: published" in told()
     narrow = told(COLUMNS="60")
-    assert max(map(len, narrow.splitlines())) <= 60 and "seeds mIoU %: published" not in narrow
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert "CAM seeds mIoU %: published" not in narrow
 
 
 def test_precision_and_recall_are_read_of_the_threshold_that_is_named() -> None:
@@ -273,5 +288,5 @@ def test_precision_and_recall_are_read_of_the_threshold_that_is_named() -> None:
     }
     seed = {"status": "finished", "scores": {"seeds": scored}}
     columns = ("precision", "recall", "precision.fixed", "recall.fixed", "recall_foreground.fixed")
-    found = [read(seed, column, "best", "seeds")[0] for column in columns]
+    found = [read_column(seed, column, "seeds", "best")[0] for column in columns]
     assert found == pytest.approx([50, 60, 20, 70, 90])

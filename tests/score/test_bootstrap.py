@@ -39,7 +39,8 @@ def test_no_difference_is_not_found() -> None:
     assert compare_counts(same, same, num_resamples=50).p_value == 1
     other, _ = method(40, 0.3, 3)
     result = compare_counts(same, other, num_resamples=400)
-    assert result.low < 0 < result.high and result.p_value > 0.05
+    assert result.low < 0 < result.high
+    assert result.p_value > 0.05
 
 
 def test_one_image_decides_nothing() -> None:

@@ -85,7 +85,7 @@ def test_parts_add_up() -> None:
     for k, image in enumerate(images):
         whole.add(*image)
         (first if k % 2 else second).add(*image)
-    np.testing.assert_array_equal(first.merge(second).counts, whole.counts)
+    np.testing.assert_array_equal(first.counts + second.counts, whole.counts)
     assert first.counts.sum() < whole.counts.sum()
 
 
@@ -122,8 +122,6 @@ def test_mistakes_are_named() -> None:
         curve.add(truth, np.array([2]), maps)
     with pytest.raises(UserError, match="index 3"):
         curve.add(truth + 3, np.array([0]), maps)
-    with pytest.raises(UserError, match="do not add up"):
-        curve.merge(ThresholdCurve([0.3], 3))
 
 
 @pytest.mark.parametrize(

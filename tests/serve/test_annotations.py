@@ -21,8 +21,7 @@ from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
 from wsss_ray import storage
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.network import SegmenterSpec, save_state
 from wsss_ray.artifacts.tables import MASKS_SCHEMA, part_name, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask
@@ -32,8 +31,20 @@ from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.recipe import NetConfig, SegmentConfig, dump, validate
-from wsss_ray.serve.annotations import area, label_studio_config, label_studio_task, polygons, rings, simplified
-from wsss_ray.serve.export import export
+from wsss_ray.serve.annotations import (
+    build_label_studio_config,
+    build_label_studio_task,
+    signed_area,
+    simplify_ring,
+    trace_polygons,
+    trace_rings,
+)
+from wsss_ray.serve.export import ExportOptions, export_run
+
+
+def export(run_folder: str, to: Path, **options) -> str:
+    """An export with options by name."""
+    return export_run(run_folder, to, ExportOptions(**options))
 
 
 def read_back(lines, height: int, width: int) -> np.ndarray:
@@ -48,19 +59,20 @@ def bitmap(*lines: str) -> np.ndarray:
 
 def test_a_square_and_a_ring_by_hand():
     square = bitmap("....", ".##.", ".##.")
-    assert rings(square) == [[(1, 1), (3, 1), (3, 3), (1, 3)]] and area(rings(square)[0]) == 4
+    assert trace_rings(square) == [[(1, 1), (3, 1), (3, 3), (1, 3)]]
+    assert signed_area(trace_rings(square)[0]) == 4
     ring = bitmap("###", "#.#", "###")
-    assert sorted(area(one) for one in rings(ring)) == [-1, 9]
-    (joined,) = polygons(ring)
-    assert area(joined) == 8
+    assert sorted(signed_area(one) for one in trace_rings(ring)) == [-1, 9]
+    (joined,) = trace_polygons(ring)
+    assert signed_area(joined) == 8
     np.testing.assert_array_equal(read_back([joined], 3, 3), ring)
 
 
 def test_pixels_that_touch_at_a_corner_are_two():
-    lines = rings(bitmap("#.", ".#"))
-    assert [area(one) for one in lines] == [1, 1]
+    lines = trace_rings(bitmap("#.", ".#"))
+    assert [signed_area(one) for one in lines] == [1, 1]
     island = bitmap("#####", "#...#", "#.#.#", "#...#", "#####")
-    assert sorted(area(one) for one in polygons(island)) == [1, 16]
+    assert sorted(signed_area(one) for one in trace_polygons(island)) == [1, 16]
 
 
 @pytest.mark.parametrize("density", [0.05, 0.3, 0.5, 0.8, 0.97])
@@ -71,8 +83,8 @@ def test_exact_polygons_read_back_exactly(density):
         wanted = rng.random((height, width)) < density
         if not wanted.any():
             continue
-        lines = polygons(wanted)
-        assert sum(area(one) for one in lines) == wanted.sum()
+        lines = trace_polygons(wanted)
+        assert sum(signed_area(one) for one in lines) == wanted.sum()
         np.testing.assert_array_equal(read_back(lines, height, width), wanted)
 
 
@@ -88,7 +100,7 @@ def blob() -> np.ndarray:
 
 def test_a_tolerance_makes_lighter_polygons():
     wanted = blob()
-    exact, light = polygons(wanted), polygons(wanted, 1.0)
+    exact, light = trace_polygons(wanted), trace_polygons(wanted, 1.0)
     assert sum(map(len, light)) < 0.3 * sum(map(len, exact))
     found = read_back(light, *wanted.shape)
     assert (found & wanted).sum() / (found | wanted).sum() > 0.95
@@ -98,9 +110,10 @@ def test_a_tolerance_makes_lighter_polygons():
 
 def test_simplified_lines_stay_within_the_tolerance():
     ring = [(0.0, 0.0), (5.0, 0.4), (10.0, 0.0), (10.0, 6.0), (5.0, 9.0), (0.0, 6.0)]
-    assert simplified(ring, 0.5) == [ring[0], *ring[2:]]
-    assert simplified(ring, 0.3) == ring and simplified(ring, 0) == ring
-    assert simplified(ring, 100) == ring, "never less than an area"
+    assert simplify_ring(ring, 0.5) == [ring[0], *ring[2:]]
+    assert simplify_ring(ring, 0.3) == ring
+    assert simplify_ring(ring, 0) == ring
+    assert simplify_ring(ring, 100) == ring, "never less than an area"
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +129,10 @@ def run(tmp_path_factory) -> Path:
     segment = SegmentConfig(
         network=DeepLabV2Config(rates=(1,), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
     )
-    spec = NetworkSpec(kind="segmenter", num_classes=3, segment=segment)
+    spec = SegmenterSpec(num_classes=3, segment=segment)
     torch.manual_seed(0)
     storage.write_json(str(root / "train" / "s1" / "network.json"), spec.model_dump(mode="json"))
-    build.save_state(build.network(spec), root / "train" / "s1" / "model.safetensors")
+    save_state(spec.build(), root / "train" / "s1" / "model.safetensors")
     made = {"masks": {"stage": "refine", "digest": "r1"}, "segmenter": {"stage": "train", "digest": "s1"}}
     folder = root / "runs" / "cam-1"
     storage.write_json(str(folder / "run.json"), {"artifacts": made, "data": data})
@@ -136,9 +149,10 @@ def truth(run: Path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("kind", ["coco", "polygons"])
 def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
-    said = export(str(run), tmp_path, kind=kind, tolerance=0, images=True)
+    said = export(str(run), tmp_path, form=kind, tolerance=0, images=True)
     path = tmp_path / "annotations" / "instances_default.json"
-    assert "of 5 images" in said and str(path) in said
+    assert "of 5 images" in said
+    assert str(path) in said
     read = COCO(str(path))
     expected = truth(run)
     assert len(read.imgs) == len(expected) == 5
@@ -153,24 +167,27 @@ def test_coco_files_read_back(run: Path, tmp_path: Path, kind):
         for one in found:
             wanted = mask == one["category_id"]
             np.testing.assert_array_equal(read.annToMask(one), wanted)
-            assert one["area"] == wanted.sum() and one["iscrowd"] == 0
+            assert one["area"] == wanted.sum()
+            assert one["iscrowd"] == 0
             assert one["bbox"] == tools.toBbox(tools.encode(np.asfortranarray(wanted, np.uint8))).tolist()
             assert isinstance(one["segmentation"], list) == (kind == "polygons")
 
 
 def test_label_studio(run: Path, tmp_path: Path):
-    export(str(run), tmp_path, kind="polygons", tolerance=0)
+    export(str(run), tmp_path, form="polygons", tolerance=0)
     assert not (tmp_path / "images").exists()
     tasks = json.loads((tmp_path / "label_studio.json").read_text())
     expected = truth(run)
     config = ElementTree.fromstring((tmp_path / "label_studio.xml").read_text())
     labels = [one.attrib["value"] for one in config.iter("Label")]
-    assert len(tasks) == 5 and config.find("Image").attrib["name"] == "image"
+    assert len(tasks) == 5
+    assert config.find("Image").attrib["name"] == "image"
     for task in tasks:
         mask = expected[Path(task["data"]["image"]).stem]
         painted = np.zeros_like(mask)
         for one in task["predictions"][0]["result"]:
-            assert one["type"] == "polygonlabels" and (one["from_name"], one["to_name"]) == ("label", "image")
+            assert one["type"] == "polygonlabels"
+            assert (one["from_name"], one["to_name"]) == ("label", "image")
             assert (one["original_height"], one["original_width"]) == mask.shape
             (name,) = one["value"]["polygonlabels"]
             ring = [(x * mask.shape[1] / 100, y * mask.shape[0] / 100) for x, y in one["value"]["points"]]
@@ -180,26 +197,27 @@ def test_label_studio(run: Path, tmp_path: Path):
 
 def test_unknown_pixels_are_nobodys():
     mask = np.array([[0, 1, 255], [2, 2, 255]], np.uint8)
-    task = label_studio_task("a.jpg", mask, ["cat", "dog"], 0)
+    task = build_label_studio_task("a.jpg", mask, ["cat", "dog"], 0)
     names = [one["value"]["polygonlabels"] for one in task["predictions"][0]["result"]]
-    assert names == [["cat"], ["dog"]] and task["data"]["image"].endswith("?d=a.jpg")
-    assert 'value="a &amp; b"' in label_studio_config(["a & b"], [[0, 0, 0], [255, 0, 16]])
-    assert 'background="#ff0010"' in label_studio_config(["a"], [[0, 0, 0], [255, 0, 16]])
+    assert names == [["cat"], ["dog"]]
+    assert task["data"]["image"].endswith("?d=a.jpg")
+    assert 'value="a &amp; b"' in build_label_studio_config(["a & b"], [[0, 0, 0], [255, 0, 16]])
+    assert 'background="#ff0010"' in build_label_studio_config(["a"], [[0, 0, 0], [255, 0, 16]])
 
 
 def test_bad_exports_are_one_line(run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons, mlflow"):
-        export(str(run), tmp_path, kind="gif")
+    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons or mlflow"):
+        export(str(run), tmp_path, form="gif")
     with pytest.raises(UserError, match="--voc-server goes with --as png"):
-        export(str(run), tmp_path, kind="coco", voc_server=True)
-    with pytest.raises(UserError, match="this run made no predictions; it made masks, segmenter"):
-        export(str(run), tmp_path, what="predictions", kind="coco")
+        export(str(run), tmp_path, form="coco", voc_server=True)
+    with pytest.raises(UserError, match="run has no predictions; available: masks, segmenter"):
+        export(str(run), tmp_path, what="predictions", form="coco")
     assert not (tmp_path / "annotations" / "instances_default.json").exists(), "nothing half written"
     with pytest.raises(UserError, match="no finished run here"):
-        export(str(tmp_path), tmp_path, kind="polygons")
+        export(str(tmp_path), tmp_path, form="polygons")
     (tmp_path / "full").write_text("")
     with pytest.raises(UserError, match="is not empty; choose another --to"):
-        export(str(run), tmp_path, kind="mlflow")
+        export(str(run), tmp_path, form="mlflow")
 
 
 def test_png_export_is_as_before(run: Path, tmp_path: Path):
@@ -208,14 +226,14 @@ def test_png_export_is_as_before(run: Path, tmp_path: Path):
         np.testing.assert_array_equal(decode_mask((tmp_path / f"{image_id}.png").read_bytes()), mask)
 
 
-def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
+def test_the_served_model(run: Path, tmp_path: Path, monkeypatch):
     """Saved with MLflow, loaded by it, asked with base64 and with paths."""
     pytest.importorskip("mlflow")
     import mlflow.pyfunc
     import pandas as pd
 
     to = tmp_path / "model"
-    said = export(str(run), to, kind="mlflow")
+    said = export(str(run), to, form="mlflow")
     assert f"mlflow models serve -m {to}" in said
     model = mlflow.pyfunc.load_model(str(to))
     image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), np.uint8)
@@ -229,8 +247,8 @@ def test_the_model_answers(run: Path, tmp_path: Path, monkeypatch):
     assert by_bytes == by_path
     mask = decode_mask(base64.b64decode(by_bytes["mask"]))
     assert mask.shape == (40, 56) == (by_bytes["height"], by_bytes["width"])
-    shares = {one["index"]: one["share"] for one in by_bytes["classes"]}
-    assert shares == {k: pytest.approx(np.mean(mask == k)) for k in np.unique(mask).tolist()}
+    areas = {one["index"]: one["area_fraction"] for one in by_bytes["classes"]}
+    assert areas == {k: pytest.approx(np.mean(mask == k)) for k in np.unique(mask).tolist()}
     names = ("background", *load_manifest(storage.read_json(str(run / "run.json"))["data"]).classes)
     assert all(one["class"] == names[one["index"]] for one in by_bytes["classes"])
     json.dumps(by_bytes)
@@ -252,17 +270,18 @@ def test_the_model_is_logged_with_its_run(run: Path, tmp_path: Path, monkeypatch
     """``save_model`` is given the run MLflow knows, and the store beside it."""
     seen = SimpleNamespace(calls=[])
 
-    def save_model(folder, path, run_id, out):
+    def save_model(folder, code, path, run_id, out):
+        assert code.is_file()
         seen.calls.append((sorted(one.name for one in folder.iterdir()), path, run_id, out))
         return f"runs:/{run_id}/model"
 
-    monkeypatch.setattr("wsss_ray.tracking.save_model", save_model)
+    monkeypatch.setattr("wsss_ray.serve.export.save_model", save_model)
     record = run / "run.json"
     before = record.read_text()
     try:
         record.write_text(json.dumps({**json.loads(before), "mlflow_run": "abc"}))
-        assert "logged as runs:/abc/model" in export(str(run), tmp_path / "m", kind="mlflow")
+        assert "logged as runs:/abc/model" in export(str(run), tmp_path / "m", form="mlflow")
     finally:
         record.write_text(before)
-    names = ["answer.json", "model.safetensors", "network.json"]
+    names = ["model.safetensors", "model_card.json", "network.json"]
     assert seen.calls == [(names, tmp_path / "m", "abc", str(run.parents[1]))]

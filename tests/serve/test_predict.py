@@ -1,9 +1,10 @@
-"""``wsss predict``: which model answers, what it writes, what it skips, and what it does not do twice."""
+"""``wsss predict``: which model predicts, what it writes, what it skips, and what it does not do twice."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,8 +14,7 @@ import ray
 import torch
 
 from wsss_ray import storage
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, save_state
 from wsss_ray.artifacts.tables import part_name, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
@@ -25,12 +25,19 @@ from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.recipe import NetConfig, Recipe, SegmentConfig, dump, validate
-from wsss_ray.serve import predict as answer
-from wsss_ray.serve.model import Answerer, open_model
-from wsss_ray.serve.predict import list_images, predict
+from wsss_ray.serve import predict as predicting
+from wsss_ray.serve.listing import list_images
+from wsss_ray.serve.model import Predictor, open_model
+from wsss_ray.serve.predict import PredictOptions, predict_images
 
 NAMES = ("Bibo", "Tami")
-PLAIN = ["scales=[1.0]", "flip=false", "crf=null"]
+PLAIN = ("scales=[1.0]", "flip=false", "crf=null")
+
+
+def predict(model, places, out, settings=PLAIN):
+    """The counts of a call: predicted, reused, skipped."""
+    counts = predict_images(model, places, out, PredictOptions(settings=tuple(settings)))
+    return counts.predicted, counts.reused, counts.skipped
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +49,12 @@ def store(tmp_path_factory) -> Path:
     segment = SegmentConfig(
         network=DeepLabV2Config(rates=(1, 2), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
     )
-    spec = NetworkSpec(kind="segmenter", num_classes=2, segment=segment)
+    spec = SegmenterSpec(num_classes=2, segment=segment)
     torch.manual_seed(0)
     folder = root / "train" / "seg"
     storage.write_json(str(folder / "network.json"), spec.model_dump(mode="json"))
-    network = build.network(spec)
-    build.save_state(network, folder / "model.safetensors")
+    network = spec.build()
+    save_state(network, folder / "model.safetensors")
     method = {"name": "cam"}
     recipe: Recipe = validate(
         {"method": method, "refine": None, "predict": {"scales": [1.0, 1.5], "flip": False}}, "test"
@@ -56,7 +63,7 @@ def store(tmp_path_factory) -> Path:
     storage.write_bytes(str(run / "recipe.yaml"), dump(recipe).encode())
     made = {"segmenter": {"stage": "train", "digest": "seg"}, "network": {"stage": "train", "digest": "cam"}}
     storage.write_json(str(run / "run.json"), {"artifacts": made, "data": str(root / "data" / "d1"), "scores": {}})
-    cam = NetworkSpec(kind="localizer", num_classes=2, localization={"method": method})
+    cam = LocalizerSpec(num_classes=2, localization={"method": method})
     storage.write_json(str(root / "train" / "cam" / "network.json"), cam.model_dump(mode="json"))
     return root
 
@@ -81,16 +88,16 @@ def local(monkeypatch):
     """The stage without Ray: chunks in this process, counted."""
     done: list[str] = []
 
-    def run_parts(title, factory, shards, out, machines, network=False):
-        worker = factory()
-        for name, _ in shards:
-            table = worker.table(name)
-            write_table(table, storage.join(out, part_name(name)))
+    def run_shards(job, machines):
+        worker = job.make_worker()
+        for name, _ in job.shards:
+            table = worker.make_table(name)
+            write_table(table, storage.join(job.out, part_name(name)))
             done.extend(table["image"].to_pylist())
 
-    monkeypatch.setattr(answer, "run_parts", run_parts)
-    monkeypatch.setattr(answer, "cluster", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(answer, "machines", lambda resources: None)
+    monkeypatch.setattr(predicting, "run_shards", run_shards)
+    monkeypatch.setattr(predicting, "cluster", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(predicting, "machines", lambda resources: None)
     return done
 
 
@@ -111,21 +118,21 @@ def test_models(store: Path, tmp_path: Path):
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
     assert open_model(str(alone), classes=names).classes == ("cat", "dog")
-    storage.write_json(str(alone / "answer.json"), run.card())
+    storage.write_json(str(alone / "model_card.json"), run.card)
     assert open_model(str(alone)).model_copy(update={"folder": run.folder}) == run
 
 
 @pytest.mark.parametrize(
     ("where", "settings", "message"),
     [
-        ("train/cam", [], "holds a localizer, which does not answer per pixel; give a run that trained a segmenter"),
+        ("train/cam", [], "a localizer cannot predict masks; give a run that trained a segmenter"),
         ("data", [], "no model here; give a run's folder"),
         ("train/seg", ["crf"], "--set crf: write key=value"),
         ("train/seg", ["scale=[1.0]"], "--set: predict.scale: unknown key"),
         ("train/seg", ["gate.classes=labels"], "image labels at test time, .*--set gate.classes=all"),
     ],
 )
-def test_models_that_cannot_answer(store: Path, where, settings, message):
+def test_models_that_cannot_predict(store: Path, where, settings, message):
     with pytest.raises(UserError, match=message):
         open_model(str(store / where), settings)
 
@@ -137,36 +144,41 @@ def test_wrong_number_of_names(store: Path, tmp_path: Path):
         open_model(str(store / "train" / "seg"), classes=names)
 
 
-def test_answers_do_not_depend_on_the_company(store: Path):
+def test_predictions_do_not_depend_on_the_company(store: Path):
     model = open_model(str(store / "train" / "seg"), PLAIN)
     rng = np.random.default_rng(1)
     shown = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 52), (33, 31), (40, 52))]
-    answerer = Answerer(model, batch_size=2)
-    together = answerer.answer(shown)
-    for image, answered in zip(shown, together, strict=True):
-        assert answered.mask.shape == image.shape[:2] and not answered.reduced
-        alone = answerer.answer([image])[0]
-        assert np.mean(alone.mask == answered.mask) > 0.999
-        assert sum(found.share for found in answered.findings) == pytest.approx(1)
-        for found in answered.findings:
-            assert found.share == np.mean(answered.mask == found.index)
+    predictor = Predictor(model, batch_size=2)
+    for image, prediction in zip(shown, predictor.predict_images(shown), strict=True):
+        assert prediction.mask.shape == image.shape[:2] and not prediction.reduced
+        alone = predictor.predict_images([image])[0]
+        assert np.mean(alone.mask == prediction.mask) > 0.999
+        assert sum(found.area_fraction for found in prediction.classes) == pytest.approx(1)
+        for found in prediction.classes:
+            assert found.area_fraction == np.mean(prediction.mask == found.index)
             assert found.name == ("background", *model.classes)[found.index]
             # The winner of three probabilities that sum to one.
             assert 1 / 3 <= found.confidence <= 1
 
 
-def test_huge_images_are_answered_smaller(store: Path):
+def test_huge_images_are_predicted_smaller(store: Path):
     model = open_model(str(store / "train" / "seg"), PLAIN)
     image = np.random.default_rng(2).integers(0, 255, (60, 90, 3), np.uint8)
-    answered = Answerer(model, max_scores=3 * 30 * 45).answer([image])[0]
-    assert answered.reduced and answered.mask.shape == (60, 90)
+    prediction = Predictor(model, max_scores=3 * 30 * 45).predict_images([image])[0]
+    assert prediction.reduced and prediction.mask.shape == (60, 90)
+
+
+def test_a_run_at_a_uri_keeps_its_own_protocol(store: Path):
+    """The protocol is read wherever the run lies, not only from a local folder."""
+    there = open_model((store / "runs" / "cam-1").as_uri())
+    assert there.predict == PredictConfig(scales=(1.0, 1.5), flip=False)
 
 
 def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, local):
     out = tmp_path / "out"
     model = str(store / "runs" / "cam-1")
     done = predict(model, [str(images)], str(out), PLAIN)
-    assert done == {"answered": 3, "kept": 0, "skipped": 2}
+    assert done == (3, 0, 2)
     assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
     palette = open_model(model).palette
     for name, suffix in (("a", "jpg"), ("inner/a", "png"), ("inner/grey", "png")):
@@ -176,24 +188,26 @@ def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, loc
         assert decode_image((out / "overlays" / f"{name}.jpg").read_bytes()).shape == image.shape
         colours = decode_image((out / "masks" / f"{name}.png").read_bytes())
         np.testing.assert_array_equal(colours, np.asarray(palette, np.uint8)[mask])
-        said = {row["class"]: float(row["share"]) for row in rows(out / "answers.csv") if row["image"] == name}
+        said = {
+            row["class"]: float(row["area_fraction"]) for row in rows(out / "predictions.csv") if row["image"] == name
+        }
         names = ("background", *open_model(model).classes)
         assert said == {names[k]: pytest.approx(np.mean(mask == k), abs=1e-6) for k in np.unique(mask)}
     skipped = {row["image"]: row["reason"] for row in rows(out / "skipped.csv")}
     assert set(skipped) == {"cut", "text"} and "cut.jpg: damaged or cut short" in skipped["cut"]
 
-    before = (out / "answers.csv").read_bytes()
+    before = (out / "predictions.csv").read_bytes()
     local.clear()
-    assert predict(model, [str(images)], str(out), PLAIN) == {"answered": 0, "kept": 3, "skipped": 2}
-    assert local == [] and (out / "answers.csv").read_bytes() == before
+    assert predict(model, [str(images)], str(out), PLAIN) == (0, 3, 2)
+    assert local == [] and (out / "predictions.csv").read_bytes() == before
 
     (images / "new.jpg").write_bytes((images / "a.jpg").read_bytes())
     (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes())
-    assert predict(model, [str(images)], str(out), PLAIN) == {"answered": 2, "kept": 3, "skipped": 1}
+    assert predict(model, [str(images)], str(out), PLAIN) == (2, 3, 1)
     assert sorted(local) == ["cut", "new"]
     assert {row["image"] for row in rows(out / "skipped.csv")} == {"text"}
-    same = {row["share"] for row in rows(out / "answers.csv") if row["image"] in ("a", "new", "cut")}
-    assert same == {row["share"] for row in rows(out / "answers.csv") if row["image"] == "a"}
+    same = {row["area_fraction"] for row in rows(out / "predictions.csv") if row["image"] in ("a", "new", "cut")}
+    assert same == {row["area_fraction"] for row in rows(out / "predictions.csv") if row["image"] == "a"}
 
     local.clear()
     predict(model, [str(images / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
@@ -201,25 +215,25 @@ def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, loc
 
 
 def test_killed_half_way(store: Path, images: Path, tmp_path: Path, local, monkeypatch):
-    """Chunks of one image; the second call answers only what the first did not finish."""
-    monkeypatch.setattr(answer, "write_plan", _single(answer.write_plan))
-    whole = answer.run_parts
+    """Chunks of one image; the second call predicts only what the first did not finish."""
+    monkeypatch.setattr(predicting, "write_plan", _single(predicting.write_plan))
+    whole = predicting.run_shards
 
-    def dies(title, factory, shards, *rest, **more):
-        whole(title, factory, shards[:2], *rest, **more)
+    def dies(job, machines):
+        whole(dataclasses.replace(job, shards=job.shards[:2]), machines)
         raise KeyboardInterrupt
 
     arguments = str(store / "runs" / "cam-1"), [str(images)], str(tmp_path / "out"), PLAIN
-    monkeypatch.setattr(answer, "run_parts", dies)
+    monkeypatch.setattr(predicting, "run_shards", dies)
     with pytest.raises(KeyboardInterrupt):
         predict(*arguments)
     first = list(local)
-    monkeypatch.setattr(answer, "run_parts", whole)
+    monkeypatch.setattr(predicting, "run_shards", whole)
     predict(*arguments)
     assert len(first) == 2 and len(local) == 5 and len(set(local)) == 5
     fresh = predict(*arguments[:2], str(tmp_path / "other"), PLAIN)
-    assert fresh["answered"] == 3
-    assert (tmp_path / "out" / "answers.csv").read_bytes() == (tmp_path / "other" / "answers.csv").read_bytes()
+    assert fresh[0] == 3
+    assert (tmp_path / "out" / "predictions.csv").read_bytes() == (tmp_path / "other" / "predictions.csv").read_bytes()
 
 
 def _single(write_plan):
@@ -238,7 +252,7 @@ def test_prepared_data_and_single_files(store: Path, images: Path, tmp_path: Pat
 
 
 def test_lists(images: Path, tmp_path: Path):
-    out = images / "answers"
+    out = images / "predictions"
     (out / "overlays").mkdir(parents=True)
     (out / "overlays" / "a.jpg").write_bytes(b"")
     (images / ".hidden").mkdir()
@@ -261,18 +275,20 @@ def test_names_with_any_letters(store: Path, images: Path, tmp_path: Path, local
     folder = tmp_path / "p q"
     folder.mkdir()
     (folder / "ä #1%.jpg").write_bytes((images / "a.jpg").read_bytes())
-    (asked,) = list_images([str(images / ".." / "p q")], str(tmp_path / "x"))
-    assert (asked.image, asked.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
+    (found,) = list_images([str(images / ".." / "p q")], str(tmp_path / "x"))
+    assert (found.image, found.where) == ("ä #1%", str(folder / "ä #1%.jpg"))
     model = str(store / "train" / "seg")
     out = (tmp_path / "o ut").as_uri()
-    assert predict(model, [folder.as_uri()], out, PLAIN)["answered"] == 1
+    assert predict(model, [folder.as_uri()], out, PLAIN)[0] == 1
     assert (tmp_path / "o ut" / "masks" / "ä #1%.png").is_file()
 
 
 def test_two_folders_do_not_overwrite_each_other(store: Path, images: Path, tmp_path: Path, local):
     model, out = str(store / "train" / "seg"), str(tmp_path / "out")
     predict(model, [str(images / "a.jpg")], out, PLAIN)
-    with pytest.raises(UserError, match="'a' there is the answer for .*a.jpg, not .*inner/a.png; choose another --out"):
+    with pytest.raises(
+        UserError, match="'a' there is the prediction for .*a.jpg, not .*inner/a.png; choose another --out"
+    ):
         predict(model, [str(images / "inner" / "a.png")], out, PLAIN)
 
 
@@ -287,4 +303,4 @@ def test_on_ray(store: Path, images: Path, tmp_path: Path):
         done = predict(str(store / "runs" / "cam-1"), [str(images)], str(tmp_path / "out"), PLAIN)
     finally:
         ray.shutdown()
-    assert done == {"answered": 3, "kept": 0, "skipped": 2}
+    assert done == (3, 0, 2)

@@ -11,14 +11,14 @@ from PIL import Image
 from wsss_ray.studies import cam, eps, smaf
 
 from wsss_ray.config import UserError
-from wsss_ray.data.manifest import Manifest
+from wsss_ray.data.manifest import DataSet, Manifest
 from wsss_ray.data.saliency import NOTE, describe_detector
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.experiments.road import settle
-from wsss_ray.experiments.run import protocols, saliency_words
+from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.recipe import replaced
 from wsss_ray.stages import prepare, saliency
+from wsss_ray.stages.score import describe_protocols, describe_saliency
 
 cloudpickle = pytest.importorskip("ray").cloudpickle
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
@@ -98,15 +98,15 @@ def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(images: Pa
     detect_without_ray(images, out)
     (out / "v.png").unlink()
     manifest = prepared(images, tmp_path / "data", out, tmp_path)
-    assert settle(eps.recipe(), manifest).data.train_split == "train"
+    assert settle_recipe(eps.recipe(), manifest).data.train_split == "train"
     (out / "x__b.png").unlink()
     lacking = prepared(images, tmp_path / "less", out, tmp_path)
     with pytest.raises(UserError, match=r"x__b of split 'train' .*--saliency.*--set method.saliency=false"):
-        settle(eps.recipe(), lacking)
+        settle_recipe(eps.recipe(), lacking)
     with pytest.raises(UserError, match=r"--set base.method.saliency=false"):
-        settle(smaf.recipe(), lacking)
-    assert settle(cam.recipe(), lacking)
-    assert settle(replaced(eps.recipe(), {"method.saliency": False}), lacking)
+        settle_recipe(smaf.recipe(), lacking)
+    assert settle_recipe(cam.recipe(), lacking)
+    assert settle_recipe(replaced(eps.recipe(), {"method.saliency": False}), lacking)
 
 
 def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> None:
@@ -121,12 +121,12 @@ def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> N
         name: split.digest for name, split in given.splits.items()
     }
     for recipe in (eps.recipe(), smaf.recipe()):
-        assert saliency_words(recipe, given) == "saliency as given with the data"
-        said = protocols(recipe, "train", saliency_words(recipe, made))
-        assert all("classical fine_grained" in text for text in said.values())
-    assert saliency_words(cam.recipe(), made) == ""
-    assert protocols(cam.recipe(), "train", "") == protocols(cam.recipe(), "train")
-    assert "{threshold:g}" in protocols(cam.recipe(), "train")["best"]
+        assert describe_saliency(recipe, DataSet("", given)) == "saliency as given with the data"
+        sentences = describe_protocols(settle_recipe(recipe, made), DataSet("", made), "maps")
+        assert all("classical fine_grained" in text for text in sentences.values())
+    assert describe_saliency(cam.recipe(), DataSet("", made)) == ""
+    plain = describe_protocols(settle_recipe(cam.recipe(), made), DataSet("", made), "maps")
+    assert not any("saliency" in text for text in plain.values()) and "{threshold}" in plain["best"]
 
 
 def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wsss_ray.studies import build_study, resolve
 
-from wsss_ray.experiments.study import Row, Study, needed
+from wsss_ray.experiments.study import Row, Study, shorten_recipe
 
 
 def study(metric: str, **more: object) -> Study:
@@ -14,18 +14,22 @@ def study(metric: str, **more: object) -> Study:
 
 def test_steps_no_column_reads_are_left_out() -> None:
     whole = resolve("cam")
-    seeds = needed(study("seeds", also=("precision", "heads")), whole)
-    assert seeds.refine is None and seeds.segment is None and seeds.method == whole.method
-    masks = needed(study("masks", also=("seeds",)), whole)
-    assert masks.refine == whole.refine and masks.segment is None
-    assert needed(study("seeds", also=("masks",)), whole).refine == whole.refine
+    seeds = shorten_recipe(study("seeds", also=("precision", "heads")), whole)
+    assert seeds.refine is None
+    assert seeds.segment is None
+    assert seeds.method == whole.method
+    masks = shorten_recipe(study("masks", also=("seeds",)), whole)
+    assert masks.refine == whole.refine
+    assert masks.segment is None
+    assert shorten_recipe(study("seeds", also=("masks",)), whole).refine == whole.refine
     for metric in ("segmentation", "params", "pixel_accuracy"):
-        assert needed(study(metric), whole) == whole
-    assert needed(study("seeds"), resolve("ssss")) == resolve("ssss")
+        assert shorten_recipe(study(metric), whole) == whole
+    assert shorten_recipe(study("seeds"), resolve("ssss")) == resolve("ssss")
 
 
 def test_published_numbers_count_as_columns() -> None:
     made = build_study("smaf.table2")
-    rows = [needed(made, row.recipe) for row in made.rows if row.recipe is not None]
+    rows = [shorten_recipe(made, row.recipe) for row in made.rows if row.recipe is not None]
     printed = {key for row in made.rows for key in row.published}
-    assert "masks" in printed and all(row.refine is not None and row.segment is None for row in rows)
+    assert "masks" in printed
+    assert all(row.refine is not None and row.segment is None for row in rows)

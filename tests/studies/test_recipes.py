@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
+from wsss_ray.studies._steps import AFFINITYNET, IRNET
 
 from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
@@ -30,16 +29,16 @@ def run_rows(name: str, scale: str = "toy", profile: str = "paper") -> dict[str,
 
 
 def test_numbers_of_the_papers() -> None:
-    assert published("ktse.table1", "masks")["KTSE"] == 73.8 and published("ktse.table1", "seeds")["FPR"] == 63.8
+    assert published("ktse.table1", "masks")["KTSE"] == 73.8
+    assert published("ktse.table1", "seeds")["FPR"] == 63.8
     assert published("ktse.table2", "segmentation")["KTSE"] == 67.3
     assert published("ktse.table3", "segmentation")["OCR"] == 72.7
     assert published("ktse.table4", "segmentation")["KTSE"] == 37.2
     assert published("ktse.table5", "segmentation")["KTSE"] == 45.9
     assert list(published("ktse.table6", "seeds").values()) == [54.2, 57.1, 57.4, 60.2, 63.8, 67.0]
     assert list(published("ktse.table7", "seeds").values()) == [54.2, 55.6, 54.9, 58.7, 60.2]
-    assert (
-        published("esol.table1", "masks")["ESOL, PSA"] == 66.4 and published("esol.table1", "seeds")["CDA, IRN"] == 50.8
-    )
+    assert published("esol.table1", "masks")["ESOL, PSA"] == 66.4
+    assert published("esol.table1", "seeds")["CDA, IRN"] == 50.8
     assert published("esol.table1_coco", "masks") == {"CONTA": 35.2, "IRN": 42.9, "ESOL": 44.6}
     assert list(published("esol.table6", "seeds").values()) == [48.4, 48.5, 49.1, 51.8, 50.1, 50.9, 52.8, 53.6]
     assert published("ssss.readme", "segmentation")["SSSS + CRF, labels given, train"] == 66.9
@@ -62,7 +61,8 @@ def test_ktse_schedule() -> None:
         320,
         None,
     )
-    assert released.localize.fusion == IRN_FUSION and released.refine.labels.background == 0.10
+    assert released.localize.fusion == IRN_FUSION
+    assert released.refine.labels.background == 0.10
     paper = ktse.recipe("paper")
     assert (paper.train.optimizer.momentum, paper.train.batch_milestones, paper.method.warmup_epochs) == (0.9, {}, 0)
     assert paper.refine.labels.background == 0.05
@@ -71,7 +71,8 @@ def test_ktse_schedule() -> None:
 def test_ktse_dropout_reaches_the_network_from_a_file() -> None:
     net = ktse.recipe("paper").net
     again = Recipe.model_validate_json(ktse.recipe("paper").model_dump_json()).net
-    assert again == net and net.options["dropout"] == (0.2, 0.2)
+    assert again == net
+    assert net.options["dropout"] == (0.2, 0.2)
     assert override(ktse.recipe("paper"), ["net.options.dropout=[0.1, 0.4]"]).net.options["dropout"] == (0.1, 0.4)
     backbone = build_backbone(net.backbone, net.output_stride, **again.options)
     assert [m.p for m in backbone.modules() if isinstance(m, torch.nn.Dropout2d)] == [0.2] * 4
@@ -82,9 +83,11 @@ def test_ktse_ablations_change_only_their_parts() -> None:
     switches = {
         name: tuple(getattr(row.method, key) for key in ("sie", "ssr", "ga", "la")) for name, row in rows.items()
     }
-    assert switches["Base"] == (False,) * 4 and switches["Base + MGA"] == (False, False, True, True)
+    assert switches["Base"] == (False,) * 4
+    assert switches["Base + MGA"] == (False, False, True, True)
     assert switches["Base + SIE + SSR + MGA"] == (True,) * 4
-    assert rows["Base"].localize.fusion == KTSEConfig().fusion() and rows["Base"].localize.stride == 1
+    assert rows["Base"].localize.fusion == KTSEConfig().fusion()
+    assert rows["Base"].localize.stride == 1
     assert len({row.train.model_dump_json() for row in rows.values()}) == 1
 
 
@@ -174,54 +177,29 @@ def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
         assert made.train.batch_milestones == {warm_up: 16}
 
 
-def test_esol_phases_are_shared_by_what_only_later_ones_read() -> None:
-    constant, learnt = (chain_of(esol.chain("toy", clip_detach=detach)) for detach in (True, False))
-    assert constant[0] == learnt[0] and constant[1].method.clip_detach != learnt[1].method.clip_detach
-    plain = chain_of(esol.chain("toy", area_map="sigmoid", area_classes="all"))
-    own = chain_of(esol.chain("toy", area_map="normalized", area_classes="present"))
-    assert plain[:2] == own[:2] and plain[2].method != own[2].method
-
-
-LATER: list[dict[str, Any]] = [
-    {"alpha": 0.1},
-    {"beta": 0.3},
-    {"clip_max": "image"},
-    {"clip_detach": False},
-    {"clip_at_inference": False},
-    {"trains": ("offsets", "classifier")},
-    {"offset_lr_multiplier": 10.0},
-    {"offset_weight_decay": 0.0},
-    {"deform_backend": "auto"},
-    {"gamma": 0.5},
-    {"mu": 0.5},
-    {"area_map": "normalized"},
-    {"area_classes": "present"},
-]
-
-
-@pytest.mark.parametrize("setting", LATER, ids=lambda setting: next(iter(setting)))
-def test_settings_of_later_phases_keep_the_classifier(setting: dict[str, Any]) -> None:
-    changed, usual = chain_of(esol.chain("paper", **setting)), chain_of(esol.chain("paper"))
-    assert changed[0] == usual[0] and changed[1:] != usual[1:]
-
-
 def test_esol_ablations() -> None:
     rows = run_rows("esol.table6")
-    assert len(chain_of(rows["w/o DT_e"])) == 2 and len(chain_of(rows["w/o FL"])) == 3
+    assert len(chain_of(rows["w/o DT_e"])) == 2
+    assert len(chain_of(rows["w/o FL"])) == 3
     assert rows["Baseline"].method.name == "cam"
     assert {part.method.beta for part in chain_of(rows["w/o FL"])[1:]} == {1.0}
     curves = [row for part in "abc" for row in run_rows(f"esol.figure6{part}").values()]
     shared = [chain_of(row)[0].model_dump_json() for row in [*list(rows.values())[1:], *curves]]
     assert len(set(shared)) == 1, "every row starts from one classifier"
-    assert rows["w/o (DT_s + L_area)"].method.mu == 0 and rows["w/o (DT_s + L_area)"].method.trains == ("conv2",)
+    assert rows["w/o (DT_s + L_area)"].method.mu == 0
+    assert rows["w/o (DT_s + L_area)"].method.trains == ("conv2",)
 
 
 def test_single_stage_recipes_end_at_their_own_masks() -> None:
     for module, gate, preset in ((ssss, SSSS_GATE, 80.0), (wsfcn, WSFCN_GATE, 30.0)):
         for scale in ("toy", "small", "paper"):
             made = module.recipe(scale)
-            assert made.predicts and made.refine is None and made.segment is None and not made.affinity
-            assert made.predict.gate == gate and made.predict.crf.bilateral_xy == preset
+            assert made.predicts
+            assert made.refine is None
+            assert made.segment is None
+            assert not made.affinity
+            assert made.predict.gate == gate
+            assert made.predict.crf.bilateral_xy == preset
             assert made.method.warmup_epochs < made.train.epochs
     paper = ssss.recipe("paper")
     assert (paper.train.optimizer.lr, paper.train.schedule.name, paper.train.augment.resize) == (
@@ -243,7 +221,8 @@ def test_wsfcn_rows() -> None:
             ((1.0, 0.5, 1.5, 2.0), True),
         ]
     ways = run_rows("wsfcn.table4")
-    assert ways["WS-FCN"].predict.crf is None and ways["WS-FCN + CRF"].predict.crf is not None
+    assert ways["WS-FCN"].predict.crf is None
+    assert ways["WS-FCN + CRF"].predict.crf is not None
     assert ways["WS-FCN, labels given"].predict.gate.classes == "labels"
     assert run_rows("wsfcn.table5")["SSSS"].method.penalty_floor == 0.1
 
@@ -258,13 +237,12 @@ def test_wsfcn_parameters_are_the_published_ones() -> None:
 
 def test_walkers_fit_their_crops() -> None:
     for scale in ("toy", "small", "paper"):
-        crop = scales.affinity(scale, "irn").train.augment.crop
-        assert crop // 4 > 2 * (scales.walker(scale, "irn").train_radius - 1)
-        assert scales.affinity(scale, "psa").train.augment.crop // 8 > 2 * (scales.walker(scale, "psa").radius - 1)
-    irn = scales.affinity("paper", "irn")
+        irn, psa = (scales.refine_by(resolve("cam", scale), walker) for walker in ("irn", "psa"))
+        assert irn.affinity.train.augment.crop // 4 > 2 * (irn.refine.train_radius - 1)
+        assert psa.affinity.train.augment.crop // 8 > 2 * (psa.refine.radius - 1)
+    irn, psa = IRNET, AFFINITYNET
     assert (irn.train.batch_size, irn.train.epochs, irn.train.optimizer.lr) == (32, 3, 0.1)
     assert (irn.train.optimizer.momentum, irn.train.optimizer.weight_decay) == (1e-4, 1e-4)
-    psa = scales.affinity("paper", "psa")
     assert (psa.train.optimizer.momentum, psa.train.optimizer.weight_decay) == (5e-4, 5e-4)
     assert (psa.train.batch_size, psa.train.optimizer.lr) == (8, 0.1)
     assert (psa.net.backbone, psa.train.augment.crop, psa.train.epochs) == ("resnet38", 448, 8)

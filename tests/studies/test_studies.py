@@ -3,12 +3,12 @@ by themselves."""
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import itertools
 from typing import cast
 
 import pytest
-from wsss_ray.studies import build_study, cam, eps, l2g, names, resolve, smaf, study_names
+from wsss_ray.studies import build_study, cam, eps, l2g, load_modules, names, resolve, smaf, study_names
 
 from wsss_ray.config import UserError
 from wsss_ray.experiments.study import Study
@@ -24,8 +24,10 @@ MODULES = sorted({name.partition(".")[0] for name in study_names()})
 
 def sides(found: list[str]) -> list[tuple[str, str]]:
     """(name, profile): both, unless a module's ``PROFILES`` says that there is no released code."""
-    modules = {name: importlib.import_module(f"wsss_ray.studies.{name.partition('.')[0]}") for name in found}
-    return [(name, side) for name, module in modules.items() for side in getattr(module, "PROFILES", PROFILES)]
+    modules = load_modules()
+    return [
+        (name, side) for name in found for side in getattr(modules.get(name.partition(".")[0]), "PROFILES", PROFILES)
+    ]
 
 
 SAME_AS_ANOTHER_ROW = "same"
@@ -46,6 +48,34 @@ def test_recipes_are_of_their_scale_and_survive_a_file(name: str, scale: Scale, 
     assert validate(made.model_dump(mode="json"), name) == made
 
 
+PAPERS = sorted(name for name, module in load_modules().items() if hasattr(module, "recipe"))
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_published_recipes_come_first_and_know_no_scale(name: str) -> None:
+    module = load_modules()[name]
+    functions = [
+        (function.__code__.co_firstlineno, key, function)
+        for key, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
+    ]
+    assert min(functions)[1] == "published"
+    published = [function for _, key, function in functions if key.startswith("published")]
+    assert all(list(inspect.signature(function).parameters) == ["profile"] for function in published)
+
+
+@pytest.mark.parametrize(("name", "profile"), sides(PAPERS))
+def test_published_recipes_are_those_of_the_paper_scale(name: str, profile: str) -> None:
+    module = load_modules()[name]
+    for key, function in inspect.getmembers(module, inspect.isfunction):
+        if key.startswith("published") and function.__module__ == module.__name__:
+            recipe = getattr(module, key.replace("published", "recipe"), None)
+            made = function(profile)
+            assert made.scale == "paper"
+            assert recipe is None or recipe("paper", profile) == made
+    assert resolve(name, "paper", profile) == module.published(profile)
+
+
 @pytest.mark.parametrize(("name", "profile"), sides(study_names()))
 @pytest.mark.parametrize("scale", SCALES)
 def test_studies_hold(name: str, scale: Scale, profile: str) -> None:
@@ -55,7 +85,10 @@ def test_studies_hold(name: str, scale: Scale, profile: str) -> None:
 
 def check_study(study: Study, name: str, scale: Scale) -> None:
     """What every study must keep."""
-    assert study.name == name and study.title and study.source and study.metric in METRICS
+    assert study.name == name
+    assert study.title
+    assert study.source
+    assert study.metric in METRICS
     assert study.rows
     titles = [row.name for row in study.rows]
     assert len(set(titles)) == len(titles), f"{name}: a row name comes twice"
@@ -121,17 +154,18 @@ def test_numbers_of_the_papers() -> None:
 
 
 def test_paper_scale_is_what_was_published() -> None:
-    assert [l2g.pixels("paper", side) for side in (240, 320, 400, 64)] == [240, 320, 400, 64]
+    assert [l2g.fit_patch("paper", side) for side in (240, 320, 400, 64)] == [240, 320, 400, 64]
     released = l2g.recipe("paper", "released")
     assert (released.method.num_views, released.method.pcm, released.method.threshold) == (6, True, 0.001)
-    assert released.train.augment.swap_axes and not l2g.recipe("paper").train.augment.swap_axes
+    assert released.train.augment.swap_axes
+    assert not l2g.recipe("paper").train.augment.swap_axes
     assert (released.train.batch_size, released.train.optimizer.lr, released.train.optimizer.nesterov) == (
         3,
         1e-3,
         True,
     )
     assert (eps.recipe("paper").train.max_steps, eps.recipe("paper").train.schedule.horizon) == (20_000, 20_000)
-    assert eps.coco("paper").method.foreground_weight == 0.9
+    assert eps.published_coco("paper").method.foreground_weight == 0.9
     student = smaf.recipe("paper", "released")
     assert (student.train.optimizer.momentum, student.train.augment.jitter, student.base.method.bottleneck) == (
         5e-4,
@@ -144,8 +178,9 @@ def test_paper_scale_is_what_was_published() -> None:
 
 def test_patches_are_whole_cells_of_the_crop_and_differ() -> None:
     for scale in SCALES:
-        sides = [l2g.pixels(scale, side) for side in (240, 280, 320, 360, 400)]
-        assert len(set(sides)) == 5 and all(side % l2g.CELL == 0 for side in sides)
+        sides = [l2g.fit_patch(scale, side) for side in (240, 280, 320, 360, 400)]
+        assert len(set(sides)) == 5
+        assert all(side % l2g.CELL == 0 for side in sides)
         recipe = l2g.recipe(scale)
         assert max(sides) <= recipe.train.augment.crop == l2g.CROP[scale]
         grid = (recipe.train.augment.crop - recipe.method.patch_size) // recipe.method.uniform_stride + 1

@@ -79,7 +79,10 @@ class PanelLog(Listener):
 
     def hear_end(self, finished: FinishedRun) -> None:
         """Panels into the run's folder and into MLflow."""
-        self.tracker.files(draw_panels(finished), "panels")
+        chosen = finished.recipe.data
+        splits = {"score": chosen.score_split, "val": chosen.val_split}
+        artifacts = {name: artifact.uri for name, artifact in finished.artifacts.items()}
+        self.tracker.files(draw_panels(finished.data, splits, artifacts, finished.folder), "panels")
 
 
 def _name_epoch(name: str, epoch: Mapping[str, Any]) -> dict[str, float | None]:

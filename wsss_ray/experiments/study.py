@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wsss_ray.recipe import Recipe, Scale, up_to
+from wsss_ray.score.names import last_step, study_column
 
-Metric = Literal["seeds", "masks", "segmentation", "pixel_accuracy", "params"]
-"""seeds: mIoU of class maps at a threshold; masks: of refined pseudo masks; segmentation: of predictions on val;
-params: millions."""
+Metric = str
+"""A column of a study's table, a key of ``score.names.study_columns``: ``seeds`` (mIoU of class maps at a threshold),
+``masks`` (of pseudo masks), ``segmentation`` (of predictions on val), ``pixel_accuracy``, ``params`` (millions) ..."""
 Profile = Literal["paper", "released"]
 
 
@@ -30,7 +31,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """A table or figure of a paper at one scale."""
+    """A table or figure of a paper at one scale; UserError for a column that there is not."""
 
     name: str
     """``paper.table``, e.g. ``l2g.table1``."""
@@ -38,43 +39,30 @@ class Study:
     source: str
     """Paper, table or figure, data set and split of the published numbers."""
     metric: Metric
-    """The one the rows are ordered by."""
+    """The column the rows are ranked by."""
     rows: tuple[Row, ...]
     axis: str | None = None
     """For figures: what the points vary; row names are then the values."""
     variant: str | None = None
     """Which scored variant the metric is read from (``fixed``, ``best``, ``mask``, ``single_scale``, ``crf`` ...);
     None: the usual one."""
-    also: tuple[str, ...] = ()
-    """Further columns of ours (``study_report.METRICS``), which no paper prints for these rows."""
+    also: tuple[Metric, ...] = ()
+    """Further columns of ours, which no paper prints for these rows."""
+
+    def __post_init__(self) -> None:
+        for key in self.columns:
+            study_column(key)
+
+    @property
+    def columns(self) -> tuple[Metric, ...]:
+        """Every column of its table."""
+        printed = (key for row in self.rows for key in row.published)
+        return tuple(dict.fromkeys((self.metric, *self.also, *printed)))
 
 
-OF_SEEDS = frozenset(
-    {
-        "seeds",
-        "seeds.fixed",
-        "precision",
-        "recall",
-        "precision.fixed",
-        "recall.fixed",
-        "precision_foreground",
-        "recall_foreground",
-        "precision_foreground.fixed",
-        "recall_foreground.fixed",
-        "heads",
-        "bodies",
-        "minutes",
-    }
-)
-"""Columns that a run may answer with its seeds alone."""
-
-
-def needed(study: Study, recipe: Recipe) -> Recipe:
+def shorten_recipe(study: Study, recipe: Recipe) -> Recipe:
     """The recipe without the steps that no column of the study reads: masks and networks behind seeds, and so on."""
-    columns = {study.metric, *study.also, *(key for row in study.rows for key in row.published)}
-    if columns <= OF_SEEDS:
-        return up_to(recipe, "seeds")
-    return up_to(recipe, "masks") if columns <= OF_SEEDS | {"masks"} else recipe
+    return up_to(recipe, last_step(study.columns))
 
 
 StudyFunction = Callable[[Scale, Profile], Study]

@@ -7,109 +7,102 @@ import os
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import RayError
 
 from wsss_ray import storage
-from wsss_ray.artifacts import network as build
-from wsss_ray.artifacts.network import NetworkSpec
+from wsss_ray.artifacts.network import read_spec
+from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import held
 from wsss_ray.cluster.join import cluster, concurrency, release_orphans, this_node
 from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
-from wsss_ray.experiments import run as runs
-from wsss_ray.experiments.study import Row, Study
+from wsss_ray.contracts import Trainable
+from wsss_ray.experiments.run import RunOptions, run
+from wsss_ray.experiments.study import Study
 from wsss_ray.experiments.study_plan import (
     RESULTS,
-    Todo,
-    chosen_rows,
-    left_out,
-    opened,
-    planned,
-    startable,
+    OpenStudy,
+    SettledRow,
+    StudyOptions,
+    choose_rows,
+    keep_startable,
+    mark_stale,
+    open_study,
+    plan_rows,
     study_folder,
 )
-from wsss_ray.recipe import Recipe
-from wsss_ray.reports.study_table import drawn, markdown, summarize
+from wsss_ray.experiments.tags import name_data, read_commit
+from wsss_ray.reports.study_table import summarize_study
+from wsss_ray.reports.study_text import draw_figure, write_markdown
+from wsss_ray.score.names import kept_numbers
 from wsss_ray.tracking import Tracker
 
-KEPT = (
-    *("miou", "pixel_accuracy", "mean_precision", "mean_recall", "precision_foreground", "recall_foreground"),
-    *("part_recall", "protocol"),
-)
-"""What the results keep of every scored variant."""
 TABLE = "table.md"
 FIGURE = "figure.png"
 
 
 def run_study(
     study: Study,
-    scale: str,
-    profile: str,
+    options: StudyOptions,
     out: str,
-    num_seeds: int = 1,
-    data: str | None = None,
-    settings: Sequence[str] = (),
-    rows: Sequence[str] = (),
     address: str | None = None,
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
-    """Run the rows of ``study`` that are not done yet, and return its results (``study_report.summarize`` reads them).
+    """FinishedRun the rows of ``study`` that are not done yet, and return its results (``summarize_study`` reads them).
 
     ``max_concurrent`` rows run at the same time, each on its share of the cluster (default as for sweeps); what two of
     them need is computed once. A row that fails is noted with its reason and the others go on. Raises UserError for
-    unknown ``rows``, where not one of them can start, or where another process runs this study.
+    unknown rows, where not one of them can start, or where another process runs this study.
     """
-    wanted = chosen_rows(study, rows)
-    folder = study_folder(out, study.name, scale)
+    wanted = choose_rows(study, options.rows)
+    folder = study_folder(out, study.name, options.scale)
     with held(folder, "study"):
-        results = opened(study, scale, profile, folder, data, settings)
-        todo = startable(planned(study, wanted, results, num_seeds, data, settings), results)
-        left_out(study, results, todo, data, settings)
-        save(folder, results)
-        if todo or results["mlflow_status"] not in ("", "FINISHED"):
-            run_rows(study, results, todo, folder, out, address, max_concurrent)
-            return results
-    failed = any(entry["status"] == "failed" for row in results["rows"] for entry in row["seeds"].values())
-    quoted = all(study.rows[place].recipe is None for place in wanted)
-    what = "these rows are quoted and none of them runs" if quoted else "every row asked for is done"
-    what = "no other row is left to run" if failed else what
-    console.print(f"{study.name}: {what}; 'wsss study report {study.name}' shows the table", soft_wrap=True)
-    return results
+        opened = open_study(study, options, folder)
+        planned = keep_startable(opened, plan_rows(opened, wanted))
+        mark_stale(opened, planned)
+        save_study(opened)
+        if planned or opened.results["mlflow_status"] not in ("", "FINISHED"):
+            run_rows(opened, planned, out, address, max_concurrent)
+            return opened.results
+    console.print(_explain_nothing(opened, wanted), soft_wrap=True)
+    return opened.results
+
+
+def _explain_nothing(opened: OpenStudy, wanted: Sequence[int]) -> str:
+    """Why a call runs nothing."""
+    study = opened.study
+    places = range(len(study.rows))
+    if any(entry["status"] == "failed" for place in places for entry in opened.seeds_of(place).values()):
+        what = "no other row is left to run"
+    elif all(study.rows[place].recipe is None for place in wanted):
+        what = "these rows are quoted and none of them runs"
+    else:
+        what = "every row asked for is finished"
+    return f"{study.name}: {what}; 'wsss study report {study.name}' shows the table"
 
 
 def run_rows(
-    study: Study,
-    results: dict[str, Any],
-    todo: Sequence[Todo],
-    folder: str,
-    out: str,
-    address: str | None,
-    max_concurrent: int | None,
+    opened: OpenStudy, planned: Sequence[SettledRow], out: str, address: str | None, max_concurrent: int | None
 ) -> None:
-    """Run ``todo`` into ``results``, as children of the MLflow run that earlier calls began."""
-    tracker = Tracker(storage.absolute(out), study.name, study_tags(study, results), resume=results["mlflow_run"])
+    """FinishedRun the planned rows into the results, as children of the MLflow run that earlier calls began."""
+    results = opened.results
+    tags = study_tags(opened.study, opened.options)
+    tracker = Tracker(storage.absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
     results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
-    save(folder, results)
+    save_study(opened)
     status = "FAILED"
     try:
         tracker.end_children()
-        if todo:
+        if planned:
             with cluster(address):
-                share = concurrency(todo[0][2].resources, max_concurrent, len(todo))
-                for (place, seed, _, key), entry in finished_rows(study, todo, out, tracker.run_id, share):
-                    trace = entry.pop("traceback", None)
-                    if trace:
-                        console.print(trace, markup=False, soft_wrap=True)
-                    results["rows"][place]["seeds"][str(seed)] = {**entry, "key": key}
-                    if entry["status"] == "failed":
-                        name = study.rows[place].name
-                        console.print(f"{name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
-                    save(folder, results)
+                share = concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
+                for row, entry in run_concurrently(opened.study, planned, out, tracker.run_id, share):
+                    _keep_result(opened, row, entry)
         log_study(tracker, results)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -119,82 +112,85 @@ def run_rows(
         tracker.end_children()
         tracker.finish(status)
         results["mlflow_status"] = status
-        save(folder, results)
+        save_study(opened)
 
 
-def study_tags(study: Study, results: dict[str, Any]) -> dict[str, str]:
+def _keep_result(opened: OpenStudy, row: SettledRow, entry: dict[str, Any]) -> None:
+    """Keep what came of a row; a failure is printed, with its traceback where it is not the user's to fix."""
+    trace = entry.pop("traceback", None)
+    if trace:
+        console.print(trace, markup=False, soft_wrap=True)
+    opened.seeds_of(row.place)[str(row.seed)] = {**entry, "key": row.key}
+    if entry["status"] == "failed":
+        console.print(f"{row.name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
+    save_study(opened)
+
+
+def study_tags(study: Study, options: StudyOptions) -> dict[str, str]:
     """What a study's own run is searched by: as for runs, with every method of its rows."""
     methods = dict.fromkeys(row.recipe.method.name for row in study.rows if row.recipe is not None)
     return {
         "kind": "study",
         "study": study.name,
         "method": ", ".join(methods),
-        "data": runs.data_name(results["data"]),
-        "scale": results["scale"],
-        "profile": results["profile"],
+        "data": name_data(options.data),
+        "scale": options.scale,
+        "profile": options.profile,
         "metric": study.metric,
-        "git_commit": runs.git_commit(),
+        "git_commit": read_commit(),
     }
 
 
-def finished_rows(
-    study: Study, todo: Sequence[Todo], out: str, parent: str, share: int
-) -> Iterator[tuple[Todo, dict[str, Any]]]:
-    """Everything of ``todo`` with what came of it, as they end; ``share`` at a time, each in a process of its own."""
-    told = (f"[{number}/{len(todo)}] {study.name}: " for number in range(1, len(todo) + 1))
+def run_concurrently(
+    study: Study, planned: Sequence[SettledRow], out: str, parent: str, share: int
+) -> Iterator[tuple[SettledRow, dict[str, Any]]]:
+    """Every planned row with what came of it, as they end; ``share`` at a time, each in a process of its own."""
+    numbers = iter(range(1, len(planned) + 1))
 
-    def say(one: Todo) -> None:
-        console.print(f"{next(told)}{study.rows[one[0]].name}, seed {one[1]}", markup=False)
+    def announce(row: SettledRow) -> None:
+        console.print(f"[{next(numbers)}/{len(planned)}] {study.name}: {row.name}, seed {row.seed}", markup=False)
 
     if share == 1:
-        for one in todo:
-            say(one)
-            yield one, finished_row(study, study.rows[one[0]], one[2], out, parent)
+        for row in planned:
+            announce(row)
+            yield row, run_row(study, row, out, parent)
         return
-    # Here, where the locks of its files hold that keep two rows from computing the same.
-    remote = ray.remote(num_cpus=0, max_retries=0, resources={this_node(): 0.001})(_row_elsewhere)
-    waiting = list(todo)
-    running: dict[Any, Todo] = {}
+    # On this node, where the locks of its files hold that keep two rows from computing the same.
+    remote = ray.remote(num_cpus=0, max_retries=0, resources={this_node(): 0.001})(_run_row_in)
+    waiting = list(planned)
+    running: dict[Any, SettledRow] = {}
     while waiting or running:
         while waiting and len(running) < share:
-            one = waiting.pop(0)
-            say(one)
-            running[remote.remote(os.getcwd(), study, study.rows[one[0]], one[2], out, parent, share)] = one
+            row = waiting.pop(0)
+            announce(row)
+            running[remote.remote(os.getcwd(), study, row, out, parent, share)] = row
         ended, _ = ray.wait(list(running), num_returns=1)
-        one = running.pop(ended[0])
+        row = running.pop(ended[0])
         try:
-            yield one, ray.get(ended[0])
+            yield row, ray.get(ended[0])
         except RayError as error:
             release_orphans()
-            yield one, failure(error, 0.0)
+            yield row, describe_failure(error, 0.0)
 
 
-def _row_elsewhere(folder: str, *given: Any) -> dict[str, Any]:
+def _run_row_in(folder: str, study: Study, row: SettledRow, out: str, parent: str, share: int) -> dict[str, Any]:
+    """``run_row`` in a process of its own, in the working folder that relative paths mean."""
     if Path(folder).is_dir():
         os.chdir(folder)
-    return finished_row(*given)
+    return run_row(study, row, out, parent, share)
 
 
-def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, share: int = 1) -> dict[str, Any]:
-    """One row with one seed, on one of ``share`` parts of the cluster: what the results keep of it, or why it
-    failed."""
+def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1) -> dict[str, Any]:
+    """Run one row with one seed, on one of ``share`` parts of the cluster: what the results keep, or why it failed."""
     start = time.monotonic()
     try:
-        done = runs.run(recipe, out, parent=parent, quiet=True, share=share)
-        params = num_parameters(done) if "params" in {study.metric, *study.also, *row.published} else None
+        done = run(row.recipe, RunOptions(out, share=share, parent=parent))
+        params = count_parameters(done) if "params" in study.columns else None
     except Exception as error:  # whatever a row runs into, the others go on
-        return failure(error, time.monotonic() - start)
-    kept = {
-        step: {
-            variant: {key: values.get(key) for key in KEPT}
-            for variant, values in scored.items()
-            if "protocol" in values
-        }
-        for step, scored in done.scores.items()
-    }
+        return describe_failure(error, time.monotonic() - start)
     return {
         "status": "finished",
-        "scores": kept,
+        "scores": keep_scores(done.scores),
         "params": params,
         "train_seconds": done.train_seconds,
         "run": done.folder.rsplit("/", 1)[-1],
@@ -203,8 +199,21 @@ def finished_row(study: Study, row: Row, recipe: Recipe, out: str, parent: str, 
     }
 
 
-def failure(error: Exception, seconds: float) -> dict[str, Any]:
-    """One line for the table; the traceback of what is not the user's to mend, for the driver, whom prints reach."""
+def keep_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Step -> variant -> the numbers that a study's columns read, with their protocol."""
+    kept = (*kept_numbers(), "protocol")
+    return {
+        step: {
+            variant: {key: values.get(key) for key in kept}
+            for variant, values in scored.items()
+            if "protocol" in values
+        }
+        for step, scored in scores.items()
+    }
+
+
+def describe_failure(error: Exception, seconds: float) -> dict[str, Any]:
+    """One line for the table, and the traceback of what is not the user's to fix, which the driver prints."""
     line = next((line for line in str(error).splitlines() if line.strip()), "no message")[:400]
     if isinstance(error, UserError):
         return {"status": "failed", "reason": line, "seconds": seconds}
@@ -212,42 +221,41 @@ def failure(error: Exception, seconds: float) -> dict[str, Any]:
     return {"status": "failed", "reason": f"{type(error).__name__}: {line}", "seconds": seconds, "traceback": whole}
 
 
-def num_parameters(done: runs.Run) -> float:
-    """Millions of parameters that learn in the network that answers: what WS-FCN's tables count."""
+def count_parameters(done: FinishedRun) -> float:
+    """Millions of trainable parameters of the network that predicts, or else localizes: what WS-FCN's tables count."""
     network = done.artifacts.get("segmenter") or done.artifacts["network"]
-    spec = NetworkSpec.model_validate(storage.read_json(storage.join(network.uri, "network.json")))
-    groups = build.network(spec).param_groups()  # type: ignore[operator]
+    groups = cast(Trainable, read_spec(network.uri).build()).param_groups()
     return sum(parameter.numel() for group in groups for parameter in group.params) / 1e6
 
 
-def save(folder: str, results: dict[str, Any]) -> None:
+def save_study(opened: OpenStudy) -> None:
     """Results, table and figure, each written atomically."""
-    storage.write_json(storage.join(folder, RESULTS), results)
-    report = summarize(results)
-    storage.write_bytes(storage.join(folder, TABLE), markdown(report).encode())
-    image = drawn(report)
+    storage.write_json(storage.join(opened.folder, RESULTS), opened.results)
+    table = summarize_study(opened.results)
+    storage.write_bytes(storage.join(opened.folder, TABLE), write_markdown(table).encode())
+    image = draw_figure(table)
     if image is not None:
         buffer = io.BytesIO()
         image.save(buffer, "PNG", optimize=True)
-        storage.write_bytes(storage.join(folder, FIGURE), buffer.getvalue())
+        storage.write_bytes(storage.join(opened.folder, FIGURE), buffer.getvalue())
 
 
-def log_study(tracker: Tracker, results: dict[str, Any]) -> None:
+def log_study(tracker: Tracker, results: Mapping[str, Any]) -> None:
     """The study's own run in MLflow: ours and published over the rows in their order, tau, and the table."""
-    report = summarize(results)
-    for step, line in enumerate(report.lines):
-        cell = line.cells[report.metric]
+    table = summarize_study(results)
+    for step, line in enumerate(table.lines):
+        cell = line.cells[table.metric]
         tracker.metrics(
-            {f"rows/{report.metric}/ours": cell.mean, f"rows/{report.metric}/published": cell.published}, step
+            {f"rows/{table.metric}/ours": cell.mean, f"rows/{table.metric}/published": cell.published}, step
         )
-        tracker.metrics({f"row/{line.name}/{report.metric}": cell.mean})
-    if report.order is not None:
-        tracker.metrics({"order/tau_b": report.order.tau, "order/p_value": report.order.p_value})
-    tracker.params({"data": report.data or "toy", "settings": " ".join(report.settings)})
+        tracker.metrics({f"row/{line.name}/{table.metric}": cell.mean})
+    if table.ranking is not None:
+        tracker.metrics({"order/tau_b": table.ranking.tau, "order/p_value": table.ranking.p_value})
+    tracker.params({"data": table.data or "toy", "settings": " ".join(table.settings)})
     # A tag, since a later version of the study may have more, and MLflow refuses another value of a parameter.
-    tracker.tags({"rows": str(len(report.lines))})
-    tracker.text(markdown(report), TABLE)
-    image = drawn(report)
+    tracker.tags({"rows": str(len(table.lines))})
+    tracker.text(write_markdown(table), TABLE)
+    image = draw_figure(table)
     if image is not None:
         with tempfile.TemporaryDirectory() as folder:
             image.save(Path(folder) / FIGURE, optimize=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
@@ -12,18 +13,24 @@ from typing import Any
 
 from ray import tune
 
-from wsss_ray import storage
-from wsss_ray.artifacts.record import Run
+from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.config import Config, UserError
-from wsss_ray.experiments.run import protocols, run, run_tags
-from wsss_ray.experiments.sweep import Outcome, flat_scores, recipe_at, value_of
+from wsss_ray.experiments import log
+from wsss_ray.experiments.run import RunOptions, run
+from wsss_ray.experiments.sweep import recipe_at
+from wsss_ray.experiments.sweep_outcomes import Outcome, flatten_scores
+from wsss_ray.experiments.sweep_search import WATCHED, read_point
 from wsss_ray.experiments.sweep_space import Axis, Point, name_of
+from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe
-from wsss_ray.stages import score
+from wsss_ray.score.names import read_miou
+from wsss_ray.stages.run import Listener
+from wsss_ray.stages.score import rescore
 from wsss_ray.tracking import Tracker
 
 METRIC = "sweep/value"
 """What every trial logs its own metric as, whatever that is: parallel coordinates want one name for all."""
+Scores = Mapping[str, Mapping[str, Any]]
 
 
 class Context(Config):
@@ -38,119 +45,142 @@ class Context(Config):
     folder: str
     """The working folder of the sweep's driver, which relative paths mean."""
 
+    def label(self, point: Point, seed: int) -> str:
+        """The name of a trial in MLflow."""
+        return f"{self.recipe.name} {name_of(point)} seed={seed}"
+
+
+class _Watch:
+    """Reports the seed score of every epoch of the main training to Tune."""
+
+    def __init__(self) -> None:
+        self.epoch, self.seed_miou = 0, 0.0
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What Tune's scheduler reads."""
+        return {"epoch": self.epoch, WATCHED: self.seed_miou}
+
+    @property
+    def watched(self) -> float | None:
+        """The seed score of the last epoch, None where none was scored."""
+        return self.seed_miou if self.epoch else None
+
+    def hear(self, title: str, epoch: Mapping[str, Any]) -> None:
+        """Report one epoch of a training."""
+        if title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= self.epoch:
+            self.epoch, self.seed_miou = epoch["epoch"] + 1, epoch["seed_miou"]
+            tune.report({**self.values, "value": 0.0, "outcomes": ""})
+
 
 def run_trial(config: dict[str, Any]) -> None:
     """One trial, in its own process: its runs one after another, then one report of what they came to."""
     context = Context.model_validate_json(config["context"])
     if Path(context.folder).is_dir():
         os.chdir(context.folder)
-    last = {"epoch": 0, "seed_miou": 0.0}
-
-    def on_epoch(title: str, epoch: dict[str, Any]) -> None:
-        if title == "train" and epoch.get("seed_miou") is not None and epoch["epoch"] >= last["epoch"]:
-            last.update(epoch=epoch["epoch"] + 1, seed_miou=epoch["seed_miou"])
-            tune.report({**last, "value": 0.0, "outcomes": ""})
-
     if "job" in config:
         groups = [[(point, seed) for point, seed in json.loads(config["job"])]]
     else:
         axes = [Axis(**{**axis, "values": tuple(axis["values"])}) for axis in config["axes"]]
-        raw = config["over"]
-        point = {axis.key: axis.values[raw[axis.key]] if axis.listed else raw[axis.key] for axis in axes}
+        point = read_point(axes, config["over"])
         groups = [[(point, seed)] for seed in context.seeds]
     outcomes = []
+    watch = _Watch()
     for group in groups:
-        last.update(epoch=0, seed_miou=0.0)
-        outcomes += _answer(context, group, on_epoch, last)
+        watch = _Watch()
+        outcomes += _run_group(context, group, watch)
     values = [outcome.value for outcome in outcomes if outcome.value is not None]
     value = mean(values) if values else 0.0
-    tune.report({**last, "value": value, "outcomes": json.dumps([asdict(outcome) for outcome in outcomes])})
+    tune.report({**watch.values, "value": value, "outcomes": json.dumps([asdict(outcome) for outcome in outcomes])})
 
 
-def _answer(context: Context, pairs: list[tuple[Point, int]], on_epoch: Any, last: dict[str, float]) -> list[Outcome]:
-    """The outcomes of points that one run answers: it is made for the first, the others are read off its curve."""
+def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Watch) -> list[Outcome]:
+    """The outcomes of points that differ in their seed threshold alone: the first is run, the others read off its
+    curve.
+    """
     start = time.monotonic()
-    point, seed = pairs[0]
     try:
         recipes = [recipe_at(context.recipe, *pair) for pair in pairs]
         first = recipes[0]
         if len(pairs) > 1:
-            places = tuple(sorted({_background(recipe) for recipe in recipes}))
+            places = tuple(sorted({recipe.background for recipe in recipes}))
             first = first.model_copy(update={"score": first.score.model_copy(update={"at": places})})
-        done = run(
-            first,
-            context.out,
-            parent=context.parent,
-            quiet=True,
-            label=label_of(context, point, seed),
-            share=context.share,
-            on_epoch=on_epoch,
-        )
-        steps = storage.read_json(storage.join(done.folder, "run.json"))["steps"]
-        computed = [step["title"] for step in steps if not step["reused"]]
-        reused = [step["title"] for step in steps if step["reused"]]
-        outcomes = [_outcome(context, point, seed, done.scores, computed, reused, done)]
-        tracker = Tracker(context.out, first.name, {}, context.parent, resume=done.mlflow_run)
-        tracker.metrics({METRIC: outcomes[0].value})
-        tracker.finish()
-        outcomes[0].watched = last["seed_miou"] if last["epoch"] else None
+        done = _run(context, first, context.label(*pairs[0]), watch.hear)
+        outcomes = [_log_run(context, *pairs[0], done)]
+        outcomes[0].watched = watch.watched
         for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
-            outcomes.append(_off_curve(context, *pair, recipe, done))
+            outcomes.append(_log_read_off(context, *pair, recipe, done))
     except Exception as error:
-        texts = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # The first line says which step, the last one what happened in its worker.
-        reason = texts[0] if isinstance(error, UserError) or len(texts) == 1 else f"{texts[0]} {texts[-1]}"
-        return [Outcome(*pair, state="failed", reason=reason[:300]) for pair in pairs]
+        reason = _describe_error(error)
+        return [Outcome(*pair, state="failed", reason=reason) for pair in pairs]
     outcomes[0].seconds = time.monotonic() - start
     return outcomes
 
 
-def _outcome(
-    context: Context,
-    point: Point,
-    seed: int,
-    scores: dict[str, dict[str, Any]],
-    computed: list[str],
-    reused: list[str],
-    done: Run,
-) -> Outcome:
-    value = value_of(scores, context.metric)
-    return Outcome(
-        point,
-        seed,
-        "finished",
-        value,
-        "" if value is not None else f"nothing scored as {context.metric}",
-        flat_scores(scores),
-        computed,
-        reused,
-        folder=done.folder,
-        mlflow_run=done.mlflow_run or "",
+def _run(
+    context: Context, recipe: Recipe, label: str, on_epoch: Callable[[str, Mapping[str, Any]], None]
+) -> FinishedRun:
+    options = RunOptions(
+        context.out, share=context.share, parent=context.parent, label=label, listeners=(_EpochListener(on_epoch),)
     )
+    return run(recipe, options)
 
 
-def _off_curve(context: Context, point: Point, seed: int, recipe: Recipe, done: Run) -> Outcome:
-    """A point that differs only in its seed threshold, from the counts of a finished run; no map is read again."""
-    scores = dict(done.scores)
-    if "seeds" in scores:
-        settings = done.recipe.score.model_copy(update={"background": _background(recipe)})
-        names = list(scores["seeds"]["fixed"]["iou"])
-        words = protocols(recipe, str(done.recipe.data.score_split))
-        scores["seeds"] = score.rescored(done.artifacts["score seeds"], "maps", names, settings, words)
-    tracker = Tracker(context.out, label_of(context, point, seed), run_tags(recipe), context.parent)
-    tracker.params({**point, "seed": seed})
-    for step, found in scores.items():
-        tracker.metrics(score.flat_metrics(step, found))
-    outcome = _outcome(context, point, seed, scores, [], ["curve of seeds"], done)
-    outcome.mlflow_run = tracker.run_id
+class _EpochListener(Listener):
+    """Passes epochs on."""
+
+    def __init__(self, on_epoch: Callable[[str, Mapping[str, Any]], None]) -> None:
+        self.on_epoch = on_epoch
+
+    def hear_epoch(self, title: str, epoch: Mapping[str, Any]) -> None:
+        """One epoch of a training."""
+        self.on_epoch(title, epoch)
+
+
+def _describe_error(error: Exception) -> str:
+    """One line: the first says which step, the last one what happened in its worker."""
+    texts = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = texts[0] if isinstance(error, UserError) or len(texts) == 1 else f"{texts[0]} {texts[-1]}"
+    return reason[:300]
+
+
+def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Outcome:
+    """The outcome of a point that was run, its metric logged under the name that all trials share."""
+    outcome = _score_outcome(context.metric, point, seed, done.scores)
+    outcome.computed = [title for title, artifact in done.steps if not artifact.reused]
+    outcome.reused = [title for title, artifact in done.steps if artifact.reused]
+    outcome.folder, outcome.mlflow_run = done.folder, done.mlflow_run
+    tracker = Tracker(context.out, done.recipe.name, {}, context.parent, resume=done.mlflow_run)
     tracker.metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome
 
 
-def _background(recipe: Recipe) -> float:
-    return recipe.score.background if recipe.score.background is not None else recipe.method.background()
+def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, done: FinishedRun) -> Outcome:
+    """The outcome of a point that differs only in its seed threshold, as an MLflow run of its own."""
+    scores = rescore_seeds(done, recipe)
+    outcome = _score_outcome(context.metric, point, seed, scores)
+    outcome.reused, outcome.folder = ["curve of seeds"], done.folder
+    tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent)
+    outcome.mlflow_run = tracker.run_id
+    tracker.params({**point, "seed": seed})
+    for step, found in scores.items():
+        tracker.metrics(dict(log.flatten_scores(step, found)))
+    tracker.metrics({METRIC: outcome.value})
+    tracker.finish()
+    return outcome
 
 
-def label_of(context: Context, point: Point, seed: int) -> str:
-    return f"{context.recipe.name} {name_of(point)} seed={seed}"
+def rescore_seeds(done: FinishedRun, recipe: Recipe) -> Scores:
+    """The scores of a finished run at another seed threshold, from its counts: no map is read again."""
+    scores = dict(done.scores)
+    if "seeds" in scores:
+        asked = done.recipe.model_copy(update={"score": recipe.score})
+        scores["seeds"] = rescore(done.artifacts["score seeds"], asked, done.data)
+    return scores
+
+
+def _score_outcome(metric: str, point: Point, seed: int, scores: Scores) -> Outcome:
+    value = read_miou(scores, metric)
+    reason = "" if value is not None else f"nothing scored as {metric}"
+    return Outcome(point, seed, "finished", value, reason, flatten_scores(scores))

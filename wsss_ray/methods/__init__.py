@@ -8,8 +8,8 @@ from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.methods.ssss.config import SSSSConfig
-from wsss_ray.methods.wsfcn.network import WSFCNConfig
-from wsss_ray.registry import Registry
+from wsss_ray.methods.wsfcn.config import WSFCNConfig
+from wsss_ray.registry import Registry, require_settings
 
 METHODS: Registry[type[MethodConfig]] = Registry(
     "wsss_ray.methods",
@@ -24,6 +24,7 @@ METHODS: Registry[type[MethodConfig]] = Registry(
         "ssss": SSSSConfig,
         "wsfcn": WSFCNConfig,
     },
+    require_settings(MethodConfig),
 )
 """Every localizer by its name in a recipe. A method is one line here, or an entry point of another package."""
 

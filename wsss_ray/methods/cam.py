@@ -1,4 +1,7 @@
-"""CAM: a bias-free 1x1 classifier on a backbone, read as class maps (Zhou 2016; PSA, IRN; L2G Table 1 rows 1-2)."""
+"""CAM: a bias-free 1x1 classifier on a backbone, read as class maps (Zhou et al., CVPR 2016).
+
+Trained as PSA (Ahn & Kwak, CVPR 2018) or IRN (Ahn et al., CVPR 2019) train theirs; L2G Table 1, rows 1 and 2.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes
 from wsss_ray.contracts import Batch, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.layers import class_head, classification_loss
-from wsss_ray.methods.views import slide
+from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
+from wsss_ray.methods.views import slide_window
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import PSA_MULTIPLIERS, standard_groups
 
@@ -29,12 +32,12 @@ class CAMConfig(MethodConfig):
     dropout: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.5
     """Channel dropout on the features the classifier sees in training; never on the maps. irn: 0."""
     window: Annotated[int | None, Field(ge=1), Changes("maps")] = None
-    """Side of the sliding window at inference (L2G Table 1 row 2: 320); None: the whole image at once."""
+    """Side of the sliding window at inference (L2G Table 1, row 2: 320); None: the whole image at once."""
     window_stride: Annotated[int, Field(ge=1), Changes("maps")] = 64
 
     @model_validator(mode="before")
     @classmethod
-    def _style_defaults(cls, data: Any) -> Any:
+    def _fill_style(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("style") == "irn":
             return {"dropout": 0.0, **data}
         return data
@@ -43,7 +46,7 @@ class CAMConfig(MethodConfig):
         """0.2 (PSA) or 0.15 (IRN's cam_eval_thres)."""
         return 0.15 if self.style == "irn" else 0.2
 
-    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> CAM:
         """A ``CAM`` on ``backbone``; ``base`` is not used."""
         return CAM(self, backbone, num_classes)
 
@@ -56,22 +59,24 @@ class CAM(nn.Module):
         self.config = config
         self.backbone = backbone
         self.dropout = nn.Dropout2d(config.dropout)
-        self.head = class_head(backbone.channels["out"], num_classes, xavier=config.style == "psa")
+        self.head = build_class_head(backbone.channels["out"], num_classes, xavier=config.style == "psa")
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) signed scores W X, without dropout."""
-        return self.head(self.backbone(images)["out"])
+        scores: Tensor = self.head(self.backbone(images)["out"])
+        return scores
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C); pooling before the linear classifier gives the same numbers as after it."""
-        pooled = self.backbone(images)["out"].mean(dim=(2, 3), keepdim=True)
-        return self.head(self.dropout(pooled)).flatten(1)
+        pooled = spatial_mean(self.backbone(images)["out"], keepdim=True)
+        scores: Tensor = self.head(self.dropout(pooled))
+        return scores.flatten(1)
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w), non-negative; with ``window``, the mean over all windows that hold a cell."""
         if self.config.window is None:
             return torch.relu(self.evidence(images))
-        return slide(
+        return slide_window(
             lambda part: torch.relu(self.evidence(part)),
             images,
             self.config.window,

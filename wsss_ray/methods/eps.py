@@ -1,6 +1,7 @@
-"""EPS, explicit pseudo-pixel supervision: a C + 1 classifier whose maps must add up to the saliency map (Lee 2021).
+"""EPS: a C + 1 classifier whose maps must add up to the saliency map (Lee et al., CVPR 2021).
 
-The paper's text was not at hand: the facts are those of its released code, so both profiles are the same.
+Explicit pseudo-pixel supervision, as its released code computes it; both profiles are the same. File names below are
+those of that code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
+from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 
@@ -25,11 +26,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 """The values its scripts train with (script/voc12_eps.sh, script/coco_eps.sh); its parser's default of tau is 0.5."""
 
 OVERLAP_EPSILON = 1e-4
-"""Added to every pixel of the class area, inside the sum."""
+"""Added to every pixel of the class area, inside the sum (eps.py)."""
 
 
 class EPSConfig(MethodConfig):
-    """EPS as its VOC script trains it; ``EPSConfig(**PRESETS["coco"])`` for COCO."""
+    """EPS as its script for VOC trains it; ``PRESETS["coco"]`` are the values for COCO."""
 
     name: Annotated[Literal["eps"], Changes("weights")] = "eps"
     saliency: Annotated[bool, Changes("weights")] = True
@@ -47,10 +48,10 @@ class EPSConfig(MethodConfig):
         return frozenset({"saliency"}) if self.saliency else frozenset()
 
     def fusion(self) -> FusionRule:
-        """Softmax at feature size, bilinear, sum over scales and flips, per-class maximum (EPS infer.py)."""
+        """Softmax at feature size, bilinear, sum over scales and flips, per-class maximum (infer.py)."""
         return FusionRule(rectify="none")
 
-    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> EPS:
         """An ``EPS`` on ``backbone``; ``base`` is not used."""
         return EPS(self, backbone, num_classes)
 
@@ -68,24 +69,24 @@ def shrink_saliency(saliency: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlap_ratio(probabilities: Tensor, saliency: Tensor) -> Tensor:
-    """Share of each class's confident area that is salient: (B, C + 1, h, w), (B, 1, h, w) -> (B, C), no gradient.
+    """O_c, the share of a class's confident area that is salient: (B, C + 1, h, w), (B, 1, h, w) -> (B, C) (eps.py).
 
-    Both are rounded to {0, 1} (an exact half is 0); not an IoU. EPS eps.py.
+    Both are rounded to {0, 1} (an exact half is 0); not an IoU, and without gradient.
     """
     area = probabilities.detach()[:, :-1].round()
     return (area * saliency.round()).sum(dim=(2, 3)) / (area + OVERLAP_EPSILON).sum(dim=(2, 3))
 
 
-def route(labels: Tensor, overlap: Tensor, tau: float) -> Routing:
-    """Present classes with an overlap above ``tau`` (strictly) are foreground, the other present ones background."""
+def route_classes(labels: Tensor, overlap: Tensor, tau: float) -> Routing:
+    """Present classes with an overlap strictly above ``tau`` are foreground, other present ones background (eps.py)."""
     present, above = labels > 0, overlap > tau
     return Routing(present & above, present & ~above)
 
 
-def estimated_saliency(
+def estimate_saliency(
     probabilities: Tensor, routing: Routing, foreground_weight: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(M_fg, 1 - M_bg, S_hat), (B, 1, h, w) each, from (B, C + 1, h, w) probabilities, background last.
+    """M_fg, 1 - M_bg and S_hat, (B, 1, h, w) each, from (B, C + 1, h, w) probabilities, background last (eps.py).
 
     S_hat = lambda M_fg + (1 - lambda)(1 - M_bg) = M_fg + (1 - lambda) * (mass of the absent classes).
     """
@@ -100,11 +101,11 @@ def estimated_saliency(
 
 
 def saliency_loss(scores: Tensor, labels: Tensor, saliency: Tensor, tau: float, foreground_weight: float) -> Tensor:
-    """L_sal: mean squared difference of estimated and given saliency, at the size of the (B, C + 1, h, w) scores."""
+    """L_sal: mean squared gap of estimated and given saliency, at the size of the (B, C + 1, h, w) scores (eps.py)."""
     probabilities = scores.softmax(dim=1)
     small = shrink_saliency(saliency, (scores.shape[2], scores.shape[3]))
-    routing = route(labels, overlap_ratio(probabilities, small), tau)
-    return F.mse_loss(estimated_saliency(probabilities, routing, foreground_weight)[2], small)
+    routing = route_classes(labels, overlap_ratio(probabilities, small), tau)
+    return F.mse_loss(estimate_saliency(probabilities, routing, foreground_weight)[2], small)
 
 
 class ScoreHead(nn.Module):
@@ -115,11 +116,12 @@ class ScoreHead(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, bottleneck: int | None = None) -> None:
         super().__init__()
-        self.reduce = class_head(in_channels, bottleneck) if bottleneck else None
+        self.reduce = build_class_head(in_channels, bottleneck) if bottleneck else None
         self.norm = nn.BatchNorm2d(bottleneck).requires_grad_(False) if bottleneck else None
-        self.classifier = class_head(bottleneck or in_channels, out_channels)
+        self.classifier = build_class_head(bottleneck or in_channels, out_channels)
 
     def train(self, mode: bool = True) -> ScoreHead:
+        """Train mode, the BatchNorm apart."""
         super().train(mode)
         if self.norm is not None:
             self.norm.eval()
@@ -129,7 +131,8 @@ class ScoreHead(nn.Module):
         """(B, channels, h, w) -> (B, K, h, w) raw scores."""
         if self.reduce is not None and self.norm is not None:
             features = self.norm(self.reduce(features)).relu()
-        return self.classifier(features)
+        scores: Tensor = self.classifier(features)
+        return scores
 
 
 class EPS(nn.Module):
@@ -143,7 +146,8 @@ class EPS(nn.Module):
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, h, w) raw signed scores."""
-        return self.head(self.backbone(images)["out"])
+        scores: Tensor = self.head(self.backbone(images)["out"])
+        return scores
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C): the spatial mean of the foreground scores."""
@@ -154,7 +158,7 @@ class EPS(nn.Module):
         return self.evidence(images).softmax(dim=1)[:, :-1]
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """L_cls + L_sal, weights 1 : 1; UserError where the batch has no saliency."""
+        """L_cls + L_sal, weights 1 : 1 (module/train.py); UserError where the batch has no saliency."""
         scores = self.evidence(batch.image)
         parts = {"cls": classification_loss(spatial_mean(scores[:, :-1]), batch.labels)}
         if self.config.saliency:

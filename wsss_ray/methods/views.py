@@ -12,16 +12,17 @@ from torch import Tensor
 from wsss_ray.config import UserError
 
 Sampling = Literal["random", "corners", "uniform"]
+Align = Literal["crop", "roi"]
 
 
-def positions(length: int, window: int, stride: int) -> list[int]:
+def place_windows(length: int, window: int, stride: int) -> list[int]:
     """Starts of a window slid over ``length``, the last one flush with the end so that every pixel is covered."""
     last = length - window
     starts = list(range(0, last + 1, stride))
     return starts if starts[-1] == last else [*starts, last]
 
 
-def random_starts(num: int, length: int, size: int) -> Tensor:
+def draw_starts(num: int, length: int, size: int) -> Tensor:
     """(num,) int64 uniform in [0, length - size), upper end excluded (L2G, as released); 0 where they are equal."""
     return torch.randint(0, max(length - size, 1), (num,))
 
@@ -31,9 +32,9 @@ def sample_boxes(
 ) -> Tensor:
     """(B, N, 4) int64 boxes (x0, y0, x1, y1), ``size`` pixels a side, in a (H, W) view, by torch's global generator.
 
-    ``random``: N boxes per image (L2G Sec. 4.1). ``corners``: the four corners, then N - 4 random ones (released
-    L2G). ``uniform``: a window slid with ``stride``, whose number sets N (L2G Sec. 4.2). Raises UserError where the
-    size does not fit the view.
+    ``random``: N boxes an image (L2G Sec. 3.3). ``corners``: the four corners, then N - 4 random ones (released L2G).
+    ``uniform``: a window slid with ``stride``, whose number sets N (L2G Sec. 4.2). Raises UserError where the size
+    does not fit the view.
     """
     height, width = view
     if size > min(view):
@@ -43,11 +44,11 @@ def sample_boxes(
         )
     right, bottom = width - size, height - size
     if sampling == "uniform":
-        starts = [(x, y) for y in positions(height, size, stride) for x in positions(width, size, stride)]
+        starts = [(x, y) for y in place_windows(height, size, stride) for x in place_windows(width, size, stride)]
         corner = torch.tensor(starts).expand(num_images, -1, -1)
     else:
         total = num_images * num_views
-        drawn = torch.stack([random_starts(total, width, size), random_starts(total, height, size)], dim=1)
+        drawn = torch.stack([draw_starts(total, width, size), draw_starts(total, height, size)], dim=1)
         corner = drawn.view(num_images, num_views, 2)
         if sampling == "corners":
             fixed = torch.tensor([(0, 0), (right, 0), (0, bottom), (right, bottom)])[:num_views]
@@ -65,16 +66,7 @@ def crop_views(images: Tensor, boxes: Tensor) -> Tensor:
     return torch.stack(slices)
 
 
-def _axis_weights(coordinates: Tensor, length: int) -> Tensor:
-    """(..., n) continuous cell coordinates -> (..., n, length) bilinear weights, clamped to the first and last cell."""
-    cells = torch.arange(length, device=coordinates.device, dtype=coordinates.dtype)
-    inside = coordinates.clamp(0, length - 1)
-    return (1 - (inside.unsqueeze(-1) - cells).abs()).clamp(min=0)
-
-
-def sample_cells(
-    features: Tensor, boxes: Tensor, size: tuple[int, int], stride: int, align: Literal["crop", "roi"]
-) -> Tensor:
+def sample_cells(features: Tensor, boxes: Tensor, size: tuple[int, int], stride: int, align: Align) -> Tensor:
     """Values of a (B, K, H, W) map under (B, N, 4) pixel boxes -> (B * N, K, h, w), bilinear, differentiable.
 
     ``crop`` reads cell i of a box at box / stride + i: a plain crop where the box lies on the stride, the identity for
@@ -85,37 +77,46 @@ def sample_cells(
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     height, width = features.shape[2:]
     edges = boxes.to(features) / stride
-
-    def axis(start: Tensor, end: Tensor, num: int) -> Tensor:
-        index = torch.arange(num, device=features.device, dtype=features.dtype)
-        if align == "crop":
-            return start.unsqueeze(-1) + index
-        bins = (end - start).clamp(min=1) / num
-        return start.unsqueeze(-1) + (index + 0.5) * bins.unsqueeze(-1)
-
-    across = _axis_weights(axis(edges[..., 0], edges[..., 2], size[1]), width)
-    down = _axis_weights(axis(edges[..., 1], edges[..., 3], size[0]), height)
+    across = _weigh_cells(_locate(edges[..., 0], edges[..., 2], size[1], align), width)
+    down = _weigh_cells(_locate(edges[..., 1], edges[..., 3], size[0], align), height)
     rows = torch.einsum("bnyh,bkhw->bnkyw", down, features)
     return torch.einsum("bnkyw,bnxw->bnkyx", rows, across).flatten(0, 1)
 
 
-def slide(network: Callable[[Tensor], Tensor], images: Tensor, window: int, step: int, stride: int) -> Tensor:
+def _locate(start: Tensor, end: Tensor, num: int, align: Align) -> Tensor:
+    """(B, N) first and last edge of boxes, in cells -> (B, N, num) coordinates along one axis."""
+    index = torch.arange(num, device=start.device, dtype=start.dtype)
+    if align == "crop":
+        return start.unsqueeze(-1) + index
+    bins = (end - start).clamp(min=1) / num
+    return start.unsqueeze(-1) + (index + 0.5) * bins.unsqueeze(-1)
+
+
+def _weigh_cells(coordinates: Tensor, length: int) -> Tensor:
+    """(..., n) continuous cell coordinates -> (..., n, length) bilinear weights, clamped to the first and last cell."""
+    cells = torch.arange(length, device=coordinates.device, dtype=coordinates.dtype)
+    inside = coordinates.clamp(0, length - 1)
+    return (1 - (inside.unsqueeze(-1) - cells).abs()).clamp(min=0)
+
+
+def slide_window(network: Callable[[Tensor], Tensor], images: Tensor, window: int, step: int, stride: int) -> Tensor:
     """Mean of ``network``'s maps over a window slid over (B, 3, H, W) -> (B, K, ceil(H / stride), ceil(W / stride)).
 
     The step is rounded to whole feature cells; the image is padded with the mean colour so that the last window ends
     with it; a window longer than a side is cut to that side. The windows of one row go through the network together.
+    L2G Sec. 4.2 and Table 1, row 2.
     """
     height, width = images.shape[2:]
     size = (min(window, height), min(window, width))
     step = max(step // stride, 1) * stride
     pads = [(-(length - part)) % stride for length, part in ((height, size[0]), (width, size[1]))]
     padded = F.pad(images, (0, pads[1], 0, pads[0]))
-    tops = positions(height + pads[0], size[0], step)
-    lefts = positions(width + pads[1], size[1], step)
+    tops = place_windows(height + pads[0], size[0], step)
+    lefts = place_windows(width + pads[1], size[1], step)
     total = count = images.new_zeros(0)
     for top in tops:
         row = [padded[:, :, top : top + size[0], left : left + size[1]] for left in lefts]
-        maps = network(torch.cat(row)).unflatten(0, (len(lefts), len(images)))
+        maps = torch.unflatten(network(torch.cat(row)), 0, (len(lefts), len(images)))
         cells = maps.shape[3:]
         if total.numel() == 0:
             grid = (tops[-1] // stride + cells[0], lefts[-1] // stride + cells[1])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from wsss_ray.config import UserError
+
 BatchNormMode = Literal["frozen", "affine", "train"]
 """``frozen``: statistics, gamma and beta never change; ``affine``: only gamma and beta learn; ``train``: ordinary."""
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Backbone(nn.Module):
@@ -16,13 +19,16 @@ class Backbone(nn.Module):
 
     ``forward`` returns a dictionary of feature maps; ``"out"`` is the last one. Every backbone has ``"low"`` (stride
     4), ``"conv4"`` and ``"conv5"`` (what enters its last two stages) and ``"out"``. ``channels`` and ``strides``
-    describe each tap.
+    describe each tap. Its argument ``output_stride`` is one of ``output_strides``.
     """
 
+    output_strides: ClassVar[tuple[int, ...]] = ()
+    """What the stride of ``"out"`` may be, the usual one first."""
     channels: dict[str, int]
     strides: dict[str, int]
     batch_norm: BatchNormMode = "train"
-    _still: tuple[nn.Module, ...] = ()
+    frozen_parts: tuple[nn.Module, ...] = ()
+    """Modules that never learn."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised -> {tap: (B, channels[tap], h, w)}."""
@@ -33,30 +39,36 @@ class Backbone(nn.Module):
 
         To be called last in ``__init__``.
         """
-        self._still = tuple(parts)
+        self.frozen_parts = tuple(parts)
         self.batch_norm = batch_norm
         self.train(self.training)
 
     def frozen(self) -> list[nn.Parameter]:
         """Parameters that training never touches (no gradient, in no optimiser group)."""
-        parts = list(self._still)
+        parts = list(self.frozen_parts)
         if self.batch_norm == "frozen":
-            parts += _batch_norms(self)
+            parts += _find_batch_norms(self)
         return list({id(p): p for part in parts for p in part.parameters()}.values())
 
     def train(self, mode: bool = True) -> Backbone:
         """Enter train mode with BatchNorm and frozen parts kept as the backbone's recipe says."""
         super().train(mode)
-        for part in self._still:
+        for part in self.frozen_parts:
             part.eval()
         if self.batch_norm != "train":
-            for norm in _batch_norms(self):
+            for norm in _find_batch_norms(self):
                 norm.eval()
         for parameter in self.frozen():
             parameter.requires_grad_(False)
         return self
 
 
-def _batch_norms(module: nn.Module) -> list[nn.Module]:
+def check_output_stride(name: str, output_stride: int, allowed: Sequence[int]) -> None:
+    """Raise UserError where the backbone ``name`` has no such output stride; it lists those ``allowed``."""
+    if output_stride not in allowed:
+        raise UserError(f"{name} has no output stride {output_stride}; allowed: {', '.join(map(str, allowed))}")
+
+
+def _find_batch_norms(module: nn.Module) -> list[nn.Module]:
     """All BatchNorm layers inside ``module``."""
-    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return [part for part in module.modules() if isinstance(part, NORMS)]

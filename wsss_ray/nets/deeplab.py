@@ -1,4 +1,4 @@
-"""DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, and deeplab-pytorch's multi-scale-input container."""
+"""DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, and the multi-scale input of deeplab-pytorch."""
 
 from __future__ import annotations
 
@@ -10,59 +10,71 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
+from wsss_ray.registry import Registry
 
 Rate = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1)]
 Scale = Annotated[float, Field(gt=0)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SegmenterConfig(Config):
-    """What all DeepLabs share; ``name`` picks the head. Defaults are deeplab-pytorch's."""
+    """Settings of one segmenter; ``name`` picks it."""
 
     needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    name: str
-    multi_scale_input: bool = True
-    """Train on, and answer with, the pixel-wise maximum of the image's own and the ``input_scales`` logits."""
-    input_scales: tuple[Scale, ...] = (0.5, 0.75)
-    input_resize: Literal["scale_factor", "size_ratio"] = "scale_factor"
+    """What its batches must carry."""
+    name: Annotated[str, Changes("weights")]
+
+    def build(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        """The network (``contracts.Trainable`` and ``Segments``) for K = ``num_classes``, background included."""
+        raise TypeError(f"segmenter {self.name!r} has no build()")
+
+
+class DeepLabConfig(SegmenterConfig):
+    """What all DeepLabs share; the defaults are those of deeplab-pytorch."""
+
+    multi_scale_input: Annotated[bool, Changes("weights")] = True
+    """Train and predict with the pixel-wise maximum of the image's own and the ``input_scales`` logits."""
+    input_scales: Annotated[tuple[Scale, ...], Changes("weights")] = (0.5, 0.75)
+    input_resize: Annotated[Literal["scale_factor", "size_ratio"], Changes("weights")] = "scale_factor"
     """Coordinate step of the scaled inputs: 1/scale (torch >= 1.6) or the ratio of sizes (torch <= 1.5)."""
-    lr_multipliers: tuple[float, float, float, float] = (1.0, 1.0, 10.0, 20.0)
+    lr_multipliers: Annotated[tuple[float, float, float, float], Changes("weights")] = (1.0, 1.0, 10.0, 20.0)
     """Backbone weights, backbone biases, head weights, head biases."""
-    decay_backbone_biases: bool = True
+    decay_backbone_biases: Annotated[bool, Changes("weights")] = True
     """Off in Caffe's VGG, which gives them multiplier 2 and no decay. Head biases are never decayed."""
-    align_corners: bool = False
+    align_corners: Annotated[bool, Changes("weights")] = False
     """How ``scores`` brings logits to the image's size (True in SEAM's retraining)."""
 
-    def head(self, num_in: int, num_classes: int) -> nn.Module:
+    def build_head(self, num_in: int, num_classes: int) -> nn.Module:
         """(B, num_in, h, w) features -> (B, K, h, w) logits."""
-        raise TypeError(f"segmenter {self.name!r} has no head()")
+        raise TypeError(f"segmenter {self.name!r} has no build_head()")
 
     def build(self, backbone: Backbone, num_classes: int) -> DeepLab:
         """The segmenter for ``num_classes`` = K classes, background included."""
-        return DeepLab(backbone, self.head(backbone.channels["out"], num_classes), self)
+        return DeepLab(backbone, self.build_head(backbone.channels["out"], num_classes), self)
 
 
-class DeepLabV1Config(SegmenterConfig):
+class DeepLabV1Config(DeepLabConfig):
     """LargeFOV: one dilated 3x3, then 1x1 (Chen et al. 2015; L2G's released VGG and ResNet-101 heads)."""
 
-    name: Literal["deeplab_v1"] = "deeplab_v1"
-    kind: Literal["largefov", "linear", "seam"] = "largefov"
+    name: Annotated[Literal["deeplab_v1"], Changes("weights")] = "deeplab_v1"
+    kind: Annotated[Literal["largefov", "linear", "seam"], Changes("weights")] = "largefov"
     """``linear`` is deeplab-pytorch's single 1x1; ``seam`` has two BatchNorms and one dropout (512 wide there)."""
-    rate: Rate = 12
-    hidden: Annotated[int, Field(ge=1)] = 1024
-    dropout: Dropout = 0.5
-    channel_dropout: bool = True
+    rate: Annotated[Rate, Changes("weights")] = 12
+    hidden: Annotated[Width, Changes("weights")] = 1024
+    dropout: Annotated[Dropout, Changes("weights")] = 0.5
+    channel_dropout: Annotated[bool, Changes("weights")] = True
 
-    def head(self, num_in: int, num_classes: int) -> nn.Module:
-        """See ``kind``."""
+    def build_head(self, num_in: int, num_classes: int) -> nn.Module:
+        """The head that ``kind`` names."""
         if self.kind == "linear":
-            return start_small(nn.Conv2d(num_in, num_classes, 1))
+            return init_small(nn.Conv2d(num_in, num_classes, 1))
         if self.kind == "largefov":
-            return branch(num_in, num_classes, self.rate, self.hidden, self.dropout, self.channel_dropout)
+            return build_branch(num_in, num_classes, self.rate, self.hidden, self.dropout, self.channel_dropout)
         layers: list[nn.Module] = [
             nn.Conv2d(num_in, self.hidden, 3, padding=self.rate, dilation=self.rate),
             nn.BatchNorm2d(self.hidden, momentum=3e-4, affine=False),
@@ -73,30 +85,32 @@ class DeepLabV1Config(SegmenterConfig):
             nn.Dropout(self.dropout),
             nn.Conv2d(self.hidden, num_classes, 1),
         ]
-        return start_small(nn.Sequential(*layers))
+        return init_small(nn.Sequential(*layers))
 
 
-class DeepLabV2Config(SegmenterConfig):
+class DeepLabV2Config(DeepLabConfig):
     """ASPP: the sum of one branch per atrous rate (Chen et al. 2018)."""
 
-    name: Literal["deeplab_v2"] = "deeplab_v2"
-    rates: Annotated[tuple[Rate, ...], Field(min_length=1)] = (6, 12, 18, 24)
-    hidden: Annotated[int, Field(ge=1)] | None = None
+    name: Annotated[Literal["deeplab_v2"], Changes("weights")] = "deeplab_v2"
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1), Changes("weights")] = (6, 12, 18, 24)
+    hidden: Annotated[Width | None, Changes("weights")] = None
     """None: a branch is one 3x3 (ResNet-101). 1024: 3x3, 1x1, 1x1 with dropout between (VGG-16, "ASPP-L")."""
-    dropout: Dropout = 0.5
+    dropout: Annotated[Dropout, Changes("weights")] = 0.5
     """Only where there are hidden layers."""
-    channel_dropout: bool = False
+    channel_dropout: Annotated[bool, Changes("weights")] = False
 
-    def head(self, num_in: int, num_classes: int) -> nn.Module:
+    def build_head(self, num_in: int, num_classes: int) -> nn.Module:
         """One branch per rate, summed."""
         return ASPP(
-            branch(num_in, num_classes, rate, self.hidden, self.dropout, self.channel_dropout) for rate in self.rates
+            build_branch(num_in, num_classes, rate, self.hidden, self.dropout, self.channel_dropout)
+            for rate in self.rates
         )
 
 
-SEGMENTERS: dict[str, type[SegmenterConfig]] = {"deeplab_v1": DeepLabV1Config, "deeplab_v2": DeepLabV2Config}
-AnySegmenter = Annotated[DeepLabV1Config | DeepLabV2Config, Field(discriminator="name")]
-"""For a recipe's field: the ``name`` in the file picks the class."""
+SEGMENTERS: Registry[type[SegmenterConfig]] = Registry(
+    "wsss_ray.segmenters", "segmenter", {"deeplab_v1": DeepLabV1Config, "deeplab_v2": DeepLabV2Config}
+)
+"""Every segmenter by its name in a recipe; adding one is one line here."""
 
 
 class ASPP(nn.ModuleList):
@@ -107,19 +121,19 @@ class ASPP(nn.ModuleList):
         return torch.stack([part(features) for part in self]).sum(0)
 
 
-def branch(
+def build_branch(
     num_in: int, num_classes: int, rate: int, hidden: int | None, dropout: float, channel_dropout: bool
 ) -> nn.Module:
     """A dilated 3x3 to the classes, or 3x3, 1x1, 1x1 through ``hidden`` channels; weights N(0, 0.01), biases 0."""
     conv = nn.Conv2d(num_in, hidden or num_classes, 3, padding=rate, dilation=rate)
     if hidden is None:
-        return start_small(conv)
+        return init_small(conv)
     drop = nn.Dropout2d if channel_dropout else nn.Dropout
     rest = [nn.ReLU(), drop(dropout), nn.Conv2d(hidden, hidden, 1), nn.ReLU(), drop(dropout)]
-    return start_small(nn.Sequential(conv, *rest, nn.Conv2d(hidden, num_classes, 1)))
+    return init_small(nn.Sequential(conv, *rest, nn.Conv2d(hidden, num_classes, 1)))
 
 
-def start_small(module: nn.Module) -> nn.Module:
+def init_small(module: nn.Module) -> nn.Module:
     """Set every convolution to N(0, 0.01) and its bias to 0."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
@@ -130,9 +144,9 @@ def start_small(module: nn.Module) -> nn.Module:
 
 
 class DeepLab(nn.Module):
-    """A backbone, a head and the multi-scale-input container (deeplab-pytorch, msc.py)."""
+    """A backbone, a head and the multi-scale input (msc.py of deeplab-pytorch)."""
 
-    def __init__(self, backbone: Backbone, head: nn.Module, config: SegmenterConfig):
+    def __init__(self, backbone: Backbone, head: nn.Module, config: DeepLabConfig):
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -169,14 +183,14 @@ class DeepLab(nn.Module):
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """One cross-entropy per logit map (mean over labelled pixels); their sum is the loss."""
         if batch.mask is None:
-            raise UserError("a segmenter trains on masks, but the batch has none: run the refine stage first")
+            raise UserError("a segmenter trains on masks, but the batch has none: run the refine step first")
         outputs = self(batch.image)
         names = ["seg/1"]
         if len(outputs) > 1:
             names += [f"seg/{scale:g}" for scale in self.config.input_scales] + ["seg/max"]
         elif self.config.multi_scale_input:
             names = ["seg/max"]
-        return {name: pixel_loss(logits, batch.mask) for name, logits in zip(names, outputs, strict=True)}
+        return {name: compute_pixel_loss(logits, batch.mask) for name, logits in zip(names, outputs, strict=True)}
 
     def param_groups(self) -> list[ParamGroup]:
         """Backbone and head, weights and biases, with the settings' multipliers; all head tensors are in."""
@@ -186,7 +200,7 @@ class DeepLab(nn.Module):
         return groups
 
 
-def pixel_loss(logits: Tensor, mask: Tensor) -> Tensor:
+def compute_pixel_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of (B, K, h, w) logits against a (B, H, W) mask shrunk to their size; 0 where nothing is labelled.
 
     Shrinking takes the label at each cell's centre (PIL's NEAREST, torch's ``nearest-exact``), as deeplab-pytorch does.

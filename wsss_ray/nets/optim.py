@@ -1,10 +1,10 @@
 """Optimisers and learning-rate schedules of the field, as settings.
 
-The trap of the ``PolyOptimizer`` in PSA, SEAM, EPS, SMAF, IRN and L2G-COCO: it hands the weight decay to torch's SGD
-in the position of the momentum and uses the argument called momentum as the exponent. So the released runs had
-momentum = weight decay (5e-4, that is none), exponent 0.9 (L2G on COCO: 0.7), no Nesterov, and decay only where a
-group states it (L2G on COCO: nowhere). Here: ``OptimizerConfig(momentum=5e-4)`` with ``ScheduleConfig(name="poly",
-power=0.9)`` repeats them; ``momentum=0.9`` is what papers say.
+The released ``PolyOptimizer`` of PSA, SEAM, EPS, SMAF, IRN and L2G-COCO passes its weight decay to torch's SGD as the
+momentum, and its argument called momentum is the exponent. So the released runs had momentum = weight decay (5e-4, in
+effect none), exponent 0.9 (L2G on COCO: 0.7), no Nesterov, and decay only where a group states it (L2G on COCO:
+nowhere). ``OptimizerConfig(momentum=5e-4)`` with ``ScheduleConfig(name="poly", power=0.9)`` repeats them;
+``momentum=0.9`` is what the papers say.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, model_validator
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import ParamGroup
 
 Positive = Annotated[float, Field(gt=0)]
@@ -26,15 +26,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 class OptimizerConfig(Config):
     """Base learning rate and rule; groups multiply the rate and may override the decay (``contracts.ParamGroup``)."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.01
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    name: Annotated[Literal["sgd", "adamw"], Changes("weights")] = "sgd"
+    lr: Annotated[Positive, Changes("weights")] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.9
     """SGD only. 5e-4 repeats the released PolyOptimizer runs (see the module's text)."""
-    weight_decay: NonNegative = 5e-4
-    nesterov: bool = False
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[NonNegative, Changes("weights")] = 5e-4
+    nesterov: Annotated[bool, Changes("weights")] = False
+    betas: Annotated[tuple[Fraction, Fraction], Changes("weights")] = (0.9, 0.999)
     """AdamW only."""
-    epsilon: Positive = 1e-8
+    epsilon: Annotated[Positive, Changes("weights")] = 1e-8
     """AdamW only."""
 
     @model_validator(mode="after")
@@ -47,24 +47,25 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """How the learning rate changes; every number is a multiplier of the optimiser's ``lr``."""
 
-    name: Literal["poly", "constant", "step"] = "poly"
-    power: Positive = 0.9
+    name: Annotated[Literal["poly", "constant", "step"], Changes("weights")] = "poly"
+    power: Annotated[Positive, Changes("weights")] = 0.9
     """Poly: (1 - step / horizon) ** power."""
-    horizon: Annotated[int, Field(ge=1)] | None = None
+    horizon: Annotated[Annotated[int, Field(ge=1)] | None, Changes("weights")] = None
     """Poly: steps to zero; None means the whole run."""
-    after: Literal["hold", "zero"] = "hold"
+    after: Annotated[Literal["hold", "zero"], Changes("weights")] = "hold"
     """Poly, from the horizon on: keep the last value (PolyOptimizer) or be zero (deeplab-pytorch)."""
-    floor: NonNegative = 0.0
+    floor: Annotated[NonNegative, Changes("weights")] = 0.0
     """Poly: never below this (BECO's 1e-5 at lr 0.01 is 1e-3)."""
-    update_every: Annotated[int, Field(ge=1)] = 1
+    update_every: Annotated[int, Field(ge=1), Changes("weights")] = 1
     """Poly: steps between refreshes (10 in deeplab-pytorch)."""
-    milestones: tuple[NonNegative, ...] = ()
+    milestones: Annotated[tuple[NonNegative, ...], Changes("weights")] = ()
     """Step: where the rate is multiplied by ``gamma``."""
-    unit: Literal["epochs", "steps"] = "epochs"
-    gamma: Positive = 0.1
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    unit: Annotated[Literal["epochs", "steps"], Changes("weights")] = "epochs"
+    """Step: what ``milestones`` count."""
+    gamma: Annotated[Positive, Changes("weights")] = 0.1
+    warmup_steps: Annotated[int, Field(ge=0), Changes("weights")] = 0
     """Linear warm-up, multiplied onto the rest, from ``warmup_start`` at step 0 to 1 at this step."""
-    warmup_start: Fraction = 0.01
+    warmup_start: Annotated[Fraction, Changes("weights")] = 0.01
 
 
 def lr_at(config: ScheduleConfig, step: int, num_steps: int, steps_per_epoch: int) -> float:

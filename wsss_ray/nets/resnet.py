@@ -1,4 +1,4 @@
-"""ResNet-18/50/101 in torchvision's layout (stride in the 3x3): the trunk of IRN, ESOL and BECO."""
+"""ResNet-18/50/101 in torchvision's layout (stride in the 3x3): the backbone of IRN, ESOL and BECO."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone, BatchNormMode
+from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
 
 Depth = Literal[18, 50, 101]
 Part = Literal["none", "stem", "layer1", "layer2", "layer3", "layer4"]
@@ -28,12 +28,13 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = shortcut(num_in, width, stride)
+        self.downsample = build_shortcut(num_in, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) -> (B, width, h', w')."""
         skip = x if self.downsample is None else self.downsample(x)
-        return (self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())) + skip).relu()
+        branch: Tensor = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (branch + skip).relu()
 
 
 class Bottleneck(nn.Module):
@@ -49,16 +50,17 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * width)
-        self.downsample = shortcut(num_in, 4 * width, stride)
+        self.downsample = build_shortcut(num_in, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) -> (B, 4 width, h', w')."""
         skip = x if self.downsample is None else self.downsample(x)
-        branch = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
-        return (self.bn3(self.conv3(branch)) + skip).relu()
+        middle = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        branch: Tensor = self.bn3(self.conv3(middle))
+        return (branch + skip).relu()
 
 
-def shortcut(num_in: int, num_out: int, stride: int) -> nn.Sequential | None:
+def build_shortcut(num_in: int, num_out: int, stride: int) -> nn.Sequential | None:
     """1x1 convolution and BatchNorm where the shape changes, else None (identity)."""
     if num_in == num_out and stride == 1:
         return None
@@ -66,14 +68,16 @@ def shortcut(num_in: int, num_out: int, stride: int) -> nn.Sequential | None:
 
 
 class ResNet(Backbone):
-    """IRN's stage split: taps ``stem`` (after the max pool), ``low``, ``conv4``, ``conv5``, ``out`` = layer1 to layer4.
+    """ResNet (He et al. 2016) as IRN splits it: taps ``stem`` (after the max pool) and layer1 to layer4.
 
-    Output stride 16 (default) and 8 drop the strides of layer4 (and layer3). ``dilated`` None does as the published
-    nets do: none at 16 (IRN), 1, 1, 2, 4 at 8 (DeepLab, on the 3x3 of every block of the stage). ``freeze_through``
-    names the last part that never learns: IRN's classifier trains layer3 and layer4 only ("layer2": it freezes the
-    stem and detaches there), IRNet nothing ("layer4"). ``batch_norm``: IRN "affine" (default), SSSS "frozen", BECO
-    "train".
+    These four are ``low``, ``conv4``, ``conv5`` and ``out``. Output stride 16 (default) and 8 drop the strides of
+    layer4 (and layer3). ``dilated`` None dilates as the published networks do: not at 16 (IRN), by 1, 1, 2, 4 at 8
+    (DeepLab, on the 3x3 of every block of the stage). ``freeze_through`` names the last part that never learns: IRN's
+    classifier trains layer3 and layer4 only ("layer2": it freezes the stem and detaches there), IRNet nothing
+    ("layer4"). ``batch_norm``: IRN "affine" (default), SSSS "frozen", BECO "train".
     """
+
+    output_strides = (16, 8, 32)
 
     def __init__(
         self,
@@ -84,9 +88,7 @@ class ResNet(Backbone):
         freeze_through: Part = "none",
     ):
         super().__init__()
-        if output_stride not in STRIDES:
-            allowed = ", ".join(map(str, STRIDES))
-            raise UserError(f"resnet{depth} has no output stride {output_stride}; allowed: {allowed}")
+        check_output_stride(f"resnet{depth}", output_stride, self.output_strides)
         if freeze_through not in PARTS:
             raise UserError(
                 f"freeze_through {freeze_through!r} is not a part of resnet{depth}; allowed: {', '.join(PARTS)}"

@@ -1,11 +1,10 @@
-"""Wide ResNet-38 "A1": the pre-activation trunk of PSA, SEAM, EPS, L2G, SMAF, SSSS, WS-FCN and KTSE."""
+"""Wide ResNet-38 "A1": the pre-activation backbone of PSA, SEAM, EPS, L2G, SMAF, SSSS, WS-FCN and KTSE."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone, BatchNormMode
+from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
 
 LEVELS = {"b2": (64, 128, 128, 3), "b3": (128, 256, 256, 3), "b4": (256, 512, 512, 6), "b5": (512, 512, 1024, 3)}
 """Basic-block levels: input, middle and output channels, number of blocks."""
@@ -57,7 +56,9 @@ class Bottleneck(nn.Module):
 
 
 class ResNet38(Backbone):
-    """Output stride 8, 4096 non-negative channels; module names are those of the PSA family's checkpoints.
+    """Wide ResNet-38 "A1" (Wu et al. 2016): output stride 8, 4096 non-negative channels.
+
+    Module names are those of the PSA family's checkpoints.
 
     Taps: ``low`` raw output of b3 (signed; SSSS), ``conv4`` / ``conv5`` the activated maps entering b5 / b6 (PSA,
     L2G), ``out`` = conv6. ``dropout`` is the channel dropout of b6 and b7: (0.3, 0.5) everywhere but in KTSE, which
@@ -65,6 +66,7 @@ class ResNet38(Backbone):
     BatchNorm is frozen altogether, and so are conv1a and b2 unless ``freeze_early`` is off.
     """
 
+    output_strides = (8,)
     channels = {"low": 256, "conv4": 512, "conv5": 1024, "out": 4096}
     strides = {"low": 4, "conv4": 8, "conv5": 8, "out": 8}
 
@@ -76,8 +78,7 @@ class ResNet38(Backbone):
         freeze_early: bool = True,
     ):
         super().__init__()
-        if output_stride != 8:
-            raise UserError(f"resnet38 has no output stride {output_stride}; allowed: 8")
+        check_output_stride("resnet38", output_stride, self.output_strides)
         self.conv1a = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         for level, (num_in, num_mid, num_out, num_blocks) in LEVELS.items():
             dilated = level == "b5"

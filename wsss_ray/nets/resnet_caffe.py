@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone, BatchNormMode
+from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
 from wsss_ray.nets.resnet import DILATIONS, NUM_BLOCKS, STRIDES
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,17 +41,21 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) -> (B, out, h', w')."""
-        return (self.increase(self.conv3x3(self.reduce(x))) + self.shortcut(x)).relu()
+        branch: Tensor = self.increase(self.conv3x3(self.reduce(x)))
+        skip: Tensor = self.shortcut(x)
+        return (branch + skip).relu()
 
 
 class ResNetCaffe(Backbone):
-    """Module names are deeplab-pytorch's (``layer1`` is the stem): its checkpoints load, torchvision's cannot.
+    """ResNet as in DeepLab v2 (Chen et al. 2018), with deeplab-pytorch's module names (``layer1`` is the stem).
 
-    Taps ``stem``, ``low``, ``conv4``, ``conv5``, ``out`` after the stem and each stage. Output stride 8 (default,
-    dilations 1, 1, 2, 4), 16 (1, 1, 1, 2) or 32. Its published weights see BGR in 0..255 minus a mean:
-    ``input_space`` says what is given, "imagenet" (RGB normalised by the ImageNet mean and deviation, converted here)
-    or "caffe" (already in that form). ``batch_norm`` "frozen" as released.
+    Its checkpoints load, torchvision's cannot. Taps ``stem``, ``low``, ``conv4``, ``conv5``, ``out`` after the stem and
+    each stage. Output stride 8 (default, dilations 1, 1, 2, 4), 16 (1, 1, 1, 2) or 32. Its published weights see BGR in
+    0..255 minus a mean: ``input_space`` says what is given, "imagenet" (RGB normalised by the ImageNet mean and
+    deviation, converted here) or "caffe" (already in that form). ``batch_norm`` "frozen" as released.
     """
+
+    output_strides = (8, 16, 32)
 
     def __init__(
         self,
@@ -61,9 +65,7 @@ class ResNetCaffe(Backbone):
         input_space: Literal["imagenet", "caffe"] = "imagenet",
     ):
         super().__init__()
-        if output_stride not in STRIDES:
-            allowed = ", ".join(map(str, STRIDES))
-            raise UserError(f"resnet{depth}_caffe has no output stride {output_stride}; allowed: {allowed}")
+        check_output_stride(f"resnet{depth}_caffe", output_stride, self.output_strides)
         if input_space not in ("imagenet", "caffe"):
             raise UserError(f"input_space {input_space!r} is unknown; allowed: imagenet, caffe")
         self.input_space = input_space
@@ -85,14 +87,14 @@ class ResNetCaffe(Backbone):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> the five taps; 321 gives 41 x 41, 512 and 513 give 65 x 65."""
-        x = to_caffe(images) if self.input_space == "imagenet" else images
+        x = convert_to_caffe(images) if self.input_space == "imagenet" else images
         taps = {}
         for k, tap in enumerate(("stem", "low", "conv4", "conv5", "out")):
             x = taps[tap] = self.get_submodule(f"layer{k + 1}")(x)
         return taps
 
 
-def to_caffe(images: Tensor) -> Tensor:
+def convert_to_caffe(images: Tensor) -> Tensor:
     """(B, 3, H, W) RGB normalised by the ImageNet mean and deviation -> BGR in 0..255 minus Caffe's mean colour."""
     std, mean, caffe = (images.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_STD, IMAGENET_MEAN, CAFFE_MEAN_BGR))
     return (images * std + mean).flip(1) * 255 - caffe

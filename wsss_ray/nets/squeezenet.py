@@ -1,4 +1,4 @@
-"""SqueezeNet 1.0: ImageNet features small enough to fine-tune on two CPU cores (Iandola et al. 2016)."""
+"""SqueezeNet 1.0, small enough to fine-tune on two CPU cores."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.backbone import Backbone, check_output_stride
 
-ALLOWED_STRIDES = (8, 16)
 FIRES = {3: (96, 16, 64), 4: (128, 16, 64), 5: (128, 32, 128), 7: (256, 32, 128), 8: (256, 48, 192)}
 FIRES |= {9: (384, 48, 192), 10: (384, 64, 256), 12: (512, 64, 256)}
 """Index in ``features`` -> input, squeeze and (each) expand channels; 3 is the paper's fire2, 12 its fire9."""
 DEVIATION = {"low": 240.0, "conv4": 190.0, "conv5": 54.0, "out": 45.0}
-"""Standard deviation of the published network's taps over VOC photographs: without BatchNorm its features are large,
-and random heads on them start with logits of 50 and more, where a softmax has no gradient."""
+"""Standard deviation of the published network's taps over VOC photographs."""
 
 
 class Fire(nn.Module):
@@ -33,23 +31,23 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(Backbone):
-    """Taps ``low`` (fire4, stride 4), ``conv4`` (fire6), ``conv5`` (fire8), ``out`` (fire9); names are torchvision's.
+    """SqueezeNet 1.0 (Iandola et al. 2016); module names are torchvision's.
 
-    Output stride 16 as published; 8 gives the last pool stride 1 and dilates fire9 by 2. The published net pads
-    neither its first convolution nor its pools, which shrinks maps and shifts them against the image by some
-    pixels; ``padded`` (default) pads both so that cells line up with the image as in the other backbones.
-    ``freeze_through`` is the number of the last fire that never learns (1 = the first convolution only, 0 =
-    everything learns). ``unit_taps`` divides every tap by its ``DEVIATION``, for heads that expect features of order 1.
+    Taps ``low`` (fire4, stride 4), ``conv4`` (fire6), ``conv5`` (fire8), ``out`` (fire9). Output stride 16 as
+    published; 8 gives the last pool stride 1 and dilates fire9 by 2. The published network pads neither its first
+    convolution nor its pools, which shrinks maps and shifts them against the image by some pixels; ``padded`` (default)
+    pads both so that cells line up with the image as in the other backbones. ``freeze_through`` is the number of the
+    last fire that never learns (1 = the first convolution only, 0 = everything learns). ``unit_taps`` divides every tap
+    by its ``DEVIATION``, for heads that expect features of order 1: there is no BatchNorm, and features are large.
     """
 
+    output_strides = (16, 8)
     channels = {"low": 256, "conv4": 384, "conv5": 512, "out": 512}
     taps_after = {5: "low", 8: "conv4", 10: "conv5", 12: "out"}
 
     def __init__(self, output_stride: int = 16, padded: bool = True, freeze_through: int = 0, unit_taps: bool = False):
         super().__init__()
-        if output_stride not in ALLOWED_STRIDES:
-            allowed = ", ".join(map(str, ALLOWED_STRIDES))
-            raise UserError(f"squeezenet has no output stride {output_stride}; allowed: {allowed}")
+        check_output_stride("squeezenet", output_stride, self.output_strides)
         self.divisors = DEVIATION if unit_taps else dict.fromkeys(DEVIATION, 1.0)
         dense = output_stride == 8
         layers: list[nn.Module] = [nn.Conv2d(3, 96, 7, 2, padding=3 if padded else 0), nn.ReLU()]

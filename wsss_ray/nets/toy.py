@@ -1,35 +1,32 @@
-"""A small convolutional net that learns from scratch in a minute on two CPU cores, for trials and tests."""
+"""A small convolutional network that learns from scratch in a minute on two CPU cores, for trials and tests."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone
-
-ALLOWED_STRIDES = (8, 16)
+from wsss_ray.nets.backbone import Backbone, check_output_stride
 
 
 class Toy(Backbone):
-    """Four stages of two 3x3 convolutions with GroupNorm (so that no batch statistic makes runs differ).
+    """A stem and four stages of 3x3 convolutions with GroupNorm (Wu and He 2018): no batch statistic makes runs differ.
 
     Taps ``low`` (stride 4), ``conv4``, ``conv5`` and ``out``, all non-negative; ``width`` is the channels of ``low``.
     """
 
+    output_strides = (8, 16)
+
     def __init__(self, output_stride: int = 8, width: int = 64):
         super().__init__()
-        if output_stride not in ALLOWED_STRIDES:
-            raise UserError(
-                f"toy has no output stride {output_stride}; allowed: {', '.join(map(str, ALLOWED_STRIDES))}"
-            )
+        check_output_stride("toy", output_stride, self.output_strides)
         if width < 8 or width % 8:
             raise UserError(f"toy needs a width that is a positive multiple of 8, not {width}")
         step = output_stride // 8
-        self.stem = stage(3, width // 2, 2, 1, num_convs=1)
-        self.stage1 = stage(width // 2, width, 2, 1, num_convs=1)
-        self.stage2 = stage(width, 2 * width, 2, 1)
-        self.stage3 = stage(2 * width, 2 * width, step, 2 // step)
-        self.stage4 = stage(2 * width, 4 * width, 1, 2 // step, num_convs=1)
+        self.stem = build_stage(3, width // 2, 2, 1, num_convs=1)
+        self.stage1 = build_stage(width // 2, width, 2, 1, num_convs=1)
+        self.stage2 = build_stage(width, 2 * width, 2, 1)
+        self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step)
+        self.stage4 = build_stage(2 * width, 4 * width, 1, 2 // step, num_convs=1)
         self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 4 * width}
         self.strides = {"low": 4, "conv4": 8, "conv5": output_stride, "out": output_stride}
 
@@ -41,7 +38,7 @@ class Toy(Backbone):
         return {"low": low, "conv4": conv4, "conv5": conv5, "out": self.stage4(conv5)}
 
 
-def stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2) -> nn.Sequential:
+def build_stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2) -> nn.Sequential:
     """``num_convs`` times conv 3x3, GroupNorm, ReLU; the first conv carries the stride."""
     layers: list[nn.Module] = []
     for k in range(num_convs):

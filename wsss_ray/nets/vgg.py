@@ -1,11 +1,11 @@
-"""VGG-16 as DeepLab's trunk (LargeFOV, DeepLab-v2 VGG); convolutions keep torchvision's names and indices."""
+"""VGG-16 as in DeepLab (LargeFOV, DeepLab-v2 VGG); convolutions keep torchvision's names and indices."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.backbone import Backbone, check_output_stride
 
 LEVELS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and number of convolutions between two pools."""
@@ -13,23 +13,22 @@ POOL_STRIDES = {8: (2, 2, 2, 1, 1), 16: (2, 2, 2, 2, 1)}
 
 
 class VGG16(Backbone):
-    """Thirteen 3x3 convolutions with bias, five 3x3 pools; at output stride 8 the last level is dilated by 2.
+    """VGG-16 (Simonyan and Zisserman 2015): thirteen 3x3 convolutions with bias, five 3x3 pools.
 
-    Taps ``low`` (pool2), ``conv4`` (pool4), ``conv5`` (last convolution, before pool5), ``out`` (pool5). Caffe's
-    original rounds pool sizes up and averages 3x3 after pool5 (``ceil_pool``, ``avg_pool`` both on); the trunk of
-    L2G's released DeepLab rounds down and has no average (both off, the default). The first ``num_frozen_convs``
-    never learn.
+    At output stride 8 the last level is dilated by 2. Taps ``low`` (pool2), ``conv4`` (pool4), ``conv5`` (last
+    convolution, before pool5), ``out`` (pool5). Caffe's original rounds pool sizes up and averages 3x3 after pool5
+    (``ceil_pool``, ``avg_pool`` both on); that of L2G's released DeepLab rounds down and has no average (both off, the
+    default). The first ``num_frozen_convs`` never learn.
     """
 
+    output_strides = tuple(POOL_STRIDES)
     channels = {"low": 128, "conv4": 512, "conv5": 512, "out": 512}
 
     def __init__(
         self, output_stride: int = 8, ceil_pool: bool = False, avg_pool: bool = False, num_frozen_convs: int = 0
     ):
         super().__init__()
-        if output_stride not in POOL_STRIDES:
-            allowed = ", ".join(map(str, POOL_STRIDES))
-            raise UserError(f"vgg16 has no output stride {output_stride}; allowed: {allowed}")
+        check_output_stride("vgg16", output_stride, self.output_strides)
         layers: list[nn.Module] = []
         num_in, self.taps_after = 3, {}
         for level, (width, num_convs) in enumerate(LEVELS):

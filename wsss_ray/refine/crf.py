@@ -1,4 +1,4 @@
-"""Fully connected CRF (Kraehenbuehl and Koltun 2011) with the settings of the field's papers, and its refiner."""
+"""The dense CRF (Kraehenbuehl and Koltun 2011) with the settings of the field's papers, and its refiner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ CAFFE_MEAN = (104.008, 116.669, 122.675)
 
 
 class CRFConfig(Config):
-    """Potts CRF with a spatial and a colour kernel; a name of ``PRESETS`` may stand for all of it."""
+    """Potts CRF with a spatial and a colour kernel; a name of ``PRESETS`` may stand for all of it.
+
+    Kraehenbuehl and Koltun 2011, Eq. 3.
+    """
 
     gaussian_xy: Annotated[PositiveFloat, Changes("masks")] = 3.0
     gaussian_weight: Annotated[NonNegativeFloat, Changes("masks")] = 3.0
@@ -82,19 +85,21 @@ PRESETS: dict[str, CRFConfig] = {
 """Gaussian (sxy, weight), bilateral (sxy, srgb, weight) of the released code of each; ten iterations unless said.
 
 ``irn`` and ``smaf`` take label unaries, SMAF over every class of the data set
-(``CRFRefinerConfig.num_labels``). ``eps`` is what its code carries, ``eps_paper`` what its README says of the CRF row in the paper. ``*_wrapped`` is what the
-released scripts feed, the plain ones what they meant to. ``largefov_wlh`` is DeepLab-V1-PyTorch's.
+(``CRFRefinerConfig.num_labels``). ``eps`` is what its code carries, ``eps_paper`` what its README says of the CRF row
+in the paper. ``*_wrapped`` is what the released scripts feed, the plain ones what they meant to. ``largefov_wlh`` is
+DeepLab-V1-PyTorch's.
 """
 
 
 def _load_library() -> ModuleType:
-    """pydensecrf's two-dimensional CRF; UserError where it is not installed."""
+    """Import pydensecrf's two-dimensional CRF; UserError where it is not installed."""
     try:
-        import pydensecrf.densecrf as library
+        import pydensecrf.densecrf as densecrf
     except ImportError as error:
         raise UserError(
             "the dense CRF needs pydensecrf: pip install pydensecrf2 (or choose another refiner)"
         ) from error
+    library: ModuleType = densecrf
     return library
 
 
@@ -114,7 +119,8 @@ def make_guide(image: np.ndarray, config: CRFConfig) -> np.ndarray:
 
 def compute_score_energy(scores: np.ndarray, clip: float = 1e-5) -> np.ndarray:
     """(n, H, W) scores -> float32 energies -ln of the scores clipped to [clip, 1]."""
-    return -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
+    energy: np.ndarray = -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
+    return energy
 
 
 def compute_label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> np.ndarray:
@@ -129,7 +135,8 @@ def compute_label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0
 def infer_marginals(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
     """Mean-field marginals: (H, W, 3) uint8 RGB and (n, H, W) float32 energies -> (n, H, W) float32 summing to 1.
 
-    Raises UserError where the sizes differ. A single label needs no inference. Holds Python's lock: use processes.
+    Algorithm 1 of Kraehenbuehl and Koltun. Raises UserError where the sizes differ. A single label needs no inference.
+    Holds Python's lock: use processes.
     """
     num_labels, height, width = energy.shape
     if image.shape[:2] != (height, width):
@@ -175,7 +182,10 @@ def smooth_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config
 
 
 class CRFRefinerConfig(RefinerConfig):
-    """Maps smoothed by a dense CRF: on scores with a background rule (PSA, SEAM), or on the seed's labels (SMAF)."""
+    """Maps smoothed by the dense CRF (Kraehenbuehl and Koltun 2011).
+
+    Its unaries are scores with a background rule (PSA, SEAM), or the seed's labels (SMAF).
+    """
 
     name: Annotated[Literal["crf"], Changes("masks")] = "crf"
     unary: Annotated[Literal["scores", "labels"], Changes("masks")] = "scores"

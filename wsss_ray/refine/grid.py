@@ -73,7 +73,7 @@ def vote_mask(mask: Tensor, inside: Tensor, stride: int) -> Tensor:
     rows, columns = compute_grid((height, width), stride)
     pad = (0, columns * stride - width, 0, rows * stride - height)
     labels, counts = (
-        F.pad(part, pad).unflatten(2, (columns, stride)).unflatten(1, (rows, stride)).transpose(2, 3).flatten(3)
+        F.pad(part, pad).reshape(-1, rows, stride, columns, stride).transpose(2, 3).flatten(3)
         for part in (mask, inside[:, 0].to(torch.int32))
     )
     votes = torch.zeros(*labels.shape[:3], IGNORE + 1, dtype=torch.int32, device=mask.device)

@@ -1,8 +1,8 @@
-"""IRNet: class boundaries learnt from pairs of confident pixels, and the walk they stop (IRN, Ahn et al. 2019)."""
+"""IRNet learns class boundaries from pairs of confident pixels; they stop a random walk (IRN, Ahn et al. 2019)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -42,11 +42,11 @@ STRIDE = 4
 """Boundaries, labels and scores live on the image's grid divided by this."""
 
 GRID_NOTE = "seeds and labels of IRNet are of the maps' stride 4 grid, where released IRN fuses them at full size again"
-"""What a run with one set of maps differs in: the walk needs them on that grid, which is what such a run stores."""
+"""What a run with one set of maps differs in: the random walk needs them on that grid, which such a run stores."""
 
 
 class EdgeBranch(nn.Module):
-    """Every tap to 32 channels on the stride-4 grid, then one 1x1 convolution over all of them (released IRN)."""
+    """Every tap to 32 channels on the stride-4 grid, then one 1x1 convolution (released ``net/resnet50_irn.py``)."""
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class EdgeBranch(nn.Module):
 
 
 class DisplacementBranch(nn.Module):
-    """The vector from each cell to the centroid of its instance (released IRN).
+    """The vector from each cell to the centroid of its instance (IRN Sec. 4.2, released ``net/resnet50_irn.py``).
 
     Taps coarser than stride 4 meet at stride 8 with 256 channels each; the finer ones keep 64 (the first) or 128.
     """
@@ -81,11 +81,9 @@ class DisplacementBranch(nn.Module):
         self.coarse = _make_reduction(256 * num_coarse, 256, 16) if num_coarse else None
         num_fused = sum(width for width in widths if width != 256) + (256 if num_coarse else 0)
         self.fuse = nn.Sequential(*_make_reduction(num_fused, 256, 16), nn.ReLU(), nn.Conv2d(256, 2, 1, bias=False))
-        self.register_buffer("mean", torch.zeros(2))
-        self.mean: Tensor
 
     def forward(self, taps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """Taps -> (B, 2, h, w) displacement (y, x) in cells, before the mean is taken off."""
+        """Taps -> (B, 2, h, w) displacement (y, x) in cells."""
         half = (-(-grid[0] // 2), -(-grid[1] // 2))
         fine, coarse = [], []
         for tap, stride, reduce in zip(taps, self.strides, self.reduce, strict=True):
@@ -107,8 +105,10 @@ def _make_reduction(num_in: int, num_out: int, num_groups: int) -> nn.Sequential
 class IRNet(nn.Module):
     """Boundary branch, and on request a displacement branch, on the detached taps of a frozen backbone in eval mode.
 
-    ``taps`` None takes all of the backbone's, in its order. ``canvas`` pads test images with the mean colour, right
-    and below, to at least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
+    The displacement branch is trained and stored for instance segmentation, which this project does not do.
+
+    All of the backbone's taps, in its order. ``canvas`` pads test images with the mean colour, right and below, to at
+    least that many pixels a side: released IRN pads to 512 and cuts what is larger; None pads nothing.
     ``normalize`` is how ``refine`` makes its input; set it where training did not use ImageNet's.
     """
 
@@ -121,12 +121,11 @@ class IRNet(nn.Module):
         radius: int = 10,
         displacement: bool = False,
         canvas: int | None = None,
-        taps: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.num_classes, self.radius, self.canvas = num_classes, radius, canvas
-        self.taps = list(taps if taps is not None else backbone.channels)
+        self.taps = list(backbone.channels)
         channels, strides = describe_taps(backbone, self.taps)
         # The boundary branch first: the same seed then gives it the same weights with and without displacement.
         self.edge = EdgeBranch(channels, strides)
@@ -148,25 +147,11 @@ class IRNet(nn.Module):
 
     def edge_logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, h, w) boundary logits."""
-        return self.edge(*self.features(images))[:, 0]
-
-    def displacements(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 2, h, w) displacement (y, x) in cells, less the mean in eval mode."""
-        if self.displacement is None:
-            raise UserError("this IRNet has no displacement branch: build it with displacement=True")
-        raw: Tensor = self.displacement(*self.features(images))
-        return raw if self.training else raw - self.displacement.mean[:, None, None]
-
-    @torch.no_grad()
-    def set_mean_displacement(self, images: Iterable[Tensor]) -> None:
-        """Take the mean displacement over (B, 3, H, W) training images, each batch counted once, as the zero."""
-        if self.displacement is None:
-            raise UserError("this IRNet has no displacement branch: build it with displacement=True")
-        means = [self.displacement(*self.features(batch)).mean(dim=(0, 2, 3)) for batch in images]
-        self.displacement.mean.copy_(torch.stack(means).mean(dim=0))
+        logits: Tensor = self.edge(*self.features(images))
+        return logits[:, 0]
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """(L_pos + L_neg) / 2 in three parts, and with the displacement branch (L_dfg + L_dbg) / 2 in two (IRN)."""
+        """(L_pos + L_neg) / 2 in three parts, and the displacement branch's in two more (IRN Sec. 4.4)."""
         if batch.mask is None:
             raise UserError("IRNet trains on pseudo masks: give its batches a mask")
         taps, grid = self.features(batch.image)
@@ -178,7 +163,7 @@ class IRNet(nn.Module):
         return parts
 
     def param_groups(self) -> list[ParamGroup]:
-        """Boundary branch at the recipe's rate, displacement branch at ten times that (released IRN)."""
+        """Boundary branch at the recipe's rate, displacement branch at ten times that (released ``train_irn``)."""
         groups = [ParamGroup("edge", list(self.edge.parameters()))]
         if self.displacement is not None:
             groups.append(ParamGroup("displacement", list(self.displacement.parameters()), lr_multiplier=10.0))
@@ -186,7 +171,10 @@ class IRNet(nn.Module):
 
     @torch.no_grad()
     def edges(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of image and flip, then the sigmoid."""
+        """(B, 3, H, W) -> (B, h, w) boundary probability: the mean logit of image and flip, then the sigmoid.
+
+        Released IRN, ``EdgeDisplacement``.
+        """
         height, width = images.shape[2:]
         rows, columns = compute_grid((height, width), STRIDE)
         side = self.canvas or 0
@@ -197,7 +185,7 @@ class IRNet(nn.Module):
 
 
 def compute_displacement_losses(displacement: Tensor, labels: PairLabels, radius: int) -> dict[str, Tensor]:
-    """(B, 2, h, w) -> half of L_dfg (pairs should differ by their offset) and half of L_dbg (by nothing) (IRN)."""
+    """(B, 2, h, w) -> half of L_dfg, pairs should differ by their offset, and of L_dbg, by nothing (IRN Sec. 4.2)."""
     offsets = list_path_offsets(radius)
     source, target = take_pairs(displacement, radius, offsets)
     difference = source - target
@@ -213,7 +201,10 @@ def compute_displacement_losses(displacement: Tensor, labels: PairLabels, radius
 
 
 class IRNConfig(RefinerConfig):
-    """IRN: maps walk over the image, stopped by IRNet's boundaries (released IRN, ``make_sem_seg_labels``)."""
+    """IRN: a random walk spreads the maps, IRNet's boundaries stop it (Ahn, Cho and Kwak 2019).
+
+    Sec. 5.2, as released in ``step/make_sem_seg_labels.py``.
+    """
 
     name: Annotated[Literal["irn"], Changes("weights")] = "irn"
     trainable: ClassVar[bool] = True
@@ -231,9 +222,9 @@ class IRNConfig(RefinerConfig):
     radius: Annotated[PositiveInt, Changes("masks")] = 5
     beta: Annotated[PositiveFloat, Changes("masks")] = 10.0
     exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
-    """The walk takes 2^exp_times steps."""
+    """The random walk takes 2^exp_times steps."""
     background: Annotated[PositiveFloat, Changes("masks")] = 0.25
-    """Background score, beside the walked maps divided by their largest value of all classes."""
+    """Background score, beside the spread maps divided by their largest value of all classes."""
     keep: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 1.0
     """Share of each predicted class's pixels that stay, widest lead first; the others become 255 (KTSE: 0.5)."""
 
@@ -248,25 +239,25 @@ class IRNConfig(RefinerConfig):
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained IRNet is."""
         if not isinstance(network, IRNet):
-            raise UserError("refiner 'irn' needs its trained IRNet: run the stage that trains it first")
+            raise UserError("refiner 'irn' needs its trained IRNet: run the step that trains it first")
         if len(maps.classes) == 0:
             return np.zeros(image.shape[:2], np.uint8)
-        planes = self.scores(image, maps, network)
+        planes = self.compute_scores(image, maps, network)
         mask = make_mask(planes.argmax(dim=0).cpu().numpy(), maps.classes)
         if self.keep < 1:
             mask[~select_confident(planes, self.keep).cpu().numpy()] = IGNORE
         return mask
 
     @torch.inference_mode()
-    def scores(self, image: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
-        """(P + 1, H, W): the background constant, then the walked maps of the present classes in [0, 1]."""
+    def compute_scores(self, image: np.ndarray, maps: ClassMaps, network: IRNet) -> Tensor:
+        """(P + 1, H, W): the background constant, then the spread maps of the present classes in [0, 1]."""
         height, width = image.shape[:2]
         edge = network.edges(make_network_input(image, network, network.normalize))[0]
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]
-        walked = spread_within_edges(evidence, edge, self.radius, self.beta, self.exp_times)
-        large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+        spread = spread_within_edges(evidence, edge, self.radius, self.beta, self.exp_times)
+        large = F.interpolate(spread[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         large = large[0, :, :height, :width]
         return F.pad(large / large.max().clamp(min=1e-30), (0, 0, 0, 0, 1, 0), value=self.background)
 
@@ -274,7 +265,7 @@ class IRNConfig(RefinerConfig):
 def select_confident(planes: Tensor, share: float) -> Tensor:
     """(K', H, W) scores -> (H, W) bool: of each predicted plane's n pixels the floor(share n) with the widest lead.
 
-    KTSE's confidence mask for BECO (released ``gen_mask``): its loss weights; equal leads go by position.
+    KTSE's confidence mask for BECO (released KTSE, ``gen_mask``): its loss weights; equal leads go by position.
     """
     best, names = planes.topk(2, dim=0)
     lead, winner = (best[0] - best[1]).flatten(), names[0].flatten()

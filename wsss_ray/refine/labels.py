@@ -44,7 +44,11 @@ def _read(value: object) -> object:
     """A mapping with the ``name`` of a refiner -> its settings; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
-    name = value.get("name")
+    if "name" not in value:
+        raise ValueError(
+            f"give the 'name' of a refiner that trains no network, such as {next(iter(WITHOUT_NETWORK))!r}"
+        )
+    name = value["name"]
     # Other packages are loaded only for a name of theirs: a broken one is reported once, by REFINERS.
     if name in WITHOUT_NETWORK:
         return WITHOUT_NETWORK[name].model_validate(dict(value))

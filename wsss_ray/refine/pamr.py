@@ -1,4 +1,4 @@
-"""Pixel-adaptive refinement: PAMR (Araslanov and Roth 2020) and PAR (Ru 2022, used by KTSE), and their refiners."""
+"""Pixel-adaptive refinement: PAMR (Araslanov and Roth 2020) and PAR (Ru et al. 2022), and their refiners."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def _compute_similarity(image: Tensor, around: Sequence[tuple[int, int]], width:
 def compute_pamr_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
     """(B, 3, H, W) -> (B, 8 len(dilations), H, W) summing to 1 over neighbours; the pixel itself is none of them.
 
+    SSSS (Araslanov and Roth 2020), Sec. 3.3.
     The width is 0.1 standard deviations over the neighbours and, once per dilation, the pixel itself, not its square as
     the paper writes (released 1-stage-wseg, pamr.py). Unchanged by a channel's brightness and contrast.
     """
@@ -71,14 +72,15 @@ def compute_pamr_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) ->
 
 
 def compute_position_weights(dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """(8 len(dilations),) float64 summing to 1: PAR's share of near neighbours, whatever the image."""
+    """(8 len(dilations),) float64 summing to 1: the share of near neighbours, whatever the image (AFA, ``PAR.py``)."""
     distance = torch.tensor([math.hypot(dy, dx) for dy, dx in list_neighbours(dilations)], dtype=torch.float64)
     return (-(distance / (PAR_WIDTH * (distance.std() + EPSILON))).square()).softmax(dim=0)
 
 
 def compute_par_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> Tensor:
-    """(B, 3, H, W) -> (B, 8 len(dilations), H, W) summing to 1.01 over neighbours (released AFA, PAR.py).
+    """(B, 3, H, W) -> (B, 8 len(dilations), H, W) summing to 1.01 over neighbours.
 
+    AFA (Ru et al. 2022), Sec. 3.4, as released in ``wetr/PAR.py``.
     A softmax of the squared colour distance in units of 0.3 standard deviations over the neighbours, plus 0.01 times a
     share by position.
     """
@@ -91,6 +93,7 @@ def compute_par_weights(image: Tensor, dilations: Sequence[int] = DILATIONS) -> 
 def diffuse_masks(masks: Tensor, weights: Tensor, num_iterations: int, dilations: Sequence[int]) -> Tensor:
     """Replace (B, K, H, W) masks by the weighted sum of their neighbours, ``num_iterations`` times.
 
+    SSSS Sec. 3.3 and AFA Sec. 3.4.
     No neighbour stack is made: beside the weights it takes three times the memory of the masks.
     """
     around = list_neighbours(dilations)
@@ -112,7 +115,7 @@ def _refine_masks(
     if image.shape[0] != masks.shape[0]:
         raise UserError(f"{image.shape[0]} images but masks of {masks.shape[0]}: give one image per mask stack")
     size = image.shape[-2:]
-    # Ten rounds of half precision would not keep a sum; planes that lie pixel by pixel take four times as long.
+    # Ten rounds of half precision would not keep a sum; planes that lie pixel by pixel take much longer.
     image, masks = image.contiguous(), masks.to(torch.promote_types(masks.dtype, torch.float32)).contiguous()
     if masks.shape[-2:] != size:
         masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=True)
@@ -120,7 +123,7 @@ def _refine_masks(
     step = max(WEIGHTS_LIMIT // bytes_each, 1)
     parts = [
         diffuse_masks(mask, make_weights(guide, dilations).to(mask.dtype), num_iterations, dilations)
-        for guide, mask in zip(image.split(step), masks.split(step), strict=True)
+        for guide, mask in zip(torch.split(image, step), torch.split(masks, step), strict=True)
     ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -184,14 +187,17 @@ class _PixelAdaptiveConfig(RefinerConfig):
 
 
 class PAMRConfig(_PixelAdaptiveConfig):
-    """PAMR on class maps."""
+    """PAMR on class maps (Araslanov and Roth 2020, Sec. 3.3)."""
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(refine_with_pamr)
     name: Annotated[Literal["pamr"], Changes("masks")] = "pamr"
 
 
 class PARConfig(_PixelAdaptiveConfig):
-    """PAR on class maps; with ``softmax`` and a threshold of 0.3 or 0.15, KTSE's two label maps."""
+    """PAR on class maps (AFA, Ru et al. 2022).
+
+    With ``softmax`` and a threshold of 0.3 or 0.15, KTSE's two label maps.
+    """
 
     run: ClassVar[Callable[..., Tensor]] = staticmethod(refine_with_par)
     name: Annotated[Literal["par"], Changes("masks")] = "par"

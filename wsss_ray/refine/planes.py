@@ -15,14 +15,15 @@ def add_constant_background(maps: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def add_power_background(maps: np.ndarray, alpha: float) -> np.ndarray:
-    """(P, H, W) in [0, 1] -> (1 + P, H, W): (1 - max over classes)^alpha in front of the maps (PSA Sec. 3.2)."""
+    """(P, H, W) in [0, 1] -> (1 + P, H, W): (1 - max over classes)^alpha in front of the maps (PSA Sec. 3.1, Eq. 2)."""
     top = maps.max(axis=0, keepdims=True, initial=0)
     return np.concatenate([np.power(1 - top, alpha).astype(maps.dtype), maps])
 
 
 def pick_winners(planes: np.ndarray) -> np.ndarray:
     """(n, H, W) -> (H, W) int64: index of the largest plane; ties go to the first one, that is to the background."""
-    return planes.argmax(axis=0)
+    index: np.ndarray = planes.argmax(axis=0)
+    return index
 
 
 def list_mask_values(classes: np.ndarray) -> np.ndarray:
@@ -40,4 +41,5 @@ def list_mask_values(classes: np.ndarray) -> np.ndarray:
 
 def make_mask(index: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """(H, W) plane numbers (0 background, k + 1 the k-th present class) -> (H, W) uint8 mask."""
-    return list_mask_values(classes)[index]
+    mask: np.ndarray = list_mask_values(classes)[index]
+    return mask

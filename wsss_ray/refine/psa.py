@@ -1,4 +1,4 @@
-"""AffinityNet: features whose distance says whether two cells share a class, and a walk over them (PSA, 2018)."""
+"""AffinityNet: features whose distance says whether two cells share a class, and a random walk over them (PSA)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ STRIDE = 8
 """Features, labels and scores live on the image's grid divided by this."""
 WIDTHS = (64, 128, 256)
 LABELS_NOTE = "labels of AffinityNet are voted by each cell's pixels, where released PSA averages their scores first"
-"""What masks of ours differ in: 9 and 2 of 196 cells of the two released crops that tests compare with."""
+"""What labels of ours differ in; a study's row says it."""
 
 
 class AffinityNet(nn.Module):
-    """Three taps of a backbone, 1x1 to 64, 128 and 256 channels with ELU, mixed by one more 1x1 (PSA section 3.2).
+    """Three taps of a backbone, 1x1 to 64, 128 and 256 channels with ELU, mixed by one more 1x1.
+
+    PSA Sec. 3.2, as released in ``network/resnet38_aff.py``.
 
     ``taps`` from shallow to deep; on ResNet-38 the default ones are released PSA's. The backbone learns too, as far as
     it is not frozen. ``padding``: released PSA pads training crops before normalising, so that the canvas is
@@ -89,7 +91,7 @@ class AffinityNet(nn.Module):
         return self.head([taps[name] for name in self.taps], compute_grid(images.shape[2:], STRIDE))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """bg / 4 + fg / 4 + neg / 2 over pairs within the radius (PSA section 3.2)."""
+        """Background / 4 + foreground / 4 + different / 2 over pairs within the radius (PSA Sec. 3.2.2)."""
         if batch.mask is None:
             raise UserError("AffinityNet trains on pseudo masks: give its batches a mask")
         images = batch.image
@@ -101,12 +103,18 @@ class AffinityNet(nn.Module):
         return compute_affinity_losses(found, label_pairs(labels, self.radius, list_search_offsets(self.radius)))
 
     def param_groups(self) -> list[ParamGroup]:
-        """Rates 1, 2, 10, 20 for weights, biases, new weights, new biases; biases are not decayed (released PSA)."""
+        """Rates 1, 2, 10, 20 for weights, biases, new weights, new biases; biases are not decayed.
+
+        Released PSA, ``train_aff.py``.
+        """
         return standard_groups(self)
 
 
 def compute_affinities(features: Tensor, radius: int) -> Tensor:
-    """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|), pairs in ``list_search_offsets`` order (PSA)."""
+    """(B, c, h, w) -> (B, pairs, h', w') in (0, 1]: exp(-mean |f_i - f_j|) of every pair (PSA Sec. 3.2, Eq. 3).
+
+    Pairs in ``list_search_offsets`` order. The released network takes the mean over channels, not the sum.
+    """
     rows, columns = view_windows(features, radius).shape[-2:]
     left = radius - 1
     source = features[:, :, :rows, left : left + columns]
@@ -133,7 +141,10 @@ def link_cells(features: Tensor, radius: int) -> Tensor:
 
 
 class PSAConfig(RefinerConfig):
-    """PSA: maps and a background (1 - max)^alpha walk over AffinityNet's affinities (released ``infer_aff``)."""
+    """PSA: a random walk over AffinityNet's affinities spreads maps and background (Ahn and Kwak 2018).
+
+    Sec. 3.3, with the background (1 - max)^alpha of Eq. 2, as released in ``infer_aff.py``.
+    """
 
     name: Annotated[Literal["psa"], Changes("weights")] = "psa"
     trainable: ClassVar[bool] = True
@@ -143,11 +154,11 @@ class PSAConfig(RefinerConfig):
     """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
     padding: Annotated[Literal["black", "mean"], Changes("weights")] = "black"
     radius: Annotated[PositiveInt, Changes("weights")] = 5
-    """Pairs of stride-8 cells closer than this, in training and in the walk."""
+    """Pairs of stride-8 cells closer than this, in training and in the random walk."""
     alpha: Annotated[PositiveFloat, Changes("masks")] = 16.0
     beta: Annotated[PositiveFloat, Changes("masks")] = 8.0
     exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
-    """The walk takes 2^exp_times steps."""
+    """The random walk takes 2^exp_times steps."""
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""
@@ -160,7 +171,7 @@ class PSAConfig(RefinerConfig):
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained AffinityNet is."""
         if not isinstance(network, AffinityNet):
-            raise UserError("refiner 'psa' needs its trained AffinityNet: run the stage that trains it first")
+            raise UserError("refiner 'psa' needs its trained AffinityNet: run the step that trains it first")
         height, width = image.shape[:2]
         if len(maps.classes) == 0:
             return np.zeros((height, width), np.uint8)
@@ -170,14 +181,14 @@ class PSAConfig(RefinerConfig):
             network.eval()
             features = network.features(F.pad(make_network_input(image, network, network.normalize), pad))[0].float()
             planes = torch.from_numpy(add_power_background(maps.full(), self.alpha))
-            walked = self.walk(planes.to(features.device), features)
-            large = F.interpolate(walked[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
+            spread = self.spread_planes(planes.to(features.device), features)
+            large = F.interpolate(spread[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
             return make_mask(large[0, :, :height, :width].argmax(dim=0).cpu().numpy(), maps.classes)
 
-    def walk(self, planes: Tensor, features: Tensor) -> Tensor:
-        """(K', H, W) scores and (c, h, w) features of the image padded to whole cells -> (K', h, w) walked scores.
+    def spread_planes(self, planes: Tensor, features: Tensor) -> Tensor:
+        """(K', H, W) scores and (c, h, w) features of the image padded to whole cells -> (K', h, w) spread scores.
 
-        Cells average their pixels; those beyond the image count as 0 in every plane (released PSA).
+        Cells average their pixels; those beyond the image count as 0 in every plane (released ``infer_aff``).
         """
         _, height, width = planes.shape
         rows, columns = features.shape[1:]

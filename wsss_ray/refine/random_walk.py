@@ -14,18 +14,24 @@ from wsss_ray.refine.pairs import Offset, find_path_maximum, list_path_offsets
 CUT = 1e-10
 """Weight of the Chebyshev terms that are left out."""
 DTYPE = torch.float64
-"""In float32 the rounding of hundreds of steps moves scores by up to 8e-4; here this costs a third more time."""
+"""In float32 the rounding of hundreds of steps moves scores."""
 
 
 def spread_within_edges(scores: Tensor, edge: Tensor, radius: int = 5, beta: float = 10, exp_times: int = 8) -> Tensor:
-    """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after the walk (IRN)."""
+    """(P, h, w) scores >= 0 and (h, w) edges in [0, 1] -> (P, h, w): scores x (1 - edge) after the random walk.
+
+    IRN Sec. 5.2: edges close the paths between cells, and the scores on an edge do not start.
+    """
     return spread_scores(
         scores * (1 - edge), link_within_edges(edge, radius), list_path_offsets(radius), beta, exp_times
     )
 
 
 def link_within_edges(edge: Tensor, radius: int) -> Tensor:
-    """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``list_path_offsets``; 0 beyond the border."""
+    """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``list_path_offsets``; 0 beyond the border.
+
+    1 - the largest edge on the path between both cells (IRN Sec. 4.3).
+    """
     margin = radius - 1
     closed = F.pad(edge, (margin, margin, 0, margin), value=1.0)
     return 1 - find_path_maximum(closed[None], radius)[0]
@@ -34,15 +40,15 @@ def link_within_edges(edge: Tensor, radius: int) -> Tensor:
 def spread_scores(scores: Tensor, links: Tensor, offsets: Sequence[Offset], beta: float, exp_times: int) -> Tensor:
     """Scores times the column-normalised transition matrix to the power 2^exp_times, without ever making that matrix.
 
+    PSA Sec. 3.3 and IRN Sec. 5.2.
+
     ``scores`` (P, h, w) >= 0; ``links`` (pairs, h, w): affinity in [0, 1] of the cells at (y, x) and (y, x) + offset, 0
     where that lies outside. The matrix is the identity plus the links both ways, each to the power ``beta``, columns
     divided by their sums: 2 pairs + 1 bands. It is similar to a symmetric matrix, so its n-th power is a sum of
     Chebyshev polynomials with binomial coefficients: n = 256 takes 102 products with the bands, exact to 1e-10
     (Sachdeva and Vishnoi 2014, "Faster algorithms via approximation theory").
 
-    Works in float64. Memory at the peak: about (3 pairs + 6 P) h (w + radius) numbers; measured at radius 5 on the
-    160 x 160 grid of a 640 x 640 image, 27 MB for 3 scores and 118 MB for 81 (the dense matrix: 2.6 GB). Time
-    is linear in P h w.
+    Works in float64. Memory at the peak: about (3 pairs + 6 P) h (w + radius) numbers. Time is linear in P h w.
     """
     bands = _Bands(links, offsets, beta)
     return bands.crop(_apply_power(bands, bands.pad(scores), 2**exp_times))
@@ -76,7 +82,7 @@ class _Bands:
         return inner.reshape(-1, self.height, self.stride)[..., : self.width].float()
 
     def add_step(self, into: Tensor, values: Tensor, scale: float) -> None:
-        """into += scale * values T, both padded flat."""
+        """Add scale * values T to ``into``, both padded flat."""
         start, stop = self.margin, self.margin + self.size
         out = into[:, start:stop]
         out.addcmul_(self.centre, values[:, start:stop], value=scale)
@@ -86,7 +92,7 @@ class _Bands:
 
 
 def _apply_power(bands: _Bands, values: Tensor, num_steps: int) -> Tensor:
-    """values T^num_steps by the three-term recurrence T_{k+1} = 2 T T_k - T_{k-1}."""
+    """Return values T^num_steps by the three-term recurrence T_{k+1} = 2 T T_k - T_{k-1}."""
     coefficients = expand_power(num_steps)
     before, now = values, torch.zeros_like(values)
     bands.add_step(now, before, 1.0)

@@ -16,7 +16,7 @@ from wsss_ray.refine.planes import add_constant_background, add_power_background
 
 
 class ThresholdSeedsConfig(RefinerConfig):
-    """The seed of nearly every paper: the strongest class map where it beats a background constant."""
+    """The strongest class map where it beats a background constant: the seed of nearly every paper since CAM (2016)."""
 
     name: Annotated[Literal["seeds"], Changes("masks")] = "seeds"
     threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
@@ -30,7 +30,7 @@ class ThresholdSeedsConfig(RefinerConfig):
 
 
 class PowerSeedsConfig(RefinerConfig):
-    """The strongest class map where it beats (1 - max)^alpha (PSA Sec. 3.2)."""
+    """The strongest class map where it beats (1 - max)^alpha (PSA, Ahn and Kwak 2018, Sec. 3.1, Eq. 2)."""
 
     name: Annotated[Literal["power"], Changes("masks")] = "power"
     alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
@@ -43,7 +43,10 @@ class PowerSeedsConfig(RefinerConfig):
 
 
 class ConfidentSeedsConfig(RefinerConfig):
-    """Classes above a high background constant, background below a low one, each after a CRF; else 255 (IRN 4.1)."""
+    """Classes above a high background constant, background below a low one, each after a CRF; else 255.
+
+    IRN (Ahn, Cho and Kwak 2019), Sec. 4.1, as released in ``step/cam_to_ir_label.py``.
+    """
 
     name: Annotated[Literal["confident"], Changes("masks")] = "confident"
     foreground: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.30
@@ -63,23 +66,29 @@ class ConfidentSeedsConfig(RefinerConfig):
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
-        sure, likely = (self._seed(image, full, level) for level in (self.foreground, self.background))
+        sure, likely = (self._threshold(image, full, level) for level in (self.foreground, self.background))
         return make_confident_mask(sure, likely, maps.classes)
 
-    def _seed(self, image: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
+    def _threshold(self, image: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
         labels = pick_winners(add_constant_background(full, threshold))
         return labels if self.crf is None else pick_winners(smooth_labels(image, labels, len(full) + 1, self.crf))
 
 
 def make_confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Two (H, W) maps of plane numbers -> mask: what ``sure`` calls a class, 0 where both say 0, else 255 (IRN)."""
+    """Two (H, W) maps of plane numbers -> mask: what ``sure`` calls a class, 0 where both say 0, else 255.
+
+    Released IRN, ``step/cam_to_ir_label.py``.
+    """
     mask = make_mask(sure, classes)
     mask[(sure == 0) & (likely != 0)] = IGNORE
     return mask
 
 
 class ConfidentPowerSeedsConfig(RefinerConfig):
-    """Confident seeds from two background powers, each after a CRF on scores: PSA's affinity labels (Sec. 3.3)."""
+    """Confident seeds from two background powers, each after a CRF on scores: the labels of AffinityNet.
+
+    PSA (Ahn and Kwak 2018), Sec. 3.2.1.
+    """
 
     name: Annotated[Literal["confident_power"], Changes("masks")] = "confident_power"
     alpha_low: Annotated[PositiveFloat, Changes("masks")] = 4.0
@@ -101,12 +110,12 @@ class ConfidentPowerSeedsConfig(RefinerConfig):
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
         full = maps.full()
-        low, high = (self._scores(image, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
+        low, high = (self._compute_scores(image, full, alpha) for alpha in (self.alpha_low, self.alpha_high))
         index = pick_confident(low, high)
         known = make_mask(np.where(index == IGNORE, 0, index), maps.classes)
         return np.where(index == IGNORE, np.uint8(IGNORE), known)
 
-    def _scores(self, image: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
+    def _compute_scores(self, image: np.ndarray, full: np.ndarray, alpha: float) -> np.ndarray:
         scores = add_power_background(full, alpha)
         if self.crf is not None:
             scores = smooth_scores(image, scores, self.crf)
@@ -116,7 +125,8 @@ class ConfidentPowerSeedsConfig(RefinerConfig):
 def pick_confident(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """(n, h, w) scores at the low and at the high power -> (h, w) plane numbers; 255 where they disagree or are all 0.
 
-    Where the background wins at the high power the answer is background whatever the low power says (released PSA).
+    Where the background wins at the high power the label is background whatever the low power says (released PSA,
+    ``voc12/data.py``).
     """
     sure, likely = pick_winners(low), pick_winners(high)
     index = np.where(sure != 0, sure, IGNORE)
@@ -132,4 +142,5 @@ def average_blocks(scores: np.ndarray, side: int) -> np.ndarray:
     sums = np.add.reduceat(np.add.reduceat(scores.astype(np.float64), rows, axis=1), columns, axis=2)
     sizes = np.diff([*rows, height])[:, None] * np.diff([*columns, width])
     means = (sums / sizes).astype(scores.dtype)
-    return means.repeat(side, axis=1)[:, :height].repeat(side, axis=2)[:, :, :width]
+    spread: np.ndarray = means.repeat(side, axis=1)[:, :height].repeat(side, axis=2)[:, :, :width]
+    return spread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -39,81 +39,105 @@ class Mark:
     colour: int
 
 
-def chart(
-    series: Sequence[Series],
-    title: str,
-    x_title: str,
-    y_title: str,
-    marks: Sequence[Mark] = (),
-    x_names: Sequence[str] | None = None,
-    zero: bool = False,
-    whole: bool = False,
-    log: bool = False,
-) -> str:
-    """Lines over x; ``x_names`` names x = 0, 1, 2 ...; ``whole`` ticks x at integers; ``zero`` starts y at 0; ``log``
-    spaces x, all positive, by its logarithm and ticks it at the values themselves.
+@dataclass(frozen=True)
+class Axes:
+    """What is written around a chart, and how its axes are divided."""
 
-    An empty string where there is no point.
-    """
+    title: str
+    x: str
+    y: str
+    names: Sequence[str] | None = None
+    """Names of x = 0, 1, 2 ..."""
+    zero: bool = False
+    """y starts at 0."""
+    whole: bool = False
+    """x is labelled at whole numbers."""
+    log: bool = False
+    """x, all positive, is spaced by its logarithm and labelled at the values themselves."""
+
+
+class _Frame:
+    """Where values lie on the canvas, and where its axes are labelled."""
+
+    def __init__(self, points: Sequence[tuple[float, float, float | None]], axes: Axes) -> None:
+        y_low, y_high = min(y - (e or 0) for _, y, e in points), max(y + (e or 0) for _, y, e in points)
+        self.y_ticks = find_ticks(min(0.0, y_low) if axes.zero else y_low, y_high)
+        self.log = axes.log
+        xs = sorted({x for x, _, _ in points})
+        low, high = xs[0], xs[-1]
+        if axes.names is not None:
+            self.x_ticks = [float(place) for place in range(len(axes.names))]
+            low, high = -0.4, len(axes.names) - 0.6
+        elif axes.log:
+            self.x_ticks, low, high = xs, math.log10(low), math.log10(high)
+        else:
+            ticks = find_ticks(low, high, inside=True)
+            self.x_ticks = [tick for tick in ticks if not axes.whole or tick == round(tick)]
+        self.x_low, self.x_high = (low - 0.5, high + 0.5) if low == high else (low, high)
+
+    def at_x(self, x: float) -> float:
+        """The place of a value along x."""
+        share = ((math.log10(x) if self.log else x) - self.x_low) / (self.x_high - self.x_low)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def at_y(self, y: float) -> float:
+        """The place of a value along y, which points down."""
+        share = (y - self.y_ticks[0]) / (self.y_ticks[-1] - self.y_ticks[0])
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+
+def draw_chart(series: Sequence[Series], axes: Axes, marks: Sequence[Mark] = ()) -> str:
+    """Lines over x, and ``marks`` with their words; an empty string where there is no point."""
     points = [
         (x, y, e) for one in series for x, y, e in zip(one.x, one.y, one.errors or [None] * len(one.x), strict=True)
     ]
     if not points:
         return ""
-    y_low, y_high = min(y - (e or 0) for _, y, e in points), max(y + (e or 0) for _, y, e in points)
-    y_ticks = ticks(min(0.0, y_low) if zero else y_low, y_high)
-    x_low, x_high = min(x for x, _, _ in points), max(x for x, _, _ in points)
-    if x_names is not None:
-        x_ticks = [float(place) for place in range(len(x_names))]
-        x_low, x_high = -0.4, len(x_names) - 0.6
-    else:
-        x_ticks = [tick for tick in ticks(x_low, x_high, inside=True) if not whole or tick == round(tick)]
-    if log:
-        x_ticks = sorted({x for x, _, _ in points})
-        x_low, x_high = math.log10(x_low), math.log10(x_high)
-    if x_low == x_high:
-        x_low, x_high = x_low - 0.5, x_high + 0.5
-
-    def at_x(x: float) -> float:
-        return LEFT + ((math.log10(x) if log else x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-
-    def at_y(y: float) -> float:
-        return HEIGHT - BOTTOM - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (HEIGHT - TOP - BOTTOM)
-
+    frame = _Frame(points, axes)
     body = []
-    for tick in y_ticks:
-        body.append(_line(LEFT, at_y(tick), WIDTH - RIGHT, at_y(tick), "grid"))
-        body.append(_text(LEFT - 6, at_y(tick) + 3.5, short(tick), "end"))
-    for place, tick in enumerate(x_ticks):
-        name = short(tick) if x_names is None else cut(x_names[place])
-        body.append(_text(at_x(tick), HEIGHT - BOTTOM + 15, name, "middle"))
-    body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, x_title, "middle", "axis"))
-    for one in series:
-        body.append(_series(one, at_x, at_y))
-    told: list[tuple[float, float]] = []
-    for mark in marks:
-        x, y = at_x(mark.x), at_y(mark.y)
-        anchor = "end" if x > WIDTH * 0.7 else "start"
-        above = max(TOP + 8, y - 7)
-        crowded = any(abs(x - other) < 7 * _MAX_NAME and abs(above - height) < 14 for other, height in told)
-        told.append((x, y + 19 if crowded else above))
-        body.append(f'<circle class="fill{mark.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        body.append(_text(x + (8 if anchor == "start" else -8), told[-1][1], mark.text, anchor, "mark"))
+    for tick in frame.y_ticks:
+        body.append(_line(LEFT, frame.at_y(tick), WIDTH - RIGHT, frame.at_y(tick), "grid"))
+        body.append(_text(LEFT - 6, frame.at_y(tick) + 3.5, format_tick(tick), "end"))
+    for place, tick in enumerate(frame.x_ticks):
+        name = format_tick(tick) if axes.names is None else shorten(axes.names[place])
+        body.append(_text(frame.at_x(tick), HEIGHT - BOTTOM + 15, name, "middle"))
+    body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, axes.x, "middle", "axis"))
+    body += [_series(one, frame) for one in series]
+    body += _marks(marks, frame)
     legend = "".join(
         f'<span class="key"><i class="back{one.colour}"></i>{escape(one.name)}</span>' for one in series if one.name
     )
-    return _figure(title, f"{y_title}: {title}", legend, WIDTH, HEIGHT, body)
+    label = escape(f"{axes.y}: {axes.title}")
+    return (
+        f'<figure class="chart"><figcaption>{escape(axes.title)}{legend}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg></figure>'
+    )
 
 
-def _series(one: Series, at_x: Callable[[float], float], at_y: Callable[[float], float]) -> str:
+def _marks(marks: Sequence[Mark], frame: _Frame) -> list[str]:
+    """Points with their words; a word that would lie on another one goes below its point."""
+    body: list[str] = []
+    taken: list[tuple[float, float]] = []
+    for mark in marks:
+        x, y = frame.at_x(mark.x), frame.at_y(mark.y)
+        anchor = "end" if x > WIDTH * 0.7 else "start"
+        above = max(TOP + 8, y - 7)
+        crowded = any(abs(x - other) < 7 * _MAX_NAME and abs(above - height) < 14 for other, height in taken)
+        taken.append((x, y + 19 if crowded else above))
+        body.append(f'<circle class="fill{mark.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
+        body.append(_text(x + (8 if anchor == "start" else -8), taken[-1][1], mark.text, anchor, "mark"))
+    return body
+
+
+def _series(one: Series, frame: _Frame) -> str:
     parts = []
-    where = [(at_x(x), at_y(y)) for x, y in zip(one.x, one.y, strict=True)]
+    where = [(frame.at_x(x), frame.at_y(y)) for x, y in zip(one.x, one.y, strict=True)]
     if one.line and len(where) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
         parts.append(f'<polyline class="line{one.colour}" points="{path}"/>')
     for (x, _), y, error in zip(where, one.y, one.errors, strict=False):
         if error:
-            low, high = at_y(y - error), at_y(y + error)
+            low, high = frame.at_y(y - error), frame.at_y(y + error)
             parts.append(_line(x, low, x, high, f"line{one.colour}"))
             parts += [_line(x - 4, end, x + 4, end, f"line{one.colour}") for end in (low, high)]
     if one.dots or len(where) == 1:
@@ -123,14 +147,14 @@ def _series(one: Series, at_x: Callable[[float], float], at_y: Callable[[float],
     return "".join(parts)
 
 
-def confusion_chart(matrix: np.ndarray, labels: Sequence[str]) -> str:
+def draw_confusion(matrix: np.ndarray, labels: Sequence[str]) -> str:
     """(K, K + 1) counts as shares of each truth label; numbers in the cells where there is room."""
     count = len(labels)
     unknown = matrix[:, -1].any()
     columns = [*labels, "unknown"] if unknown else list(labels)
     cell = 40 if count <= 8 else 28 if count <= 22 else 12
     font = 11 if cell >= 28 else 9
-    names_width = max(len(cut(name)) for name in columns) * font * 0.6 + 8
+    names_width = max(len(shorten(name)) for name in columns) * font * 0.6 + 8
     width, height = names_width + cell * len(columns) + 4, names_width + cell * count + 4
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     body = []
@@ -138,14 +162,14 @@ def confusion_chart(matrix: np.ndarray, labels: Sequence[str]) -> str:
         x = names_width + cell * (place + 0.5) + font * 0.35
         body.append(
             f'<text class="label" font-size="{font}" transform="translate({x:.1f},{names_width - 6:.1f}) rotate(-90)">'
-            f"{escape(cut(name))}</text>"
+            f"{escape(shorten(name))}</text>"
         )
     for row, name in enumerate(labels):
         y = names_width + cell * row
         middle = y + cell / 2 + font * 0.35
         body.append(
             f'<text class="label" font-size="{font}" x="{names_width - 6:.1f}" y="{middle:.1f}" text-anchor="end">'
-            f"{escape(cut(name))}</text>"
+            f"{escape(shorten(name))}</text>"
         )
         for column, other in enumerate(columns):
             share, x = float(shares[row, column]), names_width + cell * column
@@ -170,7 +194,7 @@ def confusion_chart(matrix: np.ndarray, labels: Sequence[str]) -> str:
     )
 
 
-def ticks(low: float, high: float, count: int = 5, inside: bool = False) -> list[float]:
+def find_ticks(low: float, high: float, count: int = 5, inside: bool = False) -> list[float]:
     """About ``count`` round numbers that enclose [low, high] (or lie within it)."""
     if high <= low:
         high = low + (abs(low) or 1.0) * 0.1
@@ -185,22 +209,14 @@ def ticks(low: float, high: float, count: int = 5, inside: bool = False) -> list
     return [round(place * step, 10) for place in range(start, max(stop, start + (0 if inside else 1)) + 1)]
 
 
-def short(value: float) -> str:
+def format_tick(value: float) -> str:
     """A number for an axis."""
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def cut(name: str) -> str:
+def shorten(name: str) -> str:
     """A name that fits beside a chart."""
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
-
-
-def _figure(title: str, label: str, legend: str, width: float, height: float, body: Sequence[str]) -> str:
-    size = f"0 0 {width:.0f} {height:.0f}"
-    return (
-        f'<figure class="chart"><figcaption>{escape(title)}{legend}</figcaption>'
-        f'<svg viewBox="{size}" role="img" aria-label="{escape(label)}">{"".join(body)}</svg></figure>'
-    )
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:

@@ -2,45 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
-from rich.table import Table
-
+from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.cluster.progress import console
+from wsss_ray.reports.layout import format_percent
+from wsss_ray.reports.terminal import build_text_table
+from wsss_ray.score.names import PARTS, STEPS, title_of
 
-if TYPE_CHECKING:
-    from wsss_ray.artifacts.record import FinishedRun as Run
 
-
-def rows(run: Run) -> list[tuple[str, str, str]]:
-    """(what, value, protocol) lines."""
+def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
+    """(what, value in %, protocol) of everything a run was scored by."""
     lines: list[tuple[str, str, str]] = []
-    for title, history in run.history.items():
+    for title, history in run.record.get("history", {}).items():
         if history and history[-1].get("mean_ap") is not None:
             epoch = history[-1]["epoch"] + 1
-            lines.append((f"image-level mAP ({title})", percent(history[-1]["mean_ap"]), f"val, after epoch {epoch}"))
-    for name, scores in run.scores.items():
-        for variant, values in scores.items():
-            if "protocol" in values:
-                lines.append((f"{name} mIoU", percent(values["miou"]), values["protocol"]))
-                for part, recall in values.get("part_recall", {}).items():
-                    lines.append((f"  recall of part {part}", percent(recall), variant))
+            value = format_percent(history[-1]["mean_ap"])
+            lines.append((f"image-level mAP ({title})", value, f"val, after epoch {epoch}"))
+    for step in STEPS:
+        for variant, values in run.scored(step).items():
+            lines.append((f"{title_of(step, variant)}: mIoU", format_percent(values["miou"]), values["protocol"]))
+            lines += list_part_recalls(values)
     return lines
 
 
-def percent(value: float | None) -> str:
-    """A share as a percentage."""
-    return "-" if value is None else f"{100 * value:.1f}"
+def list_part_recalls(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The recall of every part of synthetic objects, below the variant it belongs to."""
+    return [
+        (f"  recall on {PARTS.get(part, f'part {part}')}", format_percent(recall), "synthetic parts")
+        for part, recall in values.get("part_recall", {}).items()
+    ]
 
 
-def closing_table(run: Run) -> None:
+def print_closing_table(run: RunFolder) -> None:
     """Print scores, where the images are, and how to compare."""
-    table = Table(title=f"{run.recipe.name} ({run.recipe.scale}, seed {run.recipe.seed})", title_justify="left")
-    for column, justify in (("score", "left"), ("%", "right"), ("protocol", "left")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    for line in rows(run):
-        table.add_row(*line)
-    console.print(table)
-    console.print(f"images: {run.folder}/panels", soft_wrap=True)
-    console.print(f"recipe:   {run.folder}/recipe.yaml (run it again with 'wsss run FILE')", soft_wrap=True)
-    console.print("compare:  wsss ui")
+    recipe = run.recipe
+    title = f"{recipe['name']} ({recipe['scale']}, seed {recipe['seed']})"
+    console.print(build_text_table(title, ("score", "%", "protocol"), list_scores(run), numeric=(1,)))
+    for text in (
+        f"images:   {run.folder}/panels",
+        f"recipe:   {run.folder}/recipe.yaml (run it again with 'wsss run FILE')",
+        f"report:   wsss report {run.folder}",
+        f"compare:  wsss compare {run.folder} OTHER",
+    ):
+        console.print(text, soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their recipes, their scores with protocol, and whether a gap is chance."""
+"""Runs side by side: what differs in their recipes, their scores with protocol, and whether a gap is significant."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wsss_ray.score.bootstrap import Difference, compare_counts
 from wsss_ray.score.names import STEPS
 
 IDLE = {"name", "resources", "tags", "version"}
-"""Parts of a recipe that change no number."""
+"""Parts of a recipe that change no result."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ScoreLine:
 
 
 @dataclass(frozen=True)
-class Test:
+class PairedTest:
     """The paired bootstrap of one run against the first."""
 
     step: str
@@ -43,18 +43,16 @@ class Test:
     reason: str = ""
     """Why there is no result."""
 
-    __test__ = False
-
     @property
     def verdict(self) -> str:
         """The result in words."""
         if self.result is None:
             return self.reason
         if self.result.low > 0:
-            return "higher, more than chance"
+            return "higher, statistically significant"
         if self.result.high < 0:
-            return "lower, more than chance"
-        return "could be chance"
+            return "lower, statistically significant"
+        return "not significant"
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Comparison:
     labels: tuple[str, ...]
     iou: dict[str, list[tuple[float | None, ...]]] = field(default_factory=dict)
     """``step/variant`` -> for every label the IoU in every run."""
-    tests: list[Test] = field(default_factory=list)
+    tests: list[PairedTest] = field(default_factory=list)
 
 
 def compare_runs(runs: Sequence[RunFolder], num_resamples: int = 1000, seed: int = 0) -> Comparison:
@@ -82,7 +80,7 @@ def compare_runs(runs: Sequence[RunFolder], num_resamples: int = 1000, seed: int
     for run in runs[1:]:
         if run.labels != labels:
             raise UserError(f"{run.name} and {runs[0].name} have different classes: compare runs on the same data")
-    lines = [line for step in STEPS for line in score_lines(runs, step)]
+    lines = [line for step in STEPS for line in collect_scores(runs, step)]
     iou = {
         f"{line.step}/{line.variant}": [
             tuple(run.scored(line.step).get(line.variant, {}).get("iou", {}).get(label) for run in runs)
@@ -92,15 +90,15 @@ def compare_runs(runs: Sequence[RunFolder], num_resamples: int = 1000, seed: int
     }
     return Comparison(
         names=tuple(run.name for run in runs),
-        differing=recipe_differences([run.recipe for run in runs]),
+        differing=find_differences([run.recipe for run in runs]),
         scores=lines,
         labels=tuple(labels),
         iou=iou,
-        tests=[test for step in STEPS for test in bootstrap(runs, step, num_resamples, seed)],
+        tests=[test for step in STEPS for test in bootstrap_runs(runs, step, num_resamples, seed)],
     )
 
 
-def recipe_differences(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
+def find_differences(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, ...]]:
     """Flattened keys whose values are not equal in all recipes, in the order of the recipes."""
     flat = [flatten(recipe) for recipe in recipes]
     keys = dict.fromkeys(key for one in flat for key in one if key.split(".")[0] not in IDLE)
@@ -118,7 +116,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def score_lines(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:
+def collect_scores(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:
     """The variants of a step that any run has."""
     found = [run.scored(step) for run in runs]
     return [
@@ -133,7 +131,7 @@ def score_lines(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:
     ]
 
 
-def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: int) -> list[Test]:
+def bootstrap_runs(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: int) -> list[PairedTest]:
     """The paired bootstrap over images of every run against the first, for every variant both have counts of."""
     first = runs[0].counts(step)
     tests = []
@@ -145,12 +143,12 @@ def bootstrap(runs: Sequence[RunFolder], step: str, num_resamples: int, seed: in
             (names, counts), (other_names, other_counts) = first[variant], other[variant]
             absent = runs[0].recipe.get("score", {}).get("absent", "skip")
             if names != other_names:
-                tests.append(Test(step, variant, place, None, "scored on different images"))
+                tests.append(PairedTest(step, variant, place, None, "scored on different images"))
                 continue
             try:
                 result = compare_counts(counts, other_counts, num_resamples, seed=seed, absent=absent)
             except UserError as error:
-                tests.append(Test(step, variant, place, None, str(error)))
+                tests.append(PairedTest(step, variant, place, None, str(error)))
             else:
-                tests.append(Test(step, variant, place, result))
+                tests.append(PairedTest(step, variant, place, result))
     return tests

@@ -1,4 +1,4 @@
-"""Images for people: image | truth | map | pseudo mask | prediction, side by side."""
+"""Maps and masks over images, and rows of images as one sheet."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ class Panel:
     """(caption, (H, W, 3) uint8) pairs."""
 
 
-def heat(values: np.ndarray) -> np.ndarray:
+def paint_heat(values: np.ndarray) -> np.ndarray:
     """(H, W) in [0, 1] -> (H, W, 3) uint8 heat colours."""
     place = np.clip(values, 0, 1) * (len(_HEAT) - 1)
     low = np.minimum(place.astype(int), len(_HEAT) - 2)
     share = (place - low)[..., None]
-    return ((1 - share) * _HEAT[low] + share * _HEAT[low + 1]).astype(np.uint8)
+    colours: np.ndarray = ((1 - share) * _HEAT[low] + share * _HEAT[low + 1]).astype(np.uint8)
+    return colours
 
 
 def blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray | float) -> np.ndarray:
@@ -40,7 +41,7 @@ def blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray | float) -> 
 
 def overlay_map(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     """A class map (H, W) in [0, 1] as heat over the image."""
-    return blend(image, heat(values), 0.25 + 0.5 * np.clip(values, 0, 1))
+    return blend(image, paint_heat(values), 0.25 + 0.5 * np.clip(values, 0, 1))
 
 
 def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -50,7 +51,7 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, palette: np.ndarray) -> np
     return blend(image, colours, np.where(mask == 0, 0.0, 0.65).astype(np.float32))
 
 
-def sheet(panels: Sequence[Panel], height: int = 180) -> Image.Image:
+def draw_sheet(panels: Sequence[Panel], height: int = 180) -> Image.Image:
     """All rows as one image, tiles scaled to ``height``, captions above the first row's columns."""
     font = ImageFont.load_default(size=13)
     rows = [[_scaled(tile, height) for _, tile in panel.tiles] for panel in panels]

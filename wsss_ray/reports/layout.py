@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 from wsss_ray.reports.style import SCRIPT, STYLE
 
 
-def document(title: str, facts: dict[str, Any], sections: Sequence[str], foot: str) -> str:
+def build_document(title: str, facts: Mapping[str, object], sections: Sequence[str], foot: str) -> str:
     """A whole HTML document around its sections."""
     listed = "".join(f"<span>{escape(key)} <b>{escape(str(value))}</b></span>" for key, value in facts.items())
     return (
@@ -21,7 +20,7 @@ def document(title: str, facts: dict[str, Any], sections: Sequence[str], foot: s
     )
 
 
-def section(title: str, body: str, lead: str = "") -> str:
+def build_section(title: str, body: str, lead: str = "") -> str:
     """A titled part of the page; nothing where it has no body."""
     if not body:
         return ""
@@ -29,7 +28,7 @@ def section(title: str, body: str, lead: str = "") -> str:
     return f"<section><h2>{escape(title)}</h2>{note}{body}</section>"
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def build_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose first and last columns are text and the others numbers; lines become blocks on a phone."""
 
     def kind(place: int) -> str:
@@ -48,12 +47,12 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table class="lines"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def percent(value: float | None) -> str:
+def format_percent(value: float | None) -> str:
     """A share as a percentage."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds for people."""
     if seconds < 60:
         return f"{seconds:.1f} s"

@@ -1,53 +1,63 @@
-"""The panels of a run, from its artifacts: what people look at first."""
+"""The panels of a run, drawn from its artifacts."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import decode_maps, part_name, read_table
-from wsss_ray.data.image import decode_image, decode_mask
-from wsss_ray.data.manifest import Manifest
+from wsss_ray.data.manifest import DataSet
 from wsss_ray.data.shards import read_shard
-from wsss_ray.reports.drawing import Panel, overlay_map, overlay_mask, sheet
-
-if TYPE_CHECKING:
-    from wsss_ray.artifacts.record import FinishedRun as Run
-    from wsss_ray.artifacts.store import Artifact
-    from wsss_ray.experiments.road import Walk
+from wsss_ray.reports.drawing import Panel, draw_sheet
+from wsss_ray.reports.tiles import (
+    GROUND_TRUTH,
+    GivenImage,
+    NamedMask,
+    Tile,
+    draw_map,
+    draw_mask,
+    read_given,
+    read_maps,
+    read_masks,
+)
+from wsss_ray.score.names import STEPS
 
 NUM_ROWS = 8
+SHEETS = {"score": "train", "val": "val"}
+"""Which split's ground truth a step reads (``Step.split``) -> name of the sheet its images are drawn on."""
 
 
-def draw_panels(run):  # replaced at the merge
-    """Two sheets."""
-    sheets = {}
-    arts = run.artifacts
-    if "maps" in arts:
-        sheets["train"] = training_panels(
-            run.data.uri, run.data.manifest, run.data.shards(run.recipe.data.score_split), arts
-        )
-    if "predictions" in arts:
-        sheets["val"] = prediction_panels(
-            run.data.uri, run.data.manifest, run.data.shards(run.recipe.data.val_split), arts["predictions"]
-        )
-    folder = storage.local_path(run.folder)
-    local = (folder / "panels") if folder is not None else Path(tempfile.mkdtemp())
-    local.mkdir(parents=True, exist_ok=True)
+def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str, str], folder: str) -> list[Path]:
+    """Draw a sheet of training and one of validation images into ``<folder>/panels``; local paths of what was drawn.
+
+    Image | ground truth | class map | pseudo mask, and image | ground truth | predictions. ``splits`` names the splits
+    ``score`` and ``val``; ``artifacts`` are the folders of ``maps``, ``masks`` and ``predictions``, as far as the run
+    made them. Images are the first of evenly spaced shards, the same for every run on the same data, so that runs
+    compare side by side.
+    """
+    local = storage.local_path(folder)
+    target = (local / "panels") if local is not None else Path(tempfile.mkdtemp())
+    target.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, panels in sheets.items():
-        path = local / f"{name}.png"
-        sheet(panels).save(path, optimize=True)
+    for split, name in SHEETS.items():
+        kinds = [step.kind for step in STEPS.values() if step.split == split and step.kind in artifacts]
+        if not kinds:
+            continue
+        path = target / f"{name}.png"
+        rows = choose_rows(data.shards(splits[split]))
+        made: dict[str, str] = {kind: artifacts[kind] for kind in kinds}
+        draw_sheet([_draw_row(data, row, made) for row in rows]).save(path, optimize=True)
+        if local is None:
+            storage.write_bytes(storage.join(folder, "panels", path.name), path.read_bytes())
         paths.append(path)
     return paths
 
 
-def chosen(shards: list[tuple[str, int]], count: int = NUM_ROWS) -> list[tuple[str, int]]:
-    """(shard, row) of ``count`` images spread evenly over the shards."""
+def choose_rows(shards: Sequence[tuple[str, int]], count: int = NUM_ROWS) -> list[tuple[str, int]]:
+    """(shard, row) of ``count`` images spread evenly over the shards, given as (name, rows)."""
     total = sum(rows for _, rows in shards)
     wanted = sorted({int(place) for place in np.linspace(0, total - 1, min(count, total))}) if total else []
     picked, start = [], 0
@@ -57,55 +67,28 @@ def chosen(shards: list[tuple[str, int]], count: int = NUM_ROWS) -> list[tuple[s
     return picked
 
 
-def training_panels(
-    data: str, manifest: Manifest, shards: list[tuple[str, int]], artifacts: dict[str, Artifact]
-) -> list[Panel]:
-    """Image, truth where there is one, the map of every present class, pseudo mask."""
-    palette = np.asarray(manifest.palette, dtype=np.uint8)
-    panels = []
-    for shard, place in chosen(shards):
-        row = read_shard(data, shard)[place]
-        image = decode_image(row["image"], row["image_id"])
-        maps = decode_maps(_row_of(artifacts["maps"], shard, row["image_id"]))
-        names = [manifest.classes[index] for index in maps.classes]
-        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("image", image), _truth(row, image, palette)])
-        full = maps.full()
-        strongest = full.max(axis=0) if len(full) else np.zeros(maps.size, dtype=np.float32)
-        panel.tiles.append(("class map (max over classes)", overlay_map(image, strongest)))
-        if "masks" in artifacts:
-            mask = decode_mask(_row_of(artifacts["masks"], shard, row["image_id"])["mask"])
-            panel.tiles.append(("pseudo mask", overlay_mask(image, mask, palette)))
-        panels.append(panel)
-    return panels
+def _draw_row(data: DataSet, row: tuple[str, int], artifacts: Mapping[str, str]) -> Panel:
+    """One image: what the data gives, then what the artifacts hold, in the order of the steps."""
+    palette = np.asarray(data.manifest.palette, dtype=np.uint8)
+    shard, place = row
+    image_id = read_shard(data.uri, shard, columns=["image_id"])[place]["image_id"]
+    given = read_given(data.uri, shard, image_id)
+    names = [data.manifest.classes[index] for index in given.classes]
+    panel = Panel(f"{image_id}: {', '.join(names)}", [("image", given.pixels), _draw_truth(given, palette)])
+    for key, step in STEPS.items():
+        folder = artifacts.get(step.kind)
+        if folder is None:
+            continue
+        if step.kind == "maps":
+            maps = read_maps(folder, shard, image_id)
+            panel.tiles.append(draw_map(given.pixels, maps, "class map (max over classes)"))
+        else:
+            masks = read_masks(key, folder, shard, image_id)
+            panel.tiles += [draw_mask(given.pixels, mask, palette) for mask in masks]
+    return panel
 
 
-def prediction_panels(
-    data: str, manifest: Manifest, shards: list[tuple[str, int]], predictions: Artifact
-) -> list[Panel]:
-    """Image, truth where there is one, prediction without and with the CRF."""
-    palette = np.asarray(manifest.palette, dtype=np.uint8)
-    panels = []
-    for shard, place in chosen(shards):
-        row = read_shard(data, shard)[place]
-        image = decode_image(row["image"], row["image_id"])
-        found = _row_of(predictions, shard, row["image_id"])
-        names = [manifest.classes[index] for index in row["labels"] or []]
-        panel = Panel(f"{row['image_id']}: {', '.join(names)}", [("image", image), _truth(row, image, palette)])
-        for variant, caption in (("multi_scale", "prediction (multi-scale)"), ("crf", "prediction + CRF")):
-            if found[variant] is not None:
-                panel.tiles.append((caption, overlay_mask(image, decode_mask(found[variant]), palette)))
-        panels.append(panel)
-    return panels
-
-
-def _truth(row: dict[str, Any], image: np.ndarray, palette: np.ndarray) -> tuple[str, np.ndarray]:
-    if row["mask"] is None:
-        return "truth (none)", np.full_like(image, 235)
-    return "truth", overlay_mask(image, decode_mask(row["mask"]), palette)
-
-
-def _row_of(artifact: Artifact, shard: str, image_id: str) -> dict[str, Any]:
-    table = read_table(storage.join(artifact.uri, part_name(shard)))
-    place = table["image_id"].to_pylist().index(image_id)
-    row: dict[str, Any] = table.slice(place, 1).to_pylist()[0]
-    return row
+def _draw_truth(given: GivenImage, palette: np.ndarray) -> Tile:
+    if given.truth is None:
+        return f"{GROUND_TRUTH} (none)", np.full_like(given.pixels, 235)
+    return draw_mask(given.pixels, NamedMask(GROUND_TRUTH, given.truth), palette)

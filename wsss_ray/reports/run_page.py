@@ -1,4 +1,4 @@
-"""``wsss report``: a run or a study as one page that needs no network: scores, road, curves, classes, images."""
+"""The page of a run as HTML: scores, steps, curves, classes, images."""
 
 from __future__ import annotations
 
@@ -10,44 +10,19 @@ import numpy as np
 import yaml
 
 from wsss_ray.artifacts.record import RunFolder
-from wsss_ray.reports.chart_svg import Mark, Series, chart, confusion_chart
-from wsss_ray.reports.images import BUDGET, KINDS, Shown, run_images
-from wsss_ray.reports.layout import document, duration, percent, section, table
-from wsss_ray.score.names import STEPS
+from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion
+from wsss_ray.reports.images import BUDGET, Shown, draw_images
+from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration, format_percent
+from wsss_ray.score.names import NUMBERS, STEPS, VARIANTS, title_of, usual_variant
 
-TITLES = {"seeds": "Seeds", "masks": "Pseudo masks", "segmentation": "Segmentation"}
-
-
-COLOURS = {"seeds": 1, "masks": 2, "segmentation": 3}
+NUM_COLOURS = 4
+"""Series colours of the page's style."""
 
 
-VARIANTS = {
-    "fixed": "fixed threshold",
-    "best": "best threshold",
-    "mask": "refined",
-    "single_scale": "single scale",
-    "multi_scale": "multi-scale",
-    "crf": "multi-scale + CRF",
-}
-
-
-def images(run: RunFolder, budget: int) -> list[str]:
-    """The sections of images, which share ``budget`` bytes; what a run made no artifact of has none."""
-    steps = [step for step, kind in KINDS.items() if budget and run.artifact(kind) is not None]
-    sections: list[str] = []
-    number = 0
-    for step in steps:
-        shown = run_images(run, step, budget // len(steps))
-        if shown:
-            sections.append(image_section(run, step, shown, number))
-            number += len(shown)
-    return sections
-
-
-def run_page(run: RunFolder, budget: int = BUDGET) -> str:
+def build_run_page(run: RunFolder, budget: int = BUDGET) -> str:
     """The page of one run as HTML, with ``budget`` bytes of images; none for 0."""
     recipe = run.recipe
-    data = recipe["data"]["uri"] or "generated toy images"
+    data = recipe["data"]["uri"] or "synthetic images"
     facts = {
         "method": f"{recipe['method']['name']} ({recipe['method'].get('profile', 'paper')})",
         "network": recipe["net"]["backbone"],
@@ -57,64 +32,53 @@ def run_page(run: RunFolder, budget: int = BUDGET) -> str:
         "finished": run.record.get("finished", "-"),
     }
     sections = [
-        headline(run),
-        section("Scores", score_table(run)),
-        section("Road", road(run.record.get("steps", []))),
-        section("Curves", curves(run)),
-        section("Classes", classes(run)),
-        section("Confusion", confusion(run)),
-        *images(run, budget),
-        section("Recipe", recipe_block(recipe)),
+        build_headline(run),
+        build_section("Scores", build_score_table(run)),
+        build_section("Steps", list_steps(run.record.get("steps", []))),
+        build_section("Curves", draw_curves(run)),
+        build_section("Classes", draw_classes(run)),
+        build_section("Confusion", draw_last_confusion(run)),
+        *build_image_sections(run, budget),
+        build_section("Recipe", fold_recipe(recipe)),
     ]
-    return document(recipe["name"], facts, sections, run.name)
+    return build_document(recipe["name"], facts, sections, run.name)
 
 
-def usual(run: RunFolder, step: str) -> tuple[str, dict[str, Any]] | None:
-    """(variant, numbers) a paper would print of a step, None where it was not scored."""
-    scored = run.scored(step)
-    return next(((variant, scored[variant]) for variant in STEPS[step].variants if variant in scored), None)
+def find_usual(run: RunFolder) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Step -> (variant, numbers) that a paper would print, of every step that was scored."""
+    scored = {step: run.scored(step) for step in STEPS}
+    found = {step: usual_variant(step, variants) for step, variants in scored.items()}
+    return {step: (variant, scored[step][variant]) for step, variant in found.items() if variant is not None}
 
 
-def headline(run: RunFolder) -> str:
+def pick_colour(step: str) -> int:
+    """The page's series colour of a step."""
+    return 1 + list(STEPS).index(step) % NUM_COLOURS
+
+
+def build_headline(run: RunFolder) -> str:
     """The number of every scored step, large, with its protocol."""
-    tiles = []
-    for step, title in TITLES.items():
-        found = usual(run, step)
-        if found is not None:
-            tiles.append(
-                f'<div class="score s{COLOURS[step]}"><small>{title} mIoU</small><b>{percent(found[1]["miou"])}'
-                f" <small>%</small></b><small>{escape(found[1]['protocol'])}</small></div>"
-            )
+    tiles = [
+        f'<div class="score s{pick_colour(step)}"><small>{STEPS[step].title} mIoU</small>'
+        f"<b>{format_percent(values['miou'])} <small>%</small></b><small>{escape(values['protocol'])}</small></div>"
+        for step, (_, values) in find_usual(run).items()
+    ]
     if not tiles:
         return '<p class="soft">This data has no ground truth, so nothing was scored.</p>'
     return f'<div class="tiles3">{"".join(tiles)}</div>'
 
 
-def score_table(run: RunFolder) -> str:
+def build_score_table(run: RunFolder) -> str:
     """Every scored variant with its protocol."""
-    keys = {
-        "miou": "mIoU %",
-        "miou_foreground": "mIoU, foreground",
-        "pixel_accuracy": "pixel accuracy",
-        "mean_precision": "precision",
-        "mean_recall": "recall",
-        "precision_foreground": "precision, foreground",
-        "recall_foreground": "recall, foreground",
-        "coverage": "coverage",
-    }
     rows = [
-        [
-            f"{TITLES[step]}, {VARIANTS[variant]}",
-            *(percent(values.get(key)) for key in keys),
-            values["protocol"],
-        ]
+        [title_of(step, variant), *(format_percent(values.get(key)) for key in NUMBERS), values["protocol"]]
         for step in STEPS
         for variant, values in run.scored(step).items()
     ]
-    return table(["score", *keys.values(), "protocol"], rows) if rows else ""
+    return build_table(["score", *NUMBERS.values(), "protocol"], rows) if rows else ""
 
 
-def road(steps: Sequence[dict[str, Any]]) -> str:
+def list_steps(steps: Sequence[dict[str, Any]]) -> str:
     """Every step with its time; hatched where it was loaded instead of computed."""
     if not steps:
         return ""
@@ -125,92 +89,126 @@ def road(steps: Sequence[dict[str, Any]]) -> str:
         extra = [f"{step['images_per_second']:.1f} images/s"] if step.get("images_per_second") else []
         extra += [f"{step['peak_memory_mb'] / 1024:.1f} GB"] if step.get("peak_memory_mb") else []
         extra += ["reused"] if reused else []
+        where = f"{step['stage']}/{step['digest'][:8]}"
         items.append(
-            f"<li><span>{escape(step['title'])}<small>{step['stage']}/{step['digest'][:8]}</small></span>"
+            f"<li><span>{escape(step['title'])}<small>{escape(where)}</small></span>"
             f'<span class="track"><i class="{"reused" if reused else ""}" style="width:{100 * seconds / longest:.1f}%">'
-            f'</i></span><span class="time">{duration(seconds)}<small>{escape(", ".join(extra))}</small></span></li>'
+            f'</i></span><span class="time">{format_duration(seconds)}<small>{escape(", ".join(extra))}</small></span>'
+            "</li>"
         )
     total = sum(step["seconds"] or 0 for step in steps)
     spent = sum(step["seconds"] or 0 for step in steps if not step["reused"])
     return (
-        f'<ol class="road">{"".join(items)}</ol><p class="soft">{duration(total)} in all, {duration(spent)} of it '
-        "in this run; hatched steps were loaded from earlier runs.</p>"
+        f'<ol class="steps">{"".join(items)}</ol><p class="soft">{format_duration(total)} in all, '
+        f"{format_duration(spent)} of it in this run; hatched = reused from an earlier run.</p>"
     )
 
 
-def curves(run: RunFolder) -> str:
-    """The threshold curve, and losses and average precision over the epochs."""
-    parts = []
-    seeds = run.record["scores"].get("seeds", {})
-    if "curve" in seeds:
-        thresholds, mious = seeds["curve"]["thresholds"], [100 * value for value in seeds["curve"]["miou"]]
-        marks = [
-            Mark(seeds[name]["threshold"], 100 * seeds[name]["miou"], f"{word} {seeds[name]['threshold']:g}", colour)
-            for name, word, colour in (("best", "best", 2), ("fixed", "method's", 1))
-            if name in seeds and seeds[name]["miou"] is not None
-        ]
-        line = Series("", thresholds, mious, 1)
-        parts.append(chart([line], "Seeds: mIoU % by threshold", "background threshold", "mIoU %", marks, zero=True))
+def draw_curves(run: RunFolder) -> str:
+    """The threshold curves, and losses and average precision over the epochs."""
+    charts = [draw_thresholds(step, run) for step in STEPS]
     order = [step["title"] for step in run.record.get("steps", [])]
     histories = run.record.get("history", {})
     for title in sorted(histories, key=lambda name: order.index(name) if name in order else len(order)):
-        history = histories[title]
-        epochs = [epoch["epoch"] + 1 for epoch in history]
-        names = [name for name in history[0]["losses"] if name != "total"] if history else []
-        wanted = ["total", *names] if 1 < len(names) <= 3 else ["total"]
-        lines = [
-            Series(
-                name if len(wanted) > 1 else "", epochs, [epoch["losses"][name] for epoch in history], place, dots=True
-            )
-            for place, name in enumerate(wanted, start=1)
-            if history and all(name in epoch["losses"] for epoch in history)
-        ]
-        parts.append(chart(lines, f"{title}: loss", "epoch", "loss", whole=True))
-        ranked = [(epoch["epoch"] + 1, 100 * epoch["mean_ap"]) for epoch in history if epoch.get("mean_ap") is not None]
-        if ranked:
-            line = Series("", [x for x, _ in ranked], [y for _, y in ranked], 3, dots=True)
-            parts.append(chart([line], f"{title}: image-level mAP % on val", "epoch", "mAP %", whole=True))
-    return f'<div class="two">{"".join(parts)}</div>' if any(parts) else ""
+        charts += draw_history(title, histories[title])
+    return f'<div class="two">{"".join(charts)}</div>' if any(charts) else ""
 
 
-def classes(run: RunFolder) -> str:
+def draw_thresholds(step: str, run: RunFolder) -> str:
+    """The curve of mIoU over the background threshold, with the variants that stand on it; empty without a curve."""
+    curve = run.record["scores"].get(step, {}).get("curve")
+    if curve is None:
+        return ""
+    marks = [
+        Mark(
+            values["threshold"],
+            100 * values["miou"],
+            f"{VARIANTS[variant].title} {values['threshold']:g}",
+            pick_mark_colour(place),
+        )
+        for place, (variant, values) in enumerate(run.scored(step).items())
+        if values.get("threshold") is not None and values["miou"] is not None
+    ]
+    line = Series("", curve["thresholds"], [100 * value for value in curve["miou"]], 1)
+    title = f"{STEPS[step].title}: mIoU % by threshold"
+    return draw_chart([line], Axes(title, "background threshold", "mIoU %", zero=True), marks)
+
+
+def pick_mark_colour(place: int) -> int:
+    """Colours of marks beside a line of colour 1."""
+    return 2 + place % (NUM_COLOURS - 1)
+
+
+def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[str]:
+    """The losses of one training over its epochs and, where it was measured, its average precision."""
+    if not history:
+        return []
+    epochs = [epoch["epoch"] + 1 for epoch in history]
+    names = [name for name in history[0]["losses"] if name != "total"]
+    wanted = ["total", *names] if 1 < len(names) <= 3 else ["total"]
+    lines = [
+        Series(name if len(wanted) > 1 else "", epochs, [epoch["losses"][name] for epoch in history], place, dots=True)
+        for place, name in enumerate(wanted, start=1)
+        if all(name in epoch["losses"] for epoch in history)
+    ]
+    charts = [draw_chart(lines, Axes(f"{title}: loss", "epoch", "loss", whole=True))]
+    ranked = [(epoch["epoch"] + 1, 100 * epoch["mean_ap"]) for epoch in history if epoch.get("mean_ap") is not None]
+    if ranked:
+        line = Series("", [x for x, _ in ranked], [y for _, y in ranked], 3, dots=True)
+        charts.append(draw_chart([line], Axes(f"{title}: image-level mAP % on val", "epoch", "mAP %", whole=True)))
+    return charts
+
+
+def draw_classes(run: RunFolder) -> str:
     """IoU per class, one bar for every scored step."""
-    found = {step: pair for step in STEPS if (pair := usual(run, step)) is not None}
+    found = find_usual(run)
     if not found:
         return ""
     legend = "".join(
-        f'<span class="key"><i class="back{COLOURS[step]}"></i>{TITLES[step]}, {VARIANTS[variant]}</span>'
+        f'<span class="key"><i class="back{pick_colour(step)}"></i>{escape(title_of(step, variant))}</span>'
         for step, (variant, _) in found.items()
     )
     items = []
     for label in run.labels:
-        bars = "".join(bar(values["iou"].get(label), COLOURS[step]) for step, (_, values) in found.items())
+        bars = "".join(draw_bar(values["iou"].get(label), pick_colour(step)) for step, (_, values) in found.items())
         items.append(f'<li><span class="name" title="{escape(label)}">{escape(label)}</span><span>{bars}</span></li>')
     return f'<p>{legend}</p><ul class="classes">{"".join(items)}</ul>'
 
 
-def bar(value: float | None, colour: int) -> str:
+def draw_bar(value: float | None, colour: int) -> str:
     """One horizontal bar with its number."""
     width = 0.0 if value is None else 100 * value
     return (
         f'<span class="bar"><i class="track"><i class="back{colour}" style="width:{width:.1f}%"></i></i>'
-        f"<span>{percent(value)}</span></span>"
+        f"<span>{format_percent(value)}</span></span>"
     )
 
 
-def confusion(run: RunFolder) -> str:
-    """The matrix of the last thing that was scored."""
-    for step in reversed(list(STEPS)):
-        found = usual(run, step)
-        if found is not None and "matrix" in found[1]:
-            chart_ = confusion_chart(np.asarray(found[1]["matrix"]), run.labels)
-            what = f"{TITLES[step]}, {VARIANTS[found[0]]}"
-            text = f"{what}: rows are the truth, columns the answer, cells the share of the row in %."
-            return f'<p class="soft">{text}</p>{chart_}'
+def draw_last_confusion(run: RunFolder) -> str:
+    """The confusion matrix of the last step that was scored."""
+    for step, (variant, values) in reversed(find_usual(run).items()):
+        if "matrix" in values:
+            text = (
+                f"{title_of(step, variant)}: rows = ground truth, columns = prediction, cells = share of the row in %."
+            )
+            return f'<p class="soft">{escape(text)}</p>{draw_confusion(np.asarray(values["matrix"]), run.labels)}'
     return ""
 
 
-def image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> str:
+def build_image_sections(run: RunFolder, budget: int) -> list[str]:
+    """The sections of images, which share ``budget`` bytes; what a run made no artifact of has none."""
+    steps = [step for step in STEPS if budget and run.artifact(STEPS[step].kind) is not None]
+    sections: list[str] = []
+    number = 0
+    for step in steps:
+        shown = draw_images(run, step, budget // len(steps))
+        if shown:
+            sections.append(build_image_section(run, step, shown, number))
+            number += len(shown)
+    return sections
+
+
+def build_image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> str:
     """Panels by group; each opens large, and the arrows lead to the next."""
     from wsss_ray.data.manifest import load_manifest
 
@@ -218,20 +216,26 @@ def image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int)
     groups: dict[str, list[str]] = {}
     for place, image in enumerate(shown, start=start):
         group = "by class" if image.group.startswith("class ") else image.group
-        groups.setdefault(group, []).append(panel(image, place, start, start + len(shown), run.labels, palette))
-    title = {"seeds": "seeds", "masks": "pseudo masks", "segmentation": "predictions"}[step]
-    lead = "Best and worst by the mean IoU of an image's classes, which only chooses images. Touch one to enlarge it."
+        before, after = max(start, place - 1), min(start + len(shown) - 1, place + 1)
+        panel = build_panel(image, (before, place, after), run.labels, palette)
+        groups.setdefault(group, []).append(panel)
+    lead = "Best and worst by the mean IoU of an image's classes, which only chooses images. Select one to enlarge it."
     body = "".join(
         f'<h3>{escape(name.capitalize())}</h3><div class="panels">{"".join(panels)}</div>'
         for name, panels in groups.items()
     )
-    return section(f"Images: {title}", body, lead if any(image.score is not None for image in shown) else "")
+    lead = lead if any(image.score is not None for image in shown) else ""
+    return build_section(f"Images: {STEPS[step].title}", body, lead)
 
 
-def panel(
-    image: Shown, number: int, first: int, last: int, labels: Sequence[str], palette: Sequence[tuple[int, int, int]]
+def build_panel(
+    image: Shown, places: tuple[int, int, int], labels: Sequence[str], palette: Sequence[tuple[int, int, int]]
 ) -> str:
-    """One image's tiles, opened by its own address (``:target``), so that it works without a script."""
+    """One image's tiles, opened by its own address (``:target``), so that it works without a script.
+
+    ``places`` numbers the panel before it, itself and the one after it.
+    """
+    before, number, after = places
     height, width = image.size
     tiles = "".join(
         f'<span><img src="{data}" alt="{escape(caption)}" style="aspect-ratio:{width}/{height}" loading="lazy">'
@@ -243,18 +247,17 @@ def panel(
         for label in image.labels
         if label < len(labels)
     )
-    score = f"<span>IoU {percent(image.score)}</span>" if image.score is not None else ""
-    before, after = max(first, number - 1), min(last - 1, number + 1)
+    score = f"<span>IoU {format_percent(image.score)}</span>" if image.score is not None else ""
     return (
         f'<div><figure class="panel" id="p{number}"><a class="open" href="#p{number}" '
         f'aria-label="{escape(image.image_id)}, large">{tiles}</a>'
         f"<figcaption><b>{escape(image.image_id)}</b>{score}{swatches}</figcaption>"
-        f'<nav><a href="#p{before}" aria-label="before">←</a><a href="#p{after}" aria-label="next">→</a>'
+        f'<nav><a href="#p{before}" aria-label="previous">←</a><a href="#p{after}" aria-label="next">→</a>'
         '<a href="#-" aria-label="close">✕ close</a></nav></figure></div>'
     )
 
 
-def recipe_block(recipe: dict[str, Any]) -> str:
+def fold_recipe(recipe: dict[str, Any]) -> str:
     """The recipe as YAML, folded."""
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    return f"<details><summary>recipe.yaml: runs again with 'wsss run'</summary><pre>{escape(text)}</pre></details>"
+    return f"<details><summary>recipe.yaml: run it again with 'wsss run'</summary><pre>{escape(text)}</pre></details>"

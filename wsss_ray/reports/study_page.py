@@ -1,92 +1,99 @@
-"""The page of a study: published beside ours, as a table and as a chart."""
+"""The page of a study: published numbers beside ours, as a table and as a chart."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from wsss_ray.reports.chart_png import wide
-from wsss_ray.reports.chart_svg import Series, chart, cut
-from wsss_ray.reports.layout import document, duration, section, table
-from wsss_ray.reports.study_table import (
-    METRICS,
-    Report,
-    headings,
-    order_in_words,
-    protocols_in_words,
-    rows,
-    setting_in_words,
-    summarize,
+from wsss_ray.reports.chart_png import spans_decades
+from wsss_ray.reports.chart_svg import Axes, Series, draw_chart, shorten
+from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration
+from wsss_ray.reports.study_table import StudyTable, summarize_study
+from wsss_ray.reports.study_text import (
+    describe_protocols,
+    describe_ranking,
+    describe_setting,
+    format_rows,
+    list_headings,
+    place_rows,
 )
+from wsss_ray.score.names import study_column
+
+MAX_NAMED_ROWS = 8
+"""Up to so many rows, with names of at most as many letters, are named below the chart; more are numbered."""
 
 
-def study_page(results: dict[str, Any]) -> str:
+def build_study_page(results: Mapping[str, Any]) -> str:
     """The page of what ``results.json`` of a study holds, as HTML."""
-    report = summarize(results)
+    table = summarize_study(results)
     facts = {
-        "scale": report.scale,
-        "profile": report.profile,
-        "data": report.data or "generated toy images",
-        "rows": f"{sum(line.status in ('finished', 'partly') for line in report.lines)} of {len(report.lines)} run",
+        "scale": table.scale,
+        "profile": table.profile,
+        "data": table.data or "synthetic images",
+        "rows": f"{sum(line.status in ('finished', 'partly') for line in table.lines)} of {len(table.lines)} run",
     }
-    notes = [setting_in_words(report), *protocols_in_words(report)]
+    notes = [describe_setting(table), *describe_protocols(table)]
     listed = "".join(f'<p class="soft">{escape(text)}</p>' for text in notes)
+    ranking = f"<p>{escape(describe_ranking(table))}</p>" if table.ranking is not None else ""
     sections = [
-        f"<p>{escape(report.title)}</p>",
-        section("Table", table(headings(report), rows(report)) + listed, report.source),
-        section("Order", f"<p>{escape(order_in_words(report))}</p>" if report.order is not None else ""),
-        section("Chart", rows_chart(report)),
-        section("Runs", runs_table(results)),
+        f"<p>{escape(table.title)}</p>",
+        build_section("Table", build_table(list_headings(table), format_rows(table)) + listed, table.source),
+        build_section("Ranking", ranking),
+        build_section("Chart", draw_rows(table)),
+        build_section("Runs", build_runs_table(results)),
     ]
-    return document(report.name, facts, sections, f"{report.name} · {report.scale}")
+    return build_document(table.name, facts, sections, f"{table.name} · {table.scale}")
 
 
-def rows_chart(report: Report) -> str:
+def draw_rows(table: StudyTable) -> str:
     """Published and ours over the rows; over the values of the axis where these are numbers."""
-    values = [_value(line.name) for line in report.lines] if report.axis else [None]
-    numeric = all(value is not None for value in values)
-    places = [float(value or 0) for value in values] if numeric else [float(p) for p in range(len(report.lines))]
-    cells = [line.cells[report.metric] for line in report.lines]
+    numbers = place_rows(table)
+    places = [float(place) for place in range(len(table.lines))] if numbers is None else numbers
+    names = name_rows(table) if numbers is None else None
+    series = list_series(table, places)
+    title = study_column(table.metric).title
+    log = names is None and spans_decades([x for one in series for x in one.x])
+    drawn = draw_chart(series, Axes(title, table.axis or "row", title, names=names, log=log))
+    if names is None or not drawn or names[0] == table.lines[0].name:
+        return drawn
+    key = ", ".join(f"{place} {shorten(line.name)}" for place, line in enumerate(table.lines, start=1))
+    return f'{drawn}<p class="soft">Rows: {escape(key)}</p>'
+
+
+def list_series(table: StudyTable, places: list[float]) -> list[Series]:
+    """Published and ours at the rows' places, of those that have such a number."""
     series = []
     for name, colour in (("published", 2), ("ours", 1)):
         found = [
             (x, value, cell.std if name == "ours" else None)
-            for x, cell in zip(places, cells, strict=True)
+            for x, cell in zip(places, (line.cells[table.metric] for line in table.lines), strict=True)
             if (value := cell.published if name == "published" else cell.mean) is not None
         ]
         if found:
             xs, ys, errors = (list(part) for part in zip(*found, strict=True))
-            series.append(Series(name, xs, ys, colour, errors, dots=True, line=report.axis is not None))
-    names = None
-    if not numeric:
-        short = all(len(line.name) <= 8 for line in report.lines) and len(report.lines) <= 8
-        names = [line.name if short else str(place) for place, line in enumerate(report.lines, start=1)]
-    log = names is None and wide([x for one in series for x in one.x])
-    drawn = chart(series, METRICS[report.metric], report.axis or "row", METRICS[report.metric], x_names=names, log=log)
-    if names is None or not drawn or names[0] == report.lines[0].name:
-        return drawn
-    key = ", ".join(f"{place} {cut(line.name)}" for place, line in enumerate(report.lines, start=1))
-    return f'{drawn}<p class="soft">Rows: {escape(key)}</p>'
+            series.append(Series(name, xs, ys, colour, errors, dots=True, line=table.axis is not None))
+    return series
 
 
-def runs_table(results: dict[str, Any]) -> str:
+def name_rows(table: StudyTable) -> list[str]:
+    """What stands below the rows of a chart: their names where these are few and short, else their numbers."""
+    names = [line.name for line in table.lines]
+    short = len(names) <= MAX_NAMED_ROWS and all(len(name) <= MAX_NAMED_ROWS for name in names)
+    return names if short else [str(place) for place in range(1, len(names) + 1)]
+
+
+def build_runs_table(results: Mapping[str, Any]) -> str:
     """Every run with its seed, time and outcome."""
-    lines = [
+    rows = [
         [
             row["name"],
             seed,
-            duration(entry.get("seconds", 0.0)),
+            format_duration(entry.get("seconds", 0.0)),
             entry["status"],
             entry.get("run") or entry.get("reason", ""),
         ]
         for row in results["rows"]
         for seed, entry in sorted(row["seeds"].items(), key=lambda pair: int(pair[0]))
     ]
-    return table(["row", "seed", "time", "outcome", "run, or why it failed"], lines) if lines else ""
-
-
-def _value(name: str) -> float | None:
-    try:
-        return float(name)
-    except ValueError:
-        return None
+    return build_table(["row", "seed", "time", "outcome", "run, or why it failed"], rows) if rows else ""

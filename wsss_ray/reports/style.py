@@ -34,11 +34,11 @@ td{padding:6px 14px 6px 0;border-bottom:1px solid var(--rule);vertical-align:top
 td.n,th.n{text-align:right}td.n{white-space:nowrap}
 td.wide{min-width:14em}
 table.lines td:first-child{min-width:11em}
-ol.road{list-style:none;margin:0;padding:0}
-ol.road li{display:grid;grid-template-columns:minmax(7.5em,11em) 1fr 14.5em;gap:2px 14px;align-items:center;
+ol.steps{list-style:none;margin:0;padding:0}
+ol.steps li{display:grid;grid-template-columns:minmax(7.5em,11em) 1fr 14.5em;gap:2px 14px;align-items:center;
 padding:5px 0;border-bottom:1px solid var(--rule);font-size:.92rem}
-ol.road .time{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-ol.road small{display:block;line-height:1.3}
+ol.steps .time{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+ol.steps small{display:block;line-height:1.3}
 .track{background:var(--bar);border-radius:3px;height:9px;overflow:hidden}
 .track i{display:block;height:100%;border-radius:3px;background:var(--c1)}
 .track i.reused{background:repeating-linear-gradient(135deg,var(--c1) 0 3px,transparent 3px 6px);opacity:.7}
@@ -99,7 +99,7 @@ a:focus-visible,summary:focus-visible{outline:2px solid var(--c1);outline-offset
 footer{margin-top:48px;font-size:.82rem;color:var(--soft)}
 @media (max-width:640px){.panel:target img{max-height:none}.tick,.axis{font-size:12.5px}.mark{font-size:13px}
 main{padding:16px 12px 48px}h1{font-size:1.4rem}
-ol.road li{grid-template-columns:1fr auto}ol.road .track{grid-column:1/-1;grid-row:2}
+ol.steps li{grid-template-columns:1fr auto}ol.steps .track{grid-column:1/-1;grid-row:2}
 .panel:target{padding:52px 8px 16px}.classes li{grid-template-columns:6.5em 1fr}
 table.lines thead{display:none}table.lines tr{display:grid;grid-template-columns:1fr 1fr 1fr;gap:0 12px;padding:8px 0;
 border-bottom:1px solid var(--rule)}table.lines td{border:0;padding:1px 0;text-align:left}

@@ -45,7 +45,7 @@ def compare_counts(
 ) -> Difference:
     """Paired bootstrap of two methods on the same images, (N, 3, K) counts each, in the same order.
 
-    Images are drawn with replacement, the same ones for both, and mIoU is taken of the summed counts, never of a
+    Images are drawn with replacement, the same ones for both, and mIoU is taken of the summed counts, never of an
     image. ``seed`` fixes the draw. Raises UserError where the counts do not pair up.
     """
     shapes = f"{first.shape} and {second.shape}"

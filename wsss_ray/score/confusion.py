@@ -17,8 +17,6 @@ from wsss_ray.contracts import IGNORE
 Absent = Literal["skip", "zero", "no_truth"]
 """Classes left out of a mean: those in neither truth nor prediction (IRN), none (they count as 0; KTSE, SSSS), or those
 without a pixel of truth (deeplab-pytorch)."""
-Unknown = Literal["miss", "drop", "background"]
-"""Pixels predicted 255 are misses, or not looked at (EPS and L2G evaluators), or background (RIB)."""
 
 
 def make_matrix(num_labels: int) -> np.ndarray:
@@ -33,7 +31,8 @@ def count_confusion(truth: np.ndarray, prediction: np.ndarray, num_labels: int, 
     """
     if truth.shape != prediction.shape:
         raise UserError(
-            f"{name}: the prediction is {_format_size(prediction)}, the truth {_format_size(truth)}: predict at the image's size"
+            f"{name}: the prediction is {_format_size(prediction)}, the truth {_format_size(truth)}: "
+            "predict at the image's size"
         )
     counted = truth != IGNORE
     rows, columns = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -55,17 +54,6 @@ def _check_values(values: np.ndarray, num_labels: int, what: str) -> None:
 
 def _format_size(mask: np.ndarray) -> str:
     return "x".join(str(side) for side in mask.shape)
-
-
-def settle_unknown(matrix: np.ndarray, unknown: Unknown) -> np.ndarray:
-    """The matrix with its unknown column dropped or given to the background; (..., K, K + 1) -> same shape."""
-    if unknown == "miss":
-        return matrix
-    result = matrix.copy()
-    if unknown == "background":
-        result[..., 0] += result[..., -1]
-    result[..., -1] = 0
-    return result
 
 
 @dataclass(frozen=True)
@@ -100,9 +88,10 @@ def compute_mean_iou(counts: Counts, absent: Absent = "skip", foreground: bool =
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole in float64, NaN where whole is 0."""
+    """Return part / whole in float64, NaN where whole is 0."""
     nothing = np.full(np.broadcast_shapes(np.shape(part), np.shape(whole)), np.nan)
-    return np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+    shares: np.ndarray = np.divide(part, whole, out=nothing, where=np.asarray(whole) > 0)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -135,11 +124,13 @@ class Scores:
         return {key: value for key, value in vars(self).items() if isinstance(value, float)}
 
 
-def compute_scores(matrix: np.ndarray, absent: Absent = "skip", unknown: Unknown = "miss") -> Scores:
-    """Scores of a (K, K + 1) matrix over a whole set; coverage is of the matrix as given."""
+def compute_scores(matrix: np.ndarray, absent: Absent = "skip") -> Scores:
+    """Scores of a (K, K + 1) matrix over a whole set; pixels predicted unknown are misses, and lower the coverage.
+
+    Other evaluators do not look at them (EPS, L2G) or call them background (RIB).
+    """
     total = matrix.sum()
     coverage = float(_divide(total - matrix[:, -1].sum(), total))
-    matrix = settle_unknown(matrix, unknown)
     counts = Counts.of(matrix)
     precision, recall = _divide(counts.intersection, counts.predicted), _divide(counts.intersection, counts.truth)
     right, objects, found = matrix[1:, 1:-1].sum(), matrix[1:].sum(), matrix[:, 1:-1].sum()

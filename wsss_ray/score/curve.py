@@ -15,7 +15,7 @@ CELLS = 4096
 
 
 def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """How many of the ascending ``thresholds`` lie below each value: ``searchsorted``, three times as fast.
+    """How many of the ascending ``thresholds`` lie below each value: a faster ``searchsorted``.
 
     A table has the count at each cell's lower edge, and one comparison settles the cell, where it holds no second
     threshold. Any shape -> the same shape, int32.
@@ -24,7 +24,7 @@ def find_bins(values: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     below = np.searchsorted(thresholds, edges, side="left").astype(np.int32)
     if (np.diff(below) > 1).any() or thresholds[0] < 0:
         return np.searchsorted(thresholds, values, side="left").astype(np.int32)
-    found = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
+    found: np.ndarray = below[np.clip(values * CELLS, 0, CELLS).astype(np.int32)]
     found += np.append(thresholds, np.asarray(np.inf, thresholds.dtype))[found] < values
     return found
 
@@ -76,14 +76,6 @@ class ThresholdCurve:
         shape = (self.num_labels + 1, len(classes), num_bins)
         flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
         self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
-
-    def merge(self, other: ThresholdCurve) -> ThresholdCurve:
-        """Both parts of a set together."""
-        if not np.array_equal(self.thresholds, other.thresholds) or self.num_labels != other.num_labels:
-            raise UserError("curves of different thresholds or labels do not add up: use one list for all parts")
-        both = ThresholdCurve(self.thresholds, self.num_labels)
-        both.counts = self.counts + other.counts
-        return both
 
     def matrices(self) -> np.ndarray:
         """(T, K, K + 1) int64: the confusion matrix at each threshold, no pixel unknown."""

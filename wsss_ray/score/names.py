@@ -6,9 +6,12 @@ that computes it. Commands, pages, study tables, ``wsss compare`` and sweeps rea
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from wsss_ray.config import UserError
 
 Kind = Literal["maps", "masks", "predictions"]
 """The artifacts that are scored."""
@@ -28,7 +31,7 @@ class Variant:
     parts: bool = False
     """Whether the recall of an object's parts is reported (synthetic images)."""
     caption: str = ""
-    """Over its tile in panels; empty where it is not drawn."""
+    """Over its tile in panels; ``{threshold}`` is filled in; empty where it is not drawn."""
 
 
 VARIANTS: dict[str, Variant] = {
@@ -38,7 +41,10 @@ VARIANTS: dict[str, Variant] = {
         by_image=False,
     ),
     "fixed": Variant(
-        "fixed threshold", "{split}, threshold {threshold} fixed by the method, image labels used", parts=True
+        "fixed threshold",
+        "{split}, threshold {threshold} fixed by the method, image labels used",
+        parts=True,
+        caption="seeds at {threshold}",
     ),
     "mask": Variant("refined", "{split}, refined by {refiner}, image labels used", parts=True, caption="pseudo mask"),
     "crf": Variant("multi-scale + CRF", "{split}, {views} + CRF, {labels}", caption="prediction + CRF"),
@@ -64,7 +70,7 @@ class Step:
 
 
 STEPS: dict[str, Step] = {
-    "seeds": Step("Seeds", "maps", "score", ("best", "fixed")),
+    "seeds": Step("CAM seeds", "maps", "score", ("best", "fixed"), ("fixed",)),
     "masks": Step("Pseudo masks", "masks", "score", ("mask",), ("mask",)),
     "segmentation": Step(
         "Segmentation", "predictions", "val", ("crf", "multi_scale", "single_scale"), ("multi_scale", "crf")
@@ -88,6 +94,81 @@ PARTS: dict[str, str] = {"1": "heads", "2": "bodies"}
 """Parts of synthetic objects: index in the ``parts`` column -> name."""
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of a study's table: which number it shows, and of what."""
+
+    title: str
+    number: str
+    """A number of a scored variant (a share, shown in %), or of the whole run."""
+    steps: tuple[str, ...] = ()
+    """Read from the first of these steps that was scored; empty: from the step of the study's own column."""
+    variant: str | None = None
+    """The variant that is read; None: the study's own, or the usual one."""
+    own_variant: bool = False
+    """Whether the study's own variant is read where ``variant`` is None."""
+    part: str | None = None
+    """The part whose recall it is: an index of ``PARTS``."""
+    factor: float = 100.0
+    scored: bool = True
+    """False: a number of the whole run, no score."""
+    needs: str | None = None
+    """The last scored step a run must reach for it; None: whichever the others need."""
+
+
+def study_columns() -> dict[str, Column]:
+    """Key -> column of a study's table, of all there may be, in the order of a table.
+
+    ``seeds`` and the like are the usual variant of a step, ``seeds.fixed`` a named one; ``precision``, ``recall`` and
+    parts are of the study's own step and variant, ``precision.fixed`` of a named variant.
+    """
+    last = list(STEPS)[-1]
+    columns = {key: Column(f"{step.title} mIoU %", "miou", (key,), needs=key) for key, step in STEPS.items()}
+    columns["pixel_accuracy"] = Column("pixel accuracy %", "pixel_accuracy", tuple(reversed(STEPS)), needs=last)
+    columns["params"] = Column("parameters (millions)", "params", factor=1.0, scored=False, needs=last)
+    for key, step in STEPS.items():
+        for name in step.variants:
+            title = f"{step.title} mIoU %, {VARIANTS[name].title}"
+            columns[f"{key}.{name}"] = Column(title, "miou", (key,), name, needs=key)
+    for key, number in _OF_THE_STEP.items():
+        columns[key] = Column(NUMBERS[number], number, own_variant=True)
+        for name, variant in VARIANTS.items():
+            columns[f"{key}.{name}"] = Column(f"{NUMBERS[number]}, {variant.title}", number, variant=name)
+    for index, name in PARTS.items():
+        columns[name] = Column(f"recall on {name} % (synthetic parts)", "part_recall", part=index)
+    columns["minutes"] = Column("minutes of training", "train_seconds", factor=1 / 60, scored=False)
+    return columns
+
+
+_OF_THE_STEP = {
+    "precision": "mean_precision",
+    "recall": "mean_recall",
+    "precision_foreground": "precision_foreground",
+    "recall_foreground": "recall_foreground",
+}
+"""Key of a column -> the number it shows of the study's own step."""
+
+
+def study_column(key: str) -> Column:
+    """One column of a study's table; UserError lists the keys there are."""
+    columns = study_columns()
+    if key not in columns:
+        raise _user_error(f"no study column {key!r}; known: {', '.join(columns)}")
+    return columns[key]
+
+
+def kept_numbers() -> tuple[str, ...]:
+    """The numbers of a scored variant that some column of a study reads."""
+    return tuple(dict.fromkeys(column.number for column in study_columns().values() if column.scored))
+
+
+def last_step(keys: Iterable[str]) -> str:
+    """The last scored step that a run must reach for these columns of a study."""
+    order = list(STEPS)
+    needed = (study_column(key).needs for key in keys)
+    return max((step for step in needed if step is not None), key=order.index, default=order[0])
+
+
 def variants_of(kind: Kind) -> tuple[str, ...]:
     """The variants of one kind of artifact, as their step lists them."""
     return next(step.variants for step in STEPS.values() if step.kind == kind)
@@ -98,6 +179,40 @@ def usual_variant(step: str, scored: Container[str]) -> str | None:
     return next((name for name in STEPS[step].variants if name in scored), None)
 
 
+def title_of(step: str, variant: str) -> str:
+    """What people read of one variant: "CAM seeds, best threshold"."""
+    return f"{STEPS[step].title}, {VARIANTS[variant].title}"
+
+
 def metric_name(step: str, variant: str, number: str) -> str:
     """The name of a number in MLflow: ``seeds/fixed/miou``."""
     return f"{step}/{variant}/{number}"
+
+
+def metric_choices() -> str:
+    """What a sweep may be judged by: ``seeds[.best|fixed], masks[.mask], ...``."""
+    return ", ".join(f"{name}[.{'|'.join(step.variants)}]" for name, step in STEPS.items())
+
+
+def split_metric(metric: str) -> tuple[str, str | None]:
+    """``seeds.fixed`` -> step and variant, ``seeds`` -> step and None; UserError lists the choices."""
+    step, _, variant = metric.partition(".")
+    if step not in STEPS or (variant and variant not in STEPS[step].variants):
+        raise _user_error(f"unknown metric {metric!r}; choose one of {metric_choices()}")
+    return step, variant or None
+
+
+def read_miou(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float | None:
+    """The mIoU of ``seeds.fixed``, or of the usual variant of ``seeds``; None where a run was not scored so."""
+    step, variant = split_metric(metric)
+    scored = scores.get(step, {})
+    name = variant or usual_variant(step, scored)
+    value: float | None = scored[name].get("miou") if name is not None and name in scored else None
+    return value
+
+
+def _user_error(message: str) -> UserError:
+    """Only here does this table import anything: ``wsss --help`` prints from it and answers at once."""
+    from wsss_ray.config import UserError
+
+    return UserError(message)

@@ -34,15 +34,7 @@ def _compute_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def compute_mean_average_precision(scores: np.ndarray, truths: np.ndarray) -> float | None:
-    """(N, C), (N, C) -> mean over the classes that have a positive image; None where no class has one.
-
-    ``list_classes_without_positives`` names what was left out.
-    """
+    """(N, C), (N, C) -> mean over the classes that have a positive image; None where no class has one."""
     values = compute_average_precisions(scores, truths)
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else None
-
-
-def list_classes_without_positives(truths: np.ndarray) -> list[int]:
-    """(N, C) labels -> the 0-based classes no image has, which no average precision counts."""
-    return np.flatnonzero(~(np.asarray(truths) > 0).any(axis=0)).tolist()

@@ -39,7 +39,8 @@ def compute_tau_b(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     one, two = _compute_signs(np.asarray(first, np.float64)), _compute_signs(np.asarray(second, np.float64))
     norm = np.sqrt((one != 0).sum(axis=-1) * (two != 0).sum(axis=-1))
     together = (one * two).sum(axis=-1)
-    return np.divide(together, norm, out=np.full(np.shape(together), np.nan), where=norm > 0)
+    taus: np.ndarray = np.divide(together, norm, out=np.full(np.shape(together), np.nan), where=norm > 0)
+    return taus
 
 
 def measure_agreement(
@@ -75,7 +76,8 @@ def measure_agreement(
 def _compute_signs(values: np.ndarray) -> np.ndarray:
     """(..., N) -> (..., N (N - 1) / 2) sign of the difference of every pair."""
     left, right = np.triu_indices(values.shape[-1], k=1)
-    return np.sign(values[..., left] - values[..., right])
+    signs: np.ndarray = np.sign(values[..., left] - values[..., right])
+    return signs
 
 
 def _draw_means(scores: np.ndarray, num_resamples: int, generator: np.random.Generator) -> np.ndarray:

@@ -17,7 +17,7 @@ Ring = list[tuple[float, float]]
 """(x, y) corners of a closed line; the last one is not the first again."""
 
 
-def rings(bitmap: np.ndarray) -> list[Ring]:
+def trace_rings(bitmap: np.ndarray) -> list[Ring]:
     """(H, W) bool -> the closed lines along its pixel edges, corners only; the inside lies to the right.
 
     Outlines run clockwise (positive area in image coordinates), holes the other way; pixels that touch at a corner
@@ -42,11 +42,11 @@ def rings(bitmap: np.ndarray) -> list[Ring]:
     # The topmost corner left is never a crossing: whatever goes up from one starts a line above it.
     for begin in sorted(following, key=lambda corner: (corner[1], corner[0])):
         if begin in following:
-            found.append(_walk(following, begin))
+            found.append(_follow(following, begin))
     return found
 
 
-def _walk(following: dict[tuple[int, int], list[tuple[int, int]]], begin: tuple[int, int]) -> Ring:
+def _follow(following: dict[tuple[int, int], list[tuple[int, int]]], begin: tuple[int, int]) -> Ring:
     """One closed line from ``begin``, taken out of ``following``; it turns right where pixels touch at a corner."""
     corners: Ring = []
     at, heading = begin, (0, 0)
@@ -64,13 +64,13 @@ def _walk(following: dict[tuple[int, int], list[tuple[int, int]]], begin: tuple[
             return corners
 
 
-def area(ring: Sequence[tuple[float, float]]) -> float:
+def signed_area(ring: Sequence[tuple[float, float]]) -> float:
     """Signed area by the shoelace formula: positive where the line runs clockwise on the screen."""
     x, y = np.asarray(ring, dtype=np.float64).T
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
-def simplified(ring: Ring, tolerance: float) -> Ring:
+def simplify_ring(ring: Ring, tolerance: float) -> Ring:
     """Douglas-Peucker on a closed line: no dropped corner is further than ``tolerance`` pixels from what is left.
 
     Fewer than four corners are left alone, and so is a line that would lose its area.
@@ -96,21 +96,23 @@ def simplified(ring: Ring, tolerance: float) -> Ring:
             keep[first + 1 + worst] = True
             waiting += [(first, first + 1 + worst), (first + 1 + worst, last)]
     left = [ring[index] for index in np.flatnonzero(keep[:-1]).tolist()]
-    return left if len(left) >= 3 and area(left) * area(ring) > 0 else ring
+    return left if len(left) >= 3 and signed_area(left) * signed_area(ring) > 0 else ring
 
 
-def polygons(bitmap: np.ndarray, tolerance: float = 0.0) -> list[Ring]:
+def trace_polygons(bitmap: np.ndarray, tolerance: float = 0.0) -> list[Ring]:
     """(H, W) bool -> polygons without holes that cover it; at ``tolerance`` 0 exactly."""
-    lines = [simplified(ring, tolerance) for ring in rings(bitmap)]
-    outer = [ring for ring in lines if area(ring) > 0]
+    lines = [simplify_ring(ring, tolerance) for ring in trace_rings(bitmap)]
+    outer = [ring for ring in lines if signed_area(ring) > 0]
     # From the top: what lies straight above the top of a hole is an outline or a hole that is joined already.
-    holes = sorted((_from_top(ring) for ring in lines if area(ring) < 0), key=lambda ring: (ring[0][1], ring[0][0]))
+    holes = sorted(
+        (_start_at_top(ring) for ring in lines if signed_area(ring) < 0), key=lambda ring: (ring[0][1], ring[0][0])
+    )
     for hole in holes:
         _join(outer, hole)
     return outer
 
 
-def _from_top(ring: Ring) -> Ring:
+def _start_at_top(ring: Ring) -> Ring:
     top = min(range(len(ring)), key=lambda index: (ring[index][1], ring[index][0]))
     return ring[top:] + ring[:top]
 
@@ -134,10 +136,10 @@ def _join(outer: list[Ring], hole: Ring) -> None:
     outer[number] = [*ring[: index + 1], meets, *hole, hole[0], meets, *ring[index + 1 :]]
 
 
-def rle(bitmap: np.ndarray) -> dict[str, Any]:
+def encode_rle(bitmap: np.ndarray) -> dict[str, Any]:
     """(H, W) bool -> COCO's compressed RLE, JSON-able."""
-    made = pycocotools_mask().encode(np.asfortranarray(bitmap, dtype=np.uint8))
-    return {"size": [int(side) for side in bitmap.shape], "counts": made["counts"].decode("ascii")}
+    encoded = pycocotools_mask().encode(np.asfortranarray(bitmap, dtype=np.uint8))
+    return {"size": [int(side) for side in bitmap.shape], "counts": encoded["counts"].decode("ascii")}
 
 
 class CocoWriter:
@@ -159,10 +161,12 @@ class CocoWriter:
         return entry, list(self._annotations(mask))
 
     def _annotations(self, mask: np.ndarray) -> Iterator[dict[str, Any]]:
-        for index, bitmap in class_bitmaps(mask, len(self.classes)):
-            shape: Any = rle(bitmap)
+        for index, bitmap in split_classes(mask, len(self.classes)):
+            shape: Any = encode_rle(bitmap)
             if self.as_polygons:
-                shape = [[float(v) for corner in ring for v in corner] for ring in polygons(bitmap, self.tolerance)]
+                shape = [
+                    [float(v) for corner in ring for v in corner] for ring in trace_polygons(bitmap, self.tolerance)
+                ]
             ys, xs = np.nonzero(bitmap)
             left, top = int(xs.min()), int(ys.min())
             self.num_annotations += 1
@@ -177,21 +181,21 @@ class CocoWriter:
             }
 
 
-def class_bitmaps(mask: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(index, (H, W) bool) of every class in a mask, ascending; background and 255 are nobody's."""
+def split_classes(mask: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, (H, W) bool) of every class in a mask, ascending; background and 255 belong to none."""
     for index in np.unique(mask).tolist():
         if 1 <= index <= num_classes:
             yield index, mask == index
 
 
-def label_studio_task(
+def build_label_studio_task(
     file_name: str, mask: np.ndarray, classes: Sequence[str], tolerance: float, prefix: str = "/data/local-files/?d="
 ) -> dict[str, Any]:
     """One task with its polygons as a prediction to correct; coordinates are percent of width and height."""
     height, width = mask.shape
     results = []
-    for index, bitmap in class_bitmaps(mask, len(classes)):
-        for number, ring in enumerate(polygons(bitmap, tolerance)):
+    for index, bitmap in split_classes(mask, len(classes)):
+        for number, ring in enumerate(trace_polygons(bitmap, tolerance)):
             points = [[100 * x / width, 100 * y / height] for x, y in ring]
             results.append(
                 {
@@ -208,7 +212,7 @@ def label_studio_task(
     return {"data": {"image": prefix + file_name}, "predictions": [{"model_version": "wsss-ray", "result": results}]}
 
 
-def label_studio_config(classes: Iterable[str], palette: Sequence[Sequence[int]]) -> str:
+def build_label_studio_config(classes: Iterable[str], palette: Sequence[Sequence[int]]) -> str:
     """The labelling interface the tasks belong to."""
     from xml.sax.saxutils import quoteattr
 

@@ -22,7 +22,7 @@ from wsss_ray.data.image import decode_mask, open_image
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.score.names import variants_of
-from wsss_ray.serve.annotations import CocoWriter, label_studio_config, label_studio_task
+from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, build_label_studio_task
 from wsss_ray.serve.model import CARD, open_model
 from wsss_ray.tracking import save_model
 
@@ -113,12 +113,12 @@ def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str
             for one in found:
                 entries.add(one)
             if tasks is not None:
-                tasks.add(label_studio_task(f"images/{file_name}", mask, manifest.classes, options.tolerance))
+                tasks.add(build_label_studio_task(f"images/{file_name}", mask, manifest.classes, options.tolerance))
         info = {"description": f"wsss-ray {options.what}"}
         head = {"images": listed, "categories": writer.categories(), "info": info, "licenses": []}
         entries.ending = ", " + json.dumps(head)[1:]
     if as_polygons:
-        text = label_studio_config(manifest.classes, manifest.palette)
+        text = build_label_studio_config(manifest.classes, manifest.palette)
         (to / "label_studio.xml").write_text(text, encoding="utf-8")
     also = f", {to / 'label_studio.json'} for Label Studio" if as_polygons else ""
     return f"{writer.num_annotations} annotations of {writer.num_images} images in {path}{also}"
@@ -182,6 +182,7 @@ def export_model(run_folder: str, to: Path) -> str:
             (folder / name).write_bytes(storage.read_bytes(storage.join(model.folder, name)))
         (folder / CARD).write_text(json.dumps(model.card), encoding="utf-8")
         shutil.rmtree(to, ignore_errors=True)
-        uri = save_model(folder, to, run_id, run.rsplit("/", 2)[0])
+        code = Path(__file__).with_name("mlflow_model.py")
+        uri = save_model(folder, code, to, run_id, run.rsplit("/", 2)[0])
     logged = f", logged as {uri}" if uri != str(to) else ""
     return f"model in {to}{logged}: mlflow models serve -m {to} --env-manager local -h 127.0.0.1 -p 5001"

@@ -142,7 +142,7 @@ def score(run: Run, name: str, results: Artifact) -> Artifact | None:
 
 
 def rescore(artifact: Artifact, recipe: SettledRecipe, data: DataSet) -> dict[str, Any]:
-    """What ``score`` reports of maps with another ``background`` or ``absent``, from a finished artifact's counts alone.
+    """What ``score`` reports of maps with another ``background`` or ``absent``, from a finished artifact's counts.
 
     Recall of parts is left out. KeyError where the recipe's background threshold is not on the artifact's curve.
     """

@@ -1,4 +1,4 @@
-"""ESOL: taps learn to leave the object's strongest parts, then to come back to the object (Li 2022).
+"""ESOL: taps learn to leave the object's strongest parts, then to come back to the object (Li et al., NeurIPS 2022).
 
 No code was released. What the paper leaves open is a setting here, and its docstring says what the paper prints.
 """
@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, FusionRule, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss, runaway
-from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
+from wsss_ray.methods.esol.losses import area_loss, clip_features, detect_runaway, present_loss
+from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.deform import Backend, DeformConv2d
 from wsss_ray.nets.groups import standard_groups
 
 Phase = Literal["classifier", "expansion", "shrinkage"]
 Part = Literal["offsets", "conv1", "conv2", "classifier"]
+ExtraConv = nn.Conv2d | DeformConv2d
 Component = Literal["DT_e", "FL", "DT_s", "L_area"]
 """What Table 6 takes away: the offsets of either phase, feature clipping, the area loss."""
 STRUCTURE = ("channels", "kernel", "bias", "activation", "conv2")
@@ -30,6 +31,7 @@ STRUCTURE = ("channels", "kernel", "bias", "activation", "conv2")
 CLIPPING = ("beta", "clip_max")
 """Settings that the expansion and the shrinkage share: the second goes on with the features of the first."""
 HEAD_RATE = 10.0
+"""Learning rate of the classifier over the backbone's, as IRN has it for new layers."""
 ADVICE: dict[Phase, str] = {
     "classifier": "lower the learning rate",
     "expansion": "lower alpha times the learning rate (base.method.alpha, base.train.optimizer.lr in 'esol')",
@@ -82,8 +84,7 @@ class ESOLConfig(MethodConfig):
     """The maximum over the places of each channel, or over all channels too."""
     clip_detach: Annotated[bool, Changes("weights")] = True
     """Whether the maximum is a constant for the gradient; Eq. 7 does not say. Clipped places then have no gradient, so
-    that the inverse loss only takes down what lies below the ceiling. ``studies/esol.py`` has what each did to recall.
-    """
+    that the inverse loss only takes down what lies below the ceiling."""
     clip_at_inference: Annotated[bool, Changes("maps")] = True
     """Whether maps are read off clipped features; ``logits`` are those of training, always clipped."""
     gamma: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
@@ -96,7 +97,7 @@ class ESOLConfig(MethodConfig):
     """``all``: every class of the data set, as printed; ``present``: the mean over each image's own classes."""
 
     @model_validator(mode="after")
-    def _possible(self) -> ESOLConfig:
+    def _check_combination(self) -> ESOLConfig:
         if self.profile == "released":
             raise ValueError("ESOL has no released code: use profile 'paper'")
         if self.phase != "expansion" and self.alpha != type(self).model_fields["alpha"].default:
@@ -125,21 +126,21 @@ class ESOLConfig(MethodConfig):
     def warning(self, history: Sequence[Mapping[str, float]]) -> str | None:
         """Whether the offsets ran away; in the shrinkage, whose loss should fall, only whether they left the map."""
         limit = 1.0 if self.phase == "expansion" else float("inf")
-        found = runaway(history, min_offset=limit)
+        found = detect_runaway(history, min_offset=limit)
         return None if found is None else f"the {self.phase} ran away: {found}; {ADVICE[self.phase]}"
 
-    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> ESOL:
         """An ``ESOL``; a later phase takes over ``base``'s network, backbone included, and freezes it in place.
 
-        Errors: ``UserError`` where the base is missing, of another method or phase, or of another structure.
+        Raises UserError where the base is missing, of another method or phase, or of another structure.
         """
         if not self.wants_base:
-            return ESOL.classifier(self, backbone, num_classes)
-        before = _checked(self, backbone, num_classes, base)
-        return ESOL.later(self, before)
+            return ESOL.build_classifier(self, backbone, num_classes)
+        before = _check_base(self, backbone, num_classes, base)
+        return ESOL.build_later_phase(self, before)
 
 
-def phases(without: Collection[Component] = (), **settings: Any) -> list[ESOLConfig]:
+def plan_phases(without: Collection[Component] = (), **settings: Any) -> list[ESOLConfig]:
     """The phases of a run in order, each the base of the next, for a row of Table 6; ``settings`` go to all of them.
 
     What the paper leaves open in its rows is read so (inferred): without DT_e nothing is left to learn in the
@@ -168,14 +169,14 @@ def phases(without: Collection[Component] = (), **settings: Any) -> list[ESOLCon
 
 
 class ESOL(nn.Module):
-    """Backbone, conv1, clip, conv2, pooling, classifier; a sampler is a convolution with offsets (Fig. 2)."""
+    """Backbone, conv1, clip, conv2, pooling, classifier; a sampler is a convolution with offsets (Eq. 4, Fig. 2)."""
 
     def __init__(
         self,
         config: ESOLConfig,
         backbone: Backbone,
-        conv1: nn.Conv2d | DeformConv2d,
-        conv2: nn.Conv2d | DeformConv2d | None,
+        conv1: ExtraConv,
+        conv2: ExtraConv | None,
         head: nn.Conv2d,
     ) -> None:
         super().__init__()
@@ -186,36 +187,39 @@ class ESOL(nn.Module):
         self.head = head
 
     @classmethod
-    def classifier(cls, config: ESOLConfig, backbone: Backbone, num_classes: int) -> ESOL:
-        """The network of the first phase, ready to train on IRN's recipe."""
+    def build_classifier(cls, config: ESOLConfig, backbone: Backbone, num_classes: int) -> ESOL:
+        """The network of the first phase, ready to train on IRN's recipe (Sec. 4.1)."""
         num_in = backbone.channels["out"]
         width = config.channels or num_in
-        conv1 = _extra_conv(config, num_in, width)
-        conv2 = None if config.conv2 == "late" else _extra_conv(config, width, width)
-        return cls(config, backbone, conv1, conv2, class_head(width, num_classes, xavier=False))
+        conv1 = _build_extra_conv(config, num_in, width)
+        conv2 = None if config.conv2 == "late" else _build_extra_conv(config, width, width)
+        return cls(config, backbone, conv1, conv2, build_class_head(width, num_classes, xavier=False))
 
     @classmethod
-    def later(cls, config: ESOLConfig, before: ESOL) -> ESOL:
-        """The network of a later phase on the layers of the phase before, all fixed but what ``trains`` names."""
+    def build_later_phase(cls, config: ESOLConfig, before: ESOL) -> ESOL:
+        """The network of a later phase on the layers of the phase before, all fixed but what ``trains`` names.
+
+        The expansion's sampler is put on the first extra convolution (Sec. 3.2), the shrinkage's on the second (3.3).
+        """
         conv1, conv2 = before.conv1, before.conv2
-        sampler: nn.Module | None = None
+        offsets: dict[Part, nn.Module] = {}
         if config.phase == "expansion" and config.expansion_sampler:
-            sampler = conv1 = _sampler(conv1, config)
+            conv1 = DeformConv2d(_get_regular(conv1), config.deform_backend)
+            offsets["offsets"] = conv1.offset
         if config.phase == "shrinkage":
             if conv2 is None:
                 width = before.head.in_channels
-                conv2 = _extra_conv(config.model_copy(update={"init": "identity"}), width, width)
+                conv2 = _build_extra_conv(config.model_copy(update={"init": "identity"}), width, width)
             if config.shrinkage_sampler:
-                sampler = conv2 = _sampler(conv2, config)
+                conv2 = DeformConv2d(_get_regular(conv2), config.deform_backend)
+                offsets["offsets"] = conv2.offset
         net = cls(config, before.backbone, conv1, conv2, before.head)
         net.requires_grad_(False)
-        parts = {"offsets": sampler, "conv1": conv1, "conv2": conv2, "classifier": net.head}
+        parts: dict[Part, nn.Module] = {"conv1": _get_regular(conv1), "classifier": net.head, **offsets}
+        if conv2 is not None:
+            parts["conv2"] = _get_regular(conv2)
         for name in config.trains:
-            part = parts[name]
-            if isinstance(part, DeformConv2d):
-                part = part.offset if name == "offsets" else part.regular
-            assert part is not None
-            part.requires_grad_(True)
+            parts[name].requires_grad_(True)
         return net.train(before.training)
 
     def train(self, mode: bool = True) -> ESOL:
@@ -227,7 +231,7 @@ class ESOL(nn.Module):
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) signed scores of the phase's whole network, clipped as ``maps`` are."""
-        return self._scores(images, self.config.clip_at_inference)
+        return self._compute_scores(images, self.config.clip_at_inference)
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w), non-negative."""
@@ -235,13 +239,13 @@ class ESOL(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C), clipped; the classifier is linear and has no bias, so pooling may come last."""
-        return spatial_mean(self._scores(images, True))
+        return spatial_mean(self._compute_scores(images, True))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Classifier: cross-entropy. Expansion: minus alpha times it (Eq. 5). Shrinkage: with the area loss (Eq. 6)."""
+        """Classifier: L (Eq. 1). Expansion: -alpha L (Eq. 5). Shrinkage: gamma L + mu L_area (Eq. 6)."""
         config = self.config
         monitors: dict[str, Tensor] = {}
-        scores = self._scores(batch.image, True, monitors)
+        scores = self._compute_scores(batch.image, True, monitors)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         logits = spatial_mean(scores)
         cross_entropy = classification_loss(logits, batch.labels)
@@ -262,7 +266,7 @@ class ESOL(nn.Module):
     def param_groups(self) -> list[ParamGroup]:
         """Backbone, extra convolutions, classifier and offsets, as far as they learn in this phase."""
         samplers = [module.offset for module in (self.conv1, self.conv2) if isinstance(module, DeformConv2d)]
-        regular = [_regular(module) for module in (self.conv1, self.conv2) if module is not None]
+        regular = [_get_regular(module) for module in (self.conv1, self.conv2) if module is not None]
         groups = standard_groups(self.backbone, (1.0, 1.0, 1.0, 1.0), bias_decay=None)
         own: list[tuple[str, Sequence[nn.Module], float, float | None]] = [
             ("extra convolutions", regular, self.config.extra_lr_multiplier, None),
@@ -275,19 +279,20 @@ class ESOL(nn.Module):
                 groups.append(ParamGroup(name, params, rate, decay))
         return groups
 
-    def _scores(self, images: Tensor, clip: bool, monitors: dict[str, Tensor] | None = None) -> Tensor:
+    def _compute_scores(self, images: Tensor, clip: bool, monitors: dict[str, Tensor] | None = None) -> Tensor:
         """(B, C, h, w) scores; how far the sampler of this phase reaches goes into ``monitors``."""
         config = self.config
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.phase == "classifier"):
             features = self.backbone(images)["out"]
-        features = self._extra(self.conv1, features, monitors)
+        features = self._apply_extra(self.conv1, features, monitors)
         if clip and config.phase != "classifier":
             features = clip_features(features, config.beta, config.clip_max, config.clip_detach)
         if self.conv2 is not None and not (config.phase == "expansion" and config.conv2 == "skip"):
-            features = self._extra(self.conv2, features, monitors)
-        return self.head(features)
+            features = self._apply_extra(self.conv2, features, monitors)
+        scores: Tensor = self.head(features)
+        return scores
 
-    def _extra(self, conv: nn.Conv2d | DeformConv2d, features: Tensor, monitors: dict[str, Tensor] | None) -> Tensor:
+    def _apply_extra(self, conv: ExtraConv, features: Tensor, monitors: dict[str, Tensor] | None) -> Tensor:
         """One extra convolution and its activation; the last sampler passed, the phase's own, leaves its monitors."""
         if isinstance(conv, DeformConv2d):
             offset = conv.offset(features)
@@ -300,7 +305,7 @@ class ESOL(nn.Module):
         return torch.relu(features) if self.config.activation == "relu" else features
 
 
-def _extra_conv(config: ESOLConfig, num_in: int, num_out: int) -> nn.Conv2d:
+def _build_extra_conv(config: ESOLConfig, num_in: int, num_out: int) -> nn.Conv2d:
     conv = nn.Conv2d(num_in, num_out, config.kernel, padding=config.kernel // 2, bias=config.bias)
     if config.init == "identity":
         nn.init.dirac_(conv.weight)
@@ -309,16 +314,12 @@ def _extra_conv(config: ESOLConfig, num_in: int, num_out: int) -> nn.Conv2d:
     return conv
 
 
-def _regular(conv: nn.Conv2d | DeformConv2d) -> nn.Conv2d:
+def _get_regular(conv: ExtraConv) -> nn.Conv2d:
+    """The convolution itself, without the offsets of a sampler."""
     return conv.regular if isinstance(conv, DeformConv2d) else conv
 
 
-def _sampler(conv: nn.Conv2d | DeformConv2d | None, config: ESOLConfig) -> DeformConv2d:
-    assert isinstance(conv, nn.Conv2d)
-    return DeformConv2d(conv, config.deform_backend)
-
-
-def _checked(config: ESOLConfig, backbone: Backbone, num_classes: int, base: nn.Module | None) -> ESOL:
+def _check_base(config: ESOLConfig, backbone: Backbone, num_classes: int, base: nn.Module | None) -> ESOL:
     """The base as the phase before, or a UserError that says what to give instead."""
     wanted = ["classifier"] if config.phase == "expansion" else ["expansion"]
     if config.phase == "shrinkage" and not config.expansion_sampler:
@@ -333,8 +334,8 @@ def _checked(config: ESOLConfig, backbone: Backbone, num_classes: int, base: nn.
             raise UserError(f"method.{key} is {ours} but base.method.{key} is {theirs}: give every phase the same")
     if (
         config.phase == "shrinkage"
+        and base.config.phase == "expansion"
         and config.expansion_sampler != base.config.expansion_sampler
-        and (base.config.phase == "expansion")
     ):
         raise UserError("method.expansion_sampler must be what it was in the expansion: give both phases the same")
     if type(backbone) is not type(base.backbone) or backbone.channels != base.backbone.channels:

@@ -1,4 +1,8 @@
-"""The terms of KTSE's objective, one function per equation of section 3; features are signed and foreground only."""
+"""The terms of KTSE's objective, one function per equation (Chen et al., ECCV 2024, Sec. 3).
+
+Features are signed and foreground only: (B, C, h, w). ``labels``, (B, C) in {0, 1}, are CFE: they keep the classes of
+the image, and means are over all C.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wsss_ray.contracts import IGNORE
+from wsss_ray.methods.layers import Size, resize_bilinear, spatial_mean
 
 EPSILON = 1e-5
 
 
-def resize(planes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """(B, K, h, w) -> (B, K, *size), bilinear, align_corners False; untouched where the size fits."""
-    if planes.shape[-2:] == torch.Size(size):
-        return planes
-    return F.interpolate(planes, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def normalized(features: Tensor, rule: Literal["minmax", "max"] = "minmax") -> Tensor:
-    """(B, C, H, W) -> [0, 1] per image and class: by minimum and maximum (released), or ReLU over maximum (Eq 1)."""
+def normalize_features(features: Tensor, rule: Literal["minmax", "max"] = "minmax") -> Tensor:
+    """(B, C, H, W) -> [0, 1] per image and class: ReLU over maximum (Eq. 1), or by minimum and maximum (released)."""
     positive = features.relu()
     top = positive.amax(dim=(2, 3), keepdim=True)
     if rule == "max":
@@ -30,24 +28,21 @@ def normalized(features: Tensor, rule: Literal["minmax", "max"] = "minmax") -> T
     return (positive - bottom - EPSILON).relu() / (top - bottom + EPSILON)
 
 
-def activation(
-    features: Tensor,
-    labels: Tensor,
-    size: tuple[int, int] | torch.Size | None = None,
-    rule: Literal["minmax", "max"] = "minmax",
+def strongest_activation(
+    features: Tensor, labels: Tensor, size: Size | None = None, rule: Literal["minmax", "max"] = "minmax"
 ) -> Tensor:
-    """Strongest map of the present classes, without gradient: (B, C, h, w), (B, C) -> (B, 1, h or H, w or W).
+    """max(A) of Eq. 4, the largest map of the present classes: (B, C, h, w), (B, C) -> (B, 1, h, w), without gradient.
 
     With ``size``, features are rectified, up-sampled and only then normalised, as the released code does.
     """
     with torch.no_grad():
-        maps = features.relu() if size is None else resize(features.relu(), size)
-        present = normalized(maps, rule) * labels[:, :, None, None]
+        maps = features.relu() if size is None else resize_bilinear(features.relu(), size)
+        present = normalize_features(maps, rule) * labels[:, :, None, None]
         return present.amax(dim=1, keepdim=True)
 
 
-def erase(images: Tensor, active: Tensor, threshold: float, mode: Literal["hard", "soft"] = "hard") -> Tensor:
-    """(B, 3, H, W) with 0, the mean colour, where ``active`` (B, 1, H, W) >= threshold (section 3.4).
+def erase_images(images: Tensor, active: Tensor, threshold: float, mode: Literal["hard", "soft"] = "hard") -> Tensor:
+    """(B, 3, H, W) with 0, the mean colour, where ``active`` (B, 1, H, W) >= threshold (Sec. 3.4).
 
     ``soft`` also multiplies what is kept by its activation (AEFT).
     """
@@ -55,10 +50,10 @@ def erase(images: Tensor, active: Tensor, threshold: float, mode: Literal["hard"
     return images * kept if mode == "hard" else images * kept * active.to(images.dtype)
 
 
-def local_alignment(
+def local_alignment_loss(
     masked: Tensor, anchor: Tensor, labels: Tensor, region: Tensor | None = None, margin: float = 0.0
 ) -> Tensor:
-    """L_local: what the erased image shows and the anchor does not, mean over all (B, C, h, w) cells (Eq 9).
+    """L_local: what the erased image shows and the anchor does not, mean over all (B, C, h, w) cells (Eq. 9).
 
     ``region`` (B, 1, h, w) in {0, 1} limits it (released: outside the discriminative part); gradient reaches both.
     """
@@ -66,14 +61,14 @@ def local_alignment(
     return (surplus if region is None else surplus * region).mean()
 
 
-def global_alignment(anchor: Tensor, masked: Tensor, labels: Tensor) -> Tensor:
-    """L_global: mean over (B, C) of the gap between rectified means of present classes (Eq 8); gradient to both."""
-    confidence = [features.relu().mean(dim=(2, 3)) * labels for features in (anchor, masked)]
+def global_alignment_loss(anchor: Tensor, masked: Tensor, labels: Tensor) -> Tensor:
+    """L_global: mean over (B, C) of the gap between rectified means of present classes (Eq. 8); gradient to both."""
+    confidence = [spatial_mean(features.relu()) * labels for features in (anchor, masked)]
     return (confidence[0] - confidence[1]).abs().mean()
 
 
-def knowledge_transfer(single: Tensor, joined: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
-    """L_kt: what images show alone and lose when joined, mean over all cells of (n, C, h, w) features (Eq 3)."""
+def knowledge_transfer_loss(single: Tensor, joined: Tensor, labels: Tensor, margin: float = 0.0) -> Tensor:
+    """L_kt: what images show alone and lose when joined, mean over all cells of (n, C, h, w) features (Eq. 3)."""
     return ((single - joined - margin).relu() * labels[:, :, None, None]).mean()
 
 
@@ -84,13 +79,13 @@ def label_losses(
     rectify: bool = True,
     mean: Literal["separate", "joint"] = "separate",
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of background and of foreground pixels, unweighted (Eq 5): (B, K, h, w), (B, H, W) -> two scalars.
+    """L_ce of background and of foreground pixels, before w_fg (Eq. 5): (B, K, h, w), (B, H, W) -> two scalars.
 
     Planes (background first) are rectified before (released) and up-sampled to the target. ``foreground_of`` (B,) picks
     the images whose foreground counts. ``separate`` divides each by its own pixels, ``joint`` both by all that count.
     A kind without pixels is 0, not NaN.
     """
-    scores = resize(planes.relu() if rectify else planes, target.shape[-2:])
+    scores = resize_bilinear(planes.relu() if rectify else planes, target.shape[-2:])
     pixel = F.cross_entropy(scores, target, ignore_index=IGNORE, reduction="none")
     background = (target == 0).to(pixel.dtype)
     foreground = ((target > 0) & (target != IGNORE)).to(pixel.dtype)
@@ -102,8 +97,10 @@ def label_losses(
     return (pixel * background).sum() / counts[0].clamp(min=1), (pixel * foreground).sum() / counts[1].clamp(min=1)
 
 
-def inter_class(scores: Tensor, active: Tensor, labels: Tensor, threshold: float, detach_top: bool = True) -> Tensor:
-    """L_inter: second minus largest class score, mean over active pixels of images of two or more classes (Eq 6, 7).
+def inter_class_loss(
+    scores: Tensor, active: Tensor, labels: Tensor, threshold: float, detach_top: bool = True
+) -> Tensor:
+    """L_inter: second minus largest class score, mean over active pixels of images of two or more classes (Eq. 6-7).
 
     (B, C, H, W) foreground scores, ``active`` (B, 1, H, W). All classes that tie with the largest go before the
     second is sought. ``detach_top`` (released) only lowers the second; without it the first is raised as well.

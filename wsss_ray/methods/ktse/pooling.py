@@ -1,4 +1,4 @@
-"""Gated pyramid pooling: an image score from class maps of four window sizes (AEFT, ECCV 2022; KTSE section 3.1)."""
+"""Gated pyramid pooling: an image score from class maps of four window sizes (AEFT, ECCV 2022; KTSE Sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wsss_ray.methods.layers import resize_bilinear, spatial_mean
+
 PYRAMID = (2, 4, 8, 16)
 """Sides of the pooled grids, coarse to fine."""
 
 
-def pyramid(features: Tensor, sides: tuple[int, ...] = PYRAMID) -> list[Tensor]:
+def build_pyramid(features: Tensor, sides: tuple[int, ...] = PYRAMID) -> list[Tensor]:
     """(B, C, h, w) -> one (B, C, h, w) per side: averaged on a side x side grid, then brought back (bilinear)."""
-    size = features.shape[-2:]
     pooled = [F.adaptive_avg_pool2d(features, side) for side in sides]
-    return [F.interpolate(grid, size=size, mode="bilinear", align_corners=False) for grid in pooled]
+    return [resize_bilinear(grid, features.shape[-2:]) for grid in pooled]
 
 
-def score(features: Tensor, pooled: Tensor) -> Tensor:
+def score_classes(features: Tensor, pooled: Tensor) -> Tensor:
     """(B, C, h, w) twice -> (B, C) logits: mean agreement in positive evidence less that in negative evidence."""
     agreed = features.relu() * pooled.relu()
     against = (-features).relu() * (-pooled).relu()
-    return agreed.mean(dim=(2, 3)) - against.mean(dim=(2, 3))
+    return spatial_mean(agreed) - spatial_mean(against)
 
 
 class Gate(nn.Module):
@@ -54,15 +55,15 @@ class GatedPyramidPooling(nn.Module):
         self.gates = nn.ModuleList([Gate(num_classes) for _ in pairwise(sides)])
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) class maps -> (B, C, h, w) pooled maps, signed; ``score`` turns both into logits."""
-        coarse, *finer = pyramid(features, self.sides)
+        """(B, C, h, w) class maps -> (B, C, h, w) pooled maps, signed; ``score_classes`` turns both into logits."""
+        coarse, *finer = build_pyramid(features, self.sides)
         for gate, fine in zip(self.gates, finer, strict=True):
             coarse = gate(coarse, fine)
         return coarse
 
 
 class GPPHead(nn.Module):
-    """Two 1x1 convolutions to C + 1 planes, background first, and gated pooling of the C foreground ones (KTSE 3.1)."""
+    """Two 1x1 convolutions to C + 1 planes, background first, and gated pooling of the C foreground ones (Sec. 3.1)."""
 
     def __init__(self, channels: int, num_classes: int, hidden: int = 256) -> None:
         super().__init__()
@@ -80,10 +81,10 @@ class GPPHead(nn.Module):
     def background(self, taps: Tensor) -> Tensor:
         """The first of ``planes`` alone, (B, 1, h, w); its gradient reaches its own weights and nothing below them."""
         reduced = self.reduce(taps).relu().detach()
-        plane: Tensor = nn.functional.conv2d(reduced, self.classify.weight[:1])
+        plane: Tensor = F.conv2d(reduced, self.classify.weight[:1])
         return plane
 
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) foreground planes -> (B, C) logits and the (B, C, h, w) pooled maps they come from."""
         pooled = self.pooling(features)
-        return score(features, pooled), pooled
+        return score_classes(features, pooled), pooled

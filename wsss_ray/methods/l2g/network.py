@@ -1,4 +1,4 @@
-"""L2G: a local network sees patches, a global one learns the whole image's maps from it (Jiang 2022, CVPR)."""
+"""L2G: a local network sees patches, a global one learns the whole image's maps from it (Jiang et al., CVPR 2022)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.l2g.correlation import PixelCorrelation
 from wsss_ray.methods.l2g.losses import (
     BackgroundTarget,
-    attention,
-    saliency_under_views,
-    strongest,
+    compute_attention,
+    crop_saliency,
+    keep_strongest,
+    make_transfer_target,
+    read_global_views,
     transfer_loss,
-    transfer_target,
-    whole_under_views,
 )
-from wsss_ray.methods.layers import class_head, classification_loss, spatial_mean
-from wsss_ray.methods.views import Sampling, crop_views, sample_boxes
+from wsss_ray.methods.layers import build_class_head, classification_loss, spatial_mean
+from wsss_ray.methods.views import Align, Sampling, crop_views, sample_boxes
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 
@@ -63,11 +63,11 @@ class L2GConfig(MethodConfig):
 
     name: Annotated[Literal["l2g"], Changes("weights")] = "l2g"
     saliency: Annotated[bool, Changes("weights")] = True
-    """On: shape transfer (Eq 7). Off: attention transfer (Eq 6)."""
+    """On: shape transfer (Eq. 7). Off: attention transfer (Eq. 6)."""
     num_views: Annotated[int, Field(ge=1), Changes("weights")] = 4
-    """N local views per image; ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
+    """N local views of an image (Sec. 4.2); ``uniform`` sampling sets its own number. Released: 6 (VOC), 4 (COCO)."""
     patch_size: Annotated[int, Field(ge=8), Changes("weights")] = 320
-    """p, side of a local view in pixels; at most the training crop."""
+    """Side of a local view in pixels (Sec. 4.1); at most the training crop."""
     sampling: Annotated[Sampling, Changes("weights")] = "random"
     """released: corners (the four corners and N - 4 random views)."""
     uniform_stride: Annotated[int, Field(ge=1), Changes("weights")] = 64
@@ -93,24 +93,24 @@ class L2GConfig(MethodConfig):
     kd_weight: Annotated[float, Field(gt=0), Changes("weights")] = 1.0
     """Weight of the transfer loss. released: 10 (VOC), 30 (COCO)."""
     norm: Annotated[Literal["mean", "sum"], Changes("weights")] = "mean"
-    """Squared norm of Eq 6-7: mean over all elements (released), or their sum per view (Eq 6 as printed)."""
+    """Squared norm of Eq. 6-7: mean over all elements (released), or their sum per view (Eq. 6 as printed)."""
     new_layer_multiplier: Annotated[float, Field(gt=0), Changes("weights")] = 10.0
-    """Learning rate of the heads over the backbones'. A head that overshoots answers background everywhere, and the
+    """Learning rate of the heads over the backbones'. A head that overshoots predicts background everywhere, and the
     gradient of a squared distance between probabilities vanishes there."""
-    align: Annotated[Literal["crop", "roi"], Changes("weights")] = "crop"
+    align: Annotated[Align, Changes("weights")] = "crop"
     """crop: softmax, then the cells under the view. roi: legacy RoIAlign of the scores, then softmax (released)."""
     empty_saliency: Annotated[Literal["fallback", "none"], Changes("weights")] = "fallback"
-    """Views without saliency: the attention itself (Eq 7, lower case), or no special care (released)."""
+    """Views without saliency: the attention itself (Eq. 7, lower case), or no special care (released)."""
     normalize_saliency: Annotated[bool, Changes("weights")] = False
     """Divide saliency by its maximum over the training crop. Unstated in the paper; released: on."""
     map_form: Annotated[Literal["attention", "logits", "softmax"], Changes("maps")] = "attention"
-    """Maps at inference: ReLU of the scores (Eq 2), raw scores (released), or the softmax's foreground, as in EPS."""
+    """Maps at inference: ReLU of the scores (Eq. 2), raw scores (released), or the softmax's foreground, as in EPS."""
     background_threshold: Annotated[float, Field(ge=0, le=1), Changes("scores")] = 0.2
     """Constant of the background at label time: as in EPS (Sec. 4.1). released: 0.25."""
 
     @model_validator(mode="before")
     @classmethod
-    def _profile_defaults(cls, data: Any) -> Any:
+    def _fill_profile(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         given = {**RELEASED, **data} if data.get("profile") == "released" else dict(data)
@@ -119,7 +119,7 @@ class L2GConfig(MethodConfig):
         return given
 
     @model_validator(mode="after")
-    def _possible(self) -> L2GConfig:
+    def _check_combination(self) -> L2GConfig:
         if self.sampling == "corners" and self.num_views < 4:
             raise ValueError(f"sampling=corners needs num_views >= 4, not {self.num_views}: use sampling=random")
         if self.background_target in ("binary", "soft") and not self.local_background:
@@ -145,7 +145,7 @@ class L2GConfig(MethodConfig):
         """``background_threshold``."""
         return self.background_threshold
 
-    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
+    def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> L2G:
         """An ``L2G`` whose two networks start from the weights ``backbone`` has now; ``base`` is not used."""
         return L2G(self, backbone, num_classes)
 
@@ -155,13 +155,16 @@ class CorrelatedHead(nn.Module):
 
     def __init__(self, backbone: Backbone, num_channels: int, pcm: bool) -> None:
         super().__init__()
-        self.classifier = class_head(backbone.channels["out"], num_channels)
+        self.classifier = build_class_head(backbone.channels["out"], num_channels)
         self.correlation = PixelCorrelation(backbone) if pcm else None
 
     def forward(self, images: Tensor, taps: dict[str, Tensor]) -> Tensor:
         """(B, 3, H, W) and the backbone's taps -> (B, K, h, w) raw scores."""
-        scores = self.classifier(taps["out"])
-        return scores if self.correlation is None else scores + self.correlation(scores, images, taps)
+        scores: Tensor = self.classifier(taps["out"])
+        if self.correlation is None:
+            return scores
+        gathered: Tensor = self.correlation(scores, images, taps)
+        return scores + gathered
 
 
 class L2G(nn.Module):
@@ -181,13 +184,15 @@ class L2G(nn.Module):
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, h, w) scores of the global network; (B, C or C + 1, h, w) with ``local_only``."""
-        return self.head(images, self.backbone(images))
+        scores: Tensor = self.head(images, self.backbone(images))
+        return scores
 
     def local_scores(self, images: Tensor) -> Tensor:
         """(V, 3, p, p) -> (V, C or C + 1, h, w) scores of the local network."""
         if self.local_head is None:
             return self.evidence(images)
-        return self.local_head(images, (self.local_backbone or self.backbone)(images))
+        scores: Tensor = self.local_head(images, (self.local_backbone or self.backbone)(images))
+        return scores
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C) from the network that a classification loss trained: the local one, as a rule."""
@@ -204,7 +209,10 @@ class L2G(nn.Module):
         return scores[:, : self.num_classes]
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """L_cls on the views (Eq 4) and the transfer loss (Eq 6-7) on the global network; all views in one pass."""
+        """L_cls on the views (Eq. 4) and L_kt, L_at or L_st, on the global network (Eq. 3, 6-7); all views in one pass.
+
+        Raises UserError where saliency is asked for and the batch has none, or where a patch does not fit the crop.
+        """
         config = self.config
         if config.saliency and batch.saliency is None:
             raise UserError("l2g needs saliency maps: give the data set saliency or set method.saliency=false")
@@ -218,28 +226,29 @@ class L2G(nn.Module):
         parts = {"cls": classification_loss(spatial_mean(scores[:, : self.num_classes]), labels)}
         if config.local_only:
             if config.saliency:
-                parts["transfer"] = self._transfer(scores.softmax(dim=1), scores, labels, batch.saliency, boxes)
+                parts["transfer"] = self._transfer_loss(scores.softmax(dim=1), scores, labels, batch.saliency, boxes)
             return parts
         whole = self.evidence(images)
         size = (scores.shape[2], scores.shape[3])
-        under = whole_under_views(whole, boxes, size, self.backbone.strides["out"], config.align)
-        parts["transfer"] = self._transfer(under, scores, labels, batch.saliency, boxes)
+        under = read_global_views(whole, boxes, size, self.backbone.strides["out"], config.align)
+        parts["transfer"] = self._transfer_loss(under, scores, labels, batch.saliency, boxes)
         whole_loss = classification_loss(spatial_mean(whole[:, : self.num_classes]), batch.labels)
         if config.global_classification:
             return {**parts, "global_cls": whole_loss}
         return {**parts, "monitor/global_cls": whole_loss.detach()}
 
-    def _transfer(
+    def _transfer_loss(
         self, under: Tensor, scores: Tensor, labels: Tensor, saliency: Tensor | None, boxes: Tensor
     ) -> Tensor:
+        """The weighted L_at or L_st of what the global network says under the views (Eq. 6-7)."""
         config = self.config
-        attended = attention(scores, labels)
+        attended = compute_attention(scores, labels)
         if config.hard_target:
-            attended = strongest(attended)
+            attended = keep_strongest(attended)
         seen = None
         if config.saliency and saliency is not None:
-            seen = saliency_under_views(saliency, boxes, (scores.shape[2], scores.shape[3]), config.normalize_saliency)
-        target = transfer_target(
+            seen = crop_saliency(saliency, boxes, (scores.shape[2], scores.shape[3]), config.normalize_saliency)
+        target = make_transfer_target(
             attended,
             self.num_classes,
             seen,

@@ -1,1 +1,1 @@
-"""WS-FCN (Wang et al., 2023)."""
+"""WS-FCN (Wang et al., TNNLS 2023)."""

@@ -7,21 +7,18 @@ from typing import Any
 import pytest
 from wsss_ray.studies import esol, resolve
 
-from wsss_ray.artifacts.network import NetworkSpec
-from wsss_ray.config import UserError
+from wsss_ray.artifacts.network import LocalizerSpec
+from wsss_ray.config import UserError, select
 from wsss_ray.data.manifest import Manifest, SplitInfo
-from wsss_ray.experiments.road import own_part, settle, warning_of
+from wsss_ray.experiments.log import warn_of
+from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.methods.esol.network import ESOLConfig
-from wsss_ray.recipe import Localization, localizer_of, override
+from wsss_ray.recipe import Localization, localizer_of, override, replaced
 
 
-def trainings(part: Localization | None) -> list[dict[str, Any]]:
+def trainings(part: Localization) -> list[dict[str, Any]]:
     """What the digest of every training of a localizer holds, the last first."""
-    found = []
-    while part is not None:
-        found.append(own_part(NetworkSpec(kind="localizer", num_classes=3, localization=localizer_of(part))))
-        part = part.base
-    return found
+    return [LocalizerSpec(num_classes=3, localization=localizer_of(one)).settings for one in part.chain]
 
 
 def epoch(offset: float, **more: Any) -> dict[str, Any]:
@@ -31,16 +28,17 @@ def epoch(offset: float, **more: Any) -> dict[str, Any]:
 def test_falling_recall_warns_where_seeds_are_scored() -> None:
     lengths, recalls = (1.5, 2.0, 2.5), (0.6, 0.5, 0.4)
     scored = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls, strict=True)]
-    assert "foreground recall falls" in str(warning_of(ESOLConfig(phase="expansion"), scored))
+    assert "foreground recall falls" in str(warn_of(ESOLConfig(phase="expansion"), scored))
     rising = [epoch(length, seed_recall=recall) for length, recall in zip(lengths, recalls[::-1], strict=True)]
-    assert warning_of(ESOLConfig(phase="expansion"), rising) is None
-    assert warning_of(ESOLConfig(phase="expansion"), [epoch(length) for length in lengths]) is None
+    assert warn_of(ESOLConfig(phase="expansion"), rising) is None
+    assert warn_of(ESOLConfig(phase="expansion"), [epoch(length) for length in lengths]) is None
 
 
 def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
-    on, off = (esol.chain("toy", clip_at_inference=value) for value in (True, False))
+    keys = ("base.method.clip_at_inference", "method.clip_at_inference")
+    on, off = (replaced(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
     assert trainings(on) == trainings(off)
-    assert "clip_at_inference" in on.method.map_fields and on.method != off.method
+    assert select(on.method, "maps") == {"clip_at_inference": True} and on.method != off.method
 
 
 def test_a_base_that_does_not_fit_is_refused_before_anything_trains() -> None:
@@ -56,9 +54,9 @@ def test_a_base_that_does_not_fit_is_refused_before_anything_trains() -> None:
         has_saliency=False,
     )
     made = resolve("esol", "toy")
-    assert settle(made, manifest).data.train_split == "train"
+    assert settle_recipe(made, manifest).data.train_split == "train"
     with pytest.raises(UserError, match="method.beta is 0.3 but base.method.beta is 0.15: give every phase the same"):
-        settle(override(made, ["method.beta=0.3"]), manifest)
-    assert settle(override(made, ["method.beta=0.3", "base.method.beta=0.3"]), manifest)
+        settle_recipe(override(made, ["method.beta=0.3"]), manifest)
+    assert settle_recipe(override(made, ["method.beta=0.3", "base.method.beta=0.3"]), manifest)
     with pytest.raises(UserError, match="base.method.alpha"):
         override(made, ["method.alpha=0.1"])
