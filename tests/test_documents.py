@@ -15,6 +15,9 @@ from typer.main import get_command
 from wsss_ray.cli.main import app
 from wsss_ray.studies import build_study, resolve
 
+from wsss_ray.methods import METHODS
+from wsss_ray.registry import OWN
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").rglob("*.md")
@@ -24,6 +27,7 @@ FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 CODE_PATH = re.compile(r"\b((?:wsss_ray|studies|cli|benchmarks|docs|tests|examples)/[\w./-]+)(?::([A-Za-z_][\w.]*))?")
 WORDS = re.compile(r"\b(pictures?|roads?|(?<!random )walks?|walking)\b(?!\.py)", re.IGNORECASE)
+OWN_METHODS = [name for name in METHODS if METHODS.origin(name) == OWN]
 PLACEHOLDER = re.compile(r"<[^>]*>|\*")
 
 
@@ -59,7 +63,7 @@ def commands_of(text: str) -> Iterator[list[str]]:
     for code in code_of(text):
         if "wsss " not in code:
             continue
-        for part in re.split(r"&&|\|\||;(?= )", code):
+        for part in re.split(r"&&|\|\||;(?= )| > ", code):
             words = shlex.split(part, comments=True)
             place = next((k for k, word in enumerate(words) if word.rsplit("/", 1)[-1] == "wsss"), None)
             if place is not None and all("=" in word or k >= place for k, word in enumerate(words[:place])):
@@ -125,6 +129,8 @@ def check_settings(name: str, given: dict[str, Any]) -> None:
     recipe = given.get("recipe") or ""
     if name not in ("run", "show", "sweep") or not recipe or recipe.isupper() or recipe.endswith(".yaml"):
         return
+    if recipe == "own" and recipe not in METHODS:
+        return  # the example, a package of its own
     settings = list(given.get("set_") or ())
     for axis in given.get("over") or ():
         key, _, values = axis.partition("=")
@@ -163,6 +169,19 @@ def test_one_word_for_one_thing(page: Path) -> None:
     assert not found, f"{name_of(page)}: {found}"
 
 
+@pytest.mark.parametrize("method", sorted(OWN_METHODS))
+def test_settings_of_a_method_are_fields_of_it(method: str) -> None:
+    text = (ROOT / "docs" / "methods" / f"{method}.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| setting \|.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
+    assert tables
+    for line in "\n".join(tables).splitlines():
+        for name in INLINE.findall(line.split("|")[1]):
+            fields: Any = METHODS[method].model_fields
+            for part in name.split("."):
+                assert part in fields, f"{method} has no setting {name}"
+                fields = getattr(fields[part].annotation, "model_fields", {})
+
+
 def test_images_of_the_documents_are_small_and_there() -> None:
     for page in PAGES:
         for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
@@ -190,3 +209,12 @@ def test_python_of_the_page_runs(name: str) -> None:
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in blocks:
         exec(compile(block, name, "exec"), namespace)
+
+
+def test_the_example_is_quoted_as_it_is() -> None:
+    text = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    for language, name in (("py", "own_method.py"), ("toml", "pyproject.toml")):
+        blocks = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        source = (ROOT / "examples" / "own_method" / name).read_text(encoding="utf-8")
+        assert blocks
+        assert all(block in source for block in blocks), name
