@@ -114,7 +114,7 @@ class Localization(Config):
 
     @property
     def chain(self) -> tuple[Localization, ...]:
-        """This localizer, the one it starts from, and so on."""
+        """The localizer itself, the one it starts from, and so on."""
         return (self, *self.base.chain) if self.base is not None else (self,)
 
 

@@ -188,7 +188,7 @@ def _remove_orphans() -> None:
         from ray.util.placement_group import PlacementGroup, remove_placement_group
 
         job = ray.get_runtime_context().get_job_id()
-        for raw in state._connect_and_get_accessor().get_placement_group_table():
+        for raw in state._connect_and_get_accessor().get_placement_group_table():  # noqa: SLF001 (Ray has no public way)
             group = PlacementGroupTableData.FromString(raw)
             # Groups that no actor made (Tune's own are the driver's) are marked as if their actor were dead.
             by_actor = group.creator_actor_id.strip(b"\xff") != b""

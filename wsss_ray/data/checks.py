@@ -203,6 +203,4 @@ def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]
     """The ``load`` of sources whose images are files: reads, decodes once to be sure, and checks every size and
     index.
     """
-    from wsss_ray.data.checks import load_item
-
     return partial(load_item, num_classes=num_classes, ignore=ignore)

@@ -225,7 +225,7 @@ def _count_steps(num_images: int, config: TrainConfig, epoch: int) -> int:
 
 
 def _build_batches(training: Training, epoch: int) -> Iterator[Batch]:
-    """This worker's share of every global batch of an epoch, built ahead."""
+    """The worker's share of every global batch of an epoch, built ahead."""
     samples, config, world = training.samples, training.config, training.world
     order = samples.epoch_order(epoch)
     size = config.batch_size_at(epoch)

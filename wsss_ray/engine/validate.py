@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class World:
-    """This worker's place among those that share the global batch."""
+    """The place of a worker among those that share the global batch."""
 
     rank: int = 0
     size: int = 1

@@ -1,1 +1,1 @@
-
+"""One file per step of a run: what its result depends on, its worker, the function that finds or computes it."""
