@@ -98,6 +98,8 @@ def main() -> None:
     for figure in FIGURES:
         source = find_sheet(results, figure)
         tiles = find_tiles(Image.open(source))
+        if len(tiles[0]) != len(figure.captions):
+            raise SystemExit(f"{source}: {len(tiles[0])} columns, not {', '.join(figure.captions)}; correct FIGURES")
         path = IMAGES / f"{figure.name}.png"
         save_small(draw_figure([tiles[row] for row in figure.rows], figure.captions), path)
         print(f"{path}: {path.stat().st_size // 1000} kB, from {source}")
