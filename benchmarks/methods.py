@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 from wsss_ray.artifacts.network import build_localizer
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.engine.train import TrainConfig, peak_memory_mb
 from wsss_ray.nets.optim import build_optimizer
 from wsss_ray.recipe import Localization, Scale, localizer_of
+from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 NUM_CLASSES = 8
 

@@ -13,7 +13,6 @@ import tempfile
 import time
 
 from pyarrow.fs import FileSelector
-from wsss_ray.studies import resolve
 
 from wsss_ray import storage
 from wsss_ray.experiments.run import RunOptions, run
@@ -22,6 +21,7 @@ from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe, replaced
 from wsss_ray.refine.crf import CRFRefinerConfig
+from wsss_ray.studies import resolve
 
 PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 

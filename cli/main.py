@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
 from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
+from wsss_ray.cli.weights import app as weights_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +23,6 @@ app = typer.Typer(
     help="Weakly supervised segmentation from image-level labels, on Ray.",
 )
 data_app = typer.Typer(no_args_is_help=True, help="Prepare and check images.")
-weights_app = typer.Typer(no_args_is_help=True, help="Published weights: list, fetch, check.")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
@@ -57,11 +58,10 @@ def run(
     address: Address = None,
 ) -> None:
     """Train, localize, refine, segment, predict and score. Finished steps are reused; resumes after interruption."""
-    from wsss_ray.studies import resolve
-
     from wsss_ray.experiments.run import RunOptions
     from wsss_ray.experiments.run import run as run_recipe
     from wsss_ray.reports.closing import print_closing_table
+    from wsss_ray.studies import resolve
 
     resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
     print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
@@ -83,9 +83,8 @@ def list_recipes() -> None:
 @app.command()
 def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
     """Print a resolved recipe as YAML that 'wsss run' accepts."""
-    from wsss_ray.studies import resolve
-
     from wsss_ray.recipe import dump
+    from wsss_ray.studies import resolve
 
     typer.echo(dump(resolve(recipe, scale=scale, profile=profile, settings=set_ or [])), nl=False)
 
@@ -166,37 +165,6 @@ def check(uri: Annotated[str, typer.Argument(help="Prepared shards.")]) -> None:
     from wsss_ray.stages.prepare import check_shards
 
     check_shards(uri)
-
-
-@weights_app.command("list")
-def list_weights() -> None:
-    """Published weights this platform knows."""
-    from wsss_ray.nets.weights import WEIGHTS
-    from wsss_ray.nets.weights import check as check_file
-
-    for entry in WEIGHTS.values():
-        typer.echo(f"{entry.name:<28} {check_file(entry.name).verdict:<11} {entry.filename}")
-        typer.echo(f"{'':<28} {', '.join(entry.backbones)}; {entry.source}; licence: {entry.licence}")
-
-
-@weights_app.command()
-def fetch(name: str, folder: Annotated[Path | None, typer.Option(help="Where to keep it.")] = None) -> None:
-    """Download published weights (resumable, digest-verified)."""
-    from wsss_ray.nets.weights import fetch as fetch_weights
-
-    typer.echo(fetch_weights(name, folder))
-
-
-@weights_app.command("check")
-def check_weights(source: str) -> None:
-    """Check a weights file by name or path."""
-    from wsss_ray.config import UserError
-    from wsss_ray.nets.weights import check as check_file
-
-    state = check_file(source)
-    if state.verdict in ("absent", "damaged"):
-        raise UserError(state.message)
-    typer.echo(state.message)
 
 
 def main() -> None:

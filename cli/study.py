@@ -46,12 +46,11 @@ def run(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
     """Run every row that is not finished; failed rows are reported and do not stop the others."""
-    from wsss_ray.studies import build_study
-
     from wsss_ray.experiments.study_plan import StudyOptions
     from wsss_ray.experiments.study_run import run_study
     from wsss_ray.reports.study_table import summarize_study
     from wsss_ray.reports.study_text import print_study
+    from wsss_ray.studies import build_study
 
     wanted = tuple(row.strip() for row in rows.split(",") if row.strip())
     options = StudyOptions(scale, profile, seeds, data, tuple(set_ or ()), wanted)

@@ -53,10 +53,9 @@ def sweep(
     address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
 ) -> None:
     """Run a recipe at many settings. Shared steps are computed once; resumes after interruption."""
-    from wsss_ray.studies import resolve
-
     from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
     from wsss_ray.experiments.sweep_space import parse_space
+    from wsss_ray.studies import resolve
 
     axes = parse_space(over)
     base = resolve(recipe, scale=scale, profile=profile, data=data, settings=set_ or [])

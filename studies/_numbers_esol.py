@@ -6,9 +6,9 @@ from wsss_ray.refine.psa import LABELS_NOTE
 
 from ._rows import Table
 
-INFERRED = "what learns without the offsets is not stated: here the second convolution's weights"
+INFERRED = "what learns without the offsets is not stated; here the weights of the second convolution"
 NO_EXPANSION = "without offsets to learn there is no expansion"
-WHICH_CRF = "which CRF is not stated: PSA's, with background (1 - max)^4"
+WHICH_CRF = "CRF not stated; here PSA's, with background (1 - max)^4"
 PUBLISHED: dict[str, Table] = {
     "table1": {
         "PSA, PSA": {"seeds": 48.0, "masks": 61.0},
@@ -66,7 +66,7 @@ PUBLISHED: dict[str, Table] = {
         "ESOL": {
             "segmentation": 71.1,
             "test": 70.4,
-            "note": "how masks and saliency maps are joined is not stated, so that this row is not run",
+            "note": "not run: how masks and saliency maps are combined is not stated",
         },
     },
     "table5": {"ESOL": {"note": "published: 10 hours on one GPU of 12 GB; AdvCAM 106, RIB 27"}},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ._quoted import EPS_IN_L2G
 from ._rows import Table
 
-UNSTATED = "which DeepLab gave the val column is not stated"
+UNSTATED = "DeepLab version of the val column not stated"
 USERS = "issues 20 and 36 of the released code"
 USERS_SEEDS = "issue 36 of the released code, threshold 0.25"
 
@@ -26,7 +26,7 @@ PUBLISHED: dict[str, Table] = {
         "Local + Shape": {
             "seeds": 68.0,
             "segmentation": 69.9,
-            "note": "how the local network is given shape is not stated: here it is its own teacher",
+            "note": "how the local network is given shape is not stated; here it is its own teacher",
         },
         "L2G + Shape": {"seeds": 70.3, "segmentation": 72.1},
         "L2G released, third party": {"seeds": 69.93, "note": USERS_SEEDS},
@@ -34,7 +34,7 @@ PUBLISHED: dict[str, Table] = {
     "sampling": {
         "random": {
             "seeds": 68.8,
-            "note": "below the 70.3 of four views though more views are said to help: settings not stated",
+            "note": "settings not stated; below the 70.3 of four views, although more views are said to help",
         },
         "uniform": {"seeds": 68.5},
     },
@@ -122,7 +122,7 @@ PUBLISHED: dict[str, Table] = {
         "EPS, VGG-16": {"seeds": 37.2, "segmentation": 35.7},
         "L2G, VGG-16": {"seeds": 43.4, "segmentation": 42.7},
         "L2G, ResNet-101": {"segmentation": 44.2},
-        "L2G released, third party": {"seeds": 40.0, "note": "issue 43 of the released code, about"},
+        "L2G released, third party": {"seeds": 40.0, "note": "issue 43 of the released code, approximate"},
     },
 }
 """Study -> its table; ``table7`` has the seeds of Sec. 4.3 too."""

@@ -74,7 +74,7 @@ def baseline(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """The seeds every later paper starts from."""
     return Study(
         name="cam.baseline",
-        title="class activation maps of a plain classifier",
+        title="CAM: seeds of a plain classifier",
         source="READMEs of the EPS and PSA code; ResNet-38, VOC 2012 train (1,464 images), best threshold",
         metric="seeds",
         rows=make_rows(PUBLISHED["baseline"], {"CAM (EPS code)": build_masks(scale, profile)}),
@@ -86,8 +86,8 @@ def thresholds(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     made = build_masks(scale, profile)
     return Study(
         name="cam.thresholds",
-        title="seeds at fixed background thresholds",
-        source="no paper prints these; EPS, PSA and SMAF use 0.2, L2G 0.25, IRN 0.15",
+        title="CAM: seeds at fixed background thresholds",
+        source="no published counterpart; EPS, PSA and SMAF use 0.2, L2G 0.25, IRN 0.15",
         metric="masks",
         rows=tuple(
             Row(f"{threshold:g}", replaced(made, {"refine": ThresholdSeedsConfig(threshold=threshold)}))
@@ -102,8 +102,8 @@ def refiners(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     made = build_masks(scale, profile)
     return Study(
         name="cam.refiners",
-        title="the same class maps, refined",
-        source="no paper prints these rows side by side",
+        title="CAM: the same class maps by refiner",
+        source="no published counterpart",
         metric="masks",
         rows=(
             Row("none", replaced(made, {"refine": ThresholdSeedsConfig()})),

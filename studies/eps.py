@@ -103,11 +103,11 @@ THIRD_PARTY = "issue 10 of the released code"
 PUBLISHED: dict[str, Table] = {
     "readme": {
         "CAM": {"seeds": 47.05, "note": "20k iterations, batch 8"},
-        "EPS": {"seeds": 69.22, "note": "a later checkpoint than the paper's, says its author"},
+        "EPS": {"seeds": 69.22, "note": "a later checkpoint than the paper's, according to its author"},
         "EPS + CRF": {
             "seeds": 69.5,
             "masks": 71.4,
-            "note": "numbers of SMAF Table 2; the README gives the CRF's widths, its unary is not stated",
+            "note": "numbers from SMAF Table 2; the README gives the CRF's widths, its unary is not stated",
         },
         "EPS released, third party": {"seeds": 69.3, "note": f"{THIRD_PARTY}, split inferred"},
     },
@@ -152,7 +152,7 @@ def readme_coco(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="eps.readme_coco",
         title="EPS: seeds on COCO",
-        source="README of the released code, MS COCO 2014 train, threshold 0.2; needs --data with COCO shards",
+        source="README of the released code, MS COCO 2014 train, threshold 0.2; needs COCO shards (--data)",
         metric="seeds",
         variant="fixed",
         rows=make_rows(PUBLISHED["readme_coco"], {"CAM": plain, "EPS": recipe_coco(scale, profile)}),

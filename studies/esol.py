@@ -185,8 +185,8 @@ def build_phase(scale: Scale, phase: Phase) -> Recipe:
     return keep_seeds(replaced(recipe(scale), {key: getattr(part, key) for key in Localization.model_fields}))
 
 
-AXIS_NOTE = "the figure's values are not in the paper's text"
-KEPT = "needs --data with COCO shards, of --set empty=kept for its 82,783 + 40,504 images and 51,730 steps"
+AXIS_NOTE = "values are only in the figure"
+KEPT = "needs COCO shards prepared with --set empty=kept (82,783 + 40,504 images, 51,730 steps)"
 
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -270,7 +270,7 @@ def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="esol.table5",
         title="ESOL: time to make pseudo labels",
-        source="ESOL Table 5, PASCAL VOC 2012; it prints hours, a run's record has the seconds of each of its steps",
+        source="ESOL Table 5, PASCAL VOC 2012, in hours; the record of a run has the seconds of each step",
         metric="masks",
         rows=make_rows(PUBLISHED["table5"], {"ESOL": replaced(recipe(scale, profile), {"segment": None})}),
     )
@@ -298,8 +298,8 @@ def table6(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     made = {name: keep_seeds(esol, overrides) for name, overrides in rows.items()}
     return Study(
         name="esol.table6",
-        title="ESOL: what each component is worth",
-        source="ESOL Table 6, PASCAL VOC 2012 train, best threshold; names of its first three rows follow their ticks",
+        title="ESOL: contribution of each component",
+        source="ESOL Table 6, PASCAL VOC 2012 train, best threshold; the first three rows are named after their ticks",
         metric="seeds",
         variant="best",
         rows=make_rows(PUBLISHED["table6"], {"Baseline": keep_seeds(recipe_baseline(scale, profile)), **made}),
@@ -311,7 +311,7 @@ def build_figure(part: str, axis: str, text: str, made: Recipe, points: Mapping[
     return Study(
         name=f"esol.figure6{part}",
         title=f"ESOL: sensitivity to {axis}",
-        source=f"ESOL Figure 6, {text}, PASCAL VOC 2012 train; {AXIS_NOTE}",
+        source=f"ESOL Figure 6 {text}, PASCAL VOC 2012 train; {AXIS_NOTE}",
         metric="seeds",
         variant="best",
         rows=tuple(Row(name, keep_seeds(made, overrides)) for name, overrides in points.items()),
@@ -326,11 +326,11 @@ def vary(values: Sequence[float], *keys: str) -> dict[str, scales.Overrides]:
 
 def figure6a(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Weight of the inverse loss."""
-    text = "(a), range 0.001 to 0.1, best 0.01"
+    text = "(a): range 0.001 to 0.1, best 0.01"
     made = recipe(scale, profile)
     here, there = (find_phase(each, "expansion").train.optimizer.lr for each in (made, published(profile)))
     if here != there:
-        text += f"; here at a rate of {here:g}, published {there:g}"
+        text += f", here at a learning rate of {here:g}, published {there:g}"
     points = vary((0.001, 0.003, 0.01, 0.03, 0.1), "base.method.alpha")
     return build_figure("a", "alpha", text, made, points)
 
@@ -338,7 +338,7 @@ def figure6a(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def figure6b(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Clipping threshold."""
     points = vary((0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0), "base.method.beta", "method.beta")
-    return build_figure("b", "beta", "(b), best 0.15; 1 clips nothing", recipe(scale, profile), points)
+    return build_figure("b", "beta", "(b): best 0.15, 1 clips nothing", recipe(scale, profile), points)
 
 
 def figure6c(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -363,13 +363,13 @@ def figure6c(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def figure6d_gamma(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Weight of the classification loss."""
     points = vary((0.1, 0.5, 1.0, 5.0), "method.gamma")
-    return build_figure("d_gamma", "gamma", "(d), stable from 0.1 to 5", recipe(scale, profile), points)
+    return build_figure("d_gamma", "gamma", "(d): stable from 0.1 to 5", recipe(scale, profile), points)
 
 
 def figure6d_mu(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Weight of the area loss."""
     points = vary((0.01, 0.1, 0.5, 1.0, 1.5), "method.mu")
-    return build_figure("d_mu", "mu", "(d), stable from 0.01 to 1.5", recipe(scale, profile), points)
+    return build_figure("d_mu", "mu", "(d): stable from 0.01 to 1.5", recipe(scale, profile), points)
 
 
 STUDIES: dict[str, StudyFunction] = {

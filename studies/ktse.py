@@ -144,8 +144,8 @@ def segment_by_vgg(made: Recipe, images: Images, scale: Scale, profile: Profile)
     return shrink(replaced(made, vgg), scale, profile)
 
 
-BEST = "seeds at their best threshold: published of 0.10 to 0.29"
-COCO = "the classifier's COCO settings were not released: VOC's are used"
+BEST = "seeds at their best threshold (published: from 0.10 to 0.29)"
+COCO = "the classifier's COCO settings were not released; here VOC's"
 PUBLISHED: dict[str, Table] = {
     "table1": {
         "IRN": {"seeds": 48.3, "masks": 66.3},
@@ -173,8 +173,8 @@ PUBLISHED: dict[str, Table] = {
         "ECS": {"supervision": "I", "segmentation": 62.1, "test": 63.4},
         "KTSE": {
             "segmentation": 67.3,
-            "note": "test 67.0 (test server); the segmenter's settings are those of L2G's release: KTSE's are not "
-            "stated",
+            "test": 67.0,
+            "note": "settings of the segmenter not stated; here those of L2G's release",
         },
     },
     "table3": {
@@ -209,7 +209,8 @@ PUBLISHED: dict[str, Table] = {
         "MARS": {"supervision": "I", "segmentation": 70.3, "test": 71.2},
         "KTSE": {
             "segmentation": 73.0,
-            "note": "test 72.9 (test server); one network: BECO's co-training is not here",
+            "test": 72.9,
+            "note": "one network; BECO's co-training is not implemented",
         },
     },
     "table4": {
@@ -248,7 +249,7 @@ PUBLISHED: dict[str, Table] = {
         "Base + MGA": {"seeds": 60.2},
         "Base + SIE + SSR": {
             "seeds": 63.8,
-            "note": "the table's ticks are damaged in our copy; the text of Section 4.3 names every value",
+            "note": "the table's ticks are unreadable in our copy; values from the text of Sec. 4.3",
         },
         "Base + SIE + SSR + MGA": {"seeds": 67.0},
     },
@@ -257,7 +258,7 @@ PUBLISHED: dict[str, Table] = {
         "Rigid classification (ACoL)": {"seeds": 55.6},
         "Soft GPP feature (AEFT)": {
             "seeds": 54.9,
-            "note": "our reading: no code of this row was released",
+            "note": "our interpretation; no code of this row was released",
         },
         "GA": {"seeds": 58.7},
         "GA + LA": {"seeds": 60.2},
@@ -312,7 +313,7 @@ def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return build_segmentation(
         "table4",
         "KTSE: segmentation on COCO, VGG-16",
-        "KTSE Table 4, MS COCO 2014 val; needs --data with COCO shards",
+        "KTSE Table 4, MS COCO 2014 val; needs COCO shards (--data)",
         segment_by_vgg(published_coco(profile), "coco", scale, profile),
     )
 
@@ -322,7 +323,7 @@ def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return build_segmentation(
         "table5",
         "KTSE: segmentation on COCO, ResNet",
-        "KTSE Table 5, MS COCO 2014 val; needs --data with COCO shards",
+        "KTSE Table 5, MS COCO 2014 val; needs COCO shards (--data)",
         recipe_coco(scale, profile),
     )
 
@@ -332,8 +333,8 @@ def build_ablation(key: str, title: str, scale: Scale, profile: Profile, rows: M
     return Study(
         name=f"ktse.{key}",
         title=title,
-        source=f"KTSE {key.replace('table', 'Table ')}, PASCAL VOC 2012 train, best of the thresholds 0.10 to 0.29; "
-        "ours of 0 to 0.99",
+        source=f"KTSE {key.replace('table', 'Table ')}, PASCAL VOC 2012 train, best threshold from 0.10 to 0.29; "
+        "ours from 0 to 0.99",
         metric="seeds",
         variant="best",
         rows=make_rows(
@@ -352,7 +353,7 @@ def table6(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "Base + SIE + SSR": switch("sie", "ssr"),
         "Base + SIE + SSR + MGA": switch("sie", "ssr", "ga", "la"),
     }
-    return build_ablation("table6", "KTSE: what each part adds", scale, profile, rows)
+    return build_ablation("table6", "KTSE: contribution of each part", scale, profile, rows)
 
 
 def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:

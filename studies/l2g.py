@@ -141,7 +141,7 @@ CLASSIFIER_MAPS: dict[Profile, dict[str, Any]] = {
     "released": {"map_form": "logits"},
 }
 """The local network alone, without saliency, is a plain classifier: its maps are the published ones at every scale."""
-FIGURE = "values only in the image of the figure"
+FIGURE = "value only in the figure"
 TEST = "test server: 'wsss run --set data.val_split=test' on data with that split, then 'wsss export --voc-server'"
 
 
@@ -205,7 +205,7 @@ def sampling(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     ways = ("random", "uniform")
     return Study(
         name="l2g.sampling",
-        title="L2G: where local views are taken",
+        title="L2G: sampling of local views",
         source="L2G Sec. 4.2, PASCAL VOC 2012, pseudo labels (split not stated, train_aug as in its tables)",
         metric="seeds",
         variant="fixed",
@@ -239,7 +239,7 @@ def figure5_patch(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="l2g.figure5_patch",
         title="L2G: patch size",
-        source="L2G Figure 5, PASCAL VOC 2012, pseudo labels; 320 is best, larger drops much (Sec. 4.2)",
+        source="L2G Figure 5, PASCAL VOC 2012, pseudo labels; 320 is best, larger patches are much worse (Sec. 4.2)",
         metric="seeds",
         variant="fixed",
         axis="patch size at a crop of 448",
@@ -270,7 +270,7 @@ def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Pseudo labels without saliency."""
     return Study(
         name="l2g.table3",
-        title="Pseudo labels without saliency",
+        title="L2G: pseudo labels without saliency",
         source="L2G Table 3, PASCAL VOC 2012 train",
         metric="seeds",
         variant="fixed",
@@ -285,7 +285,7 @@ def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Pseudo labels with saliency."""
     return Study(
         name="l2g.table4",
-        title="Pseudo labels with saliency",
+        title="L2G: pseudo labels with saliency",
         source="L2G Table 4, PASCAL VOC 2012 train",
         metric="seeds",
         variant="fixed",
@@ -307,7 +307,7 @@ def build_segmentation(key: str, scale: Scale, profile: Profile) -> Study:
     }
     return Study(
         name=f"l2g.{key}",
-        title=f"Segmentation with {name}",
+        title=f"L2G: segmentation with {name}",
         source=f"L2G {key.replace('table', 'Table ')}, PASCAL VOC 2012 val, with CRF",
         metric="segmentation",
         variant="crf",
@@ -320,7 +320,7 @@ def build_test(key: str) -> Study:
     ours = [f"{title} {head.upper()}" for title in ("EPS", "L2G") for head in HEADS]
     return Study(
         name=f"l2g.{key}_test",
-        title=f"Segmentation with {TRUNKS[key][1]}, test",
+        title=f"L2G: segmentation with {TRUNKS[key][1]}, test",
         source=f"L2G {key.replace('table', 'Table ')}, PASCAL VOC 2012 test, with CRF",
         metric="segmentation",
         variant="crf",
@@ -361,11 +361,11 @@ def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     note = {}
     if vgg == l2g:
         del made["L2G, ResNet-101"]
-        note = {"L2G, ResNet-101": "same run as the row above at this scale: trunks are not told apart"}
+        note = {"L2G, ResNet-101": "same run as the row above at this scale: one small trunk stands for both"}
     return Study(
         name="l2g.table7",
-        title="Segmentation on COCO",
-        source="L2G Table 7 and Sec. 4.3, MS COCO 2014, seeds on train, segmentation on val; needs COCO shards",
+        title="L2G: segmentation on COCO",
+        source="L2G Table 7, Sec. 4.3, MS COCO 2014, seeds on train, segmentation on val; needs COCO shards (--data)",
         metric="segmentation",
         variant="crf",
         rows=make_rows(PUBLISHED["table7"], made, note),

@@ -16,7 +16,7 @@ SEED_COLUMNS = (
     *("seeds.fixed", "precision", "recall", "precision_foreground.fixed", "recall_foreground.fixed"),
     *("heads", "bodies", "minutes"),
 )
-SOURCE = "no paper prints these rows side by side"
+SOURCE = "no published counterpart"
 
 
 def localizers(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -47,7 +47,7 @@ def components(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "ESOL expansion only": esol.build_phase(scale, "expansion"),
         "ESOL": esol.build_phase(scale, "shrinkage"),
     }
-    return compare_seeds("overview.components", "KTSE and ESOL", rows)
+    return compare_seeds("overview.components", "KTSE by part, ESOL by phase", rows)
 
 
 def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -81,7 +81,7 @@ def single_stage(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         **{label: replaced(around, {"method": variant.method}) for label, variant in variants.items()},
     }
     also = ("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes")
-    title = "single-stage methods and the multi-stage road"
+    title = "single-stage methods and the multi-stage pipeline"
     return compare("overview.single_stage", title, "segmentation", also, rows)
 
 

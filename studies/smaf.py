@@ -119,11 +119,11 @@ PUBLISHED: dict[str, Table] = {
         "EDAM": {"seeds": 52.8, "masks": 58.2},
         "SIPE": {"seeds": 58.6, "masks": 64.7},
         "PPC with EPS": {"seeds": 70.5, "masks": 73.3},
-        "EPS": {"seeds": 69.5, "masks": 71.4, "note": "the CRF of its row is not stated, here SMAF's"},
+        "EPS": {"seeds": 69.5, "masks": 71.4, "note": "CRF not stated; here SMAF's"},
         "SMAF over EPS": {
             "seeds": 72.0,
             "masks": 73.8,
-            "note": "its text says +3.4 over EPS, its table 2.5; the released log says 73.88 with CRF",
+            "note": "the text says +3.4 over EPS, the table +2.5; the released log has 73.88 with CRF",
         },
         "SMAF, log of the released code": {"masks": 73.88},
     },
@@ -143,7 +143,7 @@ PUBLISHED: dict[str, Table] = {
     "table5": {
         "without reactivation": {
             "seeds": 71.1,
-            "note": "what the background channel then holds is not stated, here its threshold",
+            "note": "value of the background channel not stated; here the threshold",
         },
         "with reactivation": {"seeds": 72.0},
     },
@@ -155,7 +155,7 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Segmentation on val."""
     return Study(
         name="smaf.table1",
-        title="Segmentation on VOC val",
+        title="SMAF: segmentation on VOC val",
         source="SMAF Table 1, PASCAL VOC 2012 val, DeepLab-ASPP, with CRF",
         metric="segmentation",
         variant="crf",
@@ -174,7 +174,7 @@ def table1_test(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Segmentation on test: quoted, since the masks are not public."""
     return Study(
         name="smaf.table1_test",
-        title="Segmentation on VOC test",
+        title="SMAF: segmentation on VOC test",
         source="SMAF Table 1, PASCAL VOC 2012 test, DeepLab-ASPP, with CRF",
         metric="segmentation",
         variant="crf",
@@ -187,7 +187,7 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     smaf = recipe(scale, profile)
     return Study(
         name="smaf.table2",
-        title="Seeds and pseudo masks on VOC train",
+        title="SMAF: seeds and pseudo masks on VOC train",
         source="SMAF Table 2, PASCAL VOC 2012 train",
         metric="seeds",
         variant="fixed",
@@ -224,7 +224,7 @@ def table4(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="smaf.table4",
         title="SMAF: maps of one scale as target",
-        source="SMAF Table 4, PASCAL VOC 2012 train, seeds; mirrored maps fused too, which is not stated",
+        source="SMAF Table 4, PASCAL VOC 2012 train, seeds; flipped maps are fused too (not stated)",
         metric="seeds",
         variant="fixed",
         rows=make_rows(PUBLISHED["table4"], {**single, "All": build_fused(scale, profile, *ALL)}),

@@ -111,7 +111,7 @@ GIVEN = "image labels used at test time"
 THIRD_PARTY = "issue 16 of the released code"
 PUBLISHED: dict[str, Table] = {
     "readme": {
-        "SSSS": {"segmentation": 59.7, "note": "test 62.7 by the README, 60.5 by the paper"},
+        "SSSS": {"segmentation": 59.7, "note": "test 62.7 in the README, 60.5 in the paper"},
         "SSSS + CRF": {"segmentation": 62.7, "test": 64.3},
         "SSSS, labels given": {"segmentation": 63.4, "note": GIVEN},
         "SSSS + CRF, labels given": {"segmentation": 65.3, "note": GIVEN},
@@ -132,7 +132,7 @@ def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="ssss.readme",
         title="SSSS on VOC",
-        source="README of the released code, PASCAL VOC 2012 val unless said, four scales and flips",
+        source="README of the released code, PASCAL VOC 2012 val unless noted, four scales and flips",
         metric="segmentation",
         rows=make_rows(
             PUBLISHED["readme"],

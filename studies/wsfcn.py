@@ -95,9 +95,9 @@ def read_one_scale(made: Recipe, flip: bool = True) -> Recipe:
     return replaced(made, {"predict.scales": (1.0,), "predict.flip": flip, "predict.crf": None})
 
 
-ONE_SCALE = "Tables I and II say one scale; their full model is Table III's row with one scale and flip"
-WIRING = "read from its parameter count: its wiring was not released"
-GIVEN = "image labels used at test time; the released code then has p^3 for background, not 0.25"
+ONE_SCALE = "Tables I and II say one scale, but their full model is Table III's row with one scale and flip"
+WIRING = "wiring not released; inferred from the parameter count"
+GIVEN = "image labels used at test time; the released code then takes p^3 for background, not 0.25"
 PUBLISHED: dict[str, Table] = {
     "table1": {
         "Baseline": {"segmentation": 58.38, "pixel_accuracy": 87.58, "params": 137.10, "note": ONE_SCALE},
@@ -194,8 +194,8 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     }
     return Study(
         name="wsfcn.table1",
-        title="WS-FCN: what FCA and SF2 add",
-        source="WS-FCN Table I, PASCAL VOC 2012 val, one scale and flip; parameters that learn, in millions",
+        title="WS-FCN: contribution of FCA and SF2",
+        source="WS-FCN Table I, PASCAL VOC 2012 val, one scale and flip; trainable parameters in millions",
         metric="segmentation",
         variant="multi_scale",
         rows=make_rows(PUBLISHED["table1"], {name: read_one_scale(row) for name, row in made.items()}),
@@ -218,7 +218,7 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="wsfcn.table2",
         title="WS-FCN: other context and fusion modules",
-        source="WS-FCN Table II, PASCAL VOC 2012 val, one scale and flip; parameters that learn, in millions",
+        source="WS-FCN Table II, PASCAL VOC 2012 val, one scale and flip; trainable parameters in millions",
         metric="segmentation",
         variant="multi_scale",
         rows=make_rows(PUBLISHED["table2"], {name: read_one_scale(row) for name, row in made.items()}),
@@ -276,7 +276,7 @@ def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return Study(
         name="wsfcn.table5",
         title="WS-FCN on COCO",
-        source="WS-FCN Table V, MS COCO 2014 val, four scales and flips; needs --data with COCO shards",
+        source="WS-FCN Table V, MS COCO 2014 val, four scales and flips; needs COCO shards (--data)",
         metric="segmentation",
         rows=make_rows(PUBLISHED["table5"], build_both(ssss.recipe_coco(scale, profile), recipe_coco(scale, profile))),
     )

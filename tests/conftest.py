@@ -7,10 +7,10 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from wsss_ray.studies import resolve
 
 from tests.golden_files import NOT_RUN, GoldenFile
 from wsss_ray.recipe import Recipe
+from wsss_ray.studies import resolve
 
 TINY = (
     "data.toy.num_train=24",

@@ -48,7 +48,9 @@ def test_processes_that_write_at_once_lose_nothing(out: str) -> None:
     found = client.search_runs([experiment.experiment_id], "tags.mlflow.parentRunId = 'parent'", max_results=1000)
     assert len({(run.data.tags["writer"], run.data.tags["number"]) for run in found}) == NUM_PROCESSES * NUM_RUNS
     for run in found:
-        assert run.info.status == "FINISHED" and len(run.data.params) == 120 and len(run.data.metrics) == 12
+        assert run.info.status == "FINISHED"
+        assert len(run.data.params) == 120
+        assert len(run.data.metrics) == 12
     history = client.get_metric_history(found[0].info.run_id, "curve/3")
     assert [point.step for point in history] == list(range(30))
     assert [file.path for file in client.list_artifacts(found[-1].info.run_id)] == ["recipe.yaml"]
@@ -59,7 +61,8 @@ def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str)
     child, other = Tracker(out, "row", {}, parent.run_id), Tracker(out, "row", {}, "another")
     client = parent._client
     again = Tracker(out, "study", {"kind": "study", "new": "yes"}, resume=parent.run_id)
-    assert again.run_id == parent.run_id and client.get_run(parent.run_id).data.tags["new"] == "yes"
+    assert again.run_id == parent.run_id
+    assert client.get_run(parent.run_id).data.tags["new"] == "yes"
     again.end_children()
     states = [client.get_run(run.run_id).info.status for run in (child, other, again)]
     assert states == ["KILLED", "RUNNING", "RUNNING"]

@@ -1,5 +1,6 @@
 """The typed, frozen settings every part of a recipe is made of, what each of them changes, and the one error a user
-sees."""
+sees.
+"""
 
 from __future__ import annotations
 

@@ -81,7 +81,8 @@ class ParamGroup:
 @runtime_checkable
 class Trainable(Protocol):
     """Anything the train stage can train: an ``nn.Module`` with these verbs. Localizers, segmenters, IRNet,
-    AffinityNet."""
+    AffinityNet.
+    """
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Named scalar parts; the trainer sums them. Parts named ``monitor/...`` are logged, not summed."""
@@ -96,7 +97,8 @@ class Localizer(Trainable, Protocol):
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> (B, C, h, w) class evidence, un-normalised. Signed only where its fusion rule
-        rectifies later."""
+        rectifies later.
+        """
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C or C + 1, h, w) raw differentiable scores, background last where there is one.
@@ -126,7 +128,8 @@ class GatedSegments(Segments, Protocol):
 
 class FusionRule(Config):
     """How the maps of several scales and flips of an image become one map per class (paper sections in each
-    method)."""
+    method).
+    """
 
     rectify: Literal["none", "before", "pair", "per_pass", "after"] = "before"
     """Where ReLU stands: before up-sampling; after adding a map and its flip; after up-sampling each pass; after

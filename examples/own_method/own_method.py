@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from wsss_ray.config import Changes
 from wsss_ray.contracts import Batch, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.methods.layers import class_head, classification_loss
+from wsss_ray.methods.layers import build_class_head, classification_loss
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import standard_groups
 
@@ -36,7 +36,7 @@ class Own(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.head = class_head(backbone.channels["out"], num_classes)
+        self.head = build_class_head(backbone.channels["out"], num_classes)
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) signed scores s."""

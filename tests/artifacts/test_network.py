@@ -113,8 +113,11 @@ def test_gated_prediction_runs_a_network_once_where_it_can() -> None:
         found.append(score(network, [IMAGE, IMAGE], config))
         assert network.passes == per_view * len(config.scales)
     for one, other in zip(*found, strict=True):
-        assert np.array_equal(one.single, other.single) and np.array_equal(one.multi, other.multi)
-        assert one.logits is not None and other.logits is not None and np.array_equal(one.logits, other.logits)
+        assert np.array_equal(one.single, other.single)
+        assert np.array_equal(one.multi, other.multi)
+        assert one.logits is not None
+        assert other.logits is not None
+        assert np.array_equal(one.logits, other.logits)
         assert one.logits.shape == (4, 2)
 
 
@@ -133,7 +136,8 @@ def test_the_single_scale_mask_knows_nothing_of_other_views(scales: tuple[float,
     for flip in (False, True):
         config = PredictConfig(scales=scales, flip=flip, gate=GateConfig(classes="scores"))
         masks = read_masks(config, IMAGE, score(Sized(), [IMAGE], config)[0], np.ones(2, dtype=bool))
-        assert masks.crf is None and np.unique(masks.single_scale).tolist() == [1]
+        assert masks.crf is None
+        assert np.unique(masks.single_scale).tolist() == [1]
         assert np.unique(masks.multi_scale).tolist() == [2]
 
 
@@ -143,7 +147,8 @@ def test_how_many_images_share_a_pass_changes_no_bit(max_scores: int) -> None:
     config = PredictConfig(scales=(1.0, 0.5))
     few = dict(MaskPredictor(Counted(), 3, config, CPU, max_scores).score_images(images))  # type: ignore[arg-type]
     for index, one in enumerate(score(Counted(), images, config)):
-        assert np.array_equal(few[index].single, one.single) and np.array_equal(few[index].multi, one.multi)
+        assert np.array_equal(few[index].single, one.single)
+        assert np.array_equal(few[index].multi, one.multi)
 
 
 def test_predicted_scores_are_scores_and_logits() -> None:
@@ -152,8 +157,10 @@ def test_predicted_scores_are_scores_and_logits() -> None:
     images = torch.randn(2, 3, 40, 48)
     with torch.no_grad():
         scores, logits = network.predict_scores(images)
-        assert torch.equal(scores, network.scores(images)) and torch.equal(logits, network.logits(images))
-    assert scores.shape == (2, 4, 40, 48) and SSSSConfig.single_stage
+        assert torch.equal(scores, network.scores(images))
+        assert torch.equal(logits, network.logits(images))
+    assert scores.shape == (2, 4, 40, 48)
+    assert SSSSConfig.single_stage
 
 
 def test_warnings_of_esol_depend_on_the_phase() -> None:
@@ -168,7 +175,8 @@ def test_warnings_of_esol_depend_on_the_phase() -> None:
     assert str(expansion.warning(history(0.0))).startswith("the expansion ran away: epoch 2")
     assert shrinkage.warning(history(0.0)) is None
     assert "left the map" in str(shrinkage.warning(history(0.5)))
-    assert SSSSConfig().warning(history(0.5)) is None and expansion.warning([]) is None
+    assert SSSSConfig().warning(history(0.5)) is None
+    assert expansion.warning([]) is None
 
 
 BOTH = LabelledImage("a", IMAGE, (0, 1))
@@ -204,7 +212,8 @@ def test_long_side_is_what_scale_one_means(long_side: int) -> None:
         LocalizeConfig(scales=(0.5 * long_side / 44, long_side / 44), fusion=rule),
     ):
         found.append(read_class_maps(Maps(), [BOTH], config, rule, CPU)[0].maps)
-    assert found[0].shape == (2, 9, 11) and np.array_equal(*found)
+    assert found[0].shape == (2, 9, 11)
+    assert np.array_equal(*found)
     sides: list[int] = []
 
     class Seen(Counted):
@@ -214,5 +223,6 @@ def test_long_side_is_what_scale_one_means(long_side: int) -> None:
 
     predict = PredictConfig(scales=(1.0, 0.5), flip=False, long_side=long_side)
     one = score(Seen(), [IMAGE], predict)[0]
-    assert sides == [long_side, long_side // 2] and one.single.shape == one.multi.shape == (3, 36, 44)
+    assert sides == [long_side, long_side // 2]
+    assert one.single.shape == one.multi.shape == (3, 36, 44)
     assert not np.array_equal(one.single, one.multi)

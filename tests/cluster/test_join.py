@@ -147,4 +147,5 @@ def test_without_an_address_nobody_elses_cluster_is_joined(two_cores: None) -> N
             check=True,
         )
     joined = [line.split()[1] for line in told.stdout.splitlines() if line.startswith("joined ")]
-    assert len(joined) == 1 and joined[0] != theirs
+    assert len(joined) == 1
+    assert joined[0] != theirs

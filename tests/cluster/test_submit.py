@@ -61,6 +61,7 @@ def test_what_outlives_its_job_or_writes_nothing_is_taken(arguments: str) -> Non
 
 def test_every_command_that_writes_has_its_place() -> None:
     from typer.main import get_command
+
     from wsss_ray.cli.main import app
 
     found: dict[str, set[str]] = {}

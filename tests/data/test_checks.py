@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import file_loader, find_problems, load_item, validate
+from wsss_ray.data.checks import file_loader, find_problems, load_item, plain_reading, validate_row
 from wsss_ray.data.image import decode_mask, encode_grey, encode_jpeg, encode_mask, rotate
 from wsss_ray.data.source import Item, Source
 
@@ -41,18 +41,20 @@ def changed(item: Item, **fields) -> Item:
 
 def test_good_image(good):
     assert lines(good) == []
-    row = load_item(good, 2)
+    row = load_item(good, plain_reading(2))
     assert (row["height"], row["width"], row["labels"]) == (20, 30, [1])
-    assert validate(row, 2) == []
+    assert validate_row(row, plain_reading(2)) == []
 
 
 def test_missing_image(good, tmp_path):
     item = changed(good, image=str(tmp_path / "gone.jpg"))
     for fast in (False, True):
         (line,) = lines(item, fast=fast)
-        assert "gone.jpg" in line and "No such file" in line and "list" in line
+        assert "gone.jpg" in line
+        assert "No such file" in line
+        assert "list" in line
     with pytest.raises(UserError, match=r"gone\.jpg"):
-        load_item(item, 2)
+        load_item(item, plain_reading(2))
     assert "has no image" in lines(changed(good, image=None, labels=None))[0]
 
 
@@ -63,7 +65,7 @@ def test_truncated_jpeg(good):
     assert "a.jpg: damaged or cut short" in line
     assert lines(good, fast=True) == [], "the fast pass reads headers only"
     with pytest.raises(UserError, match=r"a\.jpg: damaged"):
-        load_item(good, 2)
+        load_item(good, plain_reading(2))
 
 
 def test_unreadable_image(good):
@@ -78,20 +80,23 @@ def test_size_mismatch(good, kind):
     path.write_bytes(encode_mask(np.zeros((20, 31), np.uint8)) if kind == "mask" else encode_grey(IMAGE[:, :29, 0]))
     for fast in (False, True):
         (line,) = lines(good, fast=fast)
-        assert path.name in line and "but its image is 20x30" in line
+        assert path.name in line
+        assert "but its image is 20x30" in line
 
 
 @pytest.mark.parametrize("kind", ["mask", "saliency"])
 def test_missing_mask_or_saliency(good, kind):
     Path(getattr(good, kind)).unlink()
     (line,) = lines(good)
-    assert Path(getattr(good, kind)).name in line and "cannot be read" in line
+    assert Path(getattr(good, kind)).name in line
+    assert "cannot be read" in line
 
 
 def test_mask_index_out_of_range(good):
     Path(good.mask).write_bytes(encode_mask(np.full((20, 30), 3, np.uint8)))
     (line,) = lines(good)
-    assert "a.png: index 3 but there are 2 classes" in line and "255" in line
+    assert "a.png: index 3 but there are 2 classes" in line
+    assert "255" in line
     Path(good.mask).write_bytes(encode_mask(np.full((20, 30), 255, np.uint8)))
     assert lines(good) == []
 
@@ -104,9 +109,11 @@ def test_colour_mask(good):
 def test_unknown_class_name(good):
     item = changed(good, extra={"unknown_classes": ("zebra",), "labels_file": "labels.csv:7"})
     (line,) = lines(item)
-    assert "labels.csv:7" in line and "'zebra'" in line and "classes" in line
+    assert "labels.csv:7" in line
+    assert "'zebra'" in line
+    assert "classes" in line
     with pytest.raises(UserError, match="zebra"):
-        load_item(item, 2)
+        load_item(item, plain_reading(2))
 
 
 def test_label_out_of_range(good):
@@ -120,7 +127,8 @@ def test_duplicate_id(good):
 
 def test_empty_split(good):
     (line,) = lines(good, splits=("train", "val"))
-    assert "split 'val'" in line and "no images" in line
+    assert "split 'val'" in line
+    assert "no images" in line
 
 
 def test_no_images_at_all():
@@ -134,7 +142,7 @@ def test_image_without_label(good, labels):
     assert any("has no label" in line for line in lines(item, level="warning"))
     test = changed(item, splits=("test",))
     assert not any("has no label" in line for line in lines(test, splits=("test",), level="warning"))
-    assert load_item(item, 2)["labels"] == (None if labels is None else [])
+    assert load_item(item, plain_reading(2))["labels"] == (None if labels is None else [])
 
 
 def test_image_in_no_split_and_unused_class(good):
@@ -150,15 +158,16 @@ def test_rotated_image_turns_a_mask_drawn_on_raw_pixels(good):
     raw = np.zeros((20, 30), np.uint8)
     raw[0, 0] = 1
     Path(good.mask).write_bytes(encode_mask(raw))
-    row = load_item(good, 2)
+    row = load_item(good, plain_reading(2))
     assert (row["height"], row["width"]) == (30, 20)
     mask = decode_mask(row["mask"])
-    assert mask.shape == (30, 20) and mask[0, 19] == 1
+    assert mask.shape == (30, 20)
+    assert mask[0, 19] == 1
     # One that already has the size as shown stays as it is.
     shown = rotate(raw, 6)
     Path(good.mask).write_bytes(encode_mask(shown))
     Path(good.saliency).write_bytes(encode_grey(shown))
-    np.testing.assert_array_equal(decode_mask(load_item(good, 2)["mask"]), shown)
+    np.testing.assert_array_equal(decode_mask(load_item(good, plain_reading(2))["mask"]), shown)
     assert lines(good) == []
 
 
@@ -167,15 +176,15 @@ def test_masks_that_are_no_png_become_one(good):
     raw[3, 4] = 2
     path = Path(good.mask).with_suffix(".bmp")
     Image.fromarray(raw).save(path)
-    row = load_item(changed(good, mask=str(path)), 2)
+    row = load_item(changed(good, mask=str(path)), plain_reading(2))
     assert row["mask"].startswith(b"\x89PNG")
     np.testing.assert_array_equal(decode_mask(row["mask"]), raw)
 
 
 def test_row_with_wrong_size(good):
-    row = load_item(good, 2)
+    row = load_item(good, plain_reading(2))
     row["width"] = 31
-    assert "row says 20x31, image is 20x30" in str(validate(row, 2)[0])
+    assert "row says 20x31, image is 20x30" in str(validate_row(row, plain_reading(2))[0])
 
 
 def test_several_problems_of_one_image_are_all_found(good):

@@ -10,10 +10,10 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import find_problems
-from wsss_ray.data.folder import draw_splits
 from wsss_ray.data.image import encode_jpeg, encode_mask
 from wsss_ray.data.source import Item
 from wsss_ray.data.sources import open_source
+from wsss_ray.data.splits import draw_splits
 
 
 def image(path: Path) -> None:
@@ -36,11 +36,14 @@ def test_table_with_splits(tmp_path):
     root = table(tmp_path, "image,labels,split\na.jpg,dog;cat,train\nb.jpg,dog,val\n")
     (root / "masks").mkdir()
     (root / "masks/a.png").write_bytes(encode_mask(np.ones((6, 7), np.uint8)))
+    (root / "classes.txt").write_text("cat\ndog\n")
     source = open_source("folder", root)
-    assert source.classes == ["cat", "dog"] and source.splits == ("train", "val")
+    assert source.classes == ["cat", "dog"]
+    assert source.splits == ("train", "val")
     first, second = source.items
     assert (first.image_id, first.labels, first.splits) == ("a", (0, 1), ("train",))
-    assert first.mask == str(root / "masks/a.png") and second.mask is None
+    assert first.mask == str(root / "masks/a.png")
+    assert second.mask is None
     assert errors(root) == []
     assert source.load(second)["labels"] == [1]
 
@@ -58,7 +61,8 @@ def test_listed_classes_keep_their_order_and_find_mistakes(tmp_path):
     source = open_source("folder", root)
     assert source.classes == ["dog", "cat"]
     (line,) = errors(root)
-    assert "labels.csv:3" in line and "'dgo'" in line
+    assert "labels.csv:3" in line
+    assert "'dgo'" in line
     assert list(source.items)[1].labels == (0,), "a number is an index into classes.txt"
 
 
@@ -95,14 +99,17 @@ def test_commas_at_the_end_of_a_line_are_no_labels(tmp_path):
 def test_table_in_another_encoding(tmp_path):
     root = table(tmp_path, "")
     (root / "labels.csv").write_bytes("image,labels\na.jpg,K\u00fche\n".encode("latin-1"))
-    with pytest.raises(UserError, match="UTF-8"):
-        open_source("folder", root)
+    source = open_source("folder", root)
+    assert source.classes == ["K\u00fche"]
+    assert any("labels.csv: not UTF-8, read as cp1252 (K\u00fche)" in note for note in source.notes)
+    assert any("used 1 of 2 images: 1 not listed in labels.csv" in note for note in source.notes)
 
 
 def test_missing_and_repeated_images(tmp_path):
     found = errors(table(tmp_path, "image,labels,split\na.jpg,dog,train\nzz.jpg,dog,train\na.jpg,dog,train\n"))
     assert len(found) == 2
-    assert any("zz.jpg" in line for line in found) and any("a: id is used twice" in line for line in found)
+    assert any("zz.jpg" in line for line in found)
+    assert any("a: id is used twice" in line for line in found)
 
 
 @pytest.mark.parametrize("text", ["background\ndog\n", "\n"])
@@ -146,6 +153,7 @@ def test_hugging_face_metadata(tmp_path):
         {"file_name": "b.jpg", "objects": {"categories": ["dog"]}, "mask": "m.png"},
     ]
     (tmp_path / "train/metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
     (tmp_path / "test/metadata.jsonl").write_text(json.dumps({"file_name": "c.jpg"}))
     source = open_source("folder", tmp_path)
     items = {item.image_id: item for item in source.items}
@@ -154,7 +162,8 @@ def test_hugging_face_metadata(tmp_path):
         "train__b": (1,),
         "test__c": None,
     }
-    assert items["train__b"].mask == str(tmp_path / "train/m.png") and items["test__c"].splits == ("test",)
+    assert items["train__b"].mask == str(tmp_path / "train/m.png")
+    assert items["test__c"].splits == ("test",)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"labels": []}', '{"file_name": "a.jpg", "labels": [1.5]}'])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.fuse_all import fuse_all
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
 from wsss_ray.contracts import FusionRule
@@ -33,20 +34,6 @@ L2G = FusionRule(rectify="after", interpolation="bicubic", reduce="mean", epsilo
 KTSE = FusionRule(rectify="per_pass")
 PAIR = FusionRule(rectify="pair")
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-def fuse(
-    passes: Sequence[Pass],
-    rule: FusionRule,
-    size: tuple[int, int],
-    labels: Tensor,
-    crop: tuple[int, int] | None = None,
-) -> Tensor:
-    """``fuse_present`` at its place among all classes: (B, C, H, W), classes without a label 0 everywhere."""
-    maps = fuse_present(passes, rule, size, labels, crop)
-    full = maps.new_zeros(*labels.shape, *maps.shape[1:])
-    full[labels > 0] = maps
-    return full
 
 
 def imagenet(image: np.ndarray) -> Tensor:
@@ -111,7 +98,7 @@ def test_smaf_fused_maps(golden: Golden) -> None:
     passes = [
         stored(data, f"logits_s{k}_orig", f"logits_s{k}_flip", foreground_softmax) for k in range(len(data["scales"]))
     ]
-    fused = fuse(passes, SOFTMAX, size, torch.from_numpy(data["label"])[None])[0].numpy()
+    fused = fuse_all(passes, SOFTMAX, size, torch.from_numpy(data["label"])[None])[0].numpy()
     np.testing.assert_allclose(fused[data["present"]], data["fused"], atol=1e-5)
     mask = make_mask(pick_winners(add_constant_background(fused, 0.2)), np.arange(len(fused)))
     np.testing.assert_array_equal(mask, data["pred_png"])
@@ -158,7 +145,7 @@ def test_irn_pair_through_the_network(golden: Golden) -> None:
     net.head.weight.copy_(torch.from_numpy(set_b("classifier.weight", net.head.weight.shape, prefix, gain)))
     maps = net.maps(torch.from_numpy(set_b_input("image", data["input_shape"], prefix)))
     rule = CAM.model_copy(update={"normalize": "none"})
-    fused = fuse([Pass(maps[:1], maps[1:])], rule, (size[0], size[1]), torch.ones(1, num_classes))
+    fused = fuse_all([Pass(maps[:1], maps[1:])], rule, (size[0], size[1]), torch.ones(1, num_classes))
     np.testing.assert_allclose(fused[0].numpy(), data["cam_pair"], atol=2e-5)
 
 
@@ -167,7 +154,7 @@ def test_ktse_pair_for_irn(golden: Golden) -> None:
     maps = torch.from_numpy(data["pair_F21"])[:, 1:]
     rule = PAIR.model_copy(update={"normalize": "none"})
     size = (maps.shape[2], maps.shape[3])
-    fused = fuse([Pass(maps[:1], maps[1:])], rule, size, torch.ones(1, maps.shape[1]))
+    fused = fuse_all([Pass(maps[:1], maps[1:])], rule, size, torch.ones(1, maps.shape[1]))
     np.testing.assert_allclose(fused[0].numpy(), data["pair_cam"], atol=1e-6)
 
 
@@ -208,7 +195,8 @@ def test_resize_is_bicubic_on_eight_bits_and_smooths_where_it_shrinks() -> None:
     inputs = scaled_inputs(image, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
     weights = keys((np.arange(8) + 0.5 - (np.arange(4)[:, None] + 0.5) * 2) / 2)
     expected = (weights / weights.sum(axis=1, keepdims=True)) @ image[0, :, 0]
-    assert expected.min() < -1 and expected.max() > 256
+    assert expected.min() < -1
+    assert expected.max() > 256
     assert inputs[0, 0].tolist() == [np.rint(expected.clip(0, 255)).tolist()]
 
 
@@ -216,16 +204,16 @@ def test_up_sampling_crop_and_mean_by_hand() -> None:
     ramp = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
     raw = FusionRule(normalize="none")
     one = torch.ones(1, 1)
-    assert fuse([Pass(ramp)], raw, (1, 4), one).flatten().tolist() == [0, 0.25, 0.75, 1]
-    assert fuse([Pass(ramp)], raw, (1, 4), one, crop=(1, 3)).flatten().tolist() == [0, 0.25, 0.75]
+    assert fuse_all([Pass(ramp)], raw, (1, 4), one).flatten().tolist() == [0, 0.25, 0.75, 1]
+    assert fuse_all([Pass(ramp)], raw, (1, 4), one, crop=(1, 3)).flatten().tolist() == [0, 0.25, 0.75]
     # The maximum is taken of what the crop leaves.
-    cropped = fuse([Pass(ramp)], FusionRule(epsilon=0), (1, 4), one, crop=(1, 3))
+    cropped = fuse_all([Pass(ramp)], FusionRule(epsilon=0), (1, 4), one, crop=(1, 3))
     assert cropped.flatten().tolist() == pytest.approx([0, 1 / 3, 1])
     # Two passes of the first scale and one of the second: three to average.
-    mean = fuse([Pass(ramp, 3 * ramp), Pass(ramp)], raw.model_copy(update={"reduce": "mean"}), (1, 2), one)
+    mean = fuse_all([Pass(ramp, 3 * ramp), Pass(ramp)], raw.model_copy(update={"reduce": "mean"}), (1, 2), one)
     assert mean.flatten().tolist() == pytest.approx([1, 2 / 3])
     # Keys' cubic with a = -0.75: at 0.25 the two ones to the right weigh 0.26171875 - 0.03515625.
-    cubic = fuse([Pass(ramp)], FusionRule(interpolation="bicubic", normalize="none"), (1, 4), one).flatten()
+    cubic = fuse_all([Pass(ramp)], FusionRule(interpolation="bicubic", normalize="none"), (1, 4), one).flatten()
     assert cubic.tolist() == pytest.approx([-0.10546875, 0.2265625, 0.7734375, 1.10546875])
 
 
@@ -233,7 +221,9 @@ def test_up_sampling_crop_and_mean_by_hand() -> None:
 def test_mirrored_passes_give_the_mirrored_map(rule: FusionRule) -> None:
     passes, labels = random_passes(), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0]])
     swapped = [Pass(one.flipped, one.plain) for one in passes if one.flipped is not None]
-    torch.testing.assert_close(fuse(swapped, rule, (25, 37), labels).flip(3), fuse(passes, rule, (25, 37), labels))
+    torch.testing.assert_close(
+        fuse_all(swapped, rule, (25, 37), labels).flip(3), fuse_all(passes, rule, (25, 37), labels)
+    )
 
 
 @pytest.mark.parametrize("rule", [CAM, L2G, KTSE, PAIR], ids=lambda r: r.rectify)
@@ -243,7 +233,7 @@ def test_absent_classes_are_zero_and_present_ones_reach_one(rule: FusionRule) ->
     for plain, flipped in passes:
         assert flipped is not None
         plain[0, 3], flipped[0, 3] = -1, -1
-    fused = fuse(passes, rule, (25, 37), labels)
+    fused = fuse_all(passes, rule, (25, 37), labels)
     assert fused.shape == (2, 5, 25, 37)
     top = fused.amax(dim=(2, 3))
     assert top[0].tolist() == pytest.approx([1, 0, 1, 0, 0], abs=1e-4)
@@ -252,20 +242,22 @@ def test_absent_classes_are_zero_and_present_ones_reach_one(rule: FusionRule) ->
 
 def test_sum_and_mean_label_alike() -> None:
     passes, labels = random_passes(), torch.ones(2, 5)
-    mean = fuse(passes, CAM.model_copy(update={"reduce": "mean"}), (25, 37), labels)
-    torch.testing.assert_close(mean, fuse(passes, CAM, (25, 37), labels), atol=1e-4, rtol=0)
+    mean = fuse_all(passes, CAM.model_copy(update={"reduce": "mean"}), (25, 37), labels)
+    torch.testing.assert_close(mean, fuse_all(passes, CAM, (25, 37), labels), atol=1e-4, rtol=0)
 
 
 def test_one_scale_without_flip_is_the_plain_map() -> None:
     maps = torch.rand(1, 2, 4, 6)
     rule = CAM.model_copy(update={"epsilon": 0.0})
-    fused = fuse([Pass(maps)], rule, (4, 6), torch.ones(1, 2))
+    fused = fuse_all([Pass(maps)], rule, (4, 6), torch.ones(1, 2))
     torch.testing.assert_close(fused, maps / maps.amax(dim=(2, 3), keepdim=True))
 
 
 def test_the_places_of_relu_differ() -> None:
     passes, labels = random_passes(), torch.ones(2, 5)
-    results = [fuse(passes, FusionRule(rectify=r), (25, 37), labels) for r in ("before", "pair", "per_pass", "after")]
+    results = [
+        fuse_all(passes, FusionRule(rectify=r), (25, 37), labels) for r in ("before", "pair", "per_pass", "after")
+    ]
     for k, one in enumerate(results):
         for other in results[k + 1 :]:
             assert abs(one - other).max() > 0.01
@@ -274,24 +266,24 @@ def test_the_places_of_relu_differ() -> None:
 def test_softmax_then_upsample_is_not_upsample_then_softmax() -> None:
     sharp = torch.zeros(1, 3, 2, 2)
     sharp[0, 0, 0, 0], sharp[0, 1, 1, 1] = 12, 12
-    first = fuse([Pass(foreground_softmax(sharp))], SOFTMAX, (16, 16), torch.ones(1, 2))
+    first = fuse_all([Pass(foreground_softmax(sharp))], SOFTMAX, (16, 16), torch.ones(1, 2))
     grown = torch.nn.functional.interpolate(sharp, size=(16, 16), mode="bilinear", align_corners=False)
-    then = fuse([Pass(foreground_softmax(grown))], SOFTMAX, (16, 16), torch.ones(1, 2))
+    then = fuse_all([Pass(foreground_softmax(grown))], SOFTMAX, (16, 16), torch.ones(1, 2))
     assert abs(first - then).max() > 0.1
 
 
 def test_packing_images_changes_no_bit() -> None:
     passes, labels = random_passes(4), torch.tensor([[1, 0, 1, 1, 0], [0, 1, 0, 0, 0], [0] * 5, [1] * 5])
     for rule in (CAM, L2G, KTSE):
-        whole = fuse(passes, rule, (25, 37), labels)
+        whole = fuse_all(passes, rule, (25, 37), labels)
         for k in range(4):
             alone = [Pass(p[k : k + 1], f[k : k + 1]) for p, f in passes if f is not None]
-            assert torch.equal(fuse(alone, rule, (25, 37), labels[k : k + 1])[0], whole[k])
+            assert torch.equal(fuse_all(alone, rule, (25, 37), labels[k : k + 1])[0], whole[k])
 
 
 def test_a_constant_stays_constant_up_to_the_border() -> None:
     passes = [Pass(torch.full((1, 1, h, w), 0.7), torch.full((1, 1, h, w), 0.7)) for h, w in ((2, 3), (5, 7))]
-    fused = fuse(passes, CAM, (20, 30), torch.ones(1, 1))
+    fused = fuse_all(passes, CAM, (20, 30), torch.ones(1, 1))
     torch.testing.assert_close(fused, torch.ones(1, 1, 20, 30), atol=1e-5, rtol=0)
 
 
@@ -304,6 +296,6 @@ def test_normalisation_by_hand() -> None:
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match="at least one scale"):
-        fuse([], CAM, (4, 4), torch.ones(1, 2))
+        fuse_all([], CAM, (4, 4), torch.ones(1, 2))
     with pytest.raises(UserError, match="maps of 2 classes"):
-        fuse([Pass(torch.ones(1, 2, 3, 3))], CAM, (4, 4), torch.ones(1, 3))
+        fuse_all([Pass(torch.ones(1, 2, 3, 3))], CAM, (4, 4), torch.ones(1, 3))

@@ -59,7 +59,8 @@ def test_golden_merge(golden: Golden, name: str, gate: GateConfig, mode: str) ->
     plain, for_crf = (read_scores(merged, config, allowed, for_crf=flag) for flag in (False, True))
     assert np.array_equal(plain.argmax(axis=0), expected[f"{mode}_pred"])
     silent = np.setdiff1d(np.arange(len(merged)), active)
-    assert not plain[silent].any() and not for_crf[silent].any()
+    assert not plain[silent].any()
+    assert not for_crf[silent].any()
     np.testing.assert_allclose(plain[active], expected[f"{mode}_merged_active"], rtol=0, atol=1e-6)
     np.testing.assert_allclose(for_crf[active], expected[f"{mode}_crf_in_active"], rtol=0, atol=1e-6)
     smooth = smooth_scores(given["img"], for_crf, PRESETS[name])
@@ -79,7 +80,8 @@ def test_background_rules_by_hand(share: tuple[float, float], ssss: int, wsfcn: 
 def test_the_best_view_decides() -> None:
     scores = np.array([[-3.0, -2.2, -2.197, -900.0], [-2.0, -2.3, -9.0, -1000.0]])
     by_scores = gate_classes(SSSS_GATE, scores=scores)
-    assert by_scores is not None and by_scores.tolist() == [True, False, True, False]
+    assert by_scores is not None
+    assert by_scores.tolist() == [True, False, True, False]
     assert gate_classes(GateConfig(classes="labels"), labels=np.array([0, 1, 1, 0])).tolist() == [
         False,
         True,
@@ -93,7 +95,8 @@ def test_closing_leaves_the_input_and_background_alone() -> None:
     given = np.random.default_rng(0).random((3, 2, 2))
     before = given.copy()
     closed = close_gate(given, np.array([False, True]))
-    assert not closed[1].any() and np.array_equal(closed[[0, 2]], before[[0, 2]])
+    assert not closed[1].any()
+    assert np.array_equal(closed[[0, 2]], before[[0, 2]])
     weigh_background(given, BackgroundRule(kind="constant", value=0.5))
     assert np.array_equal(given, before)
 

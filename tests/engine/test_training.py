@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from wsss_ray.studies import resolve
 
 from wsss_ray.artifacts.network import MODEL, build_localizer, save_state
 from wsss_ray.data.samples import Sampling, TrainSamples
@@ -19,6 +18,7 @@ from wsss_ray.engine.validate import World
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import Recipe, localizer_of, override
+from wsss_ray.studies import resolve
 
 SETTINGS = ("net.options={width: 16}", "train.augment.crop=48", "train.batch_size=4", "train.epochs=4")
 PHASES = {"ssss": "seg", "wsfcn": "seg", "ktse": "kt"}
@@ -67,7 +67,8 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
     assert [PHASES[name] in epoch for epoch in losses] == [False, False, True, True]
     for done in (0, 2):  # within the warm-up, and after it
         again, later, network = fit(recipe, rows, states[done])
-        assert len(again) == 3 - done and later == losses[done + 1 :]
+        assert len(again) == 3 - done
+        assert later == losses[done + 1 :]
         for key, tensor in whole.state_dict().items():
             assert torch.equal(tensor, network.state_dict()[key]), (done, key)
 

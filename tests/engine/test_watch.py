@@ -72,4 +72,5 @@ def test_what_the_threshold_hides_shows_in_recall_alone() -> None:
     watch = watch_of([[0]], [mask])
     loud, quiet = (watch.score_seeds(Given((value, value)), torch.device("cpu")) for value in (0.9, 0.1))
     assert loud["seed_miou"] == quiet["seed_miou"] == 1
-    assert (loud["seed_recall"], quiet["seed_recall"]) == (1, 0) and np.isnan(quiet["seed_precision"])
+    assert (loud["seed_recall"], quiet["seed_recall"]) == (1, 0)
+    assert np.isnan(quiet["seed_precision"])

@@ -45,7 +45,8 @@ def test_matrix_counts_every_pixel_of_the_split(first: FinishedRun) -> None:
 
 def test_panels_and_files(first: FinishedRun) -> None:
     folder = Path(first.folder)
-    assert (folder / "recipe.yaml").is_file() and (folder / "run.json").is_file()
+    assert (folder / "recipe.yaml").is_file()
+    assert (folder / "run.json").is_file()
     assert {path.name for path in (folder / "panels").iterdir()} == {"train.png", "val.png"}
 
 
@@ -58,14 +59,16 @@ def test_second_run_computes_nothing_whatever_the_workers(first: FinishedRun, ti
 def test_later_settings_leave_earlier_steps_alone(first: FinishedRun, tiny: Recipe) -> None:
     out = str(Path(first.folder).parent.parent)
     other = run(override(tiny, ["refine={name: seeds, threshold: 0.3}", "segment=null"]), RunOptions(out))
-    assert other.artifacts["network"].reused and other.artifacts["maps"].reused
+    assert other.artifacts["network"].reused
+    assert other.artifacts["maps"].reused
     assert not other.artifacts["masks"].reused
 
 
 def test_how_maps_are_read_trains_nothing(first: FinishedRun, tiny: Recipe) -> None:
     out = str(Path(first.folder).parent.parent)
     windowed = run(override(tiny, ["method.window=32", "method.window_stride=16", "segment=null"]), RunOptions(out))
-    assert windowed.artifacts["network"].reused and not windowed.artifacts["maps"].reused
+    assert windowed.artifacts["network"].reused
+    assert not windowed.artifacts["maps"].reused
     assert windowed.artifacts["maps"].record["content"] != first.artifacts["maps"].record["content"]
 
 
@@ -134,7 +137,8 @@ def test_mlflow_holds_the_run(first: FinishedRun) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{Path(first.folder).parent.parent / 'mlflow.db'}")
     logged = client.get_run(first.mlflow_run)
     assert logged.info.status == "FINISHED"
-    assert logged.data.params["method.name"] == "cam" and logged.data.tags["scale"] == "toy"
+    assert logged.data.params["method.name"] == "cam"
+    assert logged.data.tags["scale"] == "toy"
     assert logged.data.metrics["seeds/fixed/miou"] == pytest.approx(first.scores["seeds"]["fixed"]["miou"])
     history = client.get_metric_history(first.mlflow_run, "train/loss/cls")
     assert [point.step for point in history] == [0, 1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from wsss_ray.studies import esol, resolve
 
 from wsss_ray.artifacts.network import LocalizerSpec
 from wsss_ray.config import UserError, select
@@ -14,6 +13,7 @@ from wsss_ray.experiments.log import warn_of
 from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.methods.esol.network import ESOLConfig
 from wsss_ray.recipe import Localization, localizer_of, override, replaced
+from wsss_ray.studies import esol, resolve
 
 
 def trainings(part: Localization) -> list[dict[str, Any]]:
@@ -38,7 +38,8 @@ def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
     keys = ("base.method.clip_at_inference", "method.clip_at_inference")
     on, off = (replaced(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
     assert trainings(on) == trainings(off)
-    assert select(on.method, "maps") == {"clip_at_inference": True} and on.method != off.method
+    assert select(on.method, "maps") == {"clip_at_inference": True}
+    assert on.method != off.method
 
 
 def test_a_base_that_does_not_fit_is_refused_before_anything_trains() -> None:

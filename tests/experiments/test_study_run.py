@@ -25,11 +25,11 @@ from wsss_ray.experiments.study_plan import (
     SettledRow,
     StudyOptions,
     choose_rows,
+    locate_study,
     make_slug,
     mark_stale,
     open_study,
     plan_rows,
-    study_folder,
 )
 from wsss_ray.experiments.study_run import run_row, run_study
 from wsss_ray.methods.cam import CAMConfig
@@ -240,7 +240,7 @@ def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.C
 
 
 def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
-    folder = study_folder(str(tmp_path), study.name, "toy")
+    folder = locate_study(str(tmp_path), study.name, "toy")
     with held(folder, "study"):
         with pytest.raises(UserError, match=f"{folder}: another process runs this study; wait"):
             run_study(study, StudyOptions(rows=("4",)), str(tmp_path))

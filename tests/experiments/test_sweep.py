@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from wsss_ray.studies import resolve
 
 from wsss_ray.config import UserError
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
@@ -20,10 +19,19 @@ from wsss_ray.experiments.sweep_outcomes import (
     group_lines,
     merge_outcomes,
 )
-from wsss_ray.experiments.sweep_space import Axis, grid, name_of, num_points, parse_axis, parse_space, sample
+from wsss_ray.experiments.sweep_space import (
+    Axis,
+    build_grid,
+    count_points,
+    name_point,
+    parse_axis,
+    parse_space,
+    sample_points,
+)
 from wsss_ray.experiments.sweep_table import draw_figure, format_rows, list_headings
 from wsss_ray.recipe import Recipe
 from wsss_ray.score.names import read_miou
+from wsss_ray.studies import resolve
 
 
 def plan(recipe: Recipe, axes: tuple[Axis, ...], **options: Any) -> Plan:
@@ -75,8 +83,8 @@ def test_date_in_quotes_is_a_word() -> None:
 
 
 def test_size_of_a_space_is_known_where_it_is_finite() -> None:
-    assert num_points(parse_space(["a=1,2,4", "b=3..6"])) == 12
-    assert num_points(parse_space(["a=1,2,4", "b=3.0..6.0"])) is None
+    assert count_points(parse_space(["a=1,2,4", "b=3..6"])) == 12
+    assert count_points(parse_space(["a=1,2,4", "b=3.0..6.0"])) is None
 
 
 def test_key_given_twice_is_refused() -> None:
@@ -85,35 +93,35 @@ def test_key_given_twice_is_refused() -> None:
 
 
 def test_grid_varies_the_last_axis_fastest() -> None:
-    points = grid(parse_space(["a=1,2", "b=x,y"]))
+    points = build_grid(parse_space(["a=1,2", "b=x,y"]))
     assert [tuple(point.values()) for point in points] == [(1, "x"), (1, "y"), (2, "x"), (2, "y")]
 
 
 def test_grid_refuses_intervals_and_floods() -> None:
     with pytest.raises(UserError, match="listed values"):
-        grid(parse_space(["a=1..9"]))
+        build_grid(parse_space(["a=1..9"]))
     with pytest.raises(UserError, match="limit"):
-        grid(parse_space(["a=1:200:1", "b=1:200:1"]))
+        build_grid(parse_space(["a=1:200:1", "b=1:200:1"]))
 
 
 def test_longer_sample_begins_with_the_shorter_one() -> None:
     axes = parse_space(["a=1..1000", "b=1e-6..1:log"])
-    short, long = sample(axes, 5, seed=3), sample(axes, 40, seed=3)
+    short, long = sample_points(axes, 5, seed=3), sample_points(axes, 40, seed=3)
     assert long[:5] == short
-    assert sample(axes, 5, seed=4) != short
+    assert sample_points(axes, 5, seed=4) != short
     logs = np.log10([point["b"] for point in long])
     assert -6 <= logs.min() < -3.5
     assert -2.5 < logs.max() <= 0
 
 
 def test_sample_of_a_small_grid_takes_every_point_once() -> None:
-    points = sample(parse_space(["a=1,2", "b=1,2"]), 50, seed=0)
+    points = sample_points(parse_space(["a=1,2", "b=1,2"]), 50, seed=0)
     assert sorted(tuple(point.values()) for point in points) == [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
 def test_names_keep_apart_what_their_last_parts_confuse() -> None:
-    assert name_of({"method.num_views": 4, "train.epochs": 2}) == "num_views=4 epochs=2"
-    assert name_of({"train.epochs": 4, "segment.train.epochs": 2}) == "train.epochs=4 segment.train.epochs=2"
+    assert name_point({"method.num_views": 4, "train.epochs": 2}) == "num_views=4 epochs=2"
+    assert name_point({"train.epochs": 4, "segment.train.epochs": 2}) == "train.epochs=4 segment.train.epochs=2"
 
 
 def test_same_command_finds_its_folder_and_another_does_not() -> None:
@@ -183,7 +191,7 @@ def test_single_stage_methods_are_swept_whole() -> None:
 
 def test_one_good_point_is_enough_for_a_plan() -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=-1,2"]))
-    assert [point["train.epochs"] for point in made.points()] == [-1, 2]
+    assert [point["train.epochs"] for point in made.list_points()] == [-1, 2]
 
 
 def test_masks_are_read_in_training_only_when_early_stopping_asks() -> None:
@@ -193,7 +201,7 @@ def test_masks_are_read_in_training_only_when_early_stopping_asks() -> None:
 
 
 def test_thresholds_share_a_job_and_done_points_have_none() -> None:
-    points = grid(parse_space(["train.epochs=1,2", "score.background=0.1,0.2,0.3"]))
+    points = build_grid(parse_space(["train.epochs=1,2", "score.background=0.1,0.2,0.3"]))
     done = [Outcome(points[0], 0, "finished"), Outcome(points[1], 0, "failed"), Outcome(points[3], 1, "stopped")]
     left = group_jobs(points, (0, 1), done)
     assert [len(job) for job in left] == [3, 2, 3, 2]
@@ -213,30 +221,30 @@ def test_metric_is_read_from_the_usual_variant() -> None:
 
 def test_state_comes_back_from_disk(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]"]))
-    outcomes = [Outcome(point, 0, "finished", 0.5, computed=["train"]) for point in made.points()]
+    outcomes = [Outcome(point, 0, "finished", 0.5, computed=["train"]) for point in made.list_points()]
     folder = SweepFolder(str(tmp_path), "data")
     assert folder.load() == ([], None)
     folder.save(made, outcomes, "run")
     assert folder.load() == (outcomes, "run")
-    assert group_jobs(made.points(), made.seeds, folder.load()[0]) == []
+    assert group_jobs(made.list_points(), made.seeds, folder.load()[0]) == []
 
 
 def test_outcomes_of_other_data_or_steps_do_not_count(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=1,2"]))
-    outcomes = [Outcome(point, 0, "finished", 0.5) for point in made.points()]
+    outcomes = [Outcome(point, 0, "finished", 0.5) for point in made.list_points()]
     SweepFolder(str(tmp_path), "data").save(made, outcomes, "run")
     assert SweepFolder(str(tmp_path), "other data").load() == ([], None)
 
 
 def test_values_stay_under_their_columns_after_a_reload(tmp_path: Path) -> None:
     made = plan(resolve("cam"), parse_space(["train.epochs=1,2", "score.background=0.3"]))
-    first = [Outcome(point, 0, "finished", 0.5) for point in made.points()]
+    first = [Outcome(point, 0, "finished", 0.5) for point in made.list_points()]
     folder = SweepFolder(str(tmp_path), "data")
     folder.save(made, first, "run")
     loaded, _ = folder.load()
     assert list_headings(made.axes, made.metric)[:2] == ["epochs", "background"]
     assert [cells[:2] for cells in format_rows(group_lines(loaded), made.axes)] == [["1", "0.3"], ["2", "0.3"]]
-    assert [name_of(one.point) for one in loaded] == [name_of(one.point) for one in first]
+    assert [name_point(one.point) for one in loaded] == [name_point(one.point) for one in first]
 
 
 def test_point_drawn_twice_is_one_outcome_and_two_draws() -> None:
@@ -259,9 +267,9 @@ def test_draws_of_several_seeds_count_once() -> None:
 
 def test_tpe_draws_no_more_than_there_is() -> None:
     recipe = resolve("cam")
-    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe").draws() == 3
-    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe", trials=2).draws() == 2
-    assert plan(recipe, parse_space(["score.background=0.1..0.5"]), search="tpe", trials=7).draws() == 7
+    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe").count_draws() == 3
+    assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe", trials=2).count_draws() == 2
+    assert plan(recipe, parse_space(["score.background=0.1..0.5"]), search="tpe", trials=7).count_draws() == 7
 
 
 def test_early_stopping_refuses_several_seeds() -> None:
@@ -291,7 +299,7 @@ def test_table_has_spread_best_and_reasons() -> None:
 def test_image_has_ink_for_every_point(space: list[str]) -> None:
     made = plan(resolve("cam"), parse_space(space))
     outcomes = [
-        Outcome(p, s, "finished", 0.3 + 0.01 * k + 0.02 * s) for k, p in enumerate(made.points()) for s in (0, 1)
+        Outcome(p, s, "finished", 0.3 + 0.01 * k + 0.02 * s) for k, p in enumerate(made.list_points()) for s in (0, 1)
     ]
     full = np.asarray(draw_figure(made, group_lines(outcomes)))
     fewer = np.asarray(draw_figure(made, group_lines(outcomes[:-2])))

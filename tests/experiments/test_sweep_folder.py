@@ -15,17 +15,17 @@ pytest.importorskip("ray")
 
 from rich.console import Console
 from rich.table import Table
-from wsss_ray.experiments.road import made_with
-from wsss_ray.studies import resolve
 
 from tests.fake_run import prepare
 from wsss_ray.artifacts.store import digest, held
 from wsss_ray.config import UserError
-from wsss_ray.experiments import road
+from wsss_ray.experiments.settle import made_with
 from wsss_ray.experiments.sweep import plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome, group_lines
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.experiments.sweep_table import build_closing_table
+from wsss_ray.stages.score import ScoreStep
+from wsss_ray.studies import resolve
 
 HOLD = """
 import sys
@@ -88,14 +88,14 @@ def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytes
     changed = json.dumps(manifest).replace(manifest["classes"][0], "unicorn")
     (tmp_path / "data" / "manifest.json").write_text(changed)
     stamps.add(digest(made_with(prepared)))
-    monkeypatch.setitem(road.VERSIONS, "score", -1)
+    monkeypatch.setattr(ScoreStep, "version", -1)
     stamps |= {digest(made_with(None)), digest(made_with(prepared))}
     assert len(stamps) == 5
 
 
 def test_brackets_in_values_are_printed() -> None:
     made = plan_sweep(resolve("cam"), parse_space(["localize.scales=[1.0],[0.5,1.0]", "localize.flip=true"]))
-    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.points()]
+    outcomes = [Outcome(point, 0, "failed", reason="no [/there] there") for point in made.list_points()]
     text = printed(build_closing_table(made, group_lines(outcomes)))
     assert "[1.0]" in text
     assert "[0.5, 1.0]" in text

@@ -18,14 +18,14 @@ import pytest
 
 pytest.importorskip("ray")
 
-from wsss_ray.studies import resolve
-
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.recipe import Recipe
+from wsss_ray.stages.score import ScoreStep
+from wsss_ray.studies import resolve
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,11 +171,10 @@ def forbid_trials(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_outcomes_of_older_steps_are_run_again(
     swept: tuple[Path, Plan, list[Outcome]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wsss_ray.experiments import road
 
     out, made, _ = swept
     forbid_trials(monkeypatch)
-    monkeypatch.setitem(road.VERSIONS, "score", -1)
+    monkeypatch.setattr(ScoreStep, "version", -1)
     kept = (out / "sweeps" / made.name / "sweep.json").read_bytes()
     with pytest.raises(AssertionError, match="started trials"):
         run_sweep(made, str(out))

@@ -19,7 +19,8 @@ def test_records_hold_recall_and_precision_where_asked(tiny: Recipe, tmp_path: P
     assert not any(key.startswith("seed_") for epoch in plain.record["history"] for key in epoch)
     assert len(watched.record["history"]) == short.train.epochs
     for epoch in watched.record["history"]:
-        assert 0 <= epoch["seed_miou"] <= 1 and 0 <= epoch["seed_recall"] <= 1
+        assert 0 <= epoch["seed_miou"] <= 1
+        assert 0 <= epoch["seed_recall"] <= 1
         assert 0 <= epoch["seed_precision"] <= 1
     assert [epoch["losses"] for epoch in watched.record["history"]] == [
         epoch["losses"] for epoch in plain.record["history"]

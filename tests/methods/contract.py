@@ -1,24 +1,41 @@
-"""What every localizer must do, whatever its paper: one function that each method's test calls."""
+"""What every localizer must do, whatever its paper.
+
+``test_contract.py`` asks it of every registered method as it comes; each method's own tests ask it of its switches.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import re
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from wsss_ray.config import UserError
+from tests.fuse_all import fuse_all
+from wsss_ray.config import Config, UserError, changes_of
 from wsss_ray.contracts import IGNORE, Batch, Localizer, Progress, Segments
+from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.backbone import Backbone
 
 CROP = 48
-CLASS_COUNTS = (1, 3, 7)
-SIZES = ((48, 48), (37, 53), (64, 17))
+CLASS_COUNTS = (1, 3)
+SIZES = ((37, 53), (64, 17))
 MIDDLE = Progress(epoch=1, step=10, num_epochs=4, num_steps=40)
+WHOLE_TRAINING = (
+    Progress(epoch=0, step=0, num_epochs=40, num_steps=400),
+    Progress(epoch=39, step=399, num_epochs=40, num_steps=400),
+)
+"""One step before every warm-up ends, and one after."""
+PAPER = re.compile(r"\b[A-Z][\w-]+(?: et al\.| & [A-Z][\w-]+| and [A-Z][\w-]+)?,? (?:[A-Z][\w-]* )?(?:19|20)\d\d\b")
+"""``Lee et al., CVPR 2021`` or ``Zhou 2016``."""
 
 
 class TinyBackbone(Backbone):
@@ -51,6 +68,28 @@ class TinyBackbone(Backbone):
         return {"conv4": conv4, "conv5": conv5, "out": torch.relu(self.out(self.dropout(conv5)))}
 
 
+@dataclass(frozen=True)
+class Case:
+    """A method as it is tested."""
+
+    config: MethodConfig
+    base: MethodConfig = CAMConfig()
+    """What it starts from, where it wants a base."""
+    backbone: Callable[[], Backbone] = TinyBackbone
+    crop: int = CROP
+    steps: tuple[Progress, ...] = WHOLE_TRAINING
+
+    def build(self, num_classes: int, seed: int = 0) -> Any:
+        """The network on a fresh backbone, its base on another one."""
+        torch.manual_seed(seed)
+        started = self.base.build(self.backbone(), num_classes) if self.config.wants_base else None
+        return self.config.build(self.backbone(), num_classes, started)
+
+    def batch(self, num_classes: int) -> Batch:
+        """What a method with these needs is given: nothing it did not ask for."""
+        return only(make_batch(num_classes, size=self.crop), self.config.needs)
+
+
 def make_batch(num_classes: int, num: int = 2, size: int = CROP, seed: int = 0, partner: bool = True) -> Batch:
     """A random batch that carries everything a method may ask for, with a strip of padded canvas on the right."""
     random = torch.Generator().manual_seed(seed)
@@ -73,23 +112,14 @@ def make_batch(num_classes: int, num: int = 2, size: int = CROP, seed: int = 0, 
 
 
 def only(batch: Batch, needs: frozenset[str]) -> Batch:
-    """The batch a method with these needs is given: nothing it did not ask for."""
+    """The batch without what these needs do not name."""
     optional = ("saliency", "maps", "mask", "partner")
     return dataclasses.replace(batch, **{name: None for name in optional if name not in needs})
 
 
-def build(
-    config: MethodConfig,
-    num_classes: int,
-    needs_base: bool = False,
-    backbone: Callable[[], Backbone] = TinyBackbone,
-    base: MethodConfig | None = None,
-    seed: int = 0,
-) -> nn.Module:
-    """The method on a fresh backbone; its base is ``base`` (default: a CAM) on another one."""
-    torch.manual_seed(seed)
-    started = (base or CAMConfig()).build(backbone(), num_classes) if needs_base else None
-    return config.build(backbone(), num_classes, started)
+def build(config: MethodConfig, num_classes: int, base: MethodConfig | None = None) -> Any:
+    """The method on a fresh tiny backbone; its base is ``base`` (default: a CAM) on another one."""
+    return Case(config, base or CAMConfig()).build(num_classes)
 
 
 def total(parts: dict[str, Tensor]) -> Tensor:
@@ -97,86 +127,112 @@ def total(parts: dict[str, Tensor]) -> Tensor:
     return torch.stack([part for name, part in parts.items() if not name.startswith("monitor/")]).sum()
 
 
-def check_localizer(
-    config: MethodConfig,
-    needs_base: bool = False,
-    *,
-    backbone: Callable[[], Backbone] = TinyBackbone,
-    base: MethodConfig | None = None,
-    progress: Progress = MIDDLE,
-    every_parameter: bool = True,
-    class_counts: tuple[int, ...] = CLASS_COUNTS,
-) -> None:
-    """Everything ``contracts.Localizer`` promises, at several class counts and image sizes.
-
-    ``every_parameter``: each parameter in a group gets a gradient; otherwise some of each group must. ``progress`` is
-    where training stands, for methods whose losses change with it.
-    """
-    assert type(config).model_validate(config.model_dump()) == config
-    assert config.wants_base == needs_base
+def check_localizer(case: Case, class_counts: tuple[int, ...] = CLASS_COUNTS) -> None:
+    """Everything ``contracts.Localizer`` promises, at several class counts and image sizes."""
+    check_settings(case.config)
     for num_classes in class_counts:
-        model = build(config, num_classes, needs_base, backbone, base)
-        batch = only(make_batch(num_classes), config.needs)
-        assert isinstance(model, Localizer)
-        check_groups(model)
-        check_loss(model, batch, progress, every_parameter)
-        check_missing_needs(model, batch, config.needs, progress)
+        check_groups(case.build(num_classes))
+        check_training(case, num_classes)
+        check_missing_needs(case, num_classes)
         for size in SIZES:
-            check_outputs(model, config, num_classes, size)
-        again = build(config, num_classes, needs_base, backbone, base, seed=1)
-        again.load_state_dict(model.state_dict())
-        image = torch.randn(1, 3, *SIZES[1])
-        with torch.no_grad():
-            assert torch.equal(model.eval().maps(image), again.eval().maps(image))
+            check_outputs(case, num_classes, size)
+        check_saving(case, num_classes)
 
 
-def check_groups(model: nn.Module) -> None:
+def check_settings(config: MethodConfig) -> None:
+    """Settings survive being written down, and are not more than a base, needs and a fusion rule of known kinds."""
+    assert type(config).model_validate(config.model_dump()) == config
+    assert type(config).model_validate(config.model_dump(mode="json")) == config
+    assert 0 <= config.background() <= 1
+    assert config.warning([]) is None
+
+
+def find_undeclared(config: type[Config], prefix: str = "") -> list[str]:
+    """The fields, nested ones included, that do not declare what they change."""
+    missing = []
+    for name, field in config.model_fields.items():
+        if changes_of(config, name) is not None:
+            continue
+        kinds = [field.annotation, *get_args(field.annotation)]
+        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]
+        inner = [key for kind in nested for key in find_undeclared(kind, f"{prefix}{name}.")]
+        missing += inner if nested else [f"{prefix}{name}"]
+    return missing
+
+
+def names_paper(config: type[MethodConfig]) -> bool:
+    """Whether the docstring of the class or of its module names a paper: author and year."""
+    texts = (config.__doc__, sys.modules[config.__module__].__doc__)
+    return any(PAPER.search(text or "") for text in texts)
+
+
+def frozen_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """What the backbones inside say never learns."""
+    return [p for part in model.modules() if isinstance(part, Backbone) for p in part.frozen()]
+
+
+def check_groups(model: Any) -> None:
     """Every trainable parameter in exactly one group, frozen ones in none."""
+    assert isinstance(model, Localizer)
     grouped = [id(p) for group in model.param_groups() for p in group.params]
-    frozen = {id(p) for part in model.modules() if isinstance(part, Backbone) for p in part.frozen()}
+    frozen = {id(p) for p in frozen_parameters(model)}
     trainable = {id(p) for p in model.parameters() if p.requires_grad} - frozen
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == trainable
     assert trainable
 
 
-def check_loss(model: nn.Module, batch: Batch, progress: Progress, every_parameter: bool) -> None:
-    """Finite scalars, the same ones under the same seed, and a gradient for every group."""
-    model.train()
-    runs = []
-    for _ in range(2):
+def check_training(case: Case, num_classes: int) -> None:
+    """Finite losses, the same under the same seed; over all steps every parameter of a group has a gradient.
+
+    What is in no group stays as it was, and something in every group moves.
+    """
+    model, batch = case.build(num_classes).train(), case.batch(num_classes)
+    groups = model.param_groups()
+    before, still = copy.deepcopy(groups), [p.detach().clone() for p in frozen_parameters(model)]
+    optimizer = torch.optim.SGD([{"params": g.params, "lr": 0.01 * g.lr_multiplier} for g in groups], weight_decay=5e-4)
+    reached: set[int] = set()
+    alive: set[str] = set()
+    for progress in case.steps:
+        torch.manual_seed(3)
+        again = model.loss(batch, progress)
         torch.manual_seed(3)
         parts = model.loss(batch, progress)
-        runs.append({name: part.detach() for name, part in parts.items()})
-    assert parts
-    assert all(part.dim() == 0 and torch.isfinite(part) for part in runs[0].values())
-    assert runs[0].keys() == runs[1].keys()
-    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    model.zero_grad()
-    total(parts).backward()
-    for group in model.param_groups():
-        gradients = [p.grad for p in group.params if p.grad is not None]
-        assert all(torch.isfinite(g).all() for g in gradients)
-        assert any(bool((g != 0).any()) for g in gradients), f"no gradient reaches {group.name}"
-        if every_parameter:
-            assert len(gradients) == len(group.params), f"a parameter of {group.name} has no gradient"
-    model.zero_grad()
+        assert parts
+        assert again.keys() == parts.keys()
+        assert all(part.dim() == 0 and bool(torch.isfinite(part)) for part in parts.values())
+        assert all(torch.equal(again[name], part) for name, part in parts.items())
+        optimizer.zero_grad()
+        total(parts).backward()
+        for group in groups:
+            gradients = [p.grad for p in group.params if p.grad is not None]
+            assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+            reached |= {id(p) for p in group.params if p.grad is not None}
+            alive |= {group.name for gradient in gradients if bool(gradient.any())}
+        optimizer.step()
+    for group, old in zip(groups, before, strict=True):
+        assert group.name in alive, f"no gradient reaches {group.name}"
+        assert {id(p) for p in group.params} <= reached, f"a parameter of {group.name} has no gradient"
+        assert any(not torch.equal(p, q) for p, q in zip(group.params, old.params, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(frozen_parameters(model), still, strict=True))
 
 
-def check_missing_needs(model: nn.Module, batch: Batch, needs: frozenset[str], progress: Progress) -> None:
+def check_missing_needs(case: Case, num_classes: int) -> None:
     """A batch without what the method declared is refused with a message, not a traceback."""
-    for name in needs:
+    model, batch = case.build(num_classes).train(), case.batch(num_classes)
+    for name in case.config.needs:
         with pytest.raises(UserError, match=name):
-            model.loss(dataclasses.replace(batch, **{name: None}), progress)
+            model.loss(dataclasses.replace(batch, **{name: None}), case.steps[-1])
 
 
-def check_outputs(model: nn.Module, config: MethodConfig, num_classes: int, size: tuple[int, int]) -> None:
+def check_outputs(case: Case, num_classes: int, size: tuple[int, int]) -> None:
     """Shapes, signs, finiteness and repeatability of everything inference asks for."""
+    model = case.build(num_classes).eval()
     torch.manual_seed(5)
     images = torch.randn(2, 3, *size)
-    model.eval()
     with torch.no_grad():
         maps, logits = model.maps(images), model.logits(images)
+        mirrored = model.maps(images.flip(3))
         assert torch.equal(maps, model.maps(images))
     evidence = model.evidence(images)
     assert maps.dim() == 4
@@ -185,10 +241,25 @@ def check_outputs(model: nn.Module, config: MethodConfig, num_classes: int, size
     assert evidence.shape[0] == 2
     assert evidence.shape[1] in (num_classes, num_classes + 1)
     assert evidence.requires_grad
-    assert all(torch.isfinite(value).all() for value in (maps, logits, evidence))
-    if config.fusion().rectify == "none":
-        assert maps.min() >= 0
+    assert all(bool(torch.isfinite(value).all()) for value in (maps, logits, evidence))
+    rule = case.config.fusion()
+    if rule.rectify == "none":
+        assert maps.min() >= 0, "nothing rectifies these maps later"
+    fused = fuse_all([Pass(maps, mirrored)], rule, size, torch.ones(2, num_classes))
+    assert fused.shape == (2, num_classes, *size)
+    assert fused.min() >= 0
+    assert fused.max() <= 1 + 1e-5
+    assert isinstance(model, Segments) == case.config.single_stage
     if isinstance(model, Segments):
         scores = model.scores(images)
         assert scores.shape[:2] == (2, num_classes + 1)
         assert torch.allclose(scores.sum(dim=1), torch.ones_like(scores[:, 0]), atol=1e-5)
+
+
+def check_saving(case: Case, num_classes: int) -> None:
+    """Maps are a function of the saved state alone."""
+    model, other = case.build(num_classes).eval(), case.build(num_classes, seed=1).eval()
+    other.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, *SIZES[0])
+    with torch.no_grad():
+        assert torch.equal(model.maps(image), other.maps(image))

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from contract import MIDDLE, TinyBackbone, check_localizer, make_batch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, check_localizer, make_batch
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
-from wsss_ray.methods import METHODS
+from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss
 from wsss_ray.methods.esol.network import ESOL, Component, ESOLConfig, plan_phases
 from wsss_ray.methods.layers import classification_loss
@@ -69,20 +69,15 @@ def state(net: ESOL) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in net.state_dict().items()}
 
 
-def test_registered() -> None:
-    assert METHODS["esol"] is ESOLConfig
-
-
 @pytest.mark.parametrize(
     "config",
     [
-        ESOLConfig(),
         ESOLConfig(kernel=1, channels=5, bias=False, init="identity"),
         ESOLConfig(activation="none", conv2="late"),
     ],
 )
 def test_contract_of_the_classifier(config: ESOLConfig) -> None:
-    check_localizer(config)
+    check_localizer(Case(config))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +91,7 @@ def test_contract_of_the_classifier(config: ESOLConfig) -> None:
 )
 def test_contract_of_the_expansion(settings: dict[str, Any]) -> None:
     config = ESOLConfig(phase="expansion", **settings)
-    check_localizer(config, True, base=ESOLConfig(**{**settings, "phase": "classifier"}), class_counts=(1, 3))
+    check_localizer(Case(config, ESOLConfig(**{**settings, "phase": "classifier"})))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +105,7 @@ def test_contract_of_the_expansion(settings: dict[str, Any]) -> None:
 def test_contract_of_the_shrinkage(settings: dict[str, Any]) -> None:
     config = ESOLConfig(phase="shrinkage", **settings)
     base = Chain(**{**settings, "phase": "expansion", "trains": ("offsets",)})
-    check_localizer(config, True, base=base, class_counts=(1, 3))
+    check_localizer(Case(config, base))
 
 
 def test_zero_offsets_are_the_classifier() -> None:  # T25
@@ -370,7 +365,7 @@ def test_a_base_that_does_not_fit_is_refused() -> None:
     expansion = ESOLConfig(phase="expansion").build(backbone, 3, ESOLConfig().build(TinyBackbone(), 3))
     cases: list[tuple[ESOLConfig, Any, int, str]] = [
         (ESOLConfig(phase="expansion"), None, 3, "starts from esol in phase 'classifier'"),
-        (ESOLConfig(phase="expansion"), METHODS["cam"](name="cam").build(TinyBackbone(), 3), 3, "not CAM"),
+        (ESOLConfig(phase="expansion"), CAMConfig().build(TinyBackbone(), 3), 3, "not CAM"),
         (ESOLConfig(phase="expansion"), expansion, 3, "not esol in phase 'expansion'"),
         (ESOLConfig(phase="shrinkage"), classifier, 3, "starts from esol in phase 'expansion'"),
         (ESOLConfig(phase="expansion", kernel=1), classifier, 3, "method.kernel"),

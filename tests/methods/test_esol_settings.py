@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from contract import TinyBackbone
 from pydantic import ValidationError
 
+from tests.methods.contract import TinyBackbone
 from wsss_ray.config import UserError
 from wsss_ray.methods.esol.network import ESOLConfig, plan_phases
 

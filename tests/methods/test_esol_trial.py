@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from contract import MIDDLE
 
+from tests.methods.contract import MIDDLE
 from wsss_ray.contracts import Batch
 from wsss_ray.data.toy import ToyConfig, draw_image, plan_image
 from wsss_ray.methods.esol.losses import detect_runaway

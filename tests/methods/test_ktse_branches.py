@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from test_ktse import AFTER_WARM_UP, TABLE_6
 from torch import Tensor
-from wsss_ray.studies import ktse
 
 from tests.methods.contract import TinyBackbone
-from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
+from wsss_ray.studies import ktse
 
 SIZE, CELLS = 16, 4
 

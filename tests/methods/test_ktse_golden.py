@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.fuse_all import fuse_all
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from tests.methods.contract import TinyBackbone, total
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.engine.fusion import Pass, fuse
+from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
@@ -233,7 +234,7 @@ def test_inference_fuses_scales_and_flips_as_released(golden: Golden) -> None:
     passes = [Pass(*(torch.from_numpy(arrays[f"{n}_{side}"])[None] for side in ("plain", "flip"))) for n in names]
     labels = torch.from_numpy(arrays["label"].astype(np.float32))[None]
     size = (int(arrays["H"]), int(arrays["W"]))
-    seed = fuse(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
+    seed = fuse_all(passes, KTSEConfig(profile="released").fusion(), size, labels)[0]
     near(seed[torch.from_numpy(arrays["keys"])], arrays["seed"], 1e-6)
     assert seed[labels[0] == 0].abs().max() == 0
 
@@ -244,7 +245,7 @@ def test_maps_for_irn_add_the_flip_before_they_rectify(golden: Golden) -> None:
     rule = IRN_FUSION.model_copy(update={"normalize": "none"})
     labels = torch.ones(1, features.shape[1])
     size = (features.shape[2], features.shape[3])
-    near(fuse([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
+    near(fuse_all([Pass(features[:1], features[1:])], rule, size, labels)[0], arrays["pair_cam"], 1e-6)
 
 
 @torch.inference_mode()

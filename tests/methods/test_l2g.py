@@ -8,13 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from contract import MIDDLE, TinyBackbone, build, check_localizer, make_batch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
-from wsss_ray.methods import METHODS
 from wsss_ray.methods.l2g.correlation import (
     PixelCorrelation,
     choose_taps,
@@ -41,7 +40,6 @@ SMALL = {"patch_size": 32}
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"profile": "released"},
         {"saliency": False, "num_views": 1},
         {"shared": True, "pcm": True},
@@ -52,11 +50,7 @@ SMALL = {"patch_size": 32}
     ],
 )
 def test_contract(options: dict) -> None:
-    check_localizer(L2GConfig(**SMALL, **options))
-
-
-def test_registered() -> None:
-    assert METHODS["l2g"] is L2GConfig
+    check_localizer(Case(L2GConfig(**SMALL, **options)))
 
 
 def test_profiles_and_presets() -> None:

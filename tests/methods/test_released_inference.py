@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden_rules import fill_resnet38_set_a, set_a
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.golden_rules import fill_resnet38_set_a, set_a
 from wsss_ray.contracts import FusionRule
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from contract import MIDDLE, TinyBackbone, build, check_localizer, make_batch
 
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, build, check_localizer, make_batch
 from wsss_ray.config import UserError
-from wsss_ray.methods import METHODS
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.eps import EPSConfig
@@ -24,7 +22,6 @@ from wsss_ray.methods.smaf import (
     reactivate_maps,
     shrink_maps,
 )
-from wsss_ray.nets import build_backbone
 
 Golden = Callable[[str], dict[str, np.ndarray]]
 BASES = [
@@ -39,18 +36,10 @@ BASES = [
 @pytest.mark.parametrize("base", BASES, ids=lambda base: f"{base.name}-{base.profile}")
 @pytest.mark.parametrize("profile", ["paper", "released"])
 def test_contract(profile: str, base: MethodConfig) -> None:
-    check_localizer(SMAFConfig(profile=profile), needs_base=True, base=base, class_counts=(1, 3))
+    check_localizer(Case(SMAFConfig(profile=profile), base))
 
 
-@pytest.mark.parametrize("base", [CAMConfig(), EPSConfig(), L2GConfig(profile="released", patch_size=32)])
-def test_contract_of_base_and_student_on_the_toy_net(base: MethodConfig) -> None:
-    toy = partial(build_backbone, "toy", width=8)
-    check_localizer(base, backbone=toy, class_counts=(2,))
-    check_localizer(SMAFConfig(), needs_base=True, base=base, backbone=toy, class_counts=(2,))
-
-
-def test_registered_and_profiles() -> None:
-    assert METHODS["smaf"] is SMAFConfig
+def test_profiles() -> None:
     paper, released = SMAFConfig(), SMAFConfig(profile="released")
     assert (paper.classification, paper.student, released.classification, released.student) == (
         True,
@@ -79,7 +68,7 @@ def test_released_step(golden: Golden) -> None:
     assert (target - expected).abs().max() <= 1e-5
     assert np.abs(found[:, :, ::2, ::2].detach().numpy() - arrays["out_Q_every2"]).max() <= 1e-5
     # The same through the method, with the given scores as the base's evidence.
-    model = build(SMAFConfig(profile="released"), num_classes, needs_base=True, base=EPSConfig())
+    model = build(SMAFConfig(profile="released"), num_classes, base=EPSConfig())
     model.base.evidence = lambda images: scores
     batch = make_batch(num_classes, size=crop)
     batch.labels, batch.maps = labels, maps[:, :num_classes]
@@ -117,7 +106,7 @@ def test_reactivation_switch_reaches_the_loss() -> None:
     batch = make_batch(3)
     losses = {}
     for on in (True, False):
-        model = build(SMAFConfig(reactivation=on, profile="released"), 3, needs_base=True, base=EPSConfig()).eval()
+        model = build(SMAFConfig(reactivation=on, profile="released"), 3, base=EPSConfig()).eval()
         losses[on] = model.loss(batch, MIDDLE)["mac"].item()
         plain = denoise_maps(shrink_maps(batch.maps), batch.labels, 0.2)
         target = reactivate_maps(plain) if on else plain
@@ -139,7 +128,7 @@ def test_loss_by_hand() -> None:
 def test_gradient_scales_with_alpha() -> None:
     gradients = []
     for alpha in (1.0, 100.0):
-        model = build(SMAFConfig(alpha=alpha, classification=False), 3, needs_base=True, base=EPSConfig()).eval()
+        model = build(SMAFConfig(alpha=alpha, classification=False), 3, base=EPSConfig()).eval()
         model.loss(make_batch(3), MIDDLE)["mac"].backward()
         gradients.append(model.base.head.classifier.weight.grad)
     assert torch.allclose(100 * gradients[0], gradients[1], rtol=1e-4)
@@ -189,6 +178,6 @@ def test_a_base_is_required() -> None:
 
 def test_maps_of_an_eps_base_stay_its_own() -> None:
     images = torch.randn(1, 3, 40, 56)
-    model = build(SMAFConfig(profile="released"), 3, needs_base=True, base=EPSConfig()).eval()
+    model = build(SMAFConfig(profile="released"), 3, base=EPSConfig()).eval()
     assert torch.equal(model.maps(images), model.base.maps(images))
     assert torch.equal(model.logits(images), model.base.logits(images))

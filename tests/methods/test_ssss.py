@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from contract import check_localizer, make_batch
-from golden_rules import set_b, set_b_input
-from released_names import SSSS_NAMES, rename_key
 from torch import Tensor, nn
 
+from tests.golden_rules import set_b, set_b_input
+from tests.methods.contract import Case, check_localizer, make_batch
+from tests.methods.released_names import SSSS_NAMES, rename_key
 from wsss_ray.contracts import IGNORE, Batch, Progress, Segments
-from wsss_ray.methods import METHODS
 from wsss_ray.methods.layers import spatial_mean
 from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.methods.ssss.decoder import (
@@ -447,10 +446,7 @@ def test_published_size_and_rates() -> None:
     assert sum(p.numel() for group in groups for p in group.params) == 137_104_500
 
 
-@pytest.mark.parametrize("progress", [EARLY, LATE])
-def test_contract(progress: Progress) -> None:
-    check_localizer(SMALL, backbone=tiny, progress=progress)
-
-
-def test_registered() -> None:
-    assert METHODS["ssss"] is SSSSConfig
+def test_contract_with_the_other_gate_and_ordinary_norms() -> None:
+    check_localizer(
+        Case(SMALL.model_copy(update={"gate_at_test": "expectation", "context_norms": "train"}), backbone=tiny)
+    )

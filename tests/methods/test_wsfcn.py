@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import pytest
 import torch
-from contract import check_localizer, make_batch
-from golden_rules import set_b_input
 from pydantic import ValidationError
-from released_names import FCA_NAMES, SF2_NAMES, WSFCN_NAMES
 from test_ssss import Golden, assert_close, decoder, load_rule, tiny
 from torch import nn
 
+from tests.golden_rules import set_b_input
+from tests.methods.contract import Case, check_localizer, make_batch
+from tests.methods.released_names import FCA_NAMES, SF2_NAMES, WSFCN_NAMES
 from wsss_ray.contracts import Progress
-from wsss_ray.methods import METHODS
 from wsss_ray.methods.layers import resize_aligned, spatial_mean
 from wsss_ray.methods.ssss.decoder import apply_test_gate
 from wsss_ray.methods.wsfcn.config import WSFCNConfig
@@ -383,15 +381,14 @@ def config_of(profile: Literal["paper", "released"], **changes: Any) -> WSFCNCon
 @pytest.mark.parametrize(
     "config",
     [
-        config_of("paper"),
         config_of("released", fca={"idle_norms": False}),
         config_of("released", context="aspp", sf2=SF2Config(align=False, combine="concat")),
         config_of("released", context="ppm", coupling="gci", context_norms="train"),
     ],
-    ids=["paper", "released", "concat", "ppm"],
+    ids=["released", "concat", "ppm"],
 )
 def test_contract(config: WSFCNConfig) -> None:
-    check_localizer(config, backbone=tiny, progress=EARLY, class_counts=(1, 3))
+    check_localizer(Case(config, backbone=tiny))
 
 
 @pytest.mark.parametrize("context", ["large_conv", "non_local", "ppm", "aspp", "fca"])
@@ -412,8 +409,3 @@ def test_state_has_no_shared_tensors() -> None:
     state = config_of("released").build(tiny(), 3).state_dict()
     places = [value.data_ptr() for value in state.values() if value.numel()]
     assert len(places) == len(set(places))
-
-
-def test_registered() -> None:
-    assert METHODS["wsfcn"] is WSFCNConfig
-    assert np.isclose(METHODS["wsfcn"]().background(), 0.25)

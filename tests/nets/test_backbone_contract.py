@@ -23,6 +23,8 @@ FREEZING: dict[str, dict[str, Any]] = {
     "resnet50": {"freeze_through": "layer2"},
     "resnet101": {"freeze_through": "stem"},
     "vgg16": {"num_frozen_convs": 4},
+    "efficientnet_lite0": {"freeze_through": 3},
+    "efficientnet_lite1": {"freeze_through": 21},
     "squeezenet": {"freeze_through": 3},
 }
 """Options that freeze whole parts, where there are some."""

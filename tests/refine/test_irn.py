@@ -45,7 +45,7 @@ def toy_batch(size: tuple[int, int] = (40, 52), num: int = 2) -> Batch:
 
 
 class GivenEdges(IRNet):
-    """An IRNet that answers with a stored boundary map and remembers what it was asked."""
+    """An IRNet that returns a stored boundary map and remembers what it was asked."""
 
     def __init__(self, logits: torch.Tensor, **options) -> None:
         super().__init__(build_backbone("toy", width=16), num_classes=3, **options)

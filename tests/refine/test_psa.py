@@ -26,7 +26,7 @@ LABELS = RefinerConfig(name="labels")
 
 
 class GivenTaps(Backbone):
-    """A backbone that answers with stored feature maps and remembers the images it saw."""
+    """A backbone that returns stored feature maps and remembers the images it saw."""
 
     def __init__(self, taps: dict[str, Tensor]) -> None:
         super().__init__()
@@ -271,8 +271,8 @@ def test_inference_matches_released(golden):
     assert np.abs(matrix[:, arrays["cols"]].numpy() - arrays["dense_cols"]).max() < 1e-6
     config = PSAConfig(labels=LABELS)
     maps = arrays["inf_cam_f16"].astype(np.float32)
-    walked = config.spread_planes(torch.from_numpy(add_power_background(maps, config.alpha)), features)
-    assert np.abs(walked.numpy() - arrays["inf_rw_present"]).max() < 1e-4
+    spread = config.spread_planes(torch.from_numpy(add_power_background(maps, config.alpha)), features)
+    assert np.abs(spread.numpy() - arrays["inf_rw_present"]).max() < 1e-4
     mask = config.refine(image, ClassMaps("a", arrays["inf_keys"].astype(np.int32), maps, (height, width)), net)
     assert mask.dtype == np.uint8
     assert (mask != arrays["inf_pred"]).sum() <= 3

@@ -28,7 +28,7 @@ from wsss_ray.reports.study_text import (
     list_headings,
     write_markdown,
 )
-from wsss_ray.score.rank import agreement, tau_b
+from wsss_ray.score.rank import compute_tau_b, measure_agreement
 
 
 def tau_by_hand(first: list[float], second: list[float]) -> float:
@@ -43,12 +43,12 @@ def tau_by_hand(first: list[float], second: list[float]) -> float:
 
 
 def test_tau_of_known_orders() -> None:
-    assert tau_b(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 40])) == 1
-    assert tau_b(np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])) == -1
-    assert tau_b(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(4 / 6)
+    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 40])) == 1
+    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([4, 3, 2, 1])) == -1
+    assert compute_tau_b(np.array([1, 2, 3, 4]), np.array([1, 3, 2, 4])) == pytest.approx(4 / 6)
     # Two ties on one side: 5 of 6 pairs untied there, all of them agreeing.
-    assert tau_b(np.array([1, 1, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(5 / math.sqrt(5 * 6))
-    assert math.isnan(tau_b(np.array([1, 1]), np.array([1, 2])))
+    assert compute_tau_b(np.array([1, 1, 2, 3]), np.array([1, 2, 3, 4])) == pytest.approx(5 / math.sqrt(5 * 6))
+    assert math.isnan(compute_tau_b(np.array([1, 1]), np.array([1, 2])))
 
 
 def test_tau_matches_the_definition_on_random_ties() -> None:
@@ -56,34 +56,34 @@ def test_tau_matches_the_definition_on_random_ties() -> None:
     for _ in range(50):
         first, second = generator.integers(0, 4, (2, 7)).astype(float)
         if len(set(first)) > 1 and len(set(second)) > 1:
-            assert tau_b(first, second) == pytest.approx(tau_by_hand(first.tolist(), second.tolist()))
+            assert compute_tau_b(first, second) == pytest.approx(tau_by_hand(first.tolist(), second.tolist()))
 
 
 def test_chance_counts_all_orders() -> None:
     # 4 rows in the published order: 1 of 24 orders is as good. One swapped neighbour: 1 + 3 of 24.
-    assert agreement([1, 2, 3, 4], [[1], [2], [3], [4]]).p_value == pytest.approx(1 / 24)
-    assert agreement([1, 2, 3, 4], [[1], [2], [4], [3]]).p_value == pytest.approx(4 / 24)
-    assert agreement([1, 2], [[2], [1]]).p_value == 1
-    many = agreement(list(range(12)), [[float(place)] for place in range(12)], num_resamples=500)
+    assert measure_agreement([1, 2, 3, 4], [[1], [2], [3], [4]]).p_value == pytest.approx(1 / 24)
+    assert measure_agreement([1, 2, 3, 4], [[1], [2], [4], [3]]).p_value == pytest.approx(4 / 24)
+    assert measure_agreement([1, 2], [[2], [1]]).p_value == 1
+    many = measure_agreement(list(range(12)), [[float(place)] for place in range(12)], num_resamples=500)
     assert many.tau == 1
     assert many.p_value == pytest.approx(1 / 501)
 
 
 def test_interval_comes_from_seeds() -> None:
-    one = agreement([1, 2, 3], [[1.0], [2.0], [3.0]])
+    one = measure_agreement([1, 2, 3], [[1.0], [2.0], [3.0]])
     assert (one.low, one.high, one.num_seeds) == (1, 1, 1)
-    sure = agreement([1, 2, 3], [[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]])
+    sure = measure_agreement([1, 2, 3], [[1.0, 1.1], [2.0, 2.1], [3.0, 3.1]])
     assert (sure.low, sure.high, sure.num_seeds) == (1, 1, 2)
-    unsure = agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
+    unsure = measure_agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
     assert unsure.low < 0 < unsure.tau <= unsure.high == 1
-    assert unsure == agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
+    assert unsure == measure_agreement([1, 2, 3], [[1.0, 3.0], [1.1, 2.9], [1.2, 3.1]])
 
 
 def test_pairs_with_equal_published_numbers_do_not_count() -> None:
-    found = agreement([5, 5, 7], [[1], [2], [3]])
+    found = measure_agreement([5, 5, 7], [[1], [2], [3]])
     assert (found.num_pairs, found.num_agreeing) == (2, 2)
     with pytest.raises(UserError, match="at least two rows"):
-        agreement([1], [[1]])
+        measure_agreement([1], [[1]])
 
 
 def seed(miou: float, **others: Any) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_models(store: Path, tmp_path: Path):
     run = open_model(str(store / "runs" / "cam-1"))
-    assert run.folder == str(store / "train" / "seg") and len(run.classes) == 2
+    assert run.folder == str(store / "train" / "seg")
+    assert len(run.classes) == 2
     assert run.predict == PredictConfig(scales=(1.0, 1.5), flip=False)
     assert open_model(str(store / "train" / "seg")) == run
     assert open_model(str(store / "runs" / "cam-1"), ["crf=null", "scales=[2]"]).predict.scales == (2.0,)
@@ -150,7 +151,8 @@ def test_predictions_do_not_depend_on_the_company(store: Path):
     shown = [rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 52), (33, 31), (40, 52))]
     predictor = Predictor(model, batch_size=2)
     for image, prediction in zip(shown, predictor.predict_images(shown), strict=True):
-        assert prediction.mask.shape == image.shape[:2] and not prediction.reduced
+        assert prediction.mask.shape == image.shape[:2]
+        assert not prediction.reduced
         alone = predictor.predict_images([image])[0]
         assert np.mean(alone.mask == prediction.mask) > 0.999
         assert sum(found.area_fraction for found in prediction.classes) == pytest.approx(1)
@@ -165,7 +167,8 @@ def test_huge_images_are_predicted_smaller(store: Path):
     model = open_model(str(store / "train" / "seg"), PLAIN)
     image = np.random.default_rng(2).integers(0, 255, (60, 90, 3), np.uint8)
     prediction = Predictor(model, max_scores=3 * 30 * 45).predict_images([image])[0]
-    assert prediction.reduced and prediction.mask.shape == (60, 90)
+    assert prediction.reduced
+    assert prediction.mask.shape == (60, 90)
 
 
 def test_a_run_at_a_uri_keeps_its_own_protocol(store: Path):
@@ -194,12 +197,14 @@ def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, loc
         names = ("background", *open_model(model).classes)
         assert said == {names[k]: pytest.approx(np.mean(mask == k), abs=1e-6) for k in np.unique(mask)}
     skipped = {row["image"]: row["reason"] for row in rows(out / "skipped.csv")}
-    assert set(skipped) == {"cut", "text"} and "cut.jpg: damaged or cut short" in skipped["cut"]
+    assert set(skipped) == {"cut", "text"}
+    assert "cut.jpg: damaged or cut short" in skipped["cut"]
 
     before = (out / "predictions.csv").read_bytes()
     local.clear()
     assert predict(model, [str(images)], str(out), PLAIN) == (0, 3, 2)
-    assert local == [] and (out / "predictions.csv").read_bytes() == before
+    assert local == []
+    assert (out / "predictions.csv").read_bytes() == before
 
     (images / "new.jpg").write_bytes((images / "a.jpg").read_bytes())
     (images / "cut.jpg").write_bytes((images / "a.jpg").read_bytes())
@@ -230,7 +235,9 @@ def test_killed_half_way(store: Path, images: Path, tmp_path: Path, local, monke
     first = list(local)
     monkeypatch.setattr(predicting, "run_shards", whole)
     predict(*arguments)
-    assert len(first) == 2 and len(local) == 5 and len(set(local)) == 5
+    assert len(first) == 2
+    assert len(local) == 5
+    assert len(set(local)) == 5
     fresh = predict(*arguments[:2], str(tmp_path / "other"), PLAIN)
     assert fresh[0] == 3
     assert (tmp_path / "out" / "predictions.csv").read_bytes() == (tmp_path / "other" / "predictions.csv").read_bytes()
@@ -247,7 +254,8 @@ def test_prepared_data_and_single_files(store: Path, images: Path, tmp_path: Pat
     out = tmp_path / "out"
     predict(str(store / "train" / "seg"), [str(store / "data" / "d1"), str(images / "a.jpg")], str(out), PLAIN)
     manifest_ids = [one.image for one in list_images([str(store / "data" / "d1")], str(out))]
-    assert len(manifest_ids) == 5 and sorted(local) == sorted([*manifest_ids, "a"])
+    assert len(manifest_ids) == 5
+    assert sorted(local) == sorted([*manifest_ids, "a"])
     assert all((out / "masks" / f"{name}.png").is_file() for name in manifest_ids)
 
 
@@ -264,8 +272,8 @@ def test_lists(images: Path, tmp_path: Path):
     assert [one.where for one in list_images([uri], str(out))] == [f"{uri}/a.png", f"{uri}/grey.png"]
     with pytest.raises(UserError, match="no such image or folder"):
         list_images([str(images / "b")], str(out))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images there"):
-        (tmp_path / "empty").mkdir()
         list_images([str(tmp_path / "empty")], str(out))
     with pytest.raises(UserError, match="both would be named 'a_png'; give the folder above them"):
         list_images([str(images / "inner" / "a.png"), str(images / "a.png")], str(out))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from wsss_ray.studies import cam, eps, smaf
 
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest
@@ -19,6 +18,7 @@ from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.recipe import replaced
 from wsss_ray.stages import prepare, saliency
 from wsss_ray.stages.score import describe_protocols, describe_saliency
+from wsss_ray.studies import cam, eps, smaf
 
 cloudpickle = pytest.importorskip("ray").cloudpickle
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
@@ -52,7 +52,7 @@ def detect_without_ray(root: Path, out: Path) -> list[str]:
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
     source = open_source("folder", root, **({"saliency": str(maps)} if maps else {}))
-    origin = prepare.read_origin(prepare._saliency_folder(source))
+    origin = prepare.read_origin(prepare.find_saliency_folder(source))
     source.options = {**source.options, **({"saliency": origin} if origin else {})}
     return write_dataset(source, str(out))
 
@@ -71,7 +71,8 @@ def test_every_image_gets_its_own_map(images: Path, tmp_path: Path) -> None:
 def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
     (images / "a.png").write_bytes(b"no image")
     bad = detect_without_ray(images, tmp_path / "maps")
-    assert len(bad) == 1 and "a.png" in bad[0]
+    assert len(bad) == 1
+    assert "a.png" in bad[0]
     assert len(list((tmp_path / "maps").iterdir())) == 3
 
 
@@ -126,7 +127,8 @@ def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> N
         assert all("classical fine_grained" in text for text in sentences.values())
     assert describe_saliency(cam.recipe(), DataSet("", made)) == ""
     plain = describe_protocols(settle_recipe(cam.recipe(), made), DataSet("", made), "maps")
-    assert not any("saliency" in text for text in plain.values()) and "{threshold}" in plain["best"]
+    assert not any("saliency" in text for text in plain.values())
+    assert "{threshold}" in plain["best"]
 
 
 def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from wsss_ray.studies import build_study, resolve
-
 from wsss_ray.experiments.study import Row, Study, shorten_recipe
+from wsss_ray.studies import build_study, resolve
 
 
 def study(metric: str, **more: object) -> Study:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from wsss_ray.nets import build_backbone
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
@@ -68,6 +72,23 @@ def run_python(environment: dict[str, str], *arguments: str) -> str:
 def answers(installed: dict[str, str]) -> dict:
     """What the package says about the methods that are there."""
     return json.loads(run_python(installed, "-c", SCRIPT))
+
+
+def test_its_pooling_lies_between_mean_and_maximum() -> None:
+    spec = importlib.util.spec_from_file_location("own_method", ROOT / "examples/own_method/own_method.py")
+    own = importlib.util.module_from_spec(spec)
+    sys.modules["own_method"] = own
+    spec.loader.exec_module(own)
+    backbone = build_backbone("toy").eval()
+    network = own.OwnConfig().build(backbone, 3)
+    images = torch.rand(2, 3, 48, 40, generator=torch.Generator().manual_seed(0))
+    scores = network.evidence(images)
+    exponents = torch.exp(5.0 * scores.double())
+    torch.testing.assert_close(network.logits(images).double(), exponents.mean(dim=(2, 3)).log() / 5.0)
+    assert torch.equal(network.maps(images), scores.clamp(min=0))
+    for sharpness, limit in ((1e-3, scores.mean(dim=(2, 3))), (1e3, scores.amax(dim=(2, 3)))):
+        network.config = own.OwnConfig(sharpness=sharpness)
+        torch.testing.assert_close(network.logits(images), limit, atol=0.02, rtol=0.0)
 
 
 def test_it_runs_on_the_recipe_of_cam(answers: dict) -> None:

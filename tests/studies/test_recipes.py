@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from wsss_ray.studies import _scales as scales
-from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
-from wsss_ray.studies._steps import AFFINITYNET, IRNET
 
 from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
@@ -16,6 +13,9 @@ from wsss_ray.nets.optim import lr_at
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.irn import GRID_NOTE
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
+from wsss_ray.studies import _scales as scales
+from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
+from wsss_ray.studies._steps import AFFINITYNET, IRNET
 
 
 def published(name: str, metric: str) -> dict[str, float]:

@@ -8,13 +8,13 @@ import itertools
 from typing import cast
 
 import pytest
-from wsss_ray.studies import build_study, cam, eps, l2g, load_modules, names, resolve, smaf, study_names
 
 from wsss_ray.config import UserError
 from wsss_ray.experiments.study import Study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.recipe import Recipe, Scale, dump, load, override, replaced, validate
+from wsss_ray.studies import build_study, cam, eps, l2g, load_modules, names, resolve, smaf, study_names
 
 SCALES: tuple[Scale, ...] = ("toy", "small", "paper")
 PROFILES = ("paper", "released")

@@ -1,5 +1,6 @@
 """What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by image
-id."""
+id.
+"""
 
 from __future__ import annotations
 

@@ -4,18 +4,25 @@ fix.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
+from PIL import Image
 
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.image import IGNORE
-from wsss_ray.data.source import Item, Row, Source, blank_row, read_file
+from wsss_ray.data.audit import Facts
+from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep
+from wsss_ray.data.masks import MaskTable, read_mask
+from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
+
+As = Literal["shown", "stored"]
+"""Whether masks lie on an image as viewers show it, turned by EXIF, or on its stored pixels."""
+_ANIMATED = ("GIF", "TIFF", "WEBP", "PNG")
 
 
 @dataclass(frozen=True)
@@ -27,57 +34,151 @@ class Problem:
     what: str
     """What is wrong and how to mend it, in one line."""
     level: Literal["error", "warning"] = "error"
+    kind: str = ""
+    """The same for all findings with the same trouble."""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
 
 
-def load_item(item: Item, num_classes: int, ignore: int = pic.IGNORE) -> Row:
-    """The row of an image that lies in files; UserError with its first error.
+@dataclass(frozen=True)
+class Reading:
+    """How the files of one data set are read, the same for all of them."""
+
+    masks: MaskTable
+    masks_as: As | None = None
+    """None: by size where that tells, else as shown; saliency likewise."""
+    saliency_as: As | None = None
+    grey: Grey = PLAIN
+    saliency_top: float | None = None
+    """The value of saliency files that means 1."""
+
+    @property
+    def num_classes(self) -> int:
+        """Foreground classes."""
+        return self.masks.num_classes
+
+
+@dataclass
+class Inspection:
+    """Everything seen of one image."""
+
+    row: Row
+    problems: list[Problem]
+    facts: Facts
+
+    def add(self, error: UserError) -> None:
+        """One more problem."""
+        self.problems.append(Problem("", str(error), kind=getattr(error, "kind", "")))
+
+    @property
+    def errors(self) -> list[Problem]:
+        """What keeps the image from being used."""
+        return [problem for problem in self.problems if problem.level == "error"]
+
+
+class ItemError(FileError):
+    """An image that cannot be used, with what was seen of it all the same."""
+
+    def __init__(self, text: str, kind: str = "", facts: Facts | None = None) -> None:
+        super().__init__(text, kind)
+        self.facts = facts
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A ``Source.load`` that reads files, whose ``reading`` can be settled before it starts."""
+
+    @property
+    def reading(self) -> Reading:
+        """How it reads them."""
+
+    def settle(self, reading: Reading) -> Callable[[Item], Row]:
+        """The same with another reading."""
+
+
+@dataclass(frozen=True)
+class FileLoader:
+    """The ``load`` of sources whose images are files: reads, decodes once to be sure, and checks size and indices."""
+
+    reading: Reading
+
+    def __call__(self, item: Item) -> Row:
+        """The row of an item; ItemError names the file."""
+        return load_item(item, self.reading)
+
+    def settle(self, reading: Reading) -> FileLoader:
+        """The same with another reading."""
+        return FileLoader(reading)
+
+
+def load_item(item: Item, reading: Reading) -> Row:
+    """The row of an image that lies in files, with its ``Facts``; ItemError with its first error.
 
     A mask, or a saliency map, must have the size of the image as shown, after EXIF rotation. One that has the size
-    before rotation instead was drawn on the unrotated pixels and is turned with them; where both sizes are equal it is
-    taken as shown.
+    before rotation instead was drawn on the unrotated pixels and is turned with them.
     """
-    problems, row = inspect(item, num_classes, ignore, fast=False)
-    errors = [problem for problem in problems if problem.level == "error"]
-    if errors:
-        raise UserError(str(errors[0]))
-    return row
+    seen = inspect_item(item, reading)
+    if seen.errors:
+        raise ItemError(str(seen.errors[0]), seen.errors[0].kind, seen.facts)
+    return {**seen.row, FACTS: seen.facts}
 
 
-def inspect(item: Item, num_classes: int, ignore: int = pic.IGNORE, fast: bool = False) -> tuple[list[Problem], Row]:
-    """Everything wrong with one image and its row; ``fast`` reads headers only and leaves pixels and indices
-    unchecked.
-    """
-    row, problems = blank_row(item.image_id), _label_problems(item, num_classes)
-    row["labels"] = None if item.labels is None else sorted(set(item.labels))
+def inspect_item(item: Item, reading: Reading, fast: bool = False) -> Inspection:
+    """Everything wrong with one image, its row and facts; ``fast`` reads headers only and leaves pixels unchecked."""
+    seen = Inspection(
+        blank_row(item.image_id),
+        _find_label_problems(item, reading.num_classes),
+        Facts(item.image_id, item.splits, None if item.labels is None else tuple(sorted(set(item.labels)))),
+    )
+    seen.row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
-        return [*problems, Problem(item.image_id, "has no image; add the file or take it off the list")], row
-    name = _name(item, item.image)
+        seen.problems.append(Problem(item.image_id, "has no image; add the file or take it off the list"))
+        return seen
     try:
-        row["image"] = read_file(item.image, "image")
-        header = pic.open_image(row["image"], name)
-        turn, size = pic.orientation(header), pic.shown_size(header)
-        if not fast:
-            size = pic.decode_image(row["image"], name).shape[:2]
+        turn, size = _read_image(item, item.image, reading, fast, seen)
     except UserError as error:
-        return [*problems, Problem("", str(error))], row
-    row["height"], row["width"] = (int(side) for side in size)
-    try:
-        if item.mask is not None:
-            row["mask"] = _mask(item, size, turn, num_classes, ignore, fast)
-    except UserError as error:
-        problems.append(Problem("", str(error)))
-    try:
-        if item.saliency is not None:
-            row["saliency"] = _saliency(item, size, turn, fast)
-    except UserError as error:
-        problems.append(Problem("", str(error)))
-    return problems, row
+        seen.add(error)
+        return seen
+    seen.row["height"], seen.row["width"] = (int(side) for side in size)
+    for kind, add in (("mask", _add_mask), ("saliency", _add_saliency)):
+        if getattr(item, kind) is not None:
+            try:
+                add(item, _Place(size, turn), reading, fast, seen)
+            except UserError as error:
+                seen.add(error)
+    return seen
 
 
-def validate(row: Row, num_classes: int, ignore: int = pic.IGNORE) -> list[Problem]:
+def _read_image(
+    item: Item, where: str | bytes, reading: Reading, fast: bool, seen: Inspection
+) -> tuple[int, tuple[int, int]]:
+    name = _name(item, where)
+    data = read_file(where, "image")
+    header = pic.open_image(data, name)
+    turn, size, deep = pic.orientation(header), pic.shown_size(header), is_deep(header)
+    seen.row["image"] = data
+    if fast:
+        return turn, size
+    pixels = pic.decode_image(data, name, reading.grey)
+    if deep or str(header.format) in ("HEIF", "AVIF", "JXL"):
+        # Whatever reads the row later needs neither this data set's range nor a plug-in.
+        seen.row["image"] = pic.encode_grey(pixels[..., 0] if deep else pixels)
+    seen.facts = replace(
+        seen.facts,
+        content=hashlib.sha256(data).hexdigest()[:16],
+        brightest=int(pixels.max(initial=0)) if deep else None,
+        range_given=reading.grey.given is not None,
+        frames=_count_frames(header),
+    )
+    return turn, (pixels.shape[0], pixels.shape[1])
+
+
+def _count_frames(header: Image.Image) -> int:
+    return int(getattr(header, "n_frames", 1)) if header.format in _ANIMATED else 1
+
+
+def validate_row(row: Row, reading: Reading) -> list[Problem]:
     """Everything wrong with a row that is already made: pixels, sizes, indices, labels."""
     item = Item(
         row["image_id"],
@@ -86,11 +187,12 @@ def validate(row: Row, num_classes: int, ignore: int = pic.IGNORE) -> list[Probl
         _bytes(row.get("mask")),
         _bytes(row.get("saliency")),
     )
-    problems, made = inspect(item, num_classes, ignore)
-    if made["height"] is not None and (made["height"], made["width"]) != (row["height"], row["width"]):
-        stated, real = f"{row['height']}x{row['width']}", f"{made['height']}x{made['width']}"
-        problems.append(Problem(item.image_id, f"row says {stated}, image is {real}; prepare the data again"))
-    return problems
+    made = inspect_item(item, replace(reading, masks=replace(reading.masks, by_index=True)))
+    height, width = made.row["height"], made.row["width"]
+    if height is not None and (height, width) != (row["height"], row["width"]):
+        stated, real = f"{row['height']}x{row['width']}", f"{height}x{width}"
+        made.problems.append(Problem(item.image_id, f"row says {stated}, image is {real}; prepare the data again"))
+    return made.problems
 
 
 def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], None] | None = None) -> list[Problem]:
@@ -99,92 +201,142 @@ def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], 
 
     ``fast`` opens headers only; ``on_item`` is called after each image (progress bars).
     """
+    tally = Tally()
     problems: list[Problem] = []
-    seen: set[str] = set()
-    splits: Counter[str] = Counter()
-    used: set[int] = set()
+    reading = source.load.reading if isinstance(source.load, ReadsFiles) else plain_reading(len(source.classes))
     for item in source.items:
-        if item.image_id in seen:
-            problems.append(
-                Problem(item.image_id, "id is used twice; rename one of the two images or remove the second line")
-            )
-        seen.add(item.image_id)
-        splits.update(item.splits)
-        used.update(item.labels or ())
+        problems += tally.count(item)
         if item.image is None and item.labels is not None:
-            problems += validate(source.load(item), len(source.classes), source.ignore) if not fast else []
+            problems += validate_row(source.load(item), reading) if not fast else []
         else:
-            problems += inspect(item, len(source.classes), source.ignore, fast)[0]
-        if not item.splits:
-            problems.append(Problem(item.image_id, "is in no split and will not be used; give it one", "warning"))
+            problems += inspect_item(item, reading, fast).problems
         if on_item is not None:
             on_item(item)
-    for split in source.splits:
-        if not splits[split]:
-            problems.append(Problem(f"split {split!r}", "has no images; add some or remove the split"))
-    if not seen:
-        problems.append(Problem(source.name, "has no images; check the folder"))
-    elif used and len(used) < len(source.classes):
-        missing = [name for index, name in enumerate(source.classes) if index not in used]
-        problems.append(
-            Problem(source.name, f"no image has class {', '.join(missing[:5])}; fewer classes may do", "warning")
-        )
-    return problems
+    return problems + tally.finish(source)
 
 
-def _label_problems(item: Item, num_classes: int) -> list[Problem]:
+@dataclass
+class Tally:
+    """Ids, splits and classes as the items go by."""
+
+    seen: set[str] = field(default_factory=set)
+    splits: Counter[str] = field(default_factory=Counter)
+    used: set[int] = field(default_factory=set)
+
+    def count(self, item: Item) -> list[Problem]:
+        """Take one item in; what is wrong with it beside the others."""
+        problems = []
+        if item.image_id in self.seen:
+            what = "id is used twice; rename one of the two images or remove the second line"
+            problems.append(Problem(item.image_id, what, kind="id twice"))
+        if not item.splits:
+            what = "is in no split and will not be used; give it one"
+            problems.append(Problem(item.image_id, what, "warning", "no split"))
+        self.seen.add(item.image_id)
+        self.splits.update(item.splits)
+        self.used.update(item.labels or ())
+        return problems
+
+    def finish(self, source: Source) -> list[Problem]:
+        """What only the whole shows."""
+        problems = [
+            Problem(f"split {split!r}", "has no images; add some or remove the split")
+            for split in source.splits
+            if not self.splits[split]
+        ]
+        if not self.seen:
+            problems.append(Problem(source.name, "has no images; check the folder"))
+        elif self.used and len(self.used) < len(source.classes):
+            missing = [name for index, name in enumerate(source.classes) if index not in self.used]
+            what = f"no image has class {', '.join(missing[:5])}; fewer classes may do"
+            problems.append(Problem(source.name, what, "warning"))
+        return problems
+
+
+def _find_label_problems(item: Item, num_classes: int) -> list[Problem]:
     where = _name(item, item.extra.get("labels_file", item.image_id))
     problems = [
-        Problem(where, f"unknown class {name!r} of image {item.image_id}; correct the name or add it to the classes")
+        Problem(
+            where,
+            f"unknown class {name!r} of image {item.image_id}; correct the name or add it to the classes",
+            kind="unknown class",
+        )
         for name in item.extra.get("unknown_classes", ())
     ]
     problems += [
-        Problem(where, f"label {label} of image {item.image_id} is outside 0..{num_classes - 1}; correct it")
+        Problem(
+            where, f"label {label} of image {item.image_id} is outside 0..{num_classes - 1}; correct it", kind="label"
+        )
         for label in item.labels or ()
         if not 0 <= label < num_classes
     ]
     if not item.labels and "test" not in item.splits:
         what = "has no label: a method that learns from labels sees only background in it; label it or remove it"
-        problems.append(Problem(item.image_id, what, "warning"))
+        problems.append(Problem(item.image_id, what, "warning", "no label"))
     return problems
 
 
-def _mask(item: Item, size: tuple[int, ...], turn: int, num_classes: int, ignore: int, fast: bool) -> bytes:
-    assert item.mask is not None
-    name, data = _name(item, item.mask), read_file(item.mask, "mask")
-    turned = _fits(pic.shown_size(pic.open_image(data, name)), size, turn, name)
+@dataclass(frozen=True)
+class _Place:
+    """Where a mask must lie."""
+
+    size: tuple[int, int]
+    turn: int
+
+
+def _add_mask(item: Item, place: _Place, reading: Reading, fast: bool, seen: Inspection) -> None:
+    where = item.mask or ""
+    name, data = _name(item, where), read_file(where, "mask")
+    turned = must_turn(pic.shown_size(pic.open_image(data, name)), place.size, place.turn, reading.masks_as, name)
     if fast:
-        return data
-    mask = pic.decode_mask(data, name)
-    wrong = np.setdiff1d(np.unique(mask), [*range(num_classes + 1), ignore])
-    if wrong.size:
-        allowed = f"0 (background)..{num_classes} and {ignore}"
-        raise UserError(f"{name}: index {wrong[0]} but there are {num_classes} classes; use {allowed}")
+        seen.row["mask"] = data
+        return
+    table = reading.masks
+    read = read_mask(data, name, table)
+    seen.facts = replace(seen.facts, raw=read.raw, palette=read.palette)
+    if read.beyond:
+        allowed = (
+            f"one of those of mask_values ({', '.join(map(str, table.values))})"
+            if table.values
+            else f"0 (background)..{table.num_classes} and {table.ignore}"
+        )
+        what = f"index {read.beyond[0]} but there are {table.num_classes} classes; use {allowed}"
+        raise FileError(f"{name}: {what}", "mask index")
+    seen.facts = replace(seen.facts, values=tuple(np.unique(read.mask).tolist()))
     if turned:
-        return pic.encode_mask(pic.rotate(mask, turn))
-    return data if pic.open_image(data, name).format == "PNG" else pic.encode_mask(mask)
+        seen.row["mask"] = pic.encode_mask(pic.rotate(read.mask, place.turn))
+    else:
+        seen.row["mask"] = data if read.keep else pic.encode_mask(read.mask)
 
 
-def _saliency(item: Item, size: tuple[int, ...], turn: int, fast: bool) -> bytes:
-    assert item.saliency is not None
-    name, data = _name(item, item.saliency), read_file(item.saliency, "saliency map")
-    turned = _fits(pic.shown_size(pic.open_image(data, name)), size, turn, name)
+def _add_saliency(item: Item, place: _Place, reading: Reading, fast: bool, seen: Inspection) -> None:
+    where = item.saliency or ""
+    name, data = _name(item, where), read_file(where, "saliency map")
+    header = pic.open_image(data, name)
+    turned = must_turn(pic.shown_size(header), place.size, place.turn, reading.saliency_as, name)
     if fast:
-        return data
-    saliency = pic.decode_saliency(data, name)
+        seen.row["saliency"] = data
+        return
+    saliency = pic.decode_saliency(data, name, reading.saliency_top)
+    keep = header.format == "PNG" and not is_deep(header) and reading.saliency_top in (None, 255)
     if turned:
-        return pic.encode_grey(pic.rotate(saliency, turn))
-    return data if pic.open_image(data, name).format == "PNG" else pic.encode_grey(saliency)
+        saliency = pic.rotate(saliency, place.turn)
+    seen.row["saliency"] = data if keep and not turned else pic.encode_grey(saliency)
 
 
-def _fits(found: tuple[int, int], size: tuple[int, ...], turn: int, name: str) -> bool:
-    """Whether the file must be turned to lie on the image; UserError when it fits neither way."""
-    if found == tuple(size):
+def must_turn(found: tuple[int, int], size: tuple[int, int], turn: int, drawn: As | None, name: str) -> bool:
+    """Whether a file must be turned to lie on the image as shown; FileError when it fits neither way."""
+    stored = (size[1], size[0]) if turn in (5, 6, 7, 8) else size
+    if drawn == "stored" and found == stored:
+        return turn != 1
+    if found == size:
         return False
-    if turn in (5, 6, 7, 8) and found == (size[1], size[0]):
+    if drawn is None and found == stored:
         return True
     shown, wanted = f"{found[0]}x{found[1]}", f"{size[0]}x{size[1]}"
-    raise UserError(f"{name}: {shown} (height x width) but its image is {wanted}; make the two the same size")
+    hint = "" if drawn is None or found not in (size, stored) else f" read as {drawn} (masks_as)"
+    what = f"{shown} (height x width) but its image is {wanted}{hint}; make the two the same size"
+    raise FileError(f"{name}: {what}", "mask size")
 
 
 def _name(item: Item, where: str | bytes) -> str:
@@ -199,8 +351,11 @@ def _labels(value: list[int] | None) -> tuple[int, ...] | None:
     return None if value is None else tuple(value)
 
 
-def file_loader(num_classes: int, ignore: int = IGNORE) -> Callable[[Item], Row]:
-    """The ``load`` of sources whose images are files: reads, decodes once to be sure, and checks every size and
-    index.
-    """
-    return partial(load_item, num_classes=num_classes, ignore=ignore)
+def plain_reading(num_classes: int, ignore: int = pic.IGNORE) -> Reading:
+    """Masks of indices in the order of the classes, nothing stated."""
+    return Reading(MaskTable(num_classes, ignore))
+
+
+def file_loader(num_classes: int, ignore: int = pic.IGNORE) -> FileLoader:
+    """A loader with the plain reading."""
+    return FileLoader(plain_reading(num_classes, ignore))

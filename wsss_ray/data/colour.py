@@ -13,11 +13,12 @@ from torch import Tensor
 
 from wsss_ray.config import Changes, Config
 
-Preset = Literal["imagenet", "l2g_coco", "caffe_bgr"]
+Preset = Literal["imagenet", "l2g_coco", "caffe_bgr", "efficientnet_lite"]
 _PRESETS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float, bool]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 255.0, False),
     "l2g_coco": ((0.471, 0.448, 0.408), (0.234, 0.239, 0.242), 255.0, False),
     "caffe_bgr": ((104.008, 116.669, 122.675), (1.0, 1.0, 1.0), 1.0, True),
+    "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0), 1.0, False),
 }
 """Mean, standard deviation (in channel order of the network), divisor before them, and whether that order is BGR."""
 
@@ -27,7 +28,8 @@ WEIGHTS = Changes("weights")
 
 class NormalizeConfig(Config):
     """What a network expects: ``imagenet`` (RGB in [0, 1]), ``l2g_coco`` (the same with L2G's COCO numbers),
-    ``caffe_bgr`` (BGR in 0..255 minus the mean); may be written as the name alone.
+    ``caffe_bgr`` (BGR in 0..255 minus the mean), ``efficientnet_lite`` (RGB, (image - 127) / 128); may be written as
+    the name alone.
     """
 
     preset: Annotated[Preset, WEIGHTS] = "imagenet"

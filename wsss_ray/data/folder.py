@@ -1,279 +1,343 @@
-"""A user's own images: a table of labels, a Hugging Face ``metadata.jsonl``, or a folder per class.
+"""A user's own images: a table of labels, a Hugging Face ``metadata`` file, or a folder per class.
 
 The layouts are tried in this order: ``labels.csv`` (columns image, labels joined by ``;``, optional split),
-``metadata.jsonl`` (at the top or in one folder per split), and folders named after classes (at the top or in one folder
-per split). Optional beside them: ``classes.txt``, ``masks/<stem>.png``, ``saliency/<stem>.png``.
+``metadata.csv`` or ``metadata.jsonl`` (at the top or in one folder per split), and folders named after classes (at the
+top or in one folder per split). Optional beside them: ``classes.txt``, ``masks/``, ``saliency/``, ``labelmap.txt``.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
+from pydantic import Field
 
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import file_loader
+from wsss_ray.data.checks import FileLoader
+from wsss_ray.data.files import (
+    SALIENCY_TAILS,
+    TAILS,
+    Census,
+    Companions,
+    FileTable,
+    count_unreadable,
+    is_image,
+    is_system,
+    make_ids,
+    short_list,
+    split_companion,
+)
+from wsss_ray.data.names import BACKGROUND, ClassNames, gather_classes, list_classes, name_key, path_key
+from wsss_ray.data.options import FileOptions, FilePath, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
+from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.tables import SPLIT_FOLDERS, Line, read_csv, read_jsonl, read_split
+from wsss_ray.data.text import read_text
 
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
-_BESIDES = frozenset({"masks", "saliency", "images"})
-_SPLIT_NAMES = ("train", "val", "validation", "valid", "test")
+_MASKS = ("masks", "mask", "segmentationclass")
+_SALIENCY = ("saliency",)
+_BESIDES = frozenset({*_MASKS, *_SALIENCY, "images"})
+_METADATA: dict[str, Callable[[Path, str | None], tuple[list[Line], list[str]]]] = {
+    "metadata.jsonl": read_jsonl,
+    "metadata.csv": lambda path, encoding: read_csv(path, True, encoding),
+}
+
+
+class FolderOptions(FileOptions):
+    """Options of the source ``folder``."""
+
+    labels: FilePath | None = None
+    """A table of images and labels that lies elsewhere than labels.csv in the folder."""
+    masks: FilePath | None = None
+    """Folder of masks named like the images; none: there are none."""
+    val_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Part of the images that goes to val where no splits are given."""
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of whatever table there is."""
+    """One image of the folder."""
 
     image: Path
-    names: tuple[str, ...] | None
-    """None where the table says nothing."""
-    split: str | None
-    image_id: str
-    file: str
-    """Where the labels were read, for messages."""
-    mask: Path | None = None
-    saliency: Path | None = None
+    name: str
+    """Relative to the place of the images, with the split in front where splits are folders."""
+    line: Line
+    base: Path
+    """Where names of masks and saliency maps in the line start."""
 
 
-def open_folder(
-    root: str | Path | None,
-    *,
-    val_fraction: float = 0.2,
-    seed: int = 0,
-    saliency: str | Path | None = None,
-    masks: str | Path | None = None,
-    labels: str | Path | None = None,
-) -> Source:
-    """The images below ``root``; where no splits are given, a label-stratified draw makes ``train`` and ``val``.
+@dataclass
+class Found:
+    """What a layout holds."""
 
-    ``labels`` is a table that lies elsewhere than ``root``/labels.csv.
+    layout: str
+    entries: list[Entry]
+    census: Census = field(default_factory=Census)
+    notes: list[str] = field(default_factory=list)
+    beside: dict[Path, Path] = field(default_factory=dict)
+    """Image -> its mask, where masks lie among the images."""
+
+
+def open_folder(root: str | Path | None, **options: Any) -> Source:
+    """The images below ``root``, with ``FolderOptions``.
+
+    Where no splits are given, a label-stratified draw makes ``train`` and ``val``.
     """
+    chosen = read_options("folder", FolderOptions, options)
     if root is None or not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds the images")
     folder = Path(root)
-    if not 0 <= val_fraction < 1:
-        raise UserError(f"folder: val_fraction {val_fraction}; give a part from 0 up to, not including, 1")
-    layout, entries = _read(folder, None if labels is None else Path(labels))
-    if not entries:
-        raise UserError(f"{folder}: no images found; add labels.csv, metadata.jsonl or one folder per class")
-    classes, listed = _classes(folder, entries)
-    mask_folder = _beside(folder, "masks", masks)
-    saliency_folder = _beside(folder, "saliency", saliency)
-    items = [_item(entry, classes, listed, mask_folder, saliency_folder) for entry in entries]
-    options: dict[str, Any] = {"layout": layout, "labels_from": layout}
+    found = _read_layout(folder, chosen)
+    if not found.entries:
+        left = "; ".join(found.census.notes(0))
+        raise UserError(
+            f"{folder}: no images found; add labels.csv, metadata.jsonl or one folder per class"
+            + (f" ({left})" if left else "")
+        )
+    classes, listed = _read_classes(folder, chosen, found)
+    masks = _open_companions(folder, _MASKS, "mask", chosen.masks, TAILS)
+    saliency = _open_companions(folder, _SALIENCY, "saliency map", chosen.saliency, SALIENCY_TAILS)
+    ordered = listed or len(classes.names) == 1
+    folders = (masks.folder if masks else None, folder)
+    reading = make_reading(chosen, len(classes.names), classes.find, folders, ordered)
+    items = _make_items(found, classes, listed, (masks, saliency))
+    if any(item.mask for item in items) and not ordered and not reading.masks.colours and not reading.masks.values:
+        raise UserError(_ask_for_order(folder, classes.names))
+    notes = [*found.notes, *classes.notes, *found.census.notes(len(items))]
+    for companions in (masks, saliency):
+        notes += companions.notes(len(items)) if companions is not None else []
+    described: dict[str, Any] = {"layout": found.layout, "labels_from": found.layout}
     if not any(item.splits for item in items):
-        items = draw_splits(items, val_fraction, seed)
-        options["splits"] = {"drawn": True, "val_fraction": val_fraction, "seed": seed}
-    used = {split for item in items for split in item.splits}
-    order = sorted(used, key=lambda name: (_SPLIT_NAMES.index(name) if name in _SPLIT_NAMES else 9, name))
+        items = draw_splits(items, chosen.val_fraction, chosen.seed)
+        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+    described |= describe_reading(chosen)
     return Source(
         name="folder",
-        classes=classes,
+        classes=list(classes.names),
         items=sorted(items, key=lambda item: item.image_id),
-        load=file_loader(len(classes)),
-        splits=tuple(order),
-        options=options,
+        load=FileLoader(reading),
+        splits=order_splits(items),
+        options=described,
+        notes=notes,
     )
 
 
-def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]:
-    """Items with split ``train`` or ``val``: classes from the rarest on, each gives about ``val_fraction`` of its
-    images to ``val``.
-
-    A class with one image keeps it in ``train``. The draw depends on ids, labels and seed, not on the order of the
-    items.
-    """
-    rng = np.random.default_rng(seed)
-    ordered = sorted(items, key=lambda item: item.image_id)
-    counts = Counter(label for item in ordered for label in item.labels or ())
-    side: dict[str, str] = {}
-    for label in [*sorted(counts, key=lambda label: (counts[label], label)), None]:
-        has = [item for item in ordered if (label in (item.labels or ()) if label is not None else not item.labels)]
-        free = [item for item in has if item.image_id not in side]
-        target = min(int(val_fraction * len(has) + 0.5), max(len(has) - 1, 0))
-        missing = max(0, target - sum(side.get(item.image_id) == "val" for item in has))
-        chosen = {free[place].image_id for place in rng.permutation(len(free))[:missing].tolist()}
-        side.update({item.image_id: "val" if item.image_id in chosen else "train" for item in free})
-    return [replace(item, splits=(side[item.image_id],)) for item in ordered]
+def _ask_for_order(folder: Path, names: Sequence[str]) -> str:
+    return (
+        f"{folder}: there are masks but no list of classes, and nothing says which index is which class; write "
+        f"classes.txt with one class a line in the order of the indices from 1 (labels name {short_list(names)}), give "
+        f"--classes {','.join(names[:3])}{',...' if len(names) > 3 else ''} in that order, or --set masks=none"
+    )
 
 
-def _read(folder: Path, labels: Path | None) -> tuple[str, list[Entry]]:
-    if labels is not None and not labels.is_file():
-        raise UserError(f"{labels}: no such file; give the table of images and labels")
-    if labels is not None or (folder / "labels.csv").is_file():
-        return "labels.csv", _read_csv(folder, labels or folder / "labels.csv")
-    if (folder / "metadata.jsonl").is_file():
-        return "metadata.jsonl", _read_jsonl(folder, None)
-    inner = [name for name in _SPLIT_NAMES if (folder / name / "metadata.jsonl").is_file()]
-    if inner:
-        return "metadata.jsonl", [entry for name in inner for entry in _read_jsonl(folder / name, _split_name(name))]
-    named = [name for name in _SPLIT_NAMES if (folder / name).is_dir()]
-    if named:
-        return "folders", [entry for name in named for entry in _read_folders(folder / name, _split_name(name))]
-    return "folders", _read_folders(folder, None)
+def _read_layout(folder: Path, options: FolderOptions) -> Found:
+    if options.labels is not None and not Path(options.labels).is_file():
+        raise UserError(f"{options.labels}: no such file; give the table of images and labels")
+    table = Path(options.labels) if options.labels is not None else folder / "labels.csv"
+    if table.is_file():
+        listed = bool(options.classes) or (folder / "classes.txt").is_file()
+        lines, notes = read_csv(table, listed, options.encoding)
+        return _find_listed(folder, folder, table.name, lines, notes)
+    for name, read in _METADATA.items():
+        if (folder / name).is_file():
+            lines, notes = read(folder / name, options.encoding)
+            return _find_listed(folder, folder, name, [_untested(line) for line in lines], notes)
+        inner = [place for place in _split_folders(folder) if (place / name).is_file()]
+        if inner:
+            return _read_split_tables(inner, name, options.encoding)
+    return _read_tagged(folder)
 
 
-def _split_name(name: str) -> str:
-    return "val" if name in ("validation", "valid") else name
+def _split_folders(folder: Path) -> list[Path]:
+    found = [place for place in folder.iterdir() if place.is_dir() and place.name.lower() in SPLIT_FOLDERS]
+    return sorted(found, key=lambda place: SPLIT_FOLDERS.index(place.name.lower()))
 
 
-def _read_csv(folder: Path, path: Path) -> list[Entry]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            if "image" not in columns or "labels" not in columns:
-                hint = "; separate columns by commas and labels by ;" if len(columns) == 1 else ""
-                raise UserError(
-                    f"{path}: columns {', '.join(columns) or 'none'}; the first line must name image and labels{hint}"
-                )
-            lines = list(reader)
-        if not lines:
-            raise UserError(f"{path}: no images found below its first line; add a line for each")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a UTF-8 CSV file ({error}); save it as CSV UTF-8") from error
+def _untested(line: Line, split: str | None = None) -> Line:
+    """A line with the split of its folder; a test image without labels has unknown ones."""
+    own = line.split or split
+    labels = None if not line.labels and own == "test" else line.labels
+    return Line(line.name, labels, own, line.where, line.mask, line.saliency)
+
+
+def _read_split_tables(places: list[Path], name: str, encoding: str | None) -> Found:
+    whole, read = Found(name, []), _METADATA[name]
+    for place in places:
+        split = read_split(place.name)
+        lines, notes = read(place / name, encoding)
+        part = _find_listed(place, place, name, [_untested(line, split) for line in lines], notes, f"{split}/")
+        whole.entries += part.entries
+        whole.notes += part.notes
+        whole.census.reasons.update(part.census.reasons)
+    return whole
+
+
+def _find_listed(folder: Path, base: Path, layout: str, lines: list[Line], notes: list[str], prefix: str = "") -> Found:
+    """The images that a table names, and those that lie there and are not named."""
+    table = FileTable(base)
+    below = ("images", "") if (base / "images").is_dir() else ("",)
     entries = []
-    for number, line in enumerate(lines, start=2):
-        name = (line["image"] or "").strip()
-        if not name:
-            raise UserError(f"{path}: line {number} names no image; fill it in or delete the line")
-        names = tuple(part.strip() for part in (line["labels"] or "").split(";") if part.strip())
-        _refuse_separators(f"{path}: line {number}", folder, names, line)
-        split = (line.get("split") or "").strip() or None
-        known = None if not names and split == "test" else names
-        image = _image(folder, name)
-        entries.append(Entry(image, known, _split_name(split) if split else None, _id(name), f"{path}:{number}"))
-    return entries
+    for line in lines:
+        image = table.find(line.name, below) or base / below[0] / line.name
+        entries.append(Entry(image, prefix + _name_below(image, base, line.name), line, base))
+    found = Found(layout, entries, notes=notes)
+    named = [entry.image for entry in entries]
+    named += [base / value for line in lines for value in (line.mask, line.saliency) if value]
+    others = [path for path in table.images if _is_photograph(path, base)]
+    found.beside = _split_off_masks([path for path in others if path not in set(named)], named, base)
+    taken = {str(path) for path in (*named, *found.beside.values())}
+    found.census.leave_out(f"not listed in {layout}", sum(str(path) not in taken for path in others))
+    count_unreadable(table.files, found.census)
+    return found
 
 
-def _refuse_separators(where: str, folder: Path, names: tuple[str, ...], line: dict[Any, Any]) -> None:
-    """Labels joined by something else than ``;``, which would lose some or make a class of two."""
-    if any(part.strip() for part in line.get(None, ())):
-        raise UserError(f"{where} has more fields than the first line names; join several labels by ;")
-    joined = next((name for name in names if any(mark in name for mark in "|,\t")), None)
-    if joined is not None and not (folder / "classes.txt").is_file():
-        raise UserError(f"{where}: label {joined!r}; join several labels by ;, or list that class in classes.txt")
+def _name_below(image: Path, base: Path, written: str) -> str:
+    """The image's path below ``base`` or ``base``/images; as written where it lies elsewhere."""
+    for place in (base / "images", base):
+        if image.is_relative_to(place):
+            return image.relative_to(place).as_posix()
+    return PurePosixPath(written.replace("\\", "/")).name
 
 
-def _image(folder: Path, name: str) -> Path:
-    inner = folder / "images" / name
-    return inner if inner.is_file() or (folder / "images").is_dir() and not (folder / name).is_file() else folder / name
+def _is_photograph(path: Path, base: Path) -> bool:
+    """Whether an image lies in no folder of masks or saliency maps."""
+    top = path.relative_to(base).parts[0].lower()
+    return top not in _BESIDES or top == "images" or path.parent == base
 
 
-def _id(name: str) -> str:
-    return "__".join(Path(name).with_suffix("").parts)
+def _read_tagged(folder: Path) -> Found:
+    """One folder per class, at the top or below one folder per split."""
+    splits = _split_folders(folder)
+    found = Found("folders", [])
+    for base in splits or [folder]:
+        split = read_split(base.name) if splits else None
+        for inner in sorted(path for path in base.iterdir() if path.is_dir() and not is_system(path.name)):
+            if inner.name.lower() in _BESIDES:
+                continue
+            table = FileTable(inner)
+            beside = _split_off_masks(table.images, table.images, inner)
+            masks = set(beside.values())
+            for image in (path for path in table.images if path not in masks):
+                name = (f"{split}/" if split else "") + image.relative_to(base).as_posix()
+                found.entries.append(Entry(image, name, Line(name, (inner.name,), split, str(inner)), base))
+            found.beside |= beside
+            count_unreadable(table.files, found.census)
+        loose = [path for path in base.iterdir() if path.is_file() and is_image(path.name) and not is_system(path.name)]
+        found.census.leave_out("in no class folder", len(loose))
+    return found
 
 
-def _read_jsonl(folder: Path, split: str | None) -> list[Entry]:
-    path = folder / "metadata.jsonl"
-    entries = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            line = json.loads(text)
-            name = line["file_name"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{where}: expected a JSON object with file_name ({error}); correct the line") from error
-        own = line.get("split") or split
-        names = _json_names(line, where)
-        mask, saliency = (folder / line[key] if line.get(key) else None for key in ("mask", "saliency"))
-        known = None if not names and own == "test" else names
-        prefix = f"{split}__" if split else ""
-        entries.append(
-            Entry(folder / name, known, _split_name(own) if own else None, prefix + _id(name), where, mask, saliency)
-        )
-    return entries
+def _split_off_masks(candidates: Iterable[Path], images: Iterable[Path], base: Path) -> dict[Path, Path]:
+    """Image -> mask for files such as ``a_mask.png`` beside ``a.jpg``."""
+    by_key: dict[str, Path] = {}
+    for path in images:
+        if path.is_relative_to(base):
+            by_key.setdefault(path_key(path.relative_to(base).as_posix()).rpartition(".")[0], path)
+    found = {}
+    for path in candidates:
+        relative = path_key(path.relative_to(base).as_posix())
+        key, _ = split_companion(relative, TAILS)
+        if key != relative.rpartition(".")[0] and key in by_key and by_key[key] != path:
+            found[by_key[key]] = path
+    return found
 
 
-def _json_names(line: dict[str, Any], where: str) -> tuple[str, ...]:
-    value = next((line[key] for key in ("labels", "label", "objects") if key in line), ())
-    if isinstance(value, dict):
-        value = next((value[key] for key in ("categories", "category", "label") if key in value), ())
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(";") if part.strip()]
-    elif isinstance(value, int):
-        value = [value]
-    if not isinstance(value, (list, tuple)) or not all(isinstance(part, (str, int)) for part in value):
-        raise UserError(f"{where}: labels must be a list of class names or numbers; correct the line")
-    return tuple(str(part) for part in value)
-
-
-def _read_folders(folder: Path, split: str | None) -> list[Entry]:
-    entries = []
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if inner.name in _BESIDES or inner.name.startswith("."):
-            continue
-        for image in sorted(path for path in inner.rglob("*") if path.suffix.lower() in _IMAGES):
-            prefix = f"{split}__" if split else ""
-            name = str(image.relative_to(folder))
-            entries.append(Entry(image, (inner.name,), split, prefix + _id(name), str(inner)))
-    return entries
-
-
-def _classes(folder: Path, entries: Iterable[Entry]) -> tuple[list[str], bool]:
-    """Class names, and whether ``classes.txt`` lists them (so that others are mistakes)."""
+def _read_classes(folder: Path, options: FolderOptions, found: Found) -> tuple[ClassNames, bool]:
+    """Class names, and whether somebody listed them (so that others are mistakes)."""
     path = folder / "classes.txt"
+    if options.classes:
+        return list_classes(options.classes, "--classes"), True
     if path.is_file():
-        classes = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if classes and classes[0].strip("_").lower() == "background":
-            raise UserError(f"{path}: lists foreground classes only; delete the line {classes[0]!r}")
-        if not classes:
+        file = read_text(path, options.encoding)
+        names = [line.strip() for _, line in file.lines()]
+        if names and name_key(names[0]) in BACKGROUND:
+            raise UserError(f"{path}: lists foreground classes only; delete the line {names[0]!r}")
+        if not names:
             raise UserError(f"{path}: is empty; name one class a line or delete the file")
-        return classes, True
-    names = sorted({name for entry in entries for name in entry.names or ()})
+        found.notes += [file.note] if file.note else []
+        return list_classes(names, str(path)), True
+    names = [name for entry in found.entries for name in entry.line.labels or ()]
     if names and all(name.isdigit() for name in names):
         raise UserError(f"{folder}: labels are numbers; add classes.txt with one class name a line, the first for 0")
     if not names:
         raise UserError(f"{folder}: no image has a label; fill in the labels")
-    return names, False
+    return gather_classes(names), False
 
 
-def _beside(folder: Path, name: str, given: str | Path | None) -> Path | None:
-    if given is None:
-        return folder / name if (folder / name).is_dir() else None
-    if not Path(given).is_dir():
-        raise UserError(f"{given}: no such folder; {name} is a folder of <image>.png")
-    return Path(given)
-
-
-def _item(entry: Entry, classes: list[str], listed: bool, masks: Path | None, saliency: Path | None) -> Item:
-    lookup = {name: index for index, name in enumerate(classes)}
-    labels: set[int] = set()
-    unknown = []
-    for name in entry.names or ():
-        if name in lookup:
-            labels.add(lookup[name])
-        elif listed and name.isdigit() and int(name) < len(classes):
-            labels.add(int(name))
-        else:
-            unknown.append(name)
-    extra = {"unknown_classes": tuple(unknown), "labels_file": entry.file} if unknown else {}
-    return Item(
-        entry.image_id,
-        str(entry.image),
-        None if entry.names is None else tuple(sorted(labels)),
-        mask=_png(entry.mask, masks, entry),
-        saliency=_png(entry.saliency, saliency, entry),
-        splits=(entry.split,) if entry.split else (),
-        extra=extra,
-    )
-
-
-def _png(given: Path | None, folder: Path | None, entry: Entry) -> str | None:
-    """The file named in the table, else ``folder/<id>.png`` (images of one name in two folders), else
-    ``folder/<stem>.png``, where they are there.
-    """
-    if given is not None:
-        return str(given)
-    if folder is None:
+def _open_companions(
+    folder: Path, names: Sequence[str], kind: str, given: str | None, tails: tuple[str, ...]
+) -> Companions | None:
+    if given is not None and given.lower() == "none":
         return None
-    names = (entry.image_id, entry.image.stem)
-    return next((str(path) for name in names if (path := folder / f"{name}.png").is_file()), None)
+    if given is not None:
+        if not Path(given).is_dir():
+            raise UserError(f"{given}: no such folder; {names[0]} is a folder of <image>.png")
+        return Companions(Path(given), kind, tails, required=True)
+    there = [path for path in folder.iterdir() if path.is_dir() and path.name.lower() in names]
+    if len(there) > 1:
+        raise UserError(f"{folder}: {there[0].name} and {there[1].name} both hold {kind}s; remove or rename one")
+    return Companions(there[0], kind, tails) if there else None
+
+
+def _make_items(
+    found: Found,
+    classes: ClassNames,
+    listed: bool,
+    companions: tuple[Companions | None, Companions | None],
+) -> list[Item]:
+    ids = make_ids(entry.name for entry in found.entries)
+    masks, saliency = companions
+    items = []
+    for entry in found.entries:
+        labels, unknown = _look_up(entry.line.labels, classes, listed)
+        image_id = ids[entry.name]
+        line = entry.line
+        items.append(
+            Item(
+                image_id,
+                str(entry.image),
+                labels,
+                mask=_path_of(line.mask, entry.base) or _match(masks, entry, image_id) or _text(found.beside, entry),
+                saliency=_path_of(line.saliency, entry.base) or _match(saliency, entry, image_id),
+                splits=(entry.line.split,) if entry.line.split else (),
+                file=entry.name,
+                extra={"unknown_classes": unknown, "labels_file": entry.line.where} if unknown else {},
+            )
+        )
+    return items
+
+
+def _look_up(
+    names: tuple[str, ...] | None, classes: ClassNames, listed: bool
+) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+    """Class indices of labels, and the labels that are no class."""
+    if names is None:
+        return None, ()
+    indices: set[int] = set()
+    unknown = []
+    for name in names:
+        index = classes.find(name)
+        if index is None and listed and name.isdigit() and int(name) < len(classes.names):
+            index = int(name)
+        if index is None:
+            unknown.append(name)
+        else:
+            indices.add(index)
+    return tuple(sorted(indices)), tuple(unknown)
+
+
+def _path_of(given: str | None, base: Path) -> str | None:
+    return str(base / given) if given else None
+
+
+def _match(companions: Companions | None, entry: Entry, image_id: str) -> str | None:
+    path = companions.find(entry.name, image_id) if companions is not None else None
+    return str(path) if path is not None else None
+
+
+def _text(beside: dict[Path, Path], entry: Entry) -> str | None:
+    path = beside.get(entry.image)
+    return str(path) if path is not None else None

@@ -7,16 +7,26 @@ the file.
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from functools import lru_cache
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from wsss_ray.config import UserError
+from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep, scale_grey
 
 IGNORE = 255
 Bytes = bytes | bytearray | memoryview
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
+NEEDS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "need pillow-heif"),
+    ".jxl": "need pillow-jxl-plugin",
+    **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "are camera raw; save as JPEG"),
+    **dict.fromkeys((".svg", ".psd", ".pdf", ".eps"), "cannot be read; save as PNG"),
+}
+"""Endings of images that cannot be read here -> why."""
 _GREY_STEP = {"L;2": 85, "L;4": 17}
 """PIL stretches grey PNGs of 2 and 4 bits to 0..255: what to divide by to get the stored indices back."""
 
@@ -33,8 +43,19 @@ def voc_palette(num_colours: int = 256) -> np.ndarray:
     return palette.astype(np.uint8)
 
 
+@lru_cache
+def register_plugins() -> None:
+    """Let PIL read HEIC where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return
+    register_heif_opener()
+
+
 def open_image(data: Bytes, name: str = "image") -> Image.Image:
     """The image with its header read and its pixels not yet."""
+    register_plugins()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -42,17 +63,18 @@ def open_image(data: Bytes, name: str = "image") -> Image.Image:
     except Image.DecompressionBombError as error:
         raise UserError(f"{name}: too many pixels ({error}); scale it down") from error
     except Exception as error:
-        raise UserError(
-            f"{name}: not an image this platform can read; save it again as JPEG or PNG, or remove it"
-        ) from error
+        reason = NEEDS.get(os.path.splitext(name)[1].lower())
+        what = f"files of its kind {reason}" if reason else "save it again as JPEG or PNG, or remove it"
+        raise FileError(f"{name}: not an image this platform can read; {what}", "unreadable") from error
 
 
-def _loaded(data: Bytes, name: str) -> Image.Image:
+def load_image(data: Bytes, name: str) -> Image.Image:
+    """The image with its pixels; UserError for a damaged one."""
     image = open_image(data, name)
     try:
         image.load()
     except Exception as error:
-        raise UserError(f"{name}: damaged or cut short ({error}); copy it again or remove it") from error
+        raise FileError(f"{name}: damaged or cut short ({error}); copy it again or remove it", "damaged") from error
     return image
 
 
@@ -82,14 +104,21 @@ def rotate(array: np.ndarray, exif: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def decode_image(data: Bytes, name: str = "image") -> np.ndarray:
-    """(H, W, 3) uint8 RGB of any image: grey, 16-bit, CMYK, palette and EXIF-rotated ones; transparency is laid on
-    white.
+def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of any image: grey, deeper than 8 bits, CMYK, palette and EXIF-rotated ones.
+
+    Transparency is laid on white; ``grey`` says how grey of more than 8 bits is read.
     """
-    image = _loaded(data, name)
+    image = load_image(data, name)
     try:
         turned = ImageOps.exif_transpose(image)
-        return np.array(_to_rgb(turned if turned is not None else image))
+        shown = turned if turned is not None else image
+        if is_deep(shown):
+            rotated = rotate(scale_grey(image, data, grey, name), orientation(image))
+            return np.repeat(rotated[..., None], 3, axis=2)
+        return np.array(_to_rgb(shown))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{name}: cannot be turned into RGB ({error}); save it again as JPEG or PNG") from error
 
@@ -97,8 +126,6 @@ def decode_image(data: Bytes, name: str = "image") -> np.ndarray:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -106,24 +133,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """Grey values of any depth to uint8: floats in [0, 1] times 255, integers above 8 bits by their upper byte of
-    16.
-    """
-    values = array.astype(np.float64)
-    top = float(values.max(initial=0.0))
-    if array.dtype.kind == "f" and top <= 1.0:
-        values = values * 255.0
-    elif top > 255.0 or array.dtype.itemsize == 2:
-        values = values / 257.0
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
 def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
     """(H, W) uint8 class indices of a palette or grey PNG; a colour image is refused, since its colours are not
     indices.
     """
-    image = _loaded(data, name)
+    image = load_image(data, name)
     if image.mode == "P":
         return np.array(image)
     if image.mode == "1":
@@ -131,7 +145,7 @@ def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
     if image.mode == "L":
         if image.format == "JPEG":
             raise UserError(f"{name}: JPEG compression changes class indices; save the mask as a palette PNG")
-        return np.array(image) // _grey_step(data, image)
+        return np.array(image) // grey_step(data, image)
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min(initial=0) < 0 or values.max(initial=0) > 255:
@@ -144,7 +158,8 @@ def decode_mask(data: Bytes, name: str = "mask") -> np.ndarray:
     )
 
 
-def _grey_step(data: Bytes, image: Image.Image) -> int:
+def grey_step(data: Bytes, image: Image.Image) -> int:
+    """What PIL multiplied the values of a grey PNG of 2 or 4 bits with."""
     # The tile list is emptied by load(), so the bit depth is read from a second look at the header (PNG byte 24).
     if image.format != "PNG":
         return 1
@@ -161,14 +176,21 @@ def encode_mask(mask: np.ndarray, palette: np.ndarray | None = None) -> bytes:
     return _png(image)
 
 
-def decode_saliency(data: Bytes, name: str = "saliency") -> np.ndarray:
-    """(H, W) uint8, or (H, W, 3) where the file is a colour image (EPS takes the channel mean after resizing)."""
-    image = _loaded(data, name)
+def decode_saliency(data: Bytes, name: str = "saliency", top: float | None = None) -> np.ndarray:
+    """(H, W) uint8, or (H, W, 3) where the file is a colour image (EPS takes the channel mean after resizing).
+
+    ``top`` is the value that means 1 in the files of a data set; by default 255, or the largest of deeper files.
+    """
+    image = load_image(data, name)
     if image.mode in ("RGB", "RGBA", "P"):
         return np.array(image.convert("RGB"))
-    if image.mode.startswith(("I", "F")):
-        return _eight_bits(np.asarray(image))
-    return np.array(image.convert("L"))
+    if is_deep(image):
+        return scale_grey(image, data, Grey((0.0, top)) if top else PLAIN, name)
+    values = np.array(image.convert("L"))
+    if top is None or top == 255 or image.mode == "1":
+        return values
+    scaled: np.ndarray = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def encode_grey(array: np.ndarray) -> bytes:

@@ -13,6 +13,10 @@ from wsss_ray import storage
 from wsss_ray.config import Config, UserError
 
 MANIFEST = "manifest.json"
+NOTES = "notes.json"
+"""What a person should know about the data: a list of lines."""
+FILES = "files.json"
+"""Image id -> the user's own file name, relative to the folder of the data."""
 VERSION: Literal[1] = 1
 
 
@@ -97,6 +101,17 @@ class DataSet:
     def shards(self, split: str) -> list[tuple[str, int]]:
         """(file name, number of images) of every shard of a split; UserError lists the splits there are."""
         return [(shard.path, shard.num_rows) for shard in self.manifest.shards_of(split)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted when the data was prepared."""
+        where = storage.join(self.uri, NOTES)
+        return list(storage.read_json(where)) if storage.exists(where) else []
+
+    def file_names(self) -> dict[str, str]:
+        """Image id -> the user's own file name; empty for generated images and data of other makers."""
+        where = storage.join(self.uri, FILES)
+        return dict(storage.read_json(where)) if storage.exists(where) else {}
 
 
 def open_data(uri: str) -> DataSet:

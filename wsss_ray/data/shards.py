@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import Problem, validate
-from wsss_ray.data.manifest import Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
+from wsss_ray.data.checks import Problem, plain_reading, validate_row
+from wsss_ray.data.findings import Findings, judge_findings, load_items
+from wsss_ray.data.manifest import FILES, NOTES, Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
 from wsss_ray.data.source import SCHEMA, Item, Row, Source
+from wsss_ray.data.survey import survey_source
 
 __all__ = [
     "Manifest",
@@ -143,6 +145,15 @@ def make_manifest(source: Source, shards: Iterable[ShardInfo]) -> Manifest:
     )
 
 
+def write_notes(source: Source, uri: str) -> None:
+    """Write what a person should know beside the shards: the notes, and which file each image id is."""
+    if source.notes:
+        storage.write_json(storage.join(uri, NOTES), source.notes)
+    files = {item.image_id: item.file for item in source.items if item.file}
+    if files:
+        storage.write_json(storage.join(uri, FILES), files)
+
+
 def _digest(source: Source, shards: Iterable[ShardInfo]) -> str:
     total = sum(int(shard.content, 16) for shard in shards) % _MODULUS
     text = json.dumps([list(source.classes), source.ignore, f"{total:064x}"])
@@ -154,14 +165,21 @@ def _first(shards: Iterable[ShardInfo]) -> str | None:
 
 
 def write_dataset(source: Source, uri: str, rows_per_shard: int = 32) -> Manifest:
-    """Prepare a source in this process: every shard, then the manifest."""
+    """Prepare a source in this process: every shard, then the manifest; UserError for what the whole shows."""
+    source, _ = survey_source(source)
     seen: list[str] = []
     infos = []
+    found = Findings()
     for name, splits, items in plan_shards(source.items, rows_per_shard):
         seen += [item.image_id for item in items]
-        infos.append(write_shard([source.load(item) for item in items], storage.join(uri, name), splits))
+        rows, part = load_items(source.load, items)
+        found.facts += part.facts
+        found.bad += part.bad
+        infos.append(write_shard(rows, storage.join(uri, name), splits))
     _refuse_doubles(seen, source.name)
+    source.notes = [*source.notes, *judge_findings(source, found, len(seen))]
     manifest = make_manifest(source, infos)
+    write_notes(source, uri)
     write_manifest(manifest, uri)
     return manifest
 
@@ -215,7 +233,7 @@ def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list
         problems += [Problem(name, "id is used twice; prepare the data again") for name in ids if name in seen]
         seen.update(ids)
         for row in rows:
-            found = validate(row, len(manifest.classes), manifest.ignore)
+            found = validate_row(row, plain_reading(len(manifest.classes), manifest.ignore))
             problems += [problem for problem in found if problem.level == "error"]
         if on_shard is not None:
             on_shard(shard)

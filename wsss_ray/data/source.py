@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.data.grey import FileError
 from wsss_ray.data.image import IGNORE, voc_palette
 
 Row = dict[str, Any]
@@ -30,6 +31,8 @@ SCHEMA = pa.schema(
 )
 """``labels`` null: unknown (a test image); ``mask``, ``saliency``, ``parts`` are PNG bytes of exactly height x
 width."""
+FACTS = "facts"
+"""Key of a row under which a loader leaves what it saw; no column."""
 MAX_CLASSES = 254
 """Masks are 8-bit with background 0 and 255 for "unknown", which leaves 1..254."""
 
@@ -46,6 +49,8 @@ class Item:
     mask: str | bytes | None = None
     saliency: str | bytes | None = None
     splits: tuple[str, ...] = ()
+    file: str = ""
+    """The user's own name of the image, relative to the data."""
     extra: dict[str, Any] = field(default_factory=dict)
     """Whatever ``load`` needs; ``unknown_classes`` lists label names that are no class of the source."""
 
@@ -66,6 +71,8 @@ class Source:
     ignore: int = IGNORE
     options: dict[str, Any] = field(default_factory=dict)
     """JSON-able choices that shaped the data, for the manifest: where the labels and masks came from, seeds, ..."""
+    notes: list[str] = field(default_factory=list)
+    """What a person should know about the files: what is not used and why, what was guessed."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.classes) <= MAX_CLASSES:
@@ -85,8 +92,8 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
         return storage.read_bytes(where) if "://" in where else Path(where).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(
-            f"{where}: {what} cannot be read ({reason}); put it there or take the image off the list"
+        raise FileError(
+            f"{where}: {what} cannot be read ({reason}); put it there or take the image off the list", f"no {what}"
         ) from error
 
 

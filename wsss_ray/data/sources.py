@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsss_ray.config import UserError
 from wsss_ray.data.coco import open_coco
 from wsss_ray.data.folder import open_folder
+from wsss_ray.data.options import convert_options
 from wsss_ray.data.source import Source
 from wsss_ray.data.toy import open_toy
 from wsss_ray.data.voc import open_voc
@@ -25,8 +25,4 @@ def open_source(name: str, root: str | Path | None = None, **options: Any) -> So
     names and options.
     """
     opener = SOURCES[name]
-    known = opener.__kwdefaults__ or {}
-    unknown = sorted(set(options) - set(known))
-    if unknown and "config" not in known:
-        raise UserError(f"source {name!r} has no option {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    return opener(root, **options)
+    return opener(root, **convert_options(name, opener, options))

@@ -20,6 +20,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data import toy_drawing as draw
+from wsss_ray.data.options import read_options
 from wsss_ray.data.source import MAX_CLASSES, Item, Row, Source, blank_row
 
 _SPLITS = ("train", "val")
@@ -176,15 +177,7 @@ class ToyItems:
 def open_toy(root: str | Path | None = None, *, config: ToyConfig | None = None, **options: Any) -> Source:
     """The generated source; ``config``, or its fields as options; ``root`` is not used."""
     if config is None:
-        from pydantic import ValidationError
-
-        try:
-            config = ToyConfig.model_validate(options)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"toy: {'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-            ) from None
+        config = read_options("toy", ToyConfig, options)
     elif options:
         raise UserError(f"toy: give either 'config' or the option {next(iter(options))!r}, not both")
     return Source(

@@ -2,82 +2,201 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import model_validator
 
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.checks import file_loader
+from wsss_ray.data.checks import FileLoader
+from wsss_ray.data.files import Census, image_endings, is_image, is_system, short_list
+from wsss_ray.data.masks import MaskTable, find_colour_list, read_colour_list, read_mask
+from wsss_ray.data.names import BACKGROUND, VOID, ClassNames, compose, list_classes, name_key
+from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
+from wsss_ray.data.splits import draw_splits
+from wsss_ray.data.text import read_text, strip_invisible
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _LISTS = ("train", "val", "trainval", "train_aug", "trainaug", "test")
+UNSPLIT = "default"
+"""The list of labelling tools, which is no split."""
 LabelSource = Literal["xml", "npy", "masks"]
 
 
-def open_voc(
-    root: str | Path | None,
-    *,
-    labels_from: LabelSource = "xml",
-    npy: str | Path | None = None,
-    masks_from: Literal["official", "aug"] = "official",
-    saliency: str | Path | None = None,
-    splits: tuple[str, ...] | None = None,
-) -> Source:
-    """The devkit at ``root`` (``VOCdevkit`` or ``VOCdevkit/VOC2012``).
+class VocOptions(FileOptions):
+    """Options of the source ``voc``."""
 
-    Image-level labels are the object names of the XML files, difficult ones included (PSA, IRN), PSA's
-    ``cls_labels.npy``, or what the masks show (SSSS). Masks of ``official``: SegmentationClass where it has the
-    image, else SegmentationClassAug; ``aug``: the other way round, as EPS, L2G and SMAF score. ``saliency``: a folder
-    of ``<id>.png``, used where it has the image. Images of ``test`` have no labels and no masks.
+    labels_from: LabelSource = "xml"
+    """The object names of the XML files, difficult ones included (PSA, IRN), PSA's ``cls_labels.npy``, or what the
+    masks show (SSSS)."""
+    npy: FilePath | None = None
+    """PSA's ``cls_labels.npy``."""
+    masks_from: Literal["official", "aug"] = "official"
+    """SegmentationClass where it has the image, else SegmentationClassAug; or the other way round (EPS, L2G, SMAF)."""
+    splits: Words = ()
+    """Lists to read, by default every one that is known."""
+
+    @model_validator(mode="after")
+    def _check_vectors(self) -> VocOptions:
+        if (self.labels_from == "npy") != (self.npy is not None):
+            raise ValueError("labels_from='npy' and npy=FILE go together (PSA's cls_labels.npy); give both or neither")
+        return self
+
+
+def open_voc(root: str | Path | None, **options: Any) -> Source:
+    """The devkit at ``root`` (``VOCdevkit`` or ``VOCdevkit/VOC2012``), with ``VocOptions``.
+
+    A labelling tool's export in this layout brings its own classes in labelmap.txt. Images of ``test`` have no labels
+    and no masks.
     """
     if root is None:
         raise UserError("voc: give the folder of the devkit (VOCdevkit or VOCdevkit/VOC2012)")
-    folder = _devkit(Path(root))
-    lists = _read_lists(folder, splits)
-    if labels_from not in ("xml", "npy", "masks"):
-        raise UserError(f"voc: labels_from {labels_from!r}; known: xml, npy, masks")
-    if (labels_from == "npy") != (npy is not None):
-        raise UserError("voc: labels_from='npy' and npy=FILE go together (PSA's cls_labels.npy); give both or neither")
-    vectors = load_label_vectors(Path(npy)) if npy is not None else None
-    if saliency is not None and not Path(saliency).is_dir():
-        raise UserError(f"{saliency}: no such folder; saliency is a folder of <id>.png")
+    chosen = read_options("voc", VocOptions, options)
+    folder = find_devkit(Path(root))
+    classes = _read_classes(folder, chosen)
+    images = VocNames(folder / "JPEGImages")
+    lists, notes = _read_lists(folder, chosen, images)
+    vectors = load_label_vectors(Path(chosen.npy)) if chosen.npy is not None else None
+    saliency = None
+    if chosen.saliency is not None:
+        if not Path(chosen.saliency).is_dir():
+            raise UserError(f"{chosen.saliency}: no such folder; saliency is a folder of <id>.png")
+        saliency = VocNames(Path(chosen.saliency))
     order = ("SegmentationClass", "SegmentationClassAug")
-    mask_folders = tuple(folder / name for name in (order if masks_from == "official" else order[::-1]))
+    folders = tuple(folder / name for name in (order if chosen.masks_from == "official" else order[::-1]))
+    reading = make_reading(chosen, len(classes.names), classes.find, (*folders, folder))
     counts = {name: len(ids) for name, ids in lists.items()}
-    options: dict[str, Any] = {"labels_from": labels_from, "masks_from": masks_from, "list_sizes": counts}
-    options["mask_folders"] = [path.name for path in mask_folders if path.is_dir()]
-    if labels_from == "xml":
-        options["labels_rule"] = "all object names, difficult included, parts ignored"
+    described: dict[str, Any] = {
+        "labels_from": chosen.labels_from,
+        "masks_from": chosen.masks_from,
+        "list_sizes": counts,
+        "mask_folders": [path.name for path in folders if path.is_dir()],
+    }
+    if chosen.labels_from == "xml":
+        described["labels_rule"] = "all object names, difficult included, parts ignored"
+    items: Any = VocItems(
+        lists,
+        images,
+        VocNames(folder / "Annotations", (".xml",)),
+        tuple(VocNames(path) for path in folders if path.is_dir()),
+        saliency,
+        VocLabels(chosen.labels_from, vectors, classes, reading.masks),
+    )
+    if UNSPLIT in lists:
+        items = draw_splits(list(items), 0.2, 0)
+        described["splits"] = {"drawn": True, "val_fraction": 0.2, "seed": 0}
+    notes += _note_matches(images, items, saliency)
     return Source(
         name="voc",
-        classes=list(CLASSES),
-        items=VocItems(folder, lists, labels_from, vectors, mask_folders, Path(saliency) if saliency else None),
-        load=file_loader(len(CLASSES)),
-        splits=tuple(lists),
-        options=options,
+        classes=list(classes.names),
+        items=items,
+        load=FileLoader(reading),
+        splits=("train", "val") if UNSPLIT in lists else tuple(lists),
+        options=described | describe_reading(chosen),
+        notes=notes,
     )
+
+
+def _note_matches(images: VocNames, items: Iterable[Item], saliency: VocNames | None) -> list[str]:
+    """Which images have no mask or map, and which are on no list."""
+    num_items = num_masks = num_maps = 0
+    lacking: list[str] = []
+    for item in items:
+        num_items += 1
+        num_masks += item.mask is not None
+        num_maps += item.saliency is not None
+        if item.mask is None and item.splits != ("test",):
+            lacking.append(item.image_id)
+    if saliency is not None and not num_maps:
+        example = next((item.image_id for item in items), "<id>")
+        raise UserError(f"{saliency.folder}: no saliency map of any image there; expected {example}.png")
+    census = Census()
+    census.leave_out("on no list", max(0, images.num_files - num_items))
+    notes = census.notes(num_items)
+    if num_masks and lacking:
+        notes.append(f"{num_masks} of {num_items} images have a mask; none for {short_list(lacking)}")
+    return notes
+
+
+class VocNames:
+    """The files of one folder of a devkit, by the name of the image they belong to."""
+
+    def __init__(self, folder: Path, endings: tuple[str, ...] | None = None) -> None:
+        self.folder = folder
+        self._files: dict[str, list[str]] = {}
+        self.num_files = 0
+        if not folder.is_dir():
+            return
+        for name in sorted(os.listdir(folder)):
+            stem, ending = os.path.splitext(name)
+            wanted = ending.lower() in endings if endings else is_image(name)
+            if wanted and not is_system(name):
+                self.num_files += 1
+                self._files.setdefault(compose(stem), []).append(name)
+        for stem, names in list(self._files.items()):
+            self._files.setdefault(stem.casefold() + "/", []).extend(names)
+
+    def find(self, name: str) -> Path | None:
+        """The file of this image; UserError where two fit."""
+        composed = compose(name)
+        found = self._files.get(composed) or self._files.get(composed.casefold() + "/") or []
+        if len(found) > 1:
+            raise UserError(
+                f"{self.folder}: {found[0]} and {found[1]} both fit {name}; remove or rename one of the two"
+            )
+        return self.folder / found[0] if found else None
+
+
+@dataclass(frozen=True)
+class VocLabels:
+    """Where the image-level labels of a devkit come from."""
+
+    source: LabelSource
+    vectors: dict[str, tuple[int, ...]] | None
+    classes: ClassNames
+    masks: MaskTable
+
+    def read(
+        self, name: str, annotation: Path | None, mask: Path | None
+    ) -> tuple[tuple[int, ...] | None, dict[str, Any]]:
+        """(classes of an image, ``extra`` of its item); None where nothing says them."""
+        if self.source == "npy":
+            return (self.vectors or {}).get(name), {}
+        if self.source == "masks":
+            if mask is None:
+                return None, {}
+            read = read_mask(mask.read_bytes(), str(mask), self.masks)
+            values = np.unique(read.mask).tolist()
+            return tuple(int(value) - 1 for value in values if value not in (0, pic.IGNORE)), {}
+        if annotation is None:
+            return None, {}
+        found = {label: self.classes.find(label) for label in xml_names(annotation.read_bytes(), str(annotation))}
+        unknown = tuple(sorted(label for label, index in found.items() if index is None))
+        extra = {"unknown_classes": unknown, "labels_file": str(annotation)} if unknown else {}
+        return tuple(sorted({index for index in found.values() if index is not None})), extra
 
 
 @dataclass(frozen=True)
 class VocItems:
     """Every image of the lists once, by id."""
 
-    folder: Path
     lists: dict[str, tuple[str, ...]]
-    labels_from: LabelSource
-    vectors: dict[str, tuple[int, ...]] | None
-    mask_folders: tuple[Path, ...]
-    saliency: Path | None
+    images: VocNames
+    annotations: VocNames
+    masks: tuple[VocNames, ...]
+    saliency: VocNames | None
+    labels: VocLabels
 
     def __iter__(self) -> Iterator[Item]:
         members: dict[str, list[str]] = {}
@@ -89,37 +208,20 @@ class VocItems:
 
     def _item(self, name: str, splits: tuple[str, ...]) -> Item:
         test = splits == ("test",)
-        mask = None if test else next((p for f in self.mask_folders if (p := f / f"{name}.png").is_file()), None)
-        labels, extra = self._labels(name, mask, test)
-        saliency = self.saliency / f"{name}.png" if self.saliency is not None else None
+        mask = None if test else next((path for names in self.masks if (path := names.find(name))), None)
+        labels, extra = (None, {}) if test else self.labels.read(name, self.annotations.find(name), mask)
+        saliency = self.saliency.find(name) if self.saliency is not None else None
+        image = self.images.find(name) or self.images.folder / f"{name}.jpg"
         return Item(
             name,
-            str(self.folder / "JPEGImages" / f"{name}.jpg"),
+            str(image),
             labels,
             mask=str(mask) if mask is not None else None,
-            saliency=str(saliency) if saliency is not None and saliency.is_file() else None,
-            splits=splits,
+            saliency=str(saliency) if saliency is not None else None,
+            splits=() if splits == (UNSPLIT,) else splits,
+            file=f"JPEGImages/{image.name}",
             extra=extra,
         )
-
-    def _labels(self, name: str, mask: Path | None, test: bool) -> tuple[tuple[int, ...] | None, dict[str, Any]]:
-        if test:
-            return None, {}
-        if self.labels_from == "npy":
-            assert self.vectors is not None
-            return self.vectors.get(name), {}
-        if self.labels_from == "masks":
-            if mask is None:
-                return None, {}
-            values = np.unique(pic.decode_mask(mask.read_bytes(), str(mask))).tolist()
-            return tuple(int(value) - 1 for value in values if value not in (0, pic.IGNORE)), {}
-        annotation = self.folder / "Annotations" / f"{name}.xml"
-        if not annotation.is_file():
-            return None, {}
-        names = xml_names(annotation.read_bytes(), str(annotation))
-        unknown = tuple(sorted(set(names) - set(CLASSES)))
-        extra = {"unknown_classes": unknown, "labels_file": str(annotation)} if unknown else {}
-        return tuple(sorted({CLASSES.index(label) for label in names if label in CLASSES})), extra
 
 
 def xml_names(data: bytes | str, name: str = "annotation") -> list[str]:
@@ -160,26 +262,70 @@ def load_label_vectors(path: Path) -> dict[str, tuple[int, ...]]:
     return {str(name): tuple(np.flatnonzero(vector).tolist()) for name, vector in table.items()}
 
 
-def _devkit(root: Path) -> Path:
+def find_devkit(root: Path) -> Path:
+    """The folder that holds JPEGImages, at the root or where devkits and exports put it."""
     for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
         if (folder / "JPEGImages").is_dir():
             return folder
     raise UserError(f"{root}: no JPEGImages folder; give VOCdevkit or VOCdevkit/VOC2012")
 
 
-def _read_lists(folder: Path, wanted: tuple[str, ...] | None) -> dict[str, tuple[str, ...]]:
-    lists_folder = folder / "ImageSets" / "Segmentation"
-    lists = {}
-    for name in wanted or _LISTS:
-        path = lists_folder / f"{name}.txt"
-        if path.is_file():
-            ids = tuple(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-            doubles = len(ids) - len(set(ids))
-            if doubles:
-                raise UserError(f"{path}: {doubles} ids come twice; remove the second lines")
-            lists[name] = tuple(Path(line).stem for line in ids)
-        elif wanted:
-            raise UserError(f"{path}: no such list; remove split {name!r} or add the file")
+def _read_classes(folder: Path, options: VocOptions) -> ClassNames:
+    """VOC's own classes, those that are given, or those of a labelling tool's labelmap.txt."""
+    if options.classes:
+        return list_classes(options.classes, "--classes")
+    colours = find_colour_list(folder)
+    if colours is None:
+        return list_classes(CLASSES, "voc")
+    names = [name for name, _ in read_colour_list(colours, options.encoding)]
+    own = [name for name in names if name_key(name) not in BACKGROUND | VOID]
+    known = list_classes(CLASSES, "voc")
+    return known if all(known.find(name) is not None for name in own) else list_classes(own, str(colours))
+
+
+def _read_lists(folder: Path, options: VocOptions, images: VocNames) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """The ids of every list, and notes; without any list of VOC, those of an export (default.txt), unsplit."""
+    places = (folder / "ImageSets" / "Segmentation", folder / "ImageSets" / "Main")
+    lists: dict[str, tuple[str, ...]] = {}
+    notes: list[str] = []
+    for name in options.splits or (*_LISTS, UNSPLIT):
+        path = next((place / f"{name}.txt" for place in places if (place / f"{name}.txt").is_file()), None)
+        if path is not None and (name != UNSPLIT or not lists):
+            lists[name], found = _read_list(path, options, images)
+            notes += found
+        elif path is None and options.splits:
+            raise UserError(f"{places[0] / name}.txt: no such list; remove split {name!r} or add the file")
     if not lists:
-        raise UserError(f"{lists_folder}: no list there; expected one of {', '.join(f'{name}.txt' for name in _LISTS)}")
-    return lists
+        raise UserError(f"{places[0]}: no list there; expected one of {', '.join(f'{name}.txt' for name in _LISTS)}")
+    return lists, notes
+
+
+def _read_list(path: Path, options: VocOptions, images: VocNames) -> tuple[tuple[str, ...], list[str]]:
+    file = read_text(path, options.encoding)
+    ids = tuple(read_id(line, images, f"{path}:{number}") for number, line in file.lines())
+    doubles = len(ids) - len(set(ids))
+    if doubles:
+        raise UserError(f"{path}: {doubles} ids come twice; remove the second lines")
+    return ids, [file.note] if file.note else []
+
+
+def read_id(line: str, images: VocNames, where: str) -> str:
+    """The image a line of a list means.
+
+    The whole line, with or without quotes, else its first word (lists of pairs and of -1/1), each as the name of an
+    image with or without its ending and folders. A name that fits no image is taken as it is and missed later.
+    """
+    whole = compose(strip_invisible(line))
+    unquoted = whole[1:-1] if len(whole) > 2 and whole[0] == whole[-1] and whole[0] in "'\"" else whole
+    words = [unquoted] if unquoted != whole else [whole, whole.split()[0]]
+    for word in words:
+        base = word.replace("\\", "/").rpartition("/")[2]
+        stem, ending = os.path.splitext(base)
+        for name in (base, stem) if ending.lower() in image_endings() else (base,):
+            if images.find(name) is not None:
+                return name
+    last = words[-1].replace("\\", "/").rpartition("/")[2]
+    if not last:
+        raise UserError(f"{where}: names no image; correct the line")
+    stem, ending = os.path.splitext(last)
+    return stem if ending.lower() in image_endings() else last

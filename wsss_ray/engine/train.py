@@ -1,5 +1,6 @@
 """One training loop for localizers, affinity networks and segmenters; plain torch, resumable to the bit on one CPU
-worker."""
+worker.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ class EpochReport:
 @dataclass
 class Hooks:
     """What the surroundings want to hear: every epoch (with a function that gives the whole state), and every few
-    steps."""
+    steps.
+    """
 
     on_epoch: Callable[[EpochReport, Callable[[], dict[str, Any]]], None] = lambda report, state: None
     on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None

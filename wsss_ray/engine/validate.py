@@ -49,7 +49,8 @@ def load_validation_images(
     rows: Rows, num_classes: int, normalize: NormalizeConfig, limit: int, long_side: int | None = None
 ) -> list[ValidationImage]:
     """Up to ``limit`` evenly spaced labelled images: decoded, normalised, at their own size or brought to
-    ``long_side``."""
+    ``long_side``.
+    """
     images = []
     for index in choose_evenly(len(rows), limit):
         row = rows[index]
@@ -66,7 +67,8 @@ def measure_precision(
     network: nn.Module, images: Sequence[ValidationImage], world: World, memory_format: torch.memory_format, bf16: bool
 ) -> float | None:
     """Image-level mean average precision in [0, 1], the images shared among workers; None for a network without
-    image-level ``logits``."""
+    image-level ``logits``.
+    """
     if not hasattr(network, "logits"):
         return None
     by_size: dict[tuple[int, ...], list[ValidationImage]] = {}

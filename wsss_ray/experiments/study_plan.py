@@ -70,7 +70,7 @@ class SettledRow:
     """Digest that its result is known by: recipe, data and versions of the steps."""
 
 
-def study_folder(out: str, name: str, scale: str) -> str:
+def locate_study(out: str, name: str, scale: str) -> str:
     """Where a study keeps its results."""
     return storage.join(storage.absolute(out), "studies", f"{name}-{scale}")
 

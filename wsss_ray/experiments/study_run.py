@@ -31,10 +31,10 @@ from wsss_ray.experiments.study_plan import (
     StudyOptions,
     choose_rows,
     keep_startable,
+    locate_study,
     mark_stale,
     open_study,
     plan_rows,
-    study_folder,
 )
 from wsss_ray.experiments.tags import name_data, read_commit
 from wsss_ray.reports.study_table import summarize_study
@@ -60,7 +60,7 @@ def run_study(
     unknown rows, where not one of them can start, or where another process runs this study.
     """
     wanted = choose_rows(study, options.rows)
-    folder = study_folder(out, study.name, options.scale)
+    folder = locate_study(out, study.name, options.scale)
     with held(folder, "study"):
         opened = open_study(study, options, folder)
         planned = keep_startable(opened, plan_rows(opened, wanted))
@@ -89,9 +89,9 @@ def _explain_nothing(opened: OpenStudy, wanted: Sequence[int]) -> str:
 def run_rows(
     opened: OpenStudy, planned: Sequence[SettledRow], out: str, address: str | None, max_concurrent: int | None
 ) -> None:
-    """FinishedRun the planned rows into the results, as children of the MLflow run that earlier calls began."""
+    """Run the planned rows into the results, as children of the MLflow run that earlier calls began."""
     results = opened.results
-    tags = study_tags(opened.study, opened.options)
+    tags = build_tags(opened.study, opened.options)
     tracker = Tracker(storage.absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
     results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
     save_study(opened)
@@ -126,7 +126,7 @@ def _keep_result(opened: OpenStudy, row: SettledRow, entry: dict[str, Any]) -> N
     save_study(opened)
 
 
-def study_tags(study: Study, options: StudyOptions) -> dict[str, str]:
+def build_tags(study: Study, options: StudyOptions) -> dict[str, str]:
     """What a study's own run is searched by: as for runs, with every method of its rows."""
     methods = dict.fromkeys(row.recipe.method.name for row in study.rows if row.recipe is not None)
     return {
@@ -185,7 +185,8 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
     start = time.monotonic()
     try:
         done = run(row.recipe, RunOptions(out, share=share, parent=parent))
-        params = count_parameters(done) if "params" in study.columns else None
+        counted = "params" in (study.metric, *study.also, *study.rows[row.place].published)
+        params = count_parameters(done) if counted else None
     except Exception as error:  # whatever a row runs into, the others go on
         return describe_failure(error, time.monotonic() - start)
     return {

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from wsss_ray.artifacts.store import digest
 from wsss_ray.config import Config, UserError
-from wsss_ray.experiments.sweep_space import Axis, Point, grid, num_points, sample
+from wsss_ray.experiments.sweep_space import Axis, Point, build_grid, count_points, sample_points
 from wsss_ray.recipe import Recipe, replaced, up_to
 from wsss_ray.score.names import STEPS, metric_choices, split_metric
 
@@ -64,20 +64,22 @@ class Plan:
         rest = [list(self.seeds), self.search, self.metric, self.stopping]
         return f"{self.recipe.name}-{digest([what, axes, *rest])[:8]}"
 
-    def points(self) -> list[Point]:
+    def list_points(self) -> list[Point]:
         """All points of a grid or random search; tpe finds its own."""
-        return grid(self.axes) if self.search == "grid" else sample(self.axes, self.trials, self.recipe.seed)
+        return (
+            build_grid(self.axes) if self.search == "grid" else sample_points(self.axes, self.trials, self.recipe.seed)
+        )
 
-    def draws(self) -> int:
+    def count_draws(self) -> int:
         """How many points tpe draws in all: no more than there are."""
-        return min(self.trials, num_points(self.axes) or self.trials)
+        return min(self.trials, count_points(self.axes) or self.trials)
 
-    def recipe_at(self, point: Point, seed: int) -> Recipe:
+    def build_recipe(self, point: Point, seed: int) -> Recipe:
         """The recipe of one trial; UserError where the point does not make one."""
-        return recipe_at(self.recipe, point, seed)
+        return build_recipe(self.recipe, point, seed)
 
 
-def recipe_at(recipe: Recipe, point: Point, seed: int) -> Recipe:
+def build_recipe(recipe: Recipe, point: Point, seed: int) -> Recipe:
     """The recipe of one trial; UserError where the point does not make one."""
     return replaced(recipe, {**point, "seed": seed})
 
@@ -88,7 +90,7 @@ def plan_sweep(recipe: Recipe, axes: tuple[Axis, ...], options: SweepOptions = D
     Raises UserError for a bad search, metric or key, before anything starts.
     """
     search = _check_search(options)
-    metric = options.metric or usual_metric(recipe, axes)
+    metric = options.metric or choose_metric(recipe, axes)
     step = _check_metric(metric)
     _check_seeds(options, axes)
     recipe = up_to(recipe, _last_step(step, axes))
@@ -100,7 +102,7 @@ def plan_sweep(recipe: Recipe, axes: tuple[Axis, ...], options: SweepOptions = D
     return plan
 
 
-def usual_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
+def choose_metric(recipe: Recipe, axes: Sequence[Axis] = ()) -> str:
     """What a recipe ends in; what comes of the maps alone where nothing else varies: refiners are judged by masks,
     inference by seeds, a threshold by seeds at it.
     """
@@ -157,9 +159,9 @@ def _check_points(plan: Plan) -> None:
     """Raise UserError where not one point makes a recipe."""
     probes = [{axis.key: axis.values[0] if axis.listed else axis.low for axis in plan.axes}]
     first: UserError | None = None
-    for point in plan.points() if plan.search != "tpe" else probes:
+    for point in plan.list_points() if plan.search != "tpe" else probes:
         try:
-            plan.recipe_at(point, plan.seeds[0])
+            plan.build_recipe(point, plan.seeds[0])
             return
         except UserError as error:
             first = first or error

@@ -42,10 +42,10 @@ class Outcome:
     @property
     def key(self) -> str:
         """What it is known by."""
-        return outcome_key(self.point, self.seed)
+        return make_key(self.point, self.seed)
 
 
-def outcome_key(point: Point, seed: int) -> str:
+def make_key(point: Point, seed: int) -> str:
     """One text per point and seed."""
     return json.dumps([point, seed], sort_keys=True)
 
@@ -56,9 +56,9 @@ def group_jobs(points: Sequence[Point], seeds: Sequence[int], done: Sequence[Out
     groups: dict[str, list[tuple[Point, int]]] = {}
     for point in points:
         for seed in seeds:
-            if outcome_key(point, seed) not in over:
+            if make_key(point, seed) not in over:
                 rest = {key: value for key, value in point.items() if key not in READ_OFF_CURVE}
-                groups.setdefault(outcome_key(rest, seed), []).append((point, seed))
+                groups.setdefault(make_key(rest, seed), []).append((point, seed))
     return list(groups.values())
 
 

@@ -37,7 +37,7 @@ from wsss_ray.experiments.sweep_outcomes import (
     order_outcomes,
 )
 from wsss_ray.experiments.sweep_search import WATCHED, build_scheduler, build_searcher, read_point
-from wsss_ray.experiments.sweep_space import Axis, Point, name_of
+from wsss_ray.experiments.sweep_space import Axis, Point, name_point
 from wsss_ray.experiments.sweep_table import build_closing_table, describe_metric, draw_figure
 from wsss_ray.experiments.sweep_trial import Context, run_trial
 from wsss_ray.experiments.tags import tag_run
@@ -92,10 +92,10 @@ def _run_trials(plan: Plan, recorder: _Recorder, out: str, max_concurrent: int |
     space: dict[str, Any] = {}
     searcher = None
     if plan.search == "tpe":
-        num_jobs = plan.draws() - count_draws(recorder.outcomes)
+        num_jobs = plan.count_draws() - count_draws(recorder.outcomes)
         searcher = build_searcher(plan, recorder.outcomes)
     else:
-        jobs = group_jobs(recorder.check(plan.points()), plan.seeds, recorder.outcomes)
+        jobs = group_jobs(recorder.check(plan.list_points()), plan.seeds, recorder.outcomes)
         num_jobs = len(jobs)
         space = {"job": tune.grid_search([json.dumps(job) for job in jobs])}
     if num_jobs <= 0:
@@ -162,7 +162,7 @@ class _Recorder(tune.Callback):
         good, bad = [], []
         for point in points:
             try:
-                self.plan.recipe_at(point, self.plan.seeds[0])
+                self.plan.build_recipe(point, self.plan.seeds[0])
                 good.append(point)
             except UserError as error:
                 bad += [Outcome(point, seed, "failed", reason=str(error)) for seed in self.plan.seeds]
@@ -177,7 +177,7 @@ class _Recorder(tune.Callback):
                 number = "-" if one.value is None else f"{100 * one.value:.1f}"
                 steps = f"computed {', '.join(one.computed) or 'nothing'}; reused {', '.join(one.reused) or 'nothing'}"
                 text = f"{describe_metric(self.plan.metric)} {number} in {one.seconds:.0f} s ({steps})"
-            console.print(f"  {name_of(one.point)} seed={one.seed}: {text}", soft_wrap=True, markup=False)
+            console.print(f"  {name_point(one.point)} seed={one.seed}: {text}", soft_wrap=True, markup=False)
         self.outcomes = merge_outcomes(self.outcomes, new)
         self.folder.save(self.plan, self.outcomes, self.parent)
 
@@ -218,12 +218,12 @@ class _Recorder(tune.Callback):
 
 def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracker: Tracker) -> None:
     """The closing table, the figure, and both in the sweep's MLflow run."""
-    points = plan.points() if plan.search != "tpe" else []
+    points = plan.list_points() if plan.search != "tpe" else []
     lines = group_lines(order_outcomes(outcomes, points))
     console.print(build_closing_table(plan, lines))
     best = find_best(lines)
     if best is not None:
-        text = f"best:     {name_of(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}"
+        text = f"best:     {name_point(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}"
         console.print(text, soft_wrap=True, markup=False)
         tracker.metrics({"best/value": (best.mean or 0.0) / 100})
         tracker.tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})

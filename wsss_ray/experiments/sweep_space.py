@@ -83,7 +83,7 @@ def parse_space(texts: Sequence[str]) -> tuple[Axis, ...]:
     """All axes; UserError where there is none or a key comes twice."""
     axes = tuple(parse_axis(text) for text in texts)
     if not axes:
-        raise UserError(f"a sweep varies something: {_HELP.replace('write ', 'give --over ')}")
+        raise UserError(f"a sweep needs --over: {_HELP.replace('write ', 'give --over ')}")
     keys = [axis.key for axis in axes]
     for key in keys:
         if keys.count(key) > 1:
@@ -91,7 +91,7 @@ def parse_space(texts: Sequence[str]) -> tuple[Axis, ...]:
     return axes
 
 
-def grid(axes: Sequence[Axis]) -> list[Point]:
+def build_grid(axes: Sequence[Axis]) -> list[Point]:
     """Every combination, the last axis fastest; UserError for an interval or too many."""
     for axis in axes:
         if not axis.listed:
@@ -103,20 +103,20 @@ def grid(axes: Sequence[Axis]) -> list[Point]:
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(axis.values for axis in axes))]
 
 
-def num_points(axes: Sequence[Axis]) -> int | None:
+def count_points(axes: Sequence[Axis]) -> int | None:
     """How many different points there are, None for endlessly many."""
     if any(not axis.listed and not axis.whole for axis in axes):
         return None
     return math.prod(len(axis.values) if axis.listed else int(axis.high) - int(axis.low) + 1 for axis in axes)
 
 
-def sample(axes: Sequence[Axis], num_wanted: int, seed: int) -> list[Point]:
+def sample_points(axes: Sequence[Axis], num_wanted: int, seed: int) -> list[Point]:
     """``num_wanted`` random points, none twice (all of them where there are no more), the same ones for the same seed.
 
     A longer sample begins with the shorter one.
     """
     chance = random.Random(seed)
-    size = num_points(axes) or num_wanted
+    size = count_points(axes) or num_wanted
     points: dict[str, Point] = {}
     for _ in range(100 * num_wanted):
         if len(points) >= min(num_wanted, size):
@@ -126,19 +126,19 @@ def sample(axes: Sequence[Axis], num_wanted: int, seed: int) -> list[Point]:
     return list(points.values())
 
 
-def name_of(point: Point) -> str:
+def name_point(point: Point) -> str:
     """``num_views=4 patch_size=240``: keys by their last part where that is unambiguous."""
-    short = short_keys(list(point))
-    return " ".join(f"{short[key]}={text_of(value)}" for key, value in point.items())
+    short = shorten_keys(list(point))
+    return " ".join(f"{short[key]}={format_value(value)}" for key, value in point.items())
 
 
-def short_keys(keys: Sequence[str]) -> dict[str, str]:
+def shorten_keys(keys: Sequence[str]) -> dict[str, str]:
     """Key -> its last part, or the whole key where two would be the same."""
     last = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: end if last.count(end) == 1 else key for key, end in zip(keys, last, strict=True)}
 
 
-def text_of(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value for people: short numbers, JSON for lists."""
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -153,13 +153,13 @@ def _number(text: str) -> Any:
 
 
 def _text_in_json(text: str, value: Any) -> str:
-    """A value as the JSON it is kept in; UserError for dates, infinite numbers and whatever else JSON has not."""
+    """A value as the JSON it is kept in; UserError for dates, infinite numbers and whatever else JSON cannot hold."""
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError):
         raise UserError(
-            f"--over {text}: dates and infinite numbers are no settings; write finite numbers, words, true, false, "
-            "null, or lists of them, and quotes around a word that looks like a date"
+            f"--over {text}: dates and infinite numbers are not valid values; write finite numbers, words, true, "
+            "false, null, or lists of them, and quotes around a word that looks like a date"
         ) from None
 
 

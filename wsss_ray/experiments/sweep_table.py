@@ -10,7 +10,7 @@ from rich.table import Table
 
 from wsss_ray.experiments.sweep import Plan
 from wsss_ray.experiments.sweep_outcomes import Line
-from wsss_ray.experiments.sweep_space import Axis, short_keys, text_of
+from wsss_ray.experiments.sweep_space import Axis, format_value, shorten_keys
 from wsss_ray.reports.chart_png import Axes, Mark, Series, draw_chart, tile_charts
 from wsss_ray.reports.terminal import build_text_table
 from wsss_ray.score.names import STEPS, split_metric, title_of
@@ -31,7 +31,7 @@ def describe_metric(metric: str) -> str:
 
 def list_headings(axes: Sequence[Axis], metric: str) -> list[str]:
     """Column titles of ``format_rows``."""
-    keys = short_keys([axis.key for axis in axes]).values()
+    keys = shorten_keys([axis.key for axis in axes]).values()
     return [*keys, describe_metric(metric), "± (random seeds)", "seconds", "steps"]
 
 
@@ -42,7 +42,9 @@ def format_rows(lines: Sequence[Line], axes: Sequence[Axis]) -> list[list[str]]:
         spread = f"{line.std:.1f} ({len(line.values)})" if line.std is not None else ""
         number = "-" if line.mean is None else f"{line.mean:.1f}"
         seconds = f"{sum(one.seconds for one in line.outcomes):.0f}"
-        table.append([*(text_of(line.point[axis.key]) for axis in axes), number, spread, seconds, write_remark(line)])
+        table.append(
+            [*(format_value(line.point[axis.key]) for axis in axes), number, spread, seconds, write_remark(line)]
+        )
     return table
 
 
@@ -61,7 +63,7 @@ def write_remark(line: Line) -> str:
 def draw_figure(plan: Plan, lines: Sequence[Line]) -> Image.Image:
     """The metric over the swept keys: one chart with a line per value of a second axis, or a chart per key."""
     label = describe_metric(plan.metric)
-    names = short_keys([axis.key for axis in plan.axes])
+    names = shorten_keys([axis.key for axis in plan.axes])
     shown = [line for line in lines if line.values]
     if plan.search == "grid" and len(plan.axes) <= 2:
         *others, first = sorted((axis.key for axis in plan.axes), key=lambda key: _drawing_order(plan.axes, key))
@@ -81,7 +83,7 @@ def _group_series(lines: Sequence[Line], first: str, other: str, names: dict[str
     """A line over ``first`` for every value of ``other``."""
     groups: dict[str, list[Line]] = {}
     for line in lines:
-        groups.setdefault(f"{names[other]} {text_of(line.point[other])}", []).append(line)
+        groups.setdefault(f"{names[other]} {format_value(line.point[other])}", []).append(line)
     return [Series(name, _marks(group, first)) for name, group in groups.items()]
 
 
@@ -90,7 +92,7 @@ def _marks(lines: Sequence[Line], key: str) -> tuple[Mark, ...]:
 
 
 def _place(value: Any) -> float | str:
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else text_of(value)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else format_value(value)
 
 
 def _drawing_order(axes: Sequence[Axis], key: str) -> tuple[bool, int]:

@@ -17,10 +17,10 @@ from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.config import Config, UserError
 from wsss_ray.experiments import log
 from wsss_ray.experiments.run import RunOptions, run
-from wsss_ray.experiments.sweep import recipe_at
+from wsss_ray.experiments.sweep import build_recipe
 from wsss_ray.experiments.sweep_outcomes import Outcome, flatten_scores
 from wsss_ray.experiments.sweep_search import WATCHED, read_point
-from wsss_ray.experiments.sweep_space import Axis, Point, name_of
+from wsss_ray.experiments.sweep_space import Axis, Point, name_point
 from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe
 from wsss_ray.score.names import read_miou
@@ -47,7 +47,7 @@ class Context(Config):
 
     def label(self, point: Point, seed: int) -> str:
         """The name of a trial in MLflow."""
-        return f"{self.recipe.name} {name_of(point)} seed={seed}"
+        return f"{self.recipe.name} {name_point(point)} seed={seed}"
 
 
 class _Watch:
@@ -100,7 +100,7 @@ def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Wat
     """
     start = time.monotonic()
     try:
-        recipes = [recipe_at(context.recipe, *pair) for pair in pairs]
+        recipes = [build_recipe(context.recipe, *pair) for pair in pairs]
         first = recipes[0]
         if len(pairs) > 1:
             places = tuple(sorted({recipe.background for recipe in recipes}))

@@ -9,6 +9,7 @@ from typing import Any
 
 from wsss_ray.config import UserError
 from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.efficientnet import EfficientNetLite
 from wsss_ray.nets.resnet import ResNet
 from wsss_ray.nets.resnet38 import ResNet38
 from wsss_ray.nets.resnet_caffe import ResNetCaffe
@@ -31,6 +32,9 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "resnet50_caffe": partial(ResNetCaffe, depth=50),
         "resnet101_caffe": partial(ResNetCaffe, depth=101),
         "vgg16": VGG16,
+        "efficientnet_lite0": partial(EfficientNetLite, variant=0),
+        "efficientnet_lite1": partial(EfficientNetLite, variant=1),
+        "efficientnet_lite2": partial(EfficientNetLite, variant=2),
         "squeezenet": SqueezeNet,
         "toy": Toy,
     },

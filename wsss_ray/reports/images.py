@@ -132,7 +132,7 @@ class _Artist:
         kind, split = STEPS[step].kind, STEPS[step].split
         self.of_maps = kind == "maps"
         self.maps = folder if self.of_maps else run.artifact("maps") if split == "score" else None
-        self.thresholds = seed_thresholds(run, step) if self.of_maps else {}
+        self.thresholds = find_thresholds(run, step) if self.of_maps else {}
 
     def draw(self, one: Chosen, shard: str, share: int) -> Shown:
         """The panel of one image; each tile has at most ``share`` characters."""
@@ -141,7 +141,7 @@ class _Artist:
         found = {index + 1 for index in given.classes}
         if given.truth is not None:
             tiles.append(draw_mask(given.pixels, NamedMask(GROUND_TRUTH, given.truth), self.palette))
-            found |= labels_in(given.truth)
+            found |= find_labels(given.truth)
         masks = []
         if self.maps is not None:
             maps = read_maps(self.maps, shard, one.image_id)
@@ -151,7 +151,7 @@ class _Artist:
             masks = read_masks(self.step, self.folder, shard, one.image_id)
         for mask in masks:
             tiles.append(draw_mask(given.pixels, mask, self.palette))
-            found |= labels_in(mask.mask)
+            found |= find_labels(mask.mask)
         return Shown(
             image_id=one.image_id,
             group=one.group,
@@ -162,7 +162,7 @@ class _Artist:
         )
 
 
-def seed_thresholds(run: RunFolder, step: str) -> dict[str, float]:
+def find_thresholds(run: RunFolder, step: str) -> dict[str, float]:
     """Drawn variant -> the threshold it was scored at; where it was not scored, the recipe's, if it names one."""
     scored, background = run.scored(step), run.recipe.get("score", {}).get("background")
     found = {
@@ -171,7 +171,7 @@ def seed_thresholds(run: RunFolder, step: str) -> dict[str, float]:
     return {variant: threshold for variant, threshold in found.items() if threshold is not None}
 
 
-def labels_in(mask: np.ndarray) -> set[int]:
+def find_labels(mask: np.ndarray) -> set[int]:
     """The values in a mask."""
     return {int(value) for value in np.unique(mask)}
 

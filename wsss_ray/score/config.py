@@ -17,7 +17,7 @@ class ScoreConfig(Config):
     thresholds: Annotated[PositiveInt, Changes("scores")] = 100
     """Points of the threshold curve, evenly spaced in [0, 1)."""
     at: Annotated[tuple[float, ...], Changes("scores")] = ()
-    """Further thresholds of the curve, never the best one: a sweep over ``background`` is answered from them."""
+    """Further thresholds of the curve, never the best one: a sweep over ``background`` reads its scores there."""
     absent: Annotated[Literal["skip", "zero", "no_truth"], Changes("scores")] = "skip"
     """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
 

@@ -96,7 +96,8 @@ def export_masks(run_folder: str, to: Path, options: ExportOptions) -> str:
 
 def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str:
     """Write ``annotations/instances_default.json`` (COCO; CVAT reads it), with polygons also ``label_studio.json`` and
-    ``label_studio.xml``, and with ``images`` the images below ``images/``."""
+    ``label_studio.xml``, and with ``images`` the images below ``images/``.
+    """
     manifest = load_manifest(run_record(run_folder)["data"])
     as_polygons = options.form == "polygons"
     writer = CocoWriter(manifest.classes, as_polygons, options.tolerance)

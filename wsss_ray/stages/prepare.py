@@ -5,15 +5,18 @@ Data.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import ray
+from pydantic import TypeAdapter
 from ray import cloudpickle
 
 from wsss_ray import storage
@@ -21,12 +24,17 @@ from wsss_ray.artifacts.store import Step
 from wsss_ray.cluster.join import Machines, cluster, machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import Problem, find_problems
+from wsss_ray.data.audit import Facts
+from wsss_ray.data.checks import Problem
+from wsss_ray.data.files import walk_files
+from wsss_ray.data.findings import MEND, Findings, fold_errors, fold_warnings, judge_findings, load_items
+from wsss_ray.data.layouts import detect_layout
 from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
 from wsss_ray.data.saliency import read_origin
-from wsss_ray.data.shards import check, make_manifest, plan_shards, write_shard
+from wsss_ray.data.shards import check, make_manifest, plan_shards, write_notes, write_shard
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.sources import open_source
+from wsss_ray.data.survey import survey_source
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
 from wsss_ray.stages.run import Steps
@@ -34,17 +42,22 @@ from wsss_ray.stages.run import Steps
 VERSION = 1
 """1: as first written."""
 _SHOWN = 20
+_FACTS = TypeAdapter(list[Facts])
+_BAD = TypeAdapter(list[Problem])
+_pack: Callable[[Any], bytes] = cloudpickle.dumps
+_unpack: Callable[[bytes], Any] = cloudpickle.loads
 
 
 def prepare_source(
-    name: str, root: Path | None, options: dict[str, Any], out: str, skip_bad: bool, address: str | None
+    name: str, root: Path | None, options: Mapping[str, Any], out: str, skip_bad: bool, address: str | None
 ) -> Manifest:
     """Prepare a source by name; prints what was made. UserError lists every image that cannot be used."""
-    source = open_source(name, root, **options)
-    if options.get("saliency") is not None and _saliency_folder(source) is None:
-        example = next((item.image_id for item in source.items), "<id>")
-        raise UserError(f"--saliency {options['saliency']}: no map of any image there; expected {example}.png")
-    _quick_look(source, skip_bad)
+    _refuse_existing(out)
+    source, problems = survey_source(open_source(name, root, **options))
+    errors = [problem for problem in problems if problem.level == "error"]
+    if errors and not skip_bad:
+        raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + MEND)
+    source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
     with cluster(address):
         manifest = prepare(source, out, machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
@@ -56,6 +69,39 @@ def prepare_source(
             console.print(f"note: {without} have no saliency map, the first is {info.first_without_saliency}")
     console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
     return manifest
+
+
+def prepare_images(
+    root: str | Path, out: str, options: Mapping[str, Any] | None = None, address: str | None = None
+) -> str:
+    """Where the prepared data of a user's own folder lies, made below ``out`` where it is not there yet.
+
+    The layout is detected and said; a folder whose files or options changed is prepared again, an unchanged one is
+    taken as it is, and prepared data is returned untouched.
+    """
+    given = str(root)
+    if storage.exists(storage.join(given, MANIFEST)):
+        return given
+    layout = detect_layout(given)
+    chosen = {**layout.options, **(options or {})}
+    console.print(f"data: {layout.found}", soft_wrap=True, markup=False)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(given).absolute().name).strip("-") or "data"
+    where = storage.join(out, "data", f"{name}-{digest_folder(Path(given), layout.source, chosen)}")
+    if storage.exists(storage.join(where, MANIFEST)):
+        console.print(f"data: prepared already, in {where}", soft_wrap=True, markup=False)
+        return where
+    prepare_source(layout.source, Path(given), chosen, where, False, address)
+    return where
+
+
+def digest_folder(root: Path, source: str, options: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits over the names, sizes and times of all files and how they are read."""
+    hasher = hashlib.sha256(repr((source, sorted((key, str(value)) for key, value in options.items()))).encode())
+    for path in walk_files(root):
+        state = path.stat()
+        line = f"{path.relative_to(root).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n"
+        hasher.update(line.encode("utf-8", "surrogateescape"))
+    return hasher.hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -81,79 +127,70 @@ def generate_toy(steps: Steps, toy: ToyConfig, layout: Machines) -> DataSet:
 def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) -> Manifest:
     """Write ``source`` into ``out``: every image is decoded once, checked and stored; the manifest comes last.
 
-    Finished shards of a killed call are kept where the same images go into them. With ``skip_bad`` images that
-    cannot be used are
-    left out and counted, otherwise they are all listed in one UserError and nothing is left behind.
+    Finished shards of a killed call are kept where the same files go into them. With ``skip_bad`` images that cannot
+    be used are left out and counted, otherwise they are all listed in one UserError; what is wrong with most images is
+    refused either way, and nothing is left behind.
     """
-    if storage.exists(storage.join(out, MANIFEST)):
-        raise UserError(f"{out}: holds a prepared data set already; choose another --out or remove it")
+    _refuse_existing(out)
     counts: Counter[str] = Counter(item.image_id for item in source.items)
     doubled = [name for name, count in counts.items() if count > 1]
     if doubled:
         raise UserError(f"{source.name}: image id {doubled[0]!r} comes twice; rename one of the two images")
     total = len(counts)
-    rows = max(16, min(128, total // 256))
     infos: list[ShardInfo] = []
-    bad: list[str] = []
+    found = Findings()
     with Bar("prepare", total) as bar:
-        for made in _written(source, plan_shards(source.items, rows), out, layout):
-            bad += [str(line) for line in made["bad"]]
-            info = ShardInfo.model_validate_json(str(made["info"]))
+        for row in _written(source, plan_shards(source.items, max(16, min(128, total // 256))), out, layout):
+            info = ShardInfo.model_validate_json(str(row["info"]))
             infos += [info] if info.num_rows else []
-            bar.advance(int(made["items"]))
-    if bad and not skip_bad:
+            found.facts += _FACTS.validate_json(str(row["facts"]))
+            found.bad += _BAD.validate_json(str(row["bad"]))
+            bar.advance(int(row["items"]))
+    try:
+        source.notes = [*source.notes, *judge_findings(source, found, total, skip_bad)]
+        _describe(source, len(found.bad))
+        manifest = make_manifest(source, infos)
+    except UserError:
         _remove(out)
-        raise UserError(_listed(bad) + "; mend them, or leave them out with --skip-bad")
-    if bad:
-        console.print(
-            f"left out {len(bad)} images that cannot be used:\n  " + "\n  ".join(bad[:_SHOWN]), soft_wrap=True
-        )
-    origin = read_origin(_saliency_folder(source))
-    source.options = {
-        **source.options,
-        **({"skipped": len(bad)} if bad else {}),
-        **({"saliency": origin} if origin is not None else {}),
-    }
-    manifest = make_manifest(source, infos)
+        raise
+    write_notes(source, out)
     write_manifest(manifest, out)
+    _remove(out, ".parquet.json")
     return manifest
 
 
-def _saliency_folder(source: Source) -> Path | None:
+def _refuse_existing(out: str) -> None:
+    if storage.exists(storage.join(out, MANIFEST)):
+        raise UserError(f"{out}: holds a prepared data set already; choose another --out or remove it")
+
+
+def _describe(source: Source, num_bad: int) -> None:
+    """Complete the options of a source, and print its notes."""
+    origin = read_origin(find_saliency_folder(source))
+    source.options = {
+        **source.options,
+        **({"skipped": num_bad} if num_bad else {}),
+        **({"saliency": origin} if origin is not None else {}),
+    }
+    for note in source.notes[:_SHOWN]:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    if len(source.notes) > _SHOWN:
+        console.print(f"note: and {len(source.notes) - _SHOWN} more, see 'wsss data show'")
+
+
+def find_saliency_folder(source: Source) -> Path | None:
     """Where the first saliency map lies; None where no image has a file of its own."""
     maps = (item.saliency for item in source.items if isinstance(item.saliency, str))
     first = next(maps, None)
     return None if first is None else Path(first).parent
 
 
-def _quick_look(source: Source, skip_bad: bool) -> None:
-    """Headers of every image, before anything starts; warnings are shown, errors end the call."""
-    problems = find_problems(source, fast=True) if source.name != "toy" else []
-    warnings = [problem for problem in problems if problem.level == "warning"]
-    for problem in warnings[:_SHOWN]:
-        console.print(f"note: {problem}", soft_wrap=True)
-    if len(warnings) > _SHOWN:
-        console.print(f"note: and {len(warnings) - _SHOWN} more like these")
-    errors = [problem for problem in problems if problem.level == "error"]
-    if errors and not skip_bad:
-        raise UserError(
-            _listed([str(problem) for problem in errors]) + "; mend them, or leave them out with --skip-bad"
-        )
-
-
-def _listed(lines: list[str]) -> str:
-    if len(lines) == 1:
-        return lines[0]
-    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return f"{len(lines)} images cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
-
-
 def _written(
     source: Source, plan: Iterable[tuple[str, tuple[str, ...], list[Item]]], out: str, layout: Machines
 ) -> Iterator[dict[str, Any]]:
-    """Write every planned shard on the cluster; yields {"info", "bad", "items"} as they finish."""
-    load = cloudpickle.dumps(source.load)
-    parts = [{"name": name, "splits": list(splits), "items": cloudpickle.dumps(items)} for name, splits, items in plan]
+    """Write every planned shard on the cluster; yields {"info", "facts", "bad", "items"} as they finish."""
+    load = _pack(source.load)
+    parts = [{"name": name, "splits": list(splits), "items": _pack(items)} for name, splits, items in plan]
     if not parts:
         raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
@@ -167,31 +204,44 @@ def _written(
 
 
 def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
-    """One shard, in a Ray task; a finished one of the same images is taken as it is."""
-    name, items = str(batch["name"][0]), cloudpickle.loads(batch["items"][0])
+    """One shard, in a Ray task; a finished one of the same files is taken as it is."""
+    name, items = str(batch["name"][0]), _unpack(batch["items"][0])
     where, note = storage.join(out, name), storage.join(out, f"{name}.json")
-    stamp = hashlib.sha256(batch["items"][0] + load).hexdigest()
+    stamp = hashlib.sha256(batch["items"][0] + load + _state_of(items)).hexdigest()
     if storage.exists(where) and storage.exists(note):
         known = storage.read_json(note)
         if known["stamp"] == stamp:
-            return {"info": [known["info"]], "bad": [known["bad"]], "items": [len(items)]}
-    load_item = cloudpickle.loads(load)
-    rows, bad = [], []
+            return {key: [known[key]] for key in ("info", "facts", "bad")} | {"items": [len(items)]}
+    rows, found = load_items(_unpack(load), items)
+    made = {
+        "info": write_shard(rows, where, [str(split) for split in batch["splits"][0]]).model_dump_json(),
+        "facts": _FACTS.dump_json(found.facts).decode(),
+        "bad": _BAD.dump_json(found.bad).decode(),
+    }
+    storage.write_json(note, {"stamp": stamp, **made})
+    return {key: [value] for key, value in made.items()} | {"items": [len(items)]}
+
+
+def _state_of(items: list[Item]) -> bytes:
+    """Sizes and times of the files of some items, so that a shard of files that changed since is made again."""
+    found = []
     for item in items:
-        try:
-            rows.append(load_item(item))
-        except UserError as error:
-            bad.append(str(error))
-    info = write_shard(rows, where, [str(split) for split in batch["splits"][0]])
-    storage.write_json(note, {"stamp": stamp, "info": info.model_dump_json(), "bad": bad})
-    return {"info": [info.model_dump_json()], "bad": [bad], "items": [len(items)]}
+        for where in (item.image, item.mask, item.saliency):
+            if isinstance(where, str) and "://" not in where and os.path.exists(where):
+                state = os.stat(where)
+                found.append((state.st_size, state.st_mtime_ns))
+    return repr(found).encode()
 
 
-def _remove(out: str) -> None:
+def _remove(out: str, ending: str = "") -> None:
+    """Remove the shards of a preparation, or what was noted beside them, and the folder if nothing else is in it."""
     filesystem, _ = storage.open_fs(out)
     for name in storage.list_names(out):
-        if name.startswith("shard-"):
+        if name.startswith("shard-") and name.endswith(ending):
             filesystem.delete_file(storage.open_fs(storage.join(out, name))[1])
+    folder = storage.local_path(out)
+    if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def check_shards(uri: str) -> None:
@@ -203,4 +253,4 @@ def check_shards(uri: str) -> None:
         raise UserError("\n  ".join([f"{uri}: {len(problems)} problems:", *map(str, problems[:_SHOWN])]))
     for split, info in manifest.splits.items():
         console.print(f"{split}: {info.num_images} images, digest {info.digest}")
-    console.print(f"{uri}: whole and readable", soft_wrap=True)
+    console.print(f"{uri}: OK, every file verified", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from wsss_ray.recipe import Resources
 
 _SHOWN = 20
 _PER_TASK = 16
+_pack: Callable[[Any], bytes] = cloudpickle.dumps
 
 
 def make_saliency(
@@ -91,7 +92,7 @@ def _short(made: dict[str, Any]) -> str:
 def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterator[dict[str, Any]]:
     size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
     light = [(item.image_id, item.image) for item in todo]
-    parts = [{"items": cloudpickle.dumps(light[start : start + size])} for start in range(0, len(light), size)]
+    parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         _detect_part,  # type: ignore[arg-type]
         fn_args=(out, detector),

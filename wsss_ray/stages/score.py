@@ -1,5 +1,6 @@
 """The score step, the only one that reads ground truth: one integer matrix per variant, and the whole threshold curve
-in one pass."""
+in one pass.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +195,8 @@ def summarize_totals(
     protocol: Mapping[str, str],
 ) -> dict[str, Any]:
     """{variant: numbers with their protocol} from the summed matrices and curve of an artifact; ``labels`` background
-    first."""
+    first.
+    """
     recalls = _recall_parts(totals["parts"])
     found: dict[str, Any] = {}
     for variant in _counted(kind):

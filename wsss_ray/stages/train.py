@@ -1,5 +1,6 @@
 """The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same
-name."""
+name.
+"""
 
 from __future__ import annotations
 

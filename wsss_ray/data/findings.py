@@ -1,0 +1,82 @@
+"""Many findings as few lines: what most images share is one line with a count, an example and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from wsss_ray.config import UserError
+from wsss_ray.data.audit import Facts, audit_facts
+from wsss_ray.data.checks import Problem
+from wsss_ray.data.source import FACTS, Item, Row, Source
+
+_SHOWN = 20
+_ALIKE = 3
+"""Notes of one kind that are still listed one by one."""
+
+
+@dataclass
+class Findings:
+    """What came to light while images were read."""
+
+    facts: list[Facts] = field(default_factory=list)
+    bad: list[Problem] = field(default_factory=list)
+    """Why images cannot be used, one each."""
+
+
+def load_items(load: Callable[[Item], Row], items: Iterable[Item]) -> tuple[list[Row], Findings]:
+    """The rows of all items that can be used, and what was found."""
+    rows, findings = [], Findings()
+    for item in items:
+        try:
+            row = load(item)
+            facts = row.get(FACTS)
+            rows.append(row)
+        except UserError as error:
+            findings.bad.append(Problem("", str(error), kind=getattr(error, "kind", "")))
+            facts = getattr(error, FACTS, None)
+        if facts is not None:
+            findings.facts.append(facts)
+    return rows, findings
+
+
+def judge_findings(source: Source, findings: Findings, total: int, skip_bad: bool = False) -> list[str]:
+    """Notes about what is rare; UserError for what is wrong with most images, and for images that cannot be used
+    unless ``skip_bad`` leaves them out.
+    """
+    notes = audit_facts(findings.facts, source.classes)
+    if findings.bad and not skip_bad:
+        raise UserError(fold_errors(findings.bad, total) + MEND)
+    if findings.bad:
+        folded = fold_errors(findings.bad, total).removeprefix(f"{len(findings.bad)} images cannot be used:")
+        notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {folded.strip()}")
+    return notes
+
+
+MEND = "; mend them, or leave them out with --skip-bad"
+
+
+def fold_errors(problems: Sequence[Problem], total: int) -> str:
+    """All errors in one message: a single line where most images share one trouble, else one line each, cut off."""
+    lines = [str(problem) for problem in problems]
+    for kind in dict.fromkeys(problem.kind for problem in problems if problem.kind):
+        same = [str(problem) for problem in problems if problem.kind == kind]
+        if len(same) >= 2 and len(same) * 2 > total:
+            others = len(problems) - len(same)
+            more = f" (and {others} other errors)" if others else ""
+            return f"{len(same)} of {total} images have the same trouble, the first is {same[0]}{more}"
+    if len(lines) == 1:
+        return lines[0]
+    more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+    return f"{len(lines)} images cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
+
+
+def fold_warnings(problems: Sequence[Problem]) -> list[str]:
+    """Warnings as notes: several of one kind become one line with a count and an example."""
+    notes = []
+    groups: dict[str, list[str]] = {}
+    for number, problem in enumerate(problems):
+        groups.setdefault(problem.kind or str(number), []).append(str(problem))
+    for same in groups.values():
+        notes += same if len(same) <= _ALIKE else [f"{len(same)} images, the first {same[0]}"]
+    return notes

@@ -1,0 +1,151 @@
+"""Grey values of more than 8 bits: the range a file states, or one that is given, the same for a whole data set."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from wsss_ray.config import UserError
+
+Range = tuple[float, float]
+"""The values that are black and white."""
+_BITS, _MIN, _MAX, _SMIN, _SMAX, _NODATA = 258, 280, 281, 340, 341, 42113
+_DEFAULT: dict[str, Range] = {"I;16": (0.0, 65535.0), "F": (0.0, 1.0)}
+
+
+class FileError(UserError):
+    """One file that cannot be used; ``kind`` is the same for all files with the same trouble."""
+
+    def __init__(self, text: str, kind: str = "") -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Grey:
+    """How deep grey images of one data set are read."""
+
+    given: Range | None = None
+    """Stated by the user for all of them."""
+    found: Mapping[str, Range] = field(default_factory=dict)
+    """PIL mode -> what the files of that mode state, all taken together."""
+    nodata: tuple[float, ...] = ()
+    """Values, NaN and infinity among them, that mark missing pixels; they become black."""
+
+
+PLAIN = Grey()
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a pixel holds more than 8 bits of grey."""
+    return image.mode.startswith(("I", "F"))
+
+
+def grey_kind(image: Image.Image) -> str:
+    """``I;16`` for all modes of 16 bits, else the mode."""
+    return "I;16" if image.mode.startswith("I;16") else image.mode
+
+
+def read_range(image: Image.Image, data: bytes | bytearray | memoryview) -> Range | None:
+    """The range that a file states by its sample limits or bits; None where it says nothing."""
+    if image.format == "TIFF":
+        return _tiff_range(image)
+    if image.format == "PNG":
+        bits = _png_bits(bytes(data[:4096]))
+        return (0.0, float(2**bits - 1)) if bits else _DEFAULT["I;16"]
+    if image.format == "PPM":
+        return _DEFAULT["I;16"]
+    return None
+
+
+def _tiff_range(image: Image.Image) -> Range | None:
+    tags: Any = getattr(image, "tag_v2", {})
+    for low, high in ((_SMIN, _SMAX), (_MIN, _MAX)):
+        if high in tags:
+            bottom, top = _first(tags.get(low, 0)), _first(tags[high])
+            if np.isfinite((bottom, top)).all() and top > bottom:
+                return bottom, top
+    bits = int(_first(tags.get(_BITS, 0)))
+    return (0.0, float(2**bits - 1)) if 8 < bits <= 16 else None
+
+
+def _first(value: Any) -> float:
+    return float(value[0] if isinstance(value, tuple) else value)
+
+
+def _png_bits(head: bytes) -> int | None:
+    """Significant bits of a grey PNG (chunk sBIT); None where it says nothing."""
+    place = 8
+    while place + 8 <= len(head):
+        length, kind = struct.unpack(">I4s", head[place : place + 8])
+        if kind == b"sBIT" and length >= 1:
+            return int(head[place + 8]) or None
+        if kind == b"IDAT":
+            return None
+        place += length + 12
+    return None
+
+
+def read_nodata(image: Image.Image) -> tuple[float, ...]:
+    """The value of missing pixels that a GeoTIFF states."""
+    tags: Any = getattr(image, "tag_v2", {})
+    text = str(tags.get(_NODATA, "")).strip("\0 ")
+    try:
+        return (float(text),) if text else ()
+    except ValueError:
+        return ()
+
+
+def scale_grey(image: Image.Image, data: bytes | bytearray | memoryview, grey: Grey, name: str) -> np.ndarray:
+    """(H, W) uint8 of a loaded deep image; FileError names values that the range does not hold."""
+    values = np.asarray(image).astype(np.float64)
+    missing = _where_missing(values, (*grey.nodata, *read_nodata(image)))
+    odd = ~np.isfinite(values) & ~missing
+    if odd.any():
+        word = "NaN" if np.isnan(values[odd]).any() else "infinite values"
+        raise FileError(
+            f"{name}: holds {word} in {int(odd.sum())} pixels; if they mark missing pixels, give "
+            f"--set nodata={'nan' if word == 'NaN' else 'inf'} (they become black)",
+            "grey not finite",
+        )
+    low, high = _range_of(image, data, grey, name)
+    known = values[~missing]
+    if known.size and (known.min() < low or known.max() > high):
+        raise FileError(
+            f"{name}: values {known.min():g}..{known.max():g} leave the range {low:g}..{high:g}; give "
+            f"--set grey_range=LOW:HIGH for all images, or --set nodata=VALUE if one marks missing pixels",
+            "grey range",
+        )
+    scaled = np.clip(np.rint((np.where(missing, low, values) - low) / (high - low) * 255.0), 0, 255)
+    eight: np.ndarray = np.where(missing, 0, scaled).astype(np.uint8)
+    return eight
+
+
+def _where_missing(values: np.ndarray, nodata: tuple[float, ...]) -> np.ndarray:
+    missing = np.zeros(values.shape, bool)
+    for value in nodata:
+        missing |= np.isnan(values) if np.isnan(value) else values == value
+    return missing
+
+
+def _range_of(image: Image.Image, data: bytes | bytearray | memoryview, grey: Grey, name: str) -> Range:
+    kind = grey_kind(image)
+    found = grey.given or grey.found.get(kind) or read_range(image, data) or _DEFAULT.get(kind)
+    if found is None:
+        raise FileError(
+            f"{name}: grey values of {kind} and nothing says which are black and white; give --set grey_range=LOW:HIGH",
+            "grey unknown",
+        )
+    return found
+
+
+def join_ranges(first: Range | None, second: Range | None) -> Range | None:
+    """The range that holds both."""
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1])

@@ -1,0 +1,61 @@
+"""Which layout a folder of images has, found by what lies in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wsss_ray.config import UserError
+from wsss_ray.data.files import walk_files
+from wsss_ray.data.tables import SPLIT_FOLDERS
+
+
+class Layout(NamedTuple):
+    """What a folder is."""
+
+    source: str
+    """Name of the source that reads it."""
+    options: dict[str, Any]
+    """Options the source needs for it."""
+    found: str
+    """One line for the user: what was found."""
+
+
+def detect_layout(path: str | Path) -> Layout:
+    """The layout of a folder; UserError where it holds nothing that any source reads."""
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; give a folder of images or prepared data")
+    for look in (_look_for_voc, _look_for_coco, _look_for_folder):
+        found = look(root)
+        if found is not None:
+            return found
+    raise UserError(
+        f"{root}: no layout that is known; add labels.csv (columns image, labels), or sort the images into one folder "
+        "per class"
+    )
+
+
+def _look_for_voc(root: Path) -> Layout | None:
+    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
+        if (folder / "JPEGImages").is_dir():
+            return Layout("voc", {}, f"{root} is a Pascal VOC devkit ({folder.name}/JPEGImages)")
+    return None
+
+
+def _look_for_coco(root: Path) -> Layout | None:
+    if any((root / "annotations").glob("instances_*.json")):
+        return Layout("coco", {}, f"{root} is a COCO data set")
+    return None
+
+
+def _look_for_folder(root: Path) -> Layout | None:
+    for name in ("labels.csv", "metadata.jsonl", "metadata.csv"):
+        if (root / name).is_file():
+            return Layout("folder", {}, f"{root} is a folder of images with {name}")
+    if not any(place.is_dir() for place in root.iterdir()):
+        return None
+    folders = [place for place in root.iterdir() if place.is_dir() and place.name.lower() in SPLIT_FOLDERS]
+    if next(walk_files(root), None) is None:
+        return None
+    return Layout("folder", {}, f"{root} holds one folder of images per class" + (" and split" if folders else ""))

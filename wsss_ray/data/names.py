@@ -1,0 +1,81 @@
+"""Names that look the same are the same: class names across spellings, file names across Unicode forms."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wsss_ray.config import UserError
+
+_BLANKS = re.compile(r"\s+")
+BACKGROUND = frozenset({"background", "__background__", "_background_", "bg"})
+VOID = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "unknown", "boundary", "border"})
+"""Names of what is no class in lists of colours and values."""
+
+
+def tidy_name(name: str) -> str:
+    """A class name as it is shown: composed, without invisible marks, with single plain blanks."""
+    visible = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) not in ("Cf", "Cc"))
+    return _BLANKS.sub(" ", (visible or name).replace("\u00a0", " ")).strip()
+
+
+def name_key(name: str) -> str:
+    """The same for names that a reader cannot tell apart, or only by case."""
+    return unicodedata.normalize("NFKC", tidy_name(unicodedata.normalize("NFKC", name))).casefold()
+
+
+def path_key(path: str) -> str:
+    """The same for spellings of one relative path: Unicode form, case, back-slashes."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
+
+
+def compose(text: str) -> str:
+    """A file name with composed characters, as most tables write it."""
+    return unicodedata.normalize("NFC", text)
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes in their order, and every spelling of them."""
+
+    names: tuple[str, ...]
+    keys: Mapping[str, int]
+    """``name_key`` -> index."""
+    notes: tuple[str, ...] = ()
+
+    def find(self, name: str) -> int | None:
+        """The index of a name in any spelling; None for an unknown one."""
+        return self.keys.get(name_key(name))
+
+
+def list_classes(names: Sequence[str], where: str) -> ClassNames:
+    """Classes that somebody listed in order; UserError for names that look alike."""
+    tidy = [tidy_name(name) for name in names]
+    keys: dict[str, int] = {}
+    for index, name in enumerate(tidy):
+        first = keys.setdefault(name_key(name), index)
+        if first != index:
+            raise UserError(
+                f"{where}: classes {names[first]!r} and {names[index]!r} look alike or are listed twice; "
+                "keep one of the two or rename it"
+            )
+    return ClassNames(tuple(tidy), keys)
+
+
+def gather_classes(names: Iterable[str]) -> ClassNames:
+    """The classes of labels without a list: in alphabetical order, spellings that look alike made one, and noted."""
+    counts = Counter(names)
+    spellings: dict[str, Counter[str]] = {}
+    for name, count in counts.items():
+        spellings.setdefault(name_key(name), Counter())[name] += count
+    chosen = {key: tidy_name(max(found, key=lambda name: (found[name], name))) for key, found in spellings.items()}
+    ordered = sorted(chosen, key=lambda key: chosen[key])
+    notes = [
+        f"read as one class {chosen[key]!r}: " + ", ".join(f"{ascii(name)} ({found[name]})" for name in sorted(found))
+        for key, found in sorted(spellings.items())
+        if len(found) > 1
+    ]
+    return ClassNames(tuple(chosen[key] for key in ordered), {key: i for i, key in enumerate(ordered)}, tuple(notes))
