@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_ktse import AFTER_WARM_UP, TABLE_6
+from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from torch import Tensor
 
 from tests.methods.contract import TinyBackbone

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from pydantic import ValidationError
-from test_ssss import Golden, assert_close, decoder, load_rule, tiny
+from tests.methods.test_ssss import Golden, assert_close, decoder, load_rule, tiny
 from torch import nn
 
 from tests.golden_rules import set_b_input
