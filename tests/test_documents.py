@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import html
+import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
@@ -12,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from typer.main import get_command
-from wsss_ray.cli.main import app
-from wsss_ray.studies import build_study, resolve
 
+from wsss_ray.cli.main import app
 from wsss_ray.methods import METHODS
 from wsss_ray.registry import OWN
+from wsss_ray.studies import build_study, resolve
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -218,3 +220,17 @@ def test_the_example_is_quoted_as_it_is() -> None:
         source = (ROOT / "examples" / "own_method" / name).read_text(encoding="utf-8")
         assert blocks
         assert all(block in source for block in blocks), name
+
+
+def test_formulas_become_mathml() -> None:
+    pytest.importorskip("latex2mathml", reason="formulas are drawn where the extra 'docs' is installed")
+    spec = importlib.util.spec_from_file_location("mathml", ROOT / "docs" / "mathml.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        for formula in re.findall(r"\$\$(.+?)\$\$", page.read_text(encoding="utf-8"), re.DOTALL):
+            drawn = hook.on_page_content(f'<div class="arithmatex">\\[{html.escape(formula)}\\]</div>')
+            assert "<math" in drawn
+            assert "\\" not in drawn, f"{page.name}: {formula}"
