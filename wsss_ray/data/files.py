@@ -126,12 +126,14 @@ class FileTable:
         for path in self.files:
             key = path_key(path.relative_to(self.folder).as_posix())
             found.setdefault(key, []).append(path)
+            found.setdefault("*/" + key.rpartition("/")[2], []).append(path)
             if is_image(path.name):
                 found.setdefault(key.rpartition(".")[0] + "/", []).append(path)
         return found
 
     def find(self, name: str, below: tuple[str, ...] = ("",)) -> Path | None:
-        """The file a table means: as written, else in another Unicode form or case, else an image without its ending.
+        """The file a table means: as written, else in another Unicode form or case, else an image without its ending,
+        else the only file of that name in any folder.
 
         ``below`` names folders to look in, one after the other. UserError where two files fit.
         """
@@ -150,7 +152,10 @@ class FileTable:
                     )
                 if found:
                     return found[0]
-        return None
+        named = self._by_key.get("*/" + path_key(plain.rpartition("/")[2]), [])
+        if len(named) > 1:
+            raise UserError(f"{name}: {named[0]} and {named[1]} have this name; write the path below {self.folder}")
+        return named[0] if named else None
 
     def count_unused(self, used: Iterable[Path], census: Census, reason: str) -> None:
         """Count the images that are not among ``used``, and files that would be images with a plug-in."""
