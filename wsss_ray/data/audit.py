@@ -142,7 +142,7 @@ def _check_masks(facts: list[Facts], classes: Sequence[str]) -> list[str]:
         raise UserError(_why_other(facts, wrong, classes))
     swapped = _find_swap(labelled, classes)
     if swapped:
-        raise UserError(swapped + _suggest(facts, classes))
+        raise UserError(swapped + (_suggest(facts, classes) or _tell_binary(facts, classes) or _MANUAL))
     return _rare(read, empty, extra, lacking, classes)
 
 
@@ -178,11 +178,16 @@ def _why_other(facts: list[Facts], wrong: list[Facts], classes: Sequence[str]) -
     example = wrong[0]
     shown = _words(tuple(sorted(example.shown)), classes)
     says = f"{example.image_id} is labelled {_words(example.labels, classes)}, its mask shows {shown}"
-    single = {value for one in facts for value in one.raw or () if value not in (0, IGNORE)}
-    hint = _suggest(facts, classes)
-    if not hint and len(single) == 1 and len(classes) > 1:
-        hint = f": the masks hold only {single.pop()} and tell no classes apart; give --set masks=none"
-    return f"masks of {len(wrong)} of {len(facts)} images contradict their labels ({says}){hint or _MANUAL}"
+    hint = _suggest(facts, classes) or _tell_binary(facts, classes) or _MANUAL
+    return f"masks of {len(wrong)} of {len(facts)} images contradict their labels ({says}){hint}"
+
+
+def _tell_binary(facts: list[Facts], classes: Sequence[str]) -> str:
+    """That masks of foreground and background cannot score several classes; empty for other masks."""
+    found = {value for one in facts for value in one.raw or () if value not in (0, IGNORE)}
+    if len(found) != 1 or len(classes) == 1:
+        return ""
+    return f": the masks hold only {found.pop()} and tell no classes apart; give --set masks=none"
 
 
 _MANUAL = ": check the order of the classes (--classes NAME,NAME,...) or state them (--set mask_values=VALUE:CLASS,...)"

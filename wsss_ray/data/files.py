@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -265,19 +266,22 @@ def split_companion(relative: str, tails: tuple[str, ...]) -> tuple[str, str]:
 
 
 def make_ids(relatives: Iterable[str]) -> dict[str, str]:
-    """Relative path -> image id: its parts joined by ``__`` without the ending, or with it where two would share one.
+    """Relative path -> image id: its parts joined by ``__`` without the ending.
 
-    UserError for paths that cannot be told apart even so.
+    Where two would share one, also in another case, each keeps its ending, and a digest of its path where that does not
+    tell them apart either.
     """
     listed = list(dict.fromkeys(relatives))
-    plain = {name: "__".join(PurePosixPath(compose(name)).with_suffix("").parts) for name in listed}
-    counts = Counter(path_key(made) for made in plain.values())
-    ids = {}
-    for name, made in plain.items():
-        shared = counts[path_key(made)] > 1
-        ids[name] = "__".join(PurePosixPath(compose(name)).parts).replace(".", "_") if shared else made
-    twice = [made for made, count in Counter(path_key(made) for made in ids.values()).items() if count > 1]
-    if twice:
-        names = [name for name, made in ids.items() if path_key(made) == twice[0]]
-        raise UserError(f"{names[0]} and {names[1]}: cannot be told apart by name; rename one of the two")
+    ids = {name: "__".join(PurePosixPath(compose(name)).with_suffix("").parts) for name in listed}
+    for make in (_with_ending, _with_digest):
+        counts = Counter(path_key(made) for made in ids.values())
+        ids = {name: make(name) if counts[path_key(made)] > 1 else made for name, made in ids.items()}
     return ids
+
+
+def _with_ending(name: str) -> str:
+    return "__".join(PurePosixPath(compose(name)).parts).replace(".", "_")
+
+
+def _with_digest(name: str) -> str:
+    return f"{_with_ending(name)}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
