@@ -90,7 +90,7 @@ def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
 
 def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image files"):
-        saliency.make_saliency("toy", None, {}, str(tmp_path / "maps"), "border_cut", False, None)
+        saliency.make_saliency(open_source("toy"), str(tmp_path / "maps"))
     assert not (tmp_path / "maps").exists()
 
 
