@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import find_data, find_scale
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.data import app as data_app
 from wsss_ray.cli.predict import predict
@@ -37,6 +38,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")
 ]
 ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")]
+OptionalScale = Annotated[
+    str | None, typer.Option(help="toy, small or paper; default: toy for synthetic images, else what fits the machine.")
+]
 ProfileOption = Annotated[
     str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
 ]
@@ -48,11 +52,12 @@ RecipeArgument = Annotated[str, typer.Argument(help="A name from 'wsss list' or 
 def run(
     recipe: RecipeArgument,
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+        str | None,
+        typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
     ] = None,
     out: Out = "results",
     set_: Sets = None,
-    scale: ScaleOption = "toy",
+    scale: OptionalScale = None,
     profile: ProfileOption = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     address: Address = None,
@@ -63,7 +68,9 @@ def run(
     from wsss_ray.reports.closing import print_closing_table
     from wsss_ray.studies import resolve
 
-    resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
+    scale = find_scale(scale, recipe, data, profile)
+    found = find_data(data, out, address)
+    resolved = resolve(recipe, scale=scale, profile=profile, data=found, seed=seed, settings=set_ or [])
     print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
 
 
