@@ -127,8 +127,8 @@ def test_inference_rectifies_each_pass_after_up_sampling() -> None:
     torch.testing.assert_close(found, expected, msg="rectified first, the third cell would be 0.75")
     other = torch.tensor([[[[2.0, -9.0]]]])
     pair, swapped = (fuse_present([Pass(*sides)], rule, (1, 4), labels) for sides in ((steep, other), (other, steep)))
-    torch.testing.assert_close(pair, swapped.flip(3), msg="an image and its mirror image count alike")
-    torch.testing.assert_close(pair[0, 0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0]) / (3 + 1e-5))
+    torch.testing.assert_close(pair, swapped.flip(2), msg="an image and its mirror image count alike")
+    torch.testing.assert_close(pair[0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0]) / (3 + 1e-5))
 
 
 def test_images_are_joined_below_or_beside_with_the_anchor_first() -> None:
