@@ -22,4 +22,4 @@ def find_scale(scale: str | None, recipe: str, data: str | None, profile: str | 
         return scale or "toy"
     chosen = choose_scale(recipe, data, profile)
     typer.echo(f"scale: {chosen.scale} ({chosen.reason})")
-    return chosen.scale
+    return str(chosen.scale)

@@ -99,9 +99,9 @@ def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", 
 @app.command()
 def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Start the MLflow UI (http://127.0.0.1:PORT) for the runs below --out."""
-    from wsss_ray.tracking import serve
+    from wsss_ray.tracking import serve_ui
 
-    raise typer.Exit(serve(out, port))
+    raise typer.Exit(serve_ui(out, port))
 
 
 @app.command()

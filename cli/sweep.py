@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from wsss_ray.cli.choices import find_data, find_scale
-from wsss_ray.score.names import metric_choices
+from wsss_ray.score.names import describe_metrics
 
 
 def sweep(
@@ -40,7 +40,7 @@ def sweep(
     metric: Annotated[
         str | None,
         typer.Option(
-            help=f"What the best point is chosen by: {metric_choices()}; 'seeds' are the CAM seeds. Later steps are "
+            help=f"What the best point is chosen by: {describe_metrics()}; 'seeds' are the CAM seeds. Later steps are "
             "skipped. Default: the last step, or the first that what varies changes."
         ),
     ] = None,

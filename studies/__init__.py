@@ -88,7 +88,7 @@ def resolve(
 
 def _build(name: str, scale: str, profile: str | None) -> Recipe:
     from wsss_ray.methods import METHODS
-    from wsss_ray.recipe import replaced
+    from wsss_ray.recipe import replace_settings
 
     if name not in names():
         if name in METHODS.broken:
@@ -99,7 +99,7 @@ def _build(name: str, scale: str, profile: str | None) -> Recipe:
     if module is not None and hasattr(module, "recipe"):
         built: Recipe = module.recipe(size, side)
         return built
-    return replaced(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
+    return replace_settings(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
 
 
 @dataclass(frozen=True)
@@ -118,14 +118,14 @@ def choose_scale(name: str, data: str | None, profile: str | None = None) -> Cho
         return ChosenScale("toy", "synthetic images")
     import torch
 
-    from wsss_ray.nets.weights import locate
+    from wsss_ray.nets.weight_store import locate_weights
 
     if not torch.cuda.is_available():
         return ChosenScale("small", "no GPU on this machine")
     try:
         for net in _build(name, "paper", profile).nets:
             if net.weights is not None:
-                locate(net.weights)
+                locate_weights(net.weights)
     except UserError as error:
         return ChosenScale("small", f"weights of the paper's scale are missing: {error}")
     return ChosenScale("paper", "a GPU and all published weights are here")

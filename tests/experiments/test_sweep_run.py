@@ -25,7 +25,7 @@ from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
 from wsss_ray.experiments.sweep_trial import rescore_seeds
-from wsss_ray.recipe import Recipe, replaced
+from wsss_ray.recipe import Recipe, replace_settings
 from wsss_ray.stages.score import ScoreStep
 from wsss_ray.studies import resolve
 
@@ -107,8 +107,8 @@ def test_thresholds_are_read_off_one_curve_as_if_each_had_run(swept: tuple[Path,
 def test_scores_read_off_a_curve_are_those_of_a_run(tmp_path: Path) -> None:
     """With a method that learns from saliency, which its protocols name."""
     recipe = resolve("eps", settings=[setting for setting in SMALL if "threshold" not in setting])
-    recipe = replaced(recipe, {"refine": None, "score.background": 0.25, "score.at": (0.25, 0.3333)})
-    other = replaced(recipe, {"score.background": 0.3333, "score.at": ()})
+    recipe = replace_settings(recipe, {"refine": None, "score.background": 0.25, "score.at": (0.25, 0.3333)})
+    other = replace_settings(recipe, {"score.background": 0.3333, "score.at": ()})
     read_off = rescore_seeds(run(recipe, RunOptions(str(tmp_path))), other)["seeds"]
     computed = run(other, RunOptions(str(tmp_path))).scores["seeds"]
     assert "saliency" in computed["fixed"]["protocol"]

@@ -10,7 +10,7 @@ import ray
 from ray import cloudpickle
 
 from wsss_ray import storage
-from wsss_ray.cluster.join import Machines, cluster, machines
+from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
@@ -38,8 +38,8 @@ def make_saliency(
     if not items:
         raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
     _claim(out, made)
-    with cluster(address):
-        bad = detect_all(items, out, detector, machines(Resources()))
+    with join_cluster(address):
+        bad = detect_all(items, out, detector, plan_machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
