@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from torch import Tensor
 
 from tests.methods.contract import TinyBackbone
+from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
