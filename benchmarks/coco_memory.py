@@ -15,23 +15,23 @@ import tempfile
 import time
 from pathlib import Path
 
-from wsss_ray.data.coco import CATEGORY_IDS, CLASSES
+from wsss_ray.data.coco_categories import CATEGORY_IDS, CLASSES
 
 PER_IMAGE = 7
 
 _READ = """
 import resource, sys, time
-from wsss_ray.data.coco_index import shapes_of
-from wsss_ray.data.coco_masks import render
-from wsss_ray.data.source import open_source
+from wsss_ray.data.coco_index import read_shapes
+from wsss_ray.data.coco_masks import DrawRules, render_shapes
+from wsss_ray.data.sources import open_source
 start = time.monotonic()
 source = open_source("coco", sys.argv[1], index=sys.argv[1] + "/index")
 indexed = time.monotonic() - start
 images = labels = 0
 for item in source.items:
     if images < 100:
-        shapes = shapes_of(item.extra["index"], item.extra["image"])
-        render(shapes, source.load.keywords["table"], *item.extra["size"], "included", "smallest")
+        shapes = read_shapes(item.extra["index"], item.extra["image"])
+        render_shapes(shapes, source.load.tables["train"], item.extra["size"], DrawRules())
     images += 1
     labels += len(item.labels)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -21,9 +21,9 @@ import torch
 
 from wsss_ray.artifacts.network import build_localizer
 from wsss_ray.contracts import Batch, Progress
-from wsss_ray.engine.train import TrainConfig, peak_memory_mb
+from wsss_ray.engine.train import TrainConfig, measure_peak_memory
 from wsss_ray.nets.optim import build_optimizer
-from wsss_ray.recipe import Localization, Scale, localizer_of
+from wsss_ray.recipe import Localization, Scale, take_localizer
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
 NUM_CLASSES = 8
@@ -36,7 +36,7 @@ LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
     "l2g shared": lambda scale: l2g.build_variant(scale, "paper", shared=True),
     "l2g without saliency": lambda scale: l2g.build_variant(scale, "paper", saliency=False),
     "smaf over eps": lambda scale: smaf.recipe(scale),
-    "smaf over cam": lambda scale: smaf.recipe_over(localizer_of(cam.recipe(scale)), scale, "paper"),
+    "smaf over cam": lambda scale: smaf.recipe_over(take_localizer(cam.recipe(scale)), scale, "paper"),
     "ktse base": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch()),
     "ktse base + sie": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("sie")),
     "ktse base + ssr": lambda scale: ktse.build_seeds(scale, "paper", **ktse.switch("ssr")),
@@ -73,7 +73,7 @@ def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, f
     localization = LOCALIZERS[name](scale)
     # Method by method the published crops differ: here all have CAM's.
     same: TrainConfig = cam.recipe(scale).train
-    network: Any = build_localizer(localizer_of(localization), NUM_CLASSES)
+    network: Any = build_localizer(take_localizer(localization), NUM_CLASSES)
     network.to(device=device, memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network.param_groups(), localization.train.optimizer)
     batch = random_batch(same.augment.crop, batch_size).to(device)
@@ -89,7 +89,7 @@ def measure(name: str, scale: Scale, steps: int, batch_size: int) -> dict[str, f
         total = torch.stack([value.float() for key, value in parts.items() if not key.startswith("monitor/")]).sum()
         total.backward()
         optimizer.step()
-    return {"speed": steps * batch_size / (now(device) - start), "memory": peak_memory_mb(device)}
+    return {"speed": steps * batch_size / (now(device) - start), "memory": measure_peak_memory(device)}
 
 
 def now(device: torch.device) -> float:

@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import decode_maps, part_name, read_table, write_table
-from wsss_ray.cluster.join import cluster, machines
+from wsss_ray.artifacts.tables import decode_maps, name_part, read_table, write_table
+from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.image import decode_mask
@@ -67,7 +67,7 @@ def bare(queue: Any, factory: Any, out: str) -> None:
     torch.set_num_threads(1)
     worker = factory()
     while (shard := queue.get()) is not None:
-        write_table(worker.make_table(shard), storage.join(out, part_name(shard)))
+        write_table(worker.make_table(shard), storage.join(out, name_part(shard)))
 
 
 def localize_both(data: str, network: str, split: str, workers: int, scratch: str) -> str:
@@ -82,8 +82,8 @@ def localize_both(data: str, network: str, split: str, workers: int, scratch: st
         factory = partial(Timed, times, data, network, localization, 8)
         called = time.time()
         if side == "Ray":
-            with cluster():
-                layout = machines(Resources(inference_workers=workers))
+            with join_cluster():
+                layout = plan_machines(Resources(inference_workers=workers))
                 run_shards(ShardJob("localize", factory, shards, out, network=True), layout)
         else:
             context = multiprocessing.get_context("spawn")
@@ -111,7 +111,7 @@ def thresholds_both(data: str, maps: str, split: str) -> None:
     loaded = []
     for info in manifest.shards_of(split):
         truths = {row["image_id"]: row["mask"] for row in read_shard(data, info.path, ["image_id", "mask"])}
-        for row in read_table(storage.join(maps, part_name(info.path))).to_pylist():
+        for row in read_table(storage.join(maps, name_part(info.path))).to_pylist():
             loaded.append((decode_maps(row), truths[row["image_id"]]))
     start = time.perf_counter()
     matrix = make_matrix(num_labels)
@@ -138,9 +138,9 @@ class Nothing:
 
 def driver_memory(count: int) -> None:
     """Peak memory of a driver that runs ``count`` shards of 32 images (in a process of its own)."""
-    with tempfile.TemporaryDirectory() as out, cluster():
+    with tempfile.TemporaryDirectory() as out, join_cluster():
         shards = [(f"shard-{number:05d}.parquet", 32) for number in range(count)]
-        run_shards(ShardJob("nothing", Nothing, shards, out), machines(Resources()))
+        run_shards(ShardJob("nothing", Nothing, shards, out), plan_machines(Resources()))
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -168,7 +168,7 @@ def main() -> None:
         return
     if not given.data or not given.network:
         parser.error("give DATA and NETWORK")
-    data, network = storage.absolute(given.data), storage.absolute(given.network)
+    data, network = storage.make_absolute(given.data), storage.make_absolute(given.network)
     with tempfile.TemporaryDirectory() as scratch:
         maps = localize_both(data, network, given.split, given.workers, scratch)
         thresholds_both(data, maps, given.split)

@@ -19,7 +19,7 @@ from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
-from wsss_ray.recipe import Recipe, replaced
+from wsss_ray.recipe import Recipe, replace_settings
 from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.studies import resolve
 
@@ -28,8 +28,10 @@ PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
 
 def trained(recipe: Recipe, out: str) -> Recipe:
     """``recipe`` up to masks by a CRF, its network trained and its maps not yet made."""
-    short = replaced(recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None})
-    run(replaced(short, {"localize.scales": (0.25,), "localize.flip": False}), RunOptions(out))
+    short = replace_settings(
+        recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None}
+    )
+    run(replace_settings(short, {"localize.scales": (0.25,), "localize.flip": False}), RunOptions(out))
     return short
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     parser.add_argument("--scale", default="small")
     parser.add_argument("--out")
     given = parser.parse_args()
-    out = storage.absolute(given.out or tempfile.mkdtemp())
+    out = storage.make_absolute(given.out or tempfile.mkdtemp())
     recipe = trained(resolve(given.recipe, scale=given.scale, data=given.data), out)
     before = {stage: set(seconds_of(out, stage)) for stage in ("localize", "refine")}
     axes = parse_space(["score.background=0:0.99:0.01", f"refine.crf={','.join(PRESETS)}"])

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import find_data, find_scale
 from wsss_ray.cli.compare import compare
+from wsss_ray.cli.data import app as data_app
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
 from wsss_ray.cli.study import app as study_app
@@ -22,7 +24,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Weakly supervised segmentation from image-level labels, on Ray.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Prepare and check images.")
 app.add_typer(data_app, name="data")
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
@@ -37,6 +38,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")
 ]
 ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")]
+OptionalScale = Annotated[
+    str | None, typer.Option(help="toy, small or paper; default: toy for synthetic images, else what fits the machine.")
+]
 ProfileOption = Annotated[
     str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
 ]
@@ -48,11 +52,12 @@ RecipeArgument = Annotated[str, typer.Argument(help="A name from 'wsss list' or 
 def run(
     recipe: RecipeArgument,
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+        str | None,
+        typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
     ] = None,
     out: Out = "results",
     set_: Sets = None,
-    scale: ScaleOption = "toy",
+    scale: OptionalScale = None,
     profile: ProfileOption = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     address: Address = None,
@@ -63,7 +68,9 @@ def run(
     from wsss_ray.reports.closing import print_closing_table
     from wsss_ray.studies import resolve
 
-    resolved = resolve(recipe, scale=scale, profile=profile, data=data, seed=seed, settings=set_ or [])
+    scale = find_scale(scale, recipe, data, profile)
+    found = find_data(data, out, address)
+    resolved = resolve(recipe, scale=scale, profile=profile, data=found, seed=seed, settings=set_ or [])
     print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
 
 
@@ -92,9 +99,9 @@ def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", 
 @app.command()
 def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
     """Start the MLflow UI (http://127.0.0.1:PORT) for the runs below --out."""
-    from wsss_ray.tracking import serve
+    from wsss_ray.tracking import serve_ui
 
-    raise typer.Exit(serve(out, port))
+    raise typer.Exit(serve_ui(out, port))
 
 
 @app.command()
@@ -115,56 +122,6 @@ def export(
     from wsss_ray.serve.export import ExportOptions, export_run
 
     typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))  # type: ignore[arg-type]
-
-
-@data_app.command()
-def prepare(
-    source: Annotated[str, typer.Argument(help="voc, folder, toy, ...")],
-    root: Annotated[Path | None, typer.Argument(help="Where the images are.")] = None,
-    out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
-    labels: Annotated[Path | None, typer.Option(help="labels.csv of a folder source.")] = None,
-    labels_from: Annotated[str | None, typer.Option(help="voc: xml, npy or masks.")] = None,
-    saliency: Annotated[Path | None, typer.Option(help="Folder of saliency maps, <id>.png.")] = None,
-    set_: Sets = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")] = False,
-    address: Address = None,
-) -> None:
-    """Check images and write them as Parquet shards with a manifest."""
-    import yaml
-
-    from wsss_ray.stages.prepare import prepare_source
-
-    options = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in set_ or [])}
-    given = {"labels": labels and str(labels), "labels_from": labels_from, "saliency": saliency and str(saliency)}
-    options.update({key: value for key, value in given.items() if value is not None})
-    prepare_source(source, root, options, out, skip_bad, address)
-
-
-@data_app.command()
-def saliency(
-    source: Annotated[str, typer.Argument(help="voc, folder, coco.")],
-    root: Annotated[Path | None, typer.Argument(help="Where the images are.")] = None,
-    out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
-    detector: Annotated[str, typer.Option(help="border_cut, fine_grained or spectral_residual.")] = "border_cut",
-    set_: Sets = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over images that cannot be read.")] = False,
-    address: Address = None,
-) -> None:
-    """Make saliency maps with a classical detector, for images that come without any."""
-    import yaml
-
-    from wsss_ray.stages.saliency import make_saliency
-
-    options = {key: yaml.safe_load(value) for key, _, value in (setting.partition("=") for setting in set_ or [])}
-    make_saliency(source, root, options, out, detector, skip_bad, address)
-
-
-@data_app.command()
-def check(uri: Annotated[str, typer.Argument(help="Prepared shards.")]) -> None:
-    """Verify digests, counts and every image of prepared shards."""
-    from wsss_ray.stages.prepare import check_shards
-
-    check_shards(uri)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import find_data, find_scale
+
 app = typer.Typer(no_args_is_help=True, help="Run the tables and figures of the papers.")
 Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
 Name = Annotated[str, typer.Argument(help="A name from 'wsss study list', e.g. cam.baseline.")]
@@ -27,10 +29,14 @@ def list_studies() -> None:
 @app.command()
 def run(
     name: Name,
-    scale: Annotated[str, typer.Option(help="toy, small or paper: the same rows at three scales.")] = "toy",
+    scale: Annotated[
+        str | None,
+        typer.Option(help="toy, small or paper; default: toy for synthetic images, else what fits the machine."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Number of random seeds per row.", min=1)] = 1,
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+        str | None,
+        typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
     ] = None,
     out: Out = "results",
     set_: Annotated[
@@ -53,7 +59,8 @@ def run(
     from wsss_ray.studies import build_study
 
     wanted = tuple(row.strip() for row in rows.split(",") if row.strip())
-    options = StudyOptions(scale, profile, seeds, data, tuple(set_ or ()), wanted)
+    scale = find_scale(scale, "cam", data, profile)
+    options = StudyOptions(scale, profile, seeds, find_data(data, out, address), tuple(set_ or ()), wanted)
     table = summarize_study(run_study(build_study(name, scale, profile), options, out, address, max_concurrent))
     print_study(table)
     if table.has_failed:

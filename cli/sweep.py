@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.score.names import metric_choices
+from wsss_ray.cli.choices import find_data, find_scale
+from wsss_ray.score.names import describe_metrics
 
 
 def sweep(
@@ -19,10 +20,14 @@ def sweep(
         ),
     ],
     data: Annotated[
-        str | None, typer.Option(help="Folder or URI of prepared shards; default: synthetic images.")
+        str | None,
+        typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
     ] = None,
     out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
-    scale: Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")] = "toy",
+    scale: Annotated[
+        str | None,
+        typer.Option(help="toy, small or paper; default: toy for synthetic images, else what fits the machine."),
+    ] = None,
     profile: Annotated[
         str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
     ] = None,
@@ -35,7 +40,7 @@ def sweep(
     metric: Annotated[
         str | None,
         typer.Option(
-            help=f"What the best point is chosen by: {metric_choices()}; 'seeds' are the CAM seeds. Later steps are "
+            help=f"What the best point is chosen by: {describe_metrics()}; 'seeds' are the CAM seeds. Later steps are "
             "skipped. Default: the last step, or the first that what varies changes."
         ),
     ] = None,
@@ -58,7 +63,9 @@ def sweep(
     from wsss_ray.studies import resolve
 
     axes = parse_space(over)
-    base = resolve(recipe, scale=scale, profile=profile, data=data, settings=set_ or [])
+    scale = find_scale(scale, recipe, data, profile)
+    found = find_data(data, out, address)
+    base = resolve(recipe, scale=scale, profile=profile, data=found, settings=set_ or [])
     plan = plan_sweep(base, axes, SweepOptions(seeds, search, trials, metric, asha))
 
     from wsss_ray.experiments.sweep_run import run_sweep

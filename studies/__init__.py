@@ -81,14 +81,14 @@ def resolve(
     """The recipe of this name or file, with overrides; UserError names what is unknown and what there is."""
     from wsss_ray.recipe import load, override
 
-    recipe = load(name) if name.endswith((".yaml", ".yml")) or Path(name).is_file() else _build(name, scale, profile)
+    recipe = load(name) if is_file(name) else _build(name, scale, profile)
     extra = ([f"data.uri={data}"] if data else []) + ([f"seed={seed}"] if seed is not None else [])
     return override(recipe, [*extra, *settings]) if extra or settings else recipe
 
 
 def _build(name: str, scale: str, profile: str | None) -> Recipe:
     from wsss_ray.methods import METHODS
-    from wsss_ray.recipe import replaced
+    from wsss_ray.recipe import replace_settings
 
     if name not in names():
         if name in METHODS.broken:
@@ -99,7 +99,41 @@ def _build(name: str, scale: str, profile: str | None) -> Recipe:
     if module is not None and hasattr(module, "recipe"):
         built: Recipe = module.recipe(size, side)
         return built
-    return replaced(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
+    return replace_settings(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
+
+
+@dataclass(frozen=True)
+class ChosenScale:
+    """A scale and why it is taken."""
+
+    scale: str
+    reason: str
+
+
+def choose_scale(name: str, data: str | None, profile: str | None = None) -> ChosenScale:
+    """The scale that fits where none is given: ``toy`` for synthetic images; for others ``paper`` where this machine
+    has a GPU and the recipe's published weights, else ``small``.
+    """
+    if data is None:
+        return ChosenScale("toy", "synthetic images")
+    import torch
+
+    from wsss_ray.nets.weight_store import locate_weights
+
+    if not torch.cuda.is_available():
+        return ChosenScale("small", "no GPU on this machine")
+    try:
+        for net in _build(name, "paper", profile).nets:
+            if net.weights is not None:
+                locate_weights(net.weights)
+    except UserError as error:
+        return ChosenScale("small", f"weights of the paper's scale are missing: {error}")
+    return ChosenScale("paper", "a GPU and all published weights are here")
+
+
+def is_file(name: str) -> bool:
+    """Whether a recipe is named by its file, which says the scale itself."""
+    return name.endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
 def _read(given: str, known: Mapping[str, Choice], option: str) -> Choice:

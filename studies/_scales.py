@@ -13,7 +13,7 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.deeplab import DeepLabV1Config, DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig
-from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Recipe, Scale, SegmentConfig, replaced
+from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Recipe, Scale, SegmentConfig, replace_settings
 from wsss_ray.refine.crf import PRESETS
 
 from ._steps import DEEPLAB_CRF, WALKERS, Head, Images, Trunk, Walker, build_deeplab
@@ -145,7 +145,9 @@ def shrink(published: Recipe, scale: Scale, small: Overrides, toy: Overrides) ->
         return published
     own = {"small": small, "toy": toy}[scale]
     # Small data may have no augmented training list to score on.
-    return replaced(published, {"scale": scale, "data.score_split": None, **_shared(published, TABLES[scale]), **own})
+    return replace_settings(
+        published, {"scale": scale, "data.score_split": None, **_shared(published, TABLES[scale]), **own}
+    )
 
 
 def _shared(published: Recipe, tables: Mapping[str, Overrides]) -> dict[str, Any]:
@@ -178,12 +180,12 @@ def along_bases(recipe: Localization, overrides_of: Callable[[Localization], Ove
 
 def set_method(recipe: Recipe, **settings: Any) -> Recipe:
     """The recipe with other settings of its method."""
-    return replaced(recipe, {f"method.{key}": value for key, value in settings.items()})
+    return replace_settings(recipe, {f"method.{key}": value for key, value in settings.items()})
 
 
 def refine_by(recipe: Recipe, walker: Walker) -> Recipe:
     """The recipe with IRN or PSA as its refiner, at the recipe's own scale."""
-    return replaced(recipe, {**WALKERS[walker], **TABLES[recipe.scale].get(walker, {})})
+    return replace_settings(recipe, {**WALKERS[walker], **TABLES[recipe.scale].get(walker, {})})
 
 
 def segment_by(recipe: Recipe, head: Head, trunk: Trunk, images: Images = "voc", wrapped: bool = False) -> Recipe:
@@ -191,4 +193,4 @@ def segment_by(recipe: Recipe, head: Head, trunk: Trunk, images: Images = "voc",
     tables = TABLES[recipe.scale]
     preset = DEEPLAB_CRF[head, trunk] + ("_wrapped" if wrapped else "")
     made = {"segment": build_deeplab(head, trunk, images), "predict.crf": PRESETS[preset]}
-    return replaced(recipe, {**made, **tables.get(f"deeplab_{head}", {}), **tables.get("crf", {})})
+    return replace_settings(recipe, {**made, **tables.get(f"deeplab_{head}", {}), **tables.get("crf", {})})

@@ -12,7 +12,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
 from wsss_ray.refine.pamr import PAMRConfig
 from wsss_ray.refine.psa import LABELS_NOTE
@@ -90,7 +90,7 @@ def thresholds(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         source="no published counterpart; EPS, PSA and SMAF use 0.2, L2G 0.25, IRN 0.15",
         metric="masks",
         rows=tuple(
-            Row(f"{threshold:g}", replaced(made, {"refine": ThresholdSeedsConfig(threshold=threshold)}))
+            Row(f"{threshold:g}", replace_settings(made, {"refine": ThresholdSeedsConfig(threshold=threshold)}))
             for threshold in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
         ),
         axis="background threshold",
@@ -106,9 +106,9 @@ def refiners(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         source="no published counterpart",
         metric="masks",
         rows=(
-            Row("none", replaced(made, {"refine": ThresholdSeedsConfig()})),
+            Row("none", replace_settings(made, {"refine": ThresholdSeedsConfig()})),
             Row("CRF", made),
-            Row("PAMR", replaced(made, {"refine": PAMRConfig()})),
+            Row("PAMR", replace_settings(made, {"refine": PAMRConfig()})),
             Row("IRN", scales.refine_by(made, "irn")),
             Row("PSA", scales.refine_by(made, "psa"), note=LABELS_NOTE),
         ),
@@ -117,7 +117,7 @@ def refiners(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 def build_masks(scale: Scale, profile: Profile) -> Recipe:
     """The recipe up to its pseudo masks."""
-    return replaced(recipe(scale, profile), {"segment": None})
+    return replace_settings(recipe(scale, profile), {"segment": None})
 
 
 STUDIES: dict[str, StudyFunction] = {"baseline": baseline, "thresholds": thresholds, "refiners": refiners}

@@ -13,7 +13,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Study, StudyFunction
 from wsss_ray.methods.eps import EPSConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
@@ -52,7 +52,7 @@ def published_coco(profile: Profile) -> Recipe:
 
     Their rates reach zero after 76,950 steps, 15 epochs; the script says 256,500 (50 epochs).
     """
-    return replaced(
+    return replace_settings(
         published(profile),
         {
             "name": "eps-coco",
@@ -71,13 +71,13 @@ def published_coco(profile: Profile) -> Recipe:
 def published_baseline(profile: Profile) -> Recipe:
     """The CAM of EPS's README: its own loader and schedule, seeds at 0.2 (script/voc12_cls.sh)."""
     own = {"train": published(profile).train, "localize.stride": 1, "refine": ThresholdSeedsConfig(threshold=0.2)}
-    return replaced(cam.published(profile), own)
+    return replace_settings(cam.published(profile), own)
 
 
 def published_baseline_coco(profile: Profile) -> Recipe:
     """The same with COCO's schedule and DeepLab (script/coco_cls.sh)."""
     schedule = published_coco(profile)
-    return replaced(published_baseline(profile), {"train": schedule.train, "segment": schedule.segment})
+    return replace_settings(published_baseline(profile), {"train": schedule.train, "segment": schedule.segment})
 
 
 SMALL: scales.Overrides = {}
@@ -141,7 +141,7 @@ def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         variant="fixed",
         rows=make_rows(
             PUBLISHED["readme"],
-            {"CAM": recipe_baseline(scale, profile), "EPS": eps, "EPS + CRF": replaced(eps, {"refine": crf})},
+            {"CAM": recipe_baseline(scale, profile), "EPS": eps, "EPS + CRF": replace_settings(eps, {"refine": crf})},
         ),
     )
 

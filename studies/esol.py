@@ -16,7 +16,7 @@ from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.esol.network import ESOLConfig, Phase
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Localization, NetConfig, Recipe, Scale, localizer_of, replaced
+from wsss_ray.recipe import Localization, NetConfig, Recipe, Scale, replace_settings, take_localizer
 from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
 from wsss_ray.refine.irn import GRID_NOTE, IRNConfig
 
@@ -64,19 +64,19 @@ def published(profile: Profile) -> Recipe:
 def published_coco(profile: Profile) -> Recipe:
     """COCO: rates 0.001 and 0.02 (Sec. 4.1); images may be larger than IRN's canvas of 512."""
     rates = {"base.train.optimizer.lr": 0.001, "train.optimizer.lr": 0.02}
-    return replaced(published(profile), {"name": "esol-coco", **rates, **COCO})
+    return replace_settings(published(profile), {"name": "esol-coco", **rates, **COCO})
 
 
 def published_baseline(profile: Profile) -> Recipe:
     """IRN's class activation maps, refined by IRN."""
     maps = MAPS.model_copy(update={"fusion": ESOLConfig().fusion()})
     own = {"method": CAMConfig(style="irn"), "train": build_training(epochs=5, lr=0.1), "localize": maps, "base": None}
-    return replaced(published(profile), {"name": "irn", **own})
+    return replace_settings(published(profile), {"name": "irn", **own})
 
 
 def published_baseline_coco(profile: Profile) -> Recipe:
     """The same on COCO."""
-    return replaced(published_baseline(profile), {"name": "irn-coco", **COCO})
+    return replace_settings(published_baseline(profile), {"name": "irn-coco", **COCO})
 
 
 RESNET50 = NetConfig(
@@ -170,19 +170,19 @@ def read_phase(part: Localization) -> Phase:
 
 def find_phase(made: Localization, phase: Phase) -> Localization:
     """The localizer of a phase: the given one, or one it starts from."""
-    return {read_phase(part): localizer_of(part) for part in made.chain}[phase]
+    return {read_phase(part): take_localizer(part) for part in made.chain}[phase]
 
 
 def keep_seeds(made: Recipe, overrides: scales.Overrides | None = None) -> Recipe:
     """Nothing but seeds, at full size at paper scale, as IRN scores them."""
     stride = {"localize.stride": scales.SEED_STRIDE[made.scale]}
-    return replaced(made, {"refine": None, "affinity": None, "segment": None, **stride, **(overrides or {})})
+    return replace_settings(made, {"refine": None, "affinity": None, "segment": None, **stride, **(overrides or {})})
 
 
 def build_phase(scale: Scale, phase: Phase) -> Recipe:
     """The seeds of ESOL up to a phase."""
     part = find_phase(recipe(scale), phase)
-    return keep_seeds(replaced(recipe(scale), {key: getattr(part, key) for key in Localization.model_fields}))
+    return keep_seeds(replace_settings(recipe(scale), {key: getattr(part, key) for key in Localization.model_fields}))
 
 
 AXIS_NOTE = "values are only in the figure"
@@ -191,8 +191,8 @@ KEPT = "needs COCO shards prepared with --set empty=kept (82,783 + 40,504 images
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Seeds and pseudo masks on VOC."""
-    esol = replaced(recipe(scale, profile), {"segment": None})
-    irn = replaced(recipe_baseline(scale, profile), {"segment": None})
+    esol = replace_settings(recipe(scale, profile), {"segment": None})
+    irn = replace_settings(recipe_baseline(scale, profile), {"segment": None})
     crf = {"refine": CRFRefinerConfig(crf=PRESETS["psa"], background="power", alpha=4.0), "affinity": None}
     return Study(
         name="esol.table1",
@@ -202,9 +202,9 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         rows=make_rows(
             PUBLISHED["table1"],
             {
-                "IRN, CRF": replaced(irn, crf),
+                "IRN, CRF": replace_settings(irn, crf),
                 "IRN, IRN": irn,
-                "ESOL, CRF": replaced(esol, crf),
+                "ESOL, CRF": replace_settings(esol, crf),
                 "ESOL, PSA": scales.refine_by(esol, "psa"),
                 "ESOL, IRN": esol,
             },
@@ -220,7 +220,7 @@ def build_coco(scale: Scale, profile: Profile) -> tuple[Recipe, Recipe]:
 
 def table1_coco(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Seeds and pseudo masks on COCO."""
-    irn, esol = (replaced(made, {"segment": None}) for made in build_coco(scale, profile))
+    irn, esol = (replace_settings(made, {"segment": None}) for made in build_coco(scale, profile))
     return Study(
         name="esol.table1_coco",
         title="ESOL: seeds and pseudo masks on COCO",
@@ -272,7 +272,7 @@ def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         title="ESOL: time to make pseudo labels",
         source="ESOL Table 5, PASCAL VOC 2012, in hours; the record of a run has the seconds of each step",
         metric="masks",
-        rows=make_rows(PUBLISHED["table5"], {"ESOL": replaced(recipe(scale, profile), {"segment": None})}),
+        rows=make_rows(PUBLISHED["table5"], {"ESOL": replace_settings(recipe(scale, profile), {"segment": None})}),
     )
 
 

@@ -17,7 +17,7 @@ from wsss_ray.experiments.study import Profile, Study, StudyFunction
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replaced
+from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replace_settings
 from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.irn import IRNConfig
 from wsss_ray.refine.seeds import ConfidentSeedsConfig
@@ -86,7 +86,7 @@ def published(profile: Profile) -> Recipe:
 def published_coco(profile: Profile) -> Recipe:
     """COCO: as many epochs, a schedule over the whole run, 40 epochs of segmentation (Sec. 4.1)."""
     changes = {"train.schedule.horizon": None, "segment.train.epochs": 40, "refine.canvas": 640}
-    return replaced(published(profile), {"name": "ktse-coco", **changes})
+    return replace_settings(published(profile), {"name": "ktse-coco", **changes})
 
 
 LEARNING: scales.Overrides = {
@@ -129,7 +129,7 @@ def recipe_coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 def build_seeds(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
     """Seeds alone, at full size, fused as the released evaluation does it; ``settings`` change the method."""
     seeds = {"refine": None, "affinity": None, "segment": None, "localize.stride": scales.SEED_STRIDE[scale]}
-    made = replaced(recipe(scale, profile), {"localize.fusion": None, **seeds})
+    made = replace_settings(recipe(scale, profile), {"localize.fusion": None, **seeds})
     return scales.set_method(made, **settings)
 
 
@@ -141,7 +141,7 @@ def switch(*names: str, **settings: Any) -> dict[str, Any]:
 def segment_by_vgg(made: Recipe, images: Images, scale: Scale, profile: Profile) -> Recipe:
     """A published recipe at a scale, under L2G's DeepLab-v2 on VGG-16 and that one's CRF."""
     vgg = {"segment": build_deeplab("v2", "vgg16", images), "predict": build_protocol("deeplab_v2_vgg")}
-    return shrink(replaced(made, vgg), scale, profile)
+    return shrink(replace_settings(made, vgg), scale, profile)
 
 
 BEST = "seeds at their best threshold (published: from 0.10 to 0.29)"
@@ -273,7 +273,7 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         title="KTSE: pseudo masks on VOC",
         source="KTSE Table 1, PASCAL VOC 2012 train; masks refined by IRN",
         metric="masks",
-        rows=make_rows(PUBLISHED["table1"], {"KTSE": replaced(recipe(scale, profile), {"segment": None})}),
+        rows=make_rows(PUBLISHED["table1"], {"KTSE": replace_settings(recipe(scale, profile), {"segment": None})}),
     )
 
 

@@ -15,7 +15,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
 from . import _scales as scales
@@ -71,8 +71,8 @@ def published_coco(profile: Profile) -> Recipe:
     segment = build_deeplab("v2", "resnet101", "coco")
     shared = {"name": "l2g-coco", "train.epochs": 15, "train.batch_size": 12, "segment": segment}
     if profile == "paper":
-        return replaced(published(profile), shared)
-    return replaced(
+        return replace_settings(published(profile), shared)
+    return replace_settings(
         published(profile),
         {
             **shared,
@@ -152,12 +152,12 @@ def build_variant(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
 
 def build_ablation(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
     """The same, scored on the list of the ablations."""
-    return replaced(build_variant(scale, profile, **settings), {"data.score_split": TRAIN_AUG[scale]})
+    return replace_settings(build_variant(scale, profile, **settings), {"data.score_split": TRAIN_AUG[scale]})
 
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Baseline, sliding window, local network, L2G, none with saliency."""
-    plain = replaced(eps.recipe_baseline(scale, profile), {"data.score_split": TRAIN_AUG[scale]})
+    plain = replace_settings(eps.recipe_baseline(scale, profile), {"data.score_split": TRAIN_AUG[scale]})
     local = {"saliency": False, "local_only": True, **CLASSIFIER_MAPS[profile]}
     return Study(
         name="l2g.table1",
@@ -352,7 +352,7 @@ def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """COCO: pseudo labels (Sec. 4.3) and segmentation."""
     l2g = recipe_coco(scale, profile)
     vgg = scales.shrink(
-        replaced(published_coco(profile), {"segment": build_deeplab("v2", "vgg16", "coco")}),
+        replace_settings(published_coco(profile), {"segment": build_deeplab("v2", "vgg16", "coco")}),
         scale,
         SMALL_COCO[profile],
         TOY,

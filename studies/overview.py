@@ -6,7 +6,7 @@ Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small
 from __future__ import annotations
 
 from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
-from wsss_ray.recipe import Recipe, Scale, localizer_of, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings, take_localizer
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
 
 from . import _scales as scales
@@ -28,7 +28,7 @@ def localizers(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "L2G without saliency": l2g.build_variant(scale, profile, saliency=False),
         "L2G": l2g.recipe(scale, profile),
         "SMAF over EPS": smaf.recipe(scale, profile),
-        "SMAF over CAM": smaf.recipe_over(localizer_of(plain), scale, profile),
+        "SMAF over CAM": smaf.recipe_over(take_localizer(plain), scale, profile),
     }
     return compare_seeds("overview.localizers", "CAM, EPS, L2G and SMAF", rows)
 
@@ -60,7 +60,7 @@ def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "ESOL": esol.build_phase(scale, "shrinkage"),
     }
     for label, made in localizers.items():
-        rows[f"{label} + CRF"] = replaced(made, {"refine": plain.refine})
+        rows[f"{label} + CRF"] = replace_settings(made, {"refine": plain.refine})
         rows[f"{label} + PSA"] = scales.refine_by(made, "psa")
         rows[f"{label} + IRN"] = scales.refine_by(made, "irn")
     also = ("seeds", "precision", "recall", "heads", "bodies")
@@ -76,9 +76,9 @@ def single_stage(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "WS-FCN": wsfcn.recipe(scale, profile),
     }
     rows = {
-        "CAM + CRF + DeepLab": replaced(cam.recipe(scale, profile), {"predict.crf": around.predict.crf}),
+        "CAM + CRF + DeepLab": replace_settings(cam.recipe(scale, profile), {"predict.crf": around.predict.crf}),
         "SSSS": around,
-        **{label: replaced(around, {"method": variant.method}) for label, variant in variants.items()},
+        **{label: replace_settings(around, {"method": variant.method}) for label, variant in variants.items()},
     }
     also = ("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes")
     title = "single-stage methods and the multi-stage pipeline"

@@ -14,7 +14,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Study, StudyFunction
 from wsss_ray.methods.smaf import SMAFConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Localization, Recipe, Scale, localizer_of, replaced
+from wsss_ray.recipe import Localization, Recipe, Scale, replace_settings, take_localizer
 from wsss_ray.refine.crf import PRESETS, CRFRefinerConfig
 
 from . import _scales as scales
@@ -31,7 +31,7 @@ def published(profile: Profile) -> Recipe:
     their labels (code, gen_pseudo_mask).
     """
     released = profile == "released"
-    base = replaced(eps.published(profile), {"method.bottleneck": 128 if released else None})
+    base = replace_settings(eps.published(profile), {"method.bottleneck": 128 if released else None})
     return Recipe(
         name="smaf",
         scale="paper",
@@ -54,7 +54,7 @@ def published(profile: Profile) -> Recipe:
             ),
         ),
         localize=LocalizeConfig(scales=(0.5, 1.0, 1.5, 2.0), stride=1),
-        base=localizer_of(base),
+        base=take_localizer(base),
         refine=CRFRefinerConfig(
             crf=PRESETS["smaf"], unary="labels", background="constant", threshold=0.2, num_labels=len(CLASSES) + 1
         ),
@@ -88,7 +88,7 @@ def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 def recipe_over(localizer: Localization, scale: Scale, profile: Profile) -> Recipe:
     """SMAF over any localizer of that scale."""
     shrunk = scales.shrink(published(profile), scale, SMALL, TOY)
-    return replaced(shrunk, {"base": localizer, "net": localizer.net})
+    return replace_settings(shrunk, {"base": localizer, "net": localizer.net})
 
 
 ALL = (0.5, 1.0, 1.5, 2.0)
@@ -96,7 +96,7 @@ ALL = (0.5, 1.0, 1.5, 2.0)
 
 def build_fused(scale: Scale, profile: Profile, *chosen: float) -> Recipe:
     """The teacher's maps from these scales and their mirrors; the student answers at all of them."""
-    return replaced(recipe(scale, profile), {"base.localize.scales": chosen})
+    return replace_settings(recipe(scale, profile), {"base.localize.scales": chosen})
 
 
 PUBLISHED: dict[str, Table] = {
@@ -193,7 +193,7 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         variant="fixed",
         rows=make_rows(
             PUBLISHED["table2"],
-            {"EPS": replaced(eps.recipe(scale, profile), {"refine": smaf.refine}), "SMAF over EPS": smaf},
+            {"EPS": replace_settings(eps.recipe(scale, profile), {"refine": smaf.refine}), "SMAF over EPS": smaf},
         ),
     )
 

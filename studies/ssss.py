@@ -14,7 +14,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Study, StudyFunction
 from wsss_ray.methods.ssss.config import SSSSConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.crf import PRESETS
 from wsss_ray.score.config import ScoreConfig
 
@@ -61,7 +61,7 @@ COCO: scales.Overrides = {
 
 def published_coco(profile: Profile) -> Recipe:
     """SSSS on COCO as WS-FCN's Table V has it."""
-    return replaced(published(profile), {"name": "ssss-coco", **COCO})
+    return replace_settings(published(profile), {"name": "ssss-coco", **COCO})
 
 
 SMALL: scales.Overrides = {
@@ -98,11 +98,11 @@ def recipe_coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 def build_ways(made: Recipe) -> dict[str, Recipe]:
     """The same network without and with the CRF, and with the images' labels as class gate ("labels")."""
-    labels = replaced(made, {"predict.gate.classes": "labels"})
+    labels = replace_settings(made, {"predict.gate.classes": "labels"})
     return {
-        "plain": replaced(made, {"predict.crf": None}),
+        "plain": replace_settings(made, {"predict.crf": None}),
         "crf": made,
-        "labels": replaced(labels, {"predict.crf": None}),
+        "labels": replace_settings(labels, {"predict.crf": None}),
         "labels crf": labels,
     }
 
@@ -127,7 +127,7 @@ PUBLISHED: dict[str, Table] = {
 
 def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """All numbers of the README; training looks at no val images, so that the rows on train share its network."""
-    ways = build_ways(replaced(recipe(scale, profile), {"train.validate_images": 0}))
+    ways = build_ways(replace_settings(recipe(scale, profile), {"train.validate_images": 0}))
     train = {"data.val_split": "train"}
     return Study(
         name="ssss.readme",
@@ -141,8 +141,8 @@ def readme(scale: Scale = "toy", profile: Profile = "paper") -> Study:
                 "SSSS + CRF": ways["crf"],
                 "SSSS, labels given": ways["labels"],
                 "SSSS + CRF, labels given": ways["labels crf"],
-                "SSSS, labels given, train": replaced(ways["labels"], train),
-                "SSSS + CRF, labels given, train": replaced(ways["labels crf"], train),
+                "SSSS, labels given, train": replace_settings(ways["labels"], train),
+                "SSSS + CRF, labels given, train": replace_settings(ways["labels crf"], train),
             },
         ),
     )

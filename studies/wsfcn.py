@@ -15,7 +15,7 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments.study import Profile, Study, StudyFunction
 from wsss_ray.methods.wsfcn.config import WSFCNConfig
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import Recipe, Scale, replaced
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.crf import PRESETS
 from wsss_ray.score.config import ScoreConfig
 
@@ -55,7 +55,7 @@ def published(profile: Profile) -> Recipe:
 
 def published_coco(profile: Profile) -> Recipe:
     """What the released code notes for COCO."""
-    return replaced(published(profile), {"name": "wsfcn-coco", **ssss.COCO})
+    return replace_settings(published(profile), {"name": "wsfcn-coco", **ssss.COCO})
 
 
 DILATIONS: dict[Scale, dict[Profile, tuple[int, ...]]] = {
@@ -92,7 +92,7 @@ def build_variant(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
 
 def read_one_scale(made: Recipe, flip: bool = True) -> Recipe:
     """Scale 1 without a CRF."""
-    return replaced(made, {"predict.scales": (1.0,), "predict.flip": flip, "predict.crf": None})
+    return replace_settings(made, {"predict.scales": (1.0,), "predict.flip": flip, "predict.crf": None})
 
 
 ONE_SCALE = "Tables I and II say one scale, but their full model is Table III's row with one scale and flip"
@@ -187,7 +187,7 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     fca = build_variant(scale, profile, coupling="gci")
     made = {
         "Baseline": ssss.recipe(scale, profile),
-        "FCA without recalibration": replaced(fca, {"method.fca.spatial": False}),
+        "FCA without recalibration": replace_settings(fca, {"method.fca.spatial": False}),
         "FCA": fca,
         "SF2": build_variant(scale, profile, context="aspp"),
         "WS-FCN": recipe(scale, profile),
@@ -211,7 +211,8 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "Baseline": ssss.recipe(scale, profile),
         **{row: build_variant(scale, profile, context=name, coupling="gci") for row, name in contexts.items()},
         **{
-            row: replaced(sf2, {"method.sf2.align": False, "method.sf2.combine": name}) for row, name in fusions.items()
+            row: replace_settings(sf2, {"method.sf2.align": False, "method.sf2.combine": name})
+            for row, name in fusions.items()
         },
         "SF2": sf2,
     }
@@ -228,7 +229,7 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Scales and flips at test time."""
     made = recipe(scale, profile)
-    four = replaced(made, {"predict.crf": None, "predict.scales": ssss.SCALES})
+    four = replace_settings(made, {"predict.crf": None, "predict.scales": ssss.SCALES})
     return Study(
         name="wsfcn.table3",
         title="WS-FCN: scales and flips at test time",
@@ -239,7 +240,7 @@ def table3(scale: Scale = "toy", profile: Profile = "paper") -> Study:
             PUBLISHED["table3"],
             {
                 "One scale": read_one_scale(made, flip=False),
-                "Four scales": replaced(four, {"predict.flip": False}),
+                "Four scales": replace_settings(four, {"predict.flip": False}),
                 "One scale, flip": read_one_scale(made),
                 "Four scales, flip": four,
             },

@@ -79,9 +79,9 @@ def golden(shared: Path) -> Callable[[str], GoldenFile]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A local Ray that the steps join; gone at the end of the file, since sweeps start their own."""
-    from wsss_ray.cluster.join import cluster
+    from wsss_ray.cluster.join import join_cluster
 
-    with cluster():
+    with join_cluster():
         yield
 
 

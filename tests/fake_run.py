@@ -10,7 +10,7 @@ import pyarrow as pa
 import yaml
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import COUNTS_SCHEMA, MAPS_SCHEMA, MASKS_SCHEMA, encode_maps, part_name, write_table
+from wsss_ray.artifacts.tables import COUNTS_SCHEMA, MAPS_SCHEMA, MASKS_SCHEMA, encode_maps, name_part, write_table
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.data import image as pic
 from wsss_ray.data.shards import read_shard, write_dataset
@@ -85,7 +85,7 @@ def fake_run(out: Path, name: str, data: str, wrong: set[str] = frozenset(), **r
             masks.append({"image_id": row["image_id"], "mask": pic.encode_mask(mask)})
             values = np.ones((1, 3, 4), np.float32)
             maps.append(encode_maps(ClassMaps(row["image_id"], np.array(row["labels"]), values, truth.shape)))
-        part = part_name(shard)
+        part = name_part(shard)
         for stage, schema, rows in (
             ("refine", MASKS_SCHEMA, masks),
             ("localize", MAPS_SCHEMA, maps),

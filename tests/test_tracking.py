@@ -16,11 +16,11 @@ def write_runs(out: str, parent: str, writer: int) -> None:
     """``NUM_RUNS`` short runs one after another, as the rows of a study write them."""
     for number in range(NUM_RUNS):
         tracker = Tracker(out, f"run {writer}.{number}", {"writer": str(writer)}, parent)
-        tracker.params({f"key.{place}": place for place in range(120)})
+        tracker.log_params({f"key.{place}": place for place in range(120)})
         for step in range(30):
-            tracker.metrics({f"curve/{name}": float(step) for name in range(12)}, step)
-        tracker.tags({"number": str(number)})
-        tracker.text("text", "recipe.yaml")
+            tracker.log_metrics({f"curve/{name}": float(step) for name in range(12)}, step)
+        tracker.set_tags({"number": str(number)})
+        tracker.log_text("text", "recipe.yaml")
         tracker.finish()
 
 

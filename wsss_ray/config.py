@@ -35,7 +35,7 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-def changes_of(config: type[Config], name: str) -> Result | None:
+def read_changes(config: type[Config], name: str) -> Result | None:
     """What the field ``name`` of a settings class changes; None where the field itself does not say."""
     declared = [entry for entry in config.model_fields[name].metadata if isinstance(entry, Changes)]
     return declared[-1].what if declared else None
@@ -52,7 +52,7 @@ def select(config: Config, *results: Result) -> dict[str, Any]:
 def _selected(config: Config, results: tuple[Result, ...]) -> Iterator[tuple[str, Any]]:
     plain: dict[str, Any] | None = None
     for name in type(config).model_fields:
-        declared, value = changes_of(type(config), name), getattr(config, name)
+        declared, value = read_changes(type(config), name), getattr(config, name)
         if declared is None and isinstance(value, Config):
             inner = select(value, *results)
             if inner:

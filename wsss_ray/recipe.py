@@ -130,7 +130,7 @@ def _read_method(value: object) -> MethodConfig | None:
         return None
 
 
-def localizer_of(localization: Localization) -> Localization:
+def take_localizer(localization: Localization) -> Localization:
     """The localizer of a recipe alone, without the steps after it: what another method can start from."""
     return Localization.model_construct(**{name: getattr(localization, name) for name in Localization.model_fields})
 
@@ -213,7 +213,7 @@ class SettledRecipe(Recipe):
     data: SettledData
 
 
-def up_to(recipe: Recipe, step: str) -> Recipe:
+def cut_after(recipe: Recipe, step: str) -> Recipe:
     """The recipe without what comes behind its scored ``seeds`` or ``masks``; single-stage methods are one whole."""
     if recipe.method.single_stage or step == "segmentation":
         return recipe
@@ -273,7 +273,7 @@ def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str
         _assign(value, key.strip(), parsed)
 
 
-def replaced(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def replace_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     """The recipe with ``{"method.num_views": 4, "refine": PSA(), "segment": None}`` applied, checked as a whole.
 
     Values are plain or typed; the rule that fuses maps follows a changed method unless it was set apart from it.

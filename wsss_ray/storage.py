@@ -26,7 +26,7 @@ def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, path
 
 
-def absolute(uri: str) -> str:
+def make_absolute(uri: str) -> str:
     """A URI unchanged; a local path made absolute, so that workers with another working folder find it."""
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
@@ -101,7 +101,7 @@ def write_json(uri: str, value: Any) -> None:
     write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def local_path(uri: str) -> Path | None:
+def find_local(uri: str) -> Path | None:
     """The path of a local location, None for a remote one."""
     filesystem, path = open_fs(uri)
     return Path(path) if isinstance(filesystem, pafs.LocalFileSystem) else None

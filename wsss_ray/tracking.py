@@ -18,7 +18,7 @@ EXPERIMENT = "wsss-ray"
 _MAX_METRICS, _MAX_PARAMS = 1000, 100
 
 
-def tracking_uri(out: str) -> str:
+def choose_store(out: str) -> str:
     """``MLFLOW_TRACKING_URI`` where it is set, otherwise SQLite beside the artifacts (in the working folder for a
     remote --out).
 
@@ -28,15 +28,15 @@ def tracking_uri(out: str) -> str:
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if given:
         return given
-    folder = storage.local_path(out) or Path.cwd() / "runs"
+    folder = storage.find_local(out) or Path.cwd() / "runs"
     return f"sqlite:///{folder / 'mlflow.db'}"
 
 
-def artifact_root(out: str) -> str | None:
+def choose_artifact_root(out: str) -> str | None:
     """Where a default store keeps images and files: beside the database."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
         return None
-    folder = storage.local_path(out) or Path.cwd() / "runs"
+    folder = storage.find_local(out) or Path.cwd() / "runs"
     return (folder / "mlflow").as_uri()
 
 
@@ -84,7 +84,7 @@ class Tracker:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        self.uri = tracking_uri(out)
+        self.uri = choose_store(out)
         if self.uri.startswith("sqlite:///"):
             Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -93,7 +93,7 @@ class Tracker:
             if found is None:
                 experiment_id = self._client.create_experiment(
                     experiment,
-                    artifact_location=artifact_root(out),
+                    artifact_location=choose_artifact_root(out),
                     tags={"mlflow.experimentKind": "custom_model_development"},
                 )
             else:
@@ -151,7 +151,7 @@ class Tracker:
             for run in found:
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def params(self, values: dict[str, Any]) -> None:
+    def log_params(self, values: dict[str, Any]) -> None:
         """Flat parameters; long values are cut at MLflow's limit."""
         from mlflow.entities import Param
 
@@ -159,19 +159,19 @@ class Tracker:
         for start in range(0, len(entries), _MAX_PARAMS):
             self._client.log_batch(self.run_id, params=entries[start : start + _MAX_PARAMS])
 
-    def tags(self, values: dict[str, str]) -> None:
+    def set_tags(self, values: dict[str, str]) -> None:
         """Searchable tags."""
         for key, value in values.items():
             self._client.set_tag(self.run_id, key, value[:5000])
 
-    def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+    def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None:
         """Queue metrics; ``flush`` sends them in batches. None and NaN are left out."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
         for key, value in values.items():
             if value is not None and value == value:
-                self._pending.append(Metric(metric_name(key), float(value), now, step))
+                self._pending.append(Metric(clean_name(key), float(value), now, step))
 
     def flush(self) -> None:
         """Send queued metrics."""
@@ -179,12 +179,12 @@ class Tracker:
             self._client.log_batch(self.run_id, metrics=self._pending[:_MAX_METRICS])
             self._pending = self._pending[_MAX_METRICS:]
 
-    def files(self, paths: Iterable[Path], folder: str | None = None) -> None:
+    def log_files(self, paths: Iterable[Path], folder: str | None = None) -> None:
         """Copy files into the run's artifacts."""
         for path in paths:
             self._client.log_artifact(self.run_id, str(path), folder)
 
-    def text(self, text: str, name: str) -> None:
+    def log_text(self, text: str, name: str) -> None:
         """A text file among the run's artifacts."""
         self._client.log_text(self.run_id, text, name)
 
@@ -194,7 +194,7 @@ class Tracker:
         self._client.set_terminated(self.run_id, status)
 
 
-def metric_name(name: str) -> str:
+def clean_name(name: str) -> str:
     """A name MLflow accepts: letters, digits, ``_ - . / :`` and spaces."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-./: ") else "_" for c in name)
 
@@ -210,13 +210,13 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def serve(out: str, port: int) -> int:
+def serve_ui(out: str, port: int) -> int:
     """The MLflow UI over the store of ``out`` on the loopback address, until interrupted; its exit code."""
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking_uri(out)]
-    root = artifact_root(out)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", choose_store(out)]
+    root = choose_artifact_root(out)
     if root is not None:
         command += ["--default-artifact-root", root]
     return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
@@ -249,10 +249,10 @@ def save_model(folder: Path, code: Path, path: Path, run_id: str | None = None, 
     if run_id is None:
         return str(path)
     try:
-        MlflowClient(tracking_uri=tracking_uri(out)).log_artifacts(run_id, str(path), "model")
+        MlflowClient(tracking_uri=choose_store(out)).log_artifacts(run_id, str(path), "model")
     except MlflowException as error:
         reason = str(error).splitlines()[0][:160]
-        raise UserError(f"MLflow at {tracking_uri(out)} does not take the model of run {run_id} ({reason})") from error
+        raise UserError(f"MLflow at {choose_store(out)} does not take the model of run {run_id} ({reason})") from error
     return f"runs:/{run_id}/model"
 
 

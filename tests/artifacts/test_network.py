@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss_ray.artifacts.network import AffinitySpec
-from wsss_ray.config import changes_of
+from wsss_ray.config import read_changes
 from wsss_ray.contracts import Batch, Progress
 from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import Pass, fuse_present
@@ -62,7 +62,7 @@ def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
         return spec.settings, [float(part.detach()) for part in parts.values()]
 
     plain = found(refiner)
-    read_by_masks = [name for name in type(refiner).model_fields if changes_of(type(refiner), name) == "masks"]
+    read_by_masks = [name for name in type(refiner).model_fields if read_changes(type(refiner), name) == "masks"]
     assert read_by_masks
     for field in read_by_masks:
         value = getattr(refiner, field)

@@ -18,7 +18,7 @@ pytest.importorskip("ray")
 import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
-from wsss_ray.cluster.join import layout, release_orphans, room
+from wsss_ray.cluster.join import fit_runs, lay_out, release_orphans
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
@@ -47,7 +47,7 @@ def two_cores() -> Iterator[None]:
 def test_every_training_worker_fits_on_a_node(
     nodes: list[tuple[int, int]], workers: int, share: int, threads: int
 ) -> None:
-    made = layout(nodes, Resources(train_workers=workers), share)
+    made = lay_out(nodes, Resources(train_workers=workers), share)
     assert made.train_cpus == threads
     fitting = [min(cpus // threads, gpus) if made.use_gpu else cpus // threads for cpus, gpus in nodes]
     assert sum(fitting) >= workers * share
@@ -67,17 +67,17 @@ def test_runs_at_the_same_time_are_counted_per_node(
     nodes: list[tuple[int, int]], workers: int, limit: int, usual: int
 ) -> None:
     resources = Resources(train_workers=workers)
-    assert room(nodes, resources, None, 100) == usual
-    assert room(nodes, resources, limit, 100) == limit
+    assert fit_runs(nodes, resources, None, 100) == usual
+    assert fit_runs(nodes, resources, limit, 100) == limit
     with pytest.raises(UserError, match=f"room for {limit} runs"):
-        room(nodes, resources, limit + 1, 100)
+        fit_runs(nodes, resources, limit + 1, 100)
 
 
 def test_more_workers_than_there_is_room_for_are_refused() -> None:
     with pytest.raises(UserError, match="resources.train_workers: 3 .* has 2 CPUs"):
-        layout([(1, 0), (1, 0)], Resources(train_workers=3))
+        lay_out([(1, 0), (1, 0)], Resources(train_workers=3))
     with pytest.raises(UserError, match="no GPU"):
-        layout([(4, 0)], Resources(gpus=True))
+        lay_out([(4, 0)], Resources(gpus=True))
 
 
 @ray.remote(num_cpus=0)
@@ -125,8 +125,8 @@ def test_without_ray_there_is_nothing_to_release() -> None:
 
 JOINED = """
 import ray
-from wsss_ray.cluster.join import cluster
-with cluster():
+from wsss_ray.cluster.join import join_cluster
+with join_cluster():
     print("joined", ray.get_runtime_context().gcs_address)
 """
 

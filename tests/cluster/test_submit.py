@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from wsss_ray.cluster import submit
-from wsss_ray.cluster.submit import entrypoint, followed, refuse_lost_results, submit_job, taken
+from wsss_ray.cluster.submit import build_entrypoint, follow_job, hand_in_job, refuse_lost_results, submit_job
 from wsss_ray.config import UserError
 
 
@@ -79,7 +79,7 @@ def test_every_command_that_writes_has_its_place() -> None:
 
 
 def test_arguments_reach_the_job_as_they_were() -> None:
-    assert entrypoint(["run", "a b"]).endswith("-m wsss_ray.cli.main run 'a b'")
+    assert build_entrypoint(["run", "a b"]).endswith("-m wsss_ray.cli.main run 'a b'")
 
 
 @dataclass
@@ -130,14 +130,16 @@ class Young:
 
 def test_cluster_that_has_only_just_started_is_waited_for(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
     agents = "No available agent to submit job, please try again later.."
-    assert taken(Young(agents, 3), "here", entrypoint="it") == "job of it"
+    assert hand_in_job(Young(agents, 3), "here", entrypoint="it") == "job of it"
     with pytest.raises(UserError, match="not taken .*No such file"):
-        taken(Young("No such file", 1), "here", entrypoint="it")
+        hand_in_job(Young("No such file", 1), "here", entrypoint="it")
     with pytest.raises(UserError, match=r"not taken \(OSError: disk full\)"):
-        taken(Young("Traceback (most recent call last):\n  File here\nOSError: disk full", 1), "here", entrypoint="it")
+        hand_in_job(
+            Young("Traceback (most recent call last):\n  File here\nOSError: disk full", 1), "here", entrypoint="it"
+        )
     monkeypatch.setattr(submit, "WARM_UP", 0.1)
     with pytest.raises(UserError, match="not taken .*try again later.*--dashboard-agent-listen-port"):
-        taken(Young(agents, 1000), "here", entrypoint="it")
+        hand_in_job(Young(agents, 1000), "here", entrypoint="it")
 
 
 GONE = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
@@ -146,34 +148,34 @@ GONE = RuntimeError("WebSocket connection closed unexpectedly with close code 10
 def test_lost_log_is_taken_up_where_it_broke(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     logs: list[list[str | float | Exception]] = [["one\ntw", GONE], [GONE], ["one\n", "two\nthree\n"]]
     cluster = Cluster(logs, ["RUNNING", ConnectionError("refused"), "FAILED"], code=7)
-    assert followed(cluster, "job", "here") == 7
+    assert follow_job(cluster, "job", "here") == 7
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
 def test_log_that_closes_early_does_not_end_a_running_job(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster([[], ["one\n"], ["one\ntwo\n"]], ["PENDING", "RUNNING", "SUCCEEDED"])
-    assert followed(cluster, "job", "here") == 0
+    assert follow_job(cluster, "job", "here") == 0
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
 def test_long_log_does_not_use_up_the_patience(quick: None) -> None:
     cluster = Cluster([["one\n", 0.5, GONE], ["one\n"]], [ConnectionError("refused"), "SUCCEEDED"])
-    assert followed(cluster, "job", "here") == 0
+    assert follow_job(cluster, "job", "here") == 0
 
 
 def test_rest_of_a_log_that_broke_at_the_end_is_shown(quick: None, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster([["one\n", GONE], ["one\ntwo\n"]], ["SUCCEEDED"])
-    assert followed(cluster, "job", "here") == 0
+    assert follow_job(cluster, "job", "here") == 0
     assert capsys.readouterr().out == "one\ntwo\n"
 
 
 def test_cluster_that_is_gone_is_one_line_that_says_how_to_go_on(quick: None) -> None:
     cluster = Cluster([[GONE]] * 1000, [ConnectionError("refused")])
     with pytest.raises(UserError, match="ray job logs --address here --follow job"):
-        followed(cluster, "job", "here")
+        follow_job(cluster, "job", "here")
     forgotten = Cluster([[GONE]], [RuntimeError("Request failed with status code 404: Job job does not exist.")])
     with pytest.raises(UserError, match="restarted"):
-        followed(forgotten, "job", "here")
+        follow_job(forgotten, "job", "here")
     assert forgotten.heard == ["log", "status"]
 
 
@@ -246,10 +248,10 @@ def test_real_job_is_followed_through_a_cut_connection(
     address = f"http://127.0.0.1:{cable.port}"
     client = submit.connect(address)
     command = "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 1; done; exit 3"
-    job = taken(submit.connect(":".join(map(str, dashboard))), "there", entrypoint=command)
+    job = hand_in_job(submit.connect(":".join(map(str, dashboard))), "there", entrypoint=command)
     for seconds in (4.0, 7.0):
         threading.Timer(seconds, cable.cut).start()
-    assert followed(client, job, address) == 3
+    assert follow_job(client, job, address) == 3
     shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("line ")]
     assert shown == [f"line {place}" for place in range(1, 9)]
     assert cable.num_cut > 1, "no connection was there to be cut"

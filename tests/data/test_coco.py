@@ -21,9 +21,9 @@ from pycocotools.coco import COCO
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import find_problems
-from wsss_ray.data.coco import CATEGORY_IDS, CLASSES
-from wsss_ray.data.coco_index import shapes_of
-from wsss_ray.data.coco_masks import render, shape_mask, string_counts
+from wsss_ray.data.coco_categories import CATEGORY_IDS, CLASSES
+from wsss_ray.data.coco_index import read_shapes
+from wsss_ray.data.coco_masks import DrawRules, render_shapes, shape_mask, string_counts
 from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
@@ -177,8 +177,8 @@ def test_real_masks_agree_with_pycocotools(shared: Path, tmp_path: Path, overlap
             expected = np.zeros((theirs.imgs[names[item.image_id]]["height"], item.extra["size"][1]), np.uint8)
             for one in order:
                 expected[theirs.annToMask(one) > 0] = table[one["category_id"]]
-            shapes = shapes_of(item.extra["index"], item.extra["image"])
-            mask = render(shapes, table, *item.extra["size"], crowd, overlap)
+            shapes = read_shapes(item.extra["index"], item.extra["image"])
+            mask = render_shapes(shapes, table, item.extra["size"], DrawRules(crowd, overlap))
             np.testing.assert_array_equal(mask, expected, err_msg=item.image_id)
             num_images += 1
             num_crowds += sum(one["iscrowd"] for one in found)
@@ -211,7 +211,8 @@ def test_own_categories(make, source):
     assert item.labels == (0, 1, 2)
     assert set(np.unique(decode_mask(made.load(item)["mask"]))) == {0, 1, 2, 3}
     with pytest.raises(UserError, match=r"category 1 is 'rust', expected 'person'.*categories_from=file"):
-        source(make(value, val=False))
+        source(make(value, val=False), categories_from="coco")
+    assert source(make(value, val=False)).classes == ["rust", "crack", "dent"]
 
 
 def bad(change) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import FusionRule
 from wsss_ray.engine.fusion import (
     Pass,
+    compute_grid_size,
     fuse_present,
+    make_scaled_inputs,
     normalize_maps,
-    scaled_inputs,
-    scaled_size,
-    strided_size,
-    whole_cells,
+    round_to_cells,
+    scale_size,
 )
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.nets import build_backbone
@@ -92,9 +92,7 @@ def test_released_inference(golden: Golden, name: str, convert: Callable[[Tensor
 def test_smaf_fused_maps(golden: Golden) -> None:
     data = golden("05a_smaf_fusion.npz")
     size = (int(data["image_hw"][0]), int(data["image_hw"][1]))
-    assert [scaled_size(size, s) for s in data["scales"].tolist()] == [
-        tuple(s) for s in data["input_sizes_hw"].tolist()
-    ]
+    assert [scale_size(size, s) for s in data["scales"].tolist()] == [tuple(s) for s in data["input_sizes_hw"].tolist()]
     passes = [
         stored(data, f"logits_s{k}_orig", f"logits_s{k}_flip", foreground_softmax) for k in range(len(data["scales"]))
     ]
@@ -128,9 +126,9 @@ def test_irn_maps(golden: Golden) -> None:
     passes = [Pass(maps[:1], maps[1:]) for maps in logits]
     labels = torch.from_numpy(data["label"])[None]
     assert np.flatnonzero(data["label"]).tolist() == data["keys"].tolist()
-    strided = fuse_present(passes, CAM, strided_size(size, 4), labels)
+    strided = fuse_present(passes, CAM, compute_grid_size(size, 4), labels)
     np.testing.assert_allclose(strided.numpy(), data["strided_cam"], atol=2e-6)
-    high = fuse_present(passes, CAM, whole_cells(size, 16), labels, crop=size)
+    high = fuse_present(passes, CAM, round_to_cells(size, 16), labels, crop=size)
     np.testing.assert_allclose(high.numpy(), data["high_res"], atol=2e-6)
     assert abs(fuse_present(passes, CAM, size, labels).numpy() - data["high_res"]).max() > 0.01
 
@@ -161,7 +159,7 @@ def test_ktse_pair_for_irn(golden: Golden) -> None:
 def test_irn_loader(golden: Golden) -> None:
     data = golden("b15_utils.npz")
     for key in (key for key in data if key.startswith("msf_irn_s")):
-        inputs = scaled_inputs(data["msf_img"], float(key.removeprefix("msf_irn_s")), imagenet)
+        inputs = make_scaled_inputs(data["msf_img"], float(key.removeprefix("msf_irn_s")), imagenet)
         np.testing.assert_allclose(inputs[: len(data[key])].numpy(), data[key], atol=1e-6)
         assert torch.equal(inputs[1], inputs[0].flip(2))
 
@@ -169,17 +167,17 @@ def test_irn_loader(golden: Golden) -> None:
 def test_irn_grids(golden: Golden) -> None:
     data = golden("b15_utils.npz")
     for size, strided, rounded in zip(data["sizes"], data["strided4"], data["strided_up16"], strict=True):
-        assert strided_size(tuple(size), 4) == tuple(strided)
-        assert whole_cells(tuple(size), 16) == tuple(rounded)
+        assert compute_grid_size(tuple(size), 4) == tuple(strided)
+        assert round_to_cells(tuple(size), 16) == tuple(rounded)
 
 
 def test_halves_go_to_the_even_number() -> None:
-    assert [scaled_size((61, 75), 1.5), scaled_size((75, 61), 1.5), scaled_size((47, 51), 0.5)] == [
+    assert [scale_size((61, 75), 1.5), scale_size((75, 61), 1.5), scale_size((47, 51), 0.5)] == [
         (92, 112),
         (112, 92),
         (24, 26),
     ]
-    assert scaled_size((1, 1), 0.25) == (1, 1)
+    assert scale_size((1, 1), 0.25) == (1, 1)
 
 
 def keys(distance: np.ndarray) -> np.ndarray:
@@ -192,7 +190,9 @@ def keys(distance: np.ndarray) -> np.ndarray:
 def test_resize_is_bicubic_on_eight_bits_and_smooths_where_it_shrinks() -> None:
     image = np.zeros((2, 8, 3), np.uint8)
     image[:, 4:] = 255
-    inputs = scaled_inputs(image, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False)
+    inputs = make_scaled_inputs(
+        image, 0.5, lambda p: torch.from_numpy(p.astype(np.float32)).permute(2, 0, 1), flip=False
+    )
     weights = keys((np.arange(8) + 0.5 - (np.arange(4)[:, None] + 0.5) * 2) / 2)
     expected = (weights / weights.sum(axis=1, keepdims=True)) @ image[0, :, 0]
     assert expected.min() < -1

@@ -17,7 +17,7 @@ from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
 from wsss_ray.engine.validate import World
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weights import load_weights
-from wsss_ray.recipe import Recipe, localizer_of, override
+from wsss_ray.recipe import Recipe, override, take_localizer
 from wsss_ray.studies import resolve
 
 SETTINGS = ("net.options={width: 16}", "train.augment.crop=48", "train.batch_size=4", "train.epochs=4")
@@ -46,7 +46,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 def fit(recipe: Recipe, rows: Rows, state: Any = None) -> tuple[list[Any], list[dict[str, float]], Any]:
     """The state after every epoch, the losses of every epoch, and the network."""
     torch.manual_seed(1)
-    network: Any = build_localizer(localizer_of(recipe), 5)
+    network: Any = build_localizer(take_localizer(recipe), 5)
     samples = TrainSamples(rows, 5, Sampling(recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs))
     states: list[Any] = []
     losses: list[dict[str, float]] = []
@@ -77,14 +77,14 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
 def test_single_stage_starts_from_any_trained_localizer(name: str, tmp_path: Path) -> None:
     """The file that a train step leaves is a weight file like the published ones; the trunk in it is taken over."""
     torch.manual_seed(2)
-    before: Any = build_localizer(localizer_of(small(name)), 5)
+    before: Any = build_localizer(take_localizer(small(name)), 5)
     path = tmp_path / MODEL
     save_state(before, path)
     report = load_weights(build_backbone("toy", 8, width=16), str(path))
     assert report.num_matched == len(build_backbone("toy", 8, width=16).state_dict())
 
     recipe = override(small("ssss"), [f"net.weights={path}"])
-    network: Any = build_localizer(localizer_of(recipe), 5, pretrained=True)
+    network: Any = build_localizer(take_localizer(recipe), 5, pretrained=True)
     values = list(before.state_dict().values())
     for key, tensor in network.backbone.state_dict().items():
         assert any(tensor.shape == value.shape and torch.equal(tensor, value) for value in values), key

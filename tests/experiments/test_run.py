@@ -83,7 +83,7 @@ def test_validation_every_other_epoch_changes_no_weight(first: FinishedRun, tiny
 def test_half_finished_step_goes_on(first: FinishedRun, tiny: Recipe) -> None:
     """Parts that were finished before a kill are not made again; the missing ones come out the same."""
     maps = first.artifacts["maps"]
-    folder = storage.local_path(maps.uri)
+    folder = storage.find_local(maps.uri)
     assert folder is not None
     parts = sorted(folder.glob("*.parquet"))
     kept, lost = parts[0], parts[-1]

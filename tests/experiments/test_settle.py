@@ -12,13 +12,13 @@ from wsss_ray.data.manifest import Manifest, SplitInfo
 from wsss_ray.experiments.log import warn_of
 from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.methods.esol.network import ESOLConfig
-from wsss_ray.recipe import Localization, localizer_of, override, replaced
+from wsss_ray.recipe import Localization, override, replace_settings, take_localizer
 from wsss_ray.studies import esol, resolve
 
 
 def trainings(part: Localization) -> list[dict[str, Any]]:
     """What the digest of every training of a localizer holds, the last first."""
-    return [LocalizerSpec(num_classes=3, localization=localizer_of(one)).settings for one in part.chain]
+    return [LocalizerSpec(num_classes=3, localization=take_localizer(one)).settings for one in part.chain]
 
 
 def epoch(offset: float, **more: Any) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def test_falling_recall_warns_where_seeds_are_scored() -> None:
 
 def test_clipping_at_inference_makes_other_maps_of_the_same_weights() -> None:
     keys = ("base.method.clip_at_inference", "method.clip_at_inference")
-    on, off = (replaced(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
+    on, off = (replace_settings(esol.recipe("toy"), dict.fromkeys(keys, value)) for value in (True, False))
     assert trainings(on) == trainings(off)
     assert select(on.method, "maps") == {"clip_at_inference": True}
     assert on.method != off.method

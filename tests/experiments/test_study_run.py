@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import held
-from wsss_ray.cluster.join import cluster
+from wsss_ray.artifacts.store import hold_folder
+from wsss_ray.cluster.join import join_cluster
 from wsss_ray.config import UserError
 from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.toy import ToyConfig
@@ -75,7 +75,7 @@ def entries(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """One local cluster for every call."""
-    with cluster():
+    with join_cluster():
         yield
 
 
@@ -241,7 +241,7 @@ def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.C
 
 def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> None:
     folder = locate_study(str(tmp_path), study.name, "toy")
-    with held(folder, "study"):
+    with hold_folder(folder, "study"):
         with pytest.raises(UserError, match=f"{folder}: another process runs this study; wait"):
             run_study(study, StudyOptions(rows=("4",)), str(tmp_path))
         run_study(study, StudyOptions(scale="small", rows=("4",)), str(tmp_path))

@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.fake_run import prepare
-from wsss_ray.artifacts.store import digest, held
+from wsss_ray.artifacts.store import digest, hold_folder
 from wsss_ray.config import UserError
-from wsss_ray.experiments.settle import made_with
+from wsss_ray.experiments.settle import describe_inputs
 from wsss_ray.experiments.sweep import plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome, group_lines
 from wsss_ray.experiments.sweep_space import parse_space
@@ -29,8 +29,8 @@ from wsss_ray.studies import resolve
 
 HOLD = """
 import sys
-from wsss_ray.artifacts.store import held
-with held(sys.argv[1], "sweep"):
+from wsss_ray.artifacts.store import hold_folder
+with hold_folder(sys.argv[1], "sweep"):
     print("held", flush=True)
     input()
 """
@@ -67,29 +67,29 @@ def test_remote_sweeps_are_held_by_name(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     first, second = "mock://bucket/sweeps/a", "mock://bucket/sweeps/b"
     taken = pytest.raises(UserError, match=f"{first}: another process")
-    with held(first, "sweep"), held(second, "sweep"), taken, held(first, "sweep"):
+    with hold_folder(first, "sweep"), hold_folder(second, "sweep"), taken, hold_folder(first, "sweep"):
         pass
-    with held(first, "sweep"):
+    with hold_folder(first, "sweep"):
         pass
 
 
 def test_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = str(tmp_path / "file" / "sweeps")
-    with pytest.raises(UserError, match="cannot write.*choose another --out"), held(folder, "sweep"):
+    with pytest.raises(UserError, match="cannot write.*choose another --out"), hold_folder(folder, "sweep"):
         pass
 
 
 def test_stamp_follows_the_data_and_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(tmp_path / "data")
     prepared = str(tmp_path / "data")
-    stamps = {digest(made_with(None)), digest(made_with(prepared))}
+    stamps = {digest(describe_inputs(None)), digest(describe_inputs(prepared))}
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     changed = json.dumps(manifest).replace(manifest["classes"][0], "unicorn")
     (tmp_path / "data" / "manifest.json").write_text(changed)
-    stamps.add(digest(made_with(prepared)))
+    stamps.add(digest(describe_inputs(prepared)))
     monkeypatch.setattr(ScoreStep, "version", -1)
-    stamps |= {digest(made_with(None)), digest(made_with(prepared))}
+    stamps |= {digest(describe_inputs(None)), digest(describe_inputs(prepared))}
     assert len(stamps) == 5
 
 

@@ -18,12 +18,14 @@ import pytest
 
 pytest.importorskip("ray")
 
+from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_search import build_scheduler
 from wsss_ray.experiments.sweep_space import parse_space
-from wsss_ray.recipe import Recipe
+from wsss_ray.experiments.sweep_trial import rescore_seeds
+from wsss_ray.recipe import Recipe, replace_settings
 from wsss_ray.stages.score import ScoreStep
 from wsss_ray.studies import resolve
 
@@ -100,6 +102,19 @@ def test_thresholds_are_read_off_one_curve_as_if_each_had_run(swept: tuple[Path,
     for threshold, value in masks.items():
         assert curve[threshold] == pytest.approx(value, abs=1e-6)
     assert record["best"]["threshold"] != 0.3333
+
+
+def test_scores_read_off_a_curve_are_those_of_a_run(tmp_path: Path) -> None:
+    """With a method that learns from saliency, which its protocols name."""
+    recipe = resolve("eps", settings=[setting for setting in SMALL if "threshold" not in setting])
+    recipe = replace_settings(recipe, {"refine": None, "score.background": 0.25, "score.at": (0.25, 0.3333)})
+    other = replace_settings(recipe, {"score.background": 0.3333, "score.at": ()})
+    read_off = rescore_seeds(run(recipe, RunOptions(str(tmp_path))), other)["seeds"]
+    computed = run(other, RunOptions(str(tmp_path))).scores["seeds"]
+    assert "saliency" in computed["fixed"]["protocol"]
+    # Recall of parts needs the maps.
+    computed["fixed"].pop("part_recall")
+    assert {name: read_off[name] for name in ("fixed", "best")} == {name: computed[name] for name in ("fixed", "best")}
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 5, 9, 15, 40])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.fuse_all import fuse_all
-from wsss_ray.config import Config, UserError, changes_of
+from wsss_ray.config import Config, UserError, read_changes
 from wsss_ray.contracts import IGNORE, Batch, Localizer, Progress, Segments
 from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.base import MethodConfig
@@ -151,7 +151,7 @@ def find_undeclared(config: type[Config], prefix: str = "") -> list[str]:
     """The fields, nested ones included, that do not declare what they change."""
     missing = []
     for name, field in config.model_fields.items():
-        if changes_of(config, name) is not None:
+        if read_changes(config, name) is not None:
             continue
         kinds = [field.annotation, *get_args(field.annotation)]
         nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Config)]

@@ -88,7 +88,7 @@ def test_sliding_window_of_a_local_network_is_the_plain_map() -> None:
 
 
 def test_sliding_window_averages_the_windows_that_hold_a_cell() -> None:
-    # Each window answers with its own number; starts 0, 16, 32 on a row of 8 cells of 8 pixels.
+    # Each window gives its own number; starts 0, 16, 32 on a row of 8 cells of 8 pixels.
     def number(part: Tensor) -> Tensor:
         return part[:, :1, ::8, ::8] * 0 + part[:, :1, :1, :1]
 

@@ -45,17 +45,17 @@ def test_both_later_phases_clip_alike(setting: dict[str, Any]) -> None:
     assert alone.build(TinyBackbone(), 3, ESOLConfig().build(TinyBackbone(), 3))
 
 
-def test_the_classifiers_answer_is_clipped_as_in_training() -> None:
+def test_the_classifiers_logits_are_clipped_as_in_training() -> None:
     torch.manual_seed(0)
     images = torch.randn(2, 3, 48, 48)
-    answers = []
+    outputs = []
     for on in (True, False):
         torch.manual_seed(1)
         base = ESOLConfig().build(TinyBackbone(), 3)
         net: Any = ESOLConfig(phase="expansion", clip_at_inference=on).build(TinyBackbone(), 3, base).eval()
-        answers.append((net.logits(images), net.maps(images)))
-    assert torch.equal(answers[0][0], answers[1][0])
-    assert not torch.equal(answers[0][1], answers[1][1])
+        outputs.append((net.logits(images), net.maps(images)))
+    assert torch.equal(outputs[0][0], outputs[1][0])
+    assert not torch.equal(outputs[0][1], outputs[1][1])
 
 
 def test_advice_names_the_keys_of_the_recipe() -> None:

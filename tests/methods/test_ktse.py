@@ -127,8 +127,8 @@ def test_inference_rectifies_each_pass_after_up_sampling() -> None:
     torch.testing.assert_close(found, expected, msg="rectified first, the third cell would be 0.75")
     other = torch.tensor([[[[2.0, -9.0]]]])
     pair, swapped = (fuse_present([Pass(*sides)], rule, (1, 4), labels) for sides in ((steep, other), (other, steep)))
-    torch.testing.assert_close(pair, swapped.flip(3), msg="an image and its mirror image count alike")
-    torch.testing.assert_close(pair[0, 0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0]) / (3 + 1e-5))
+    torch.testing.assert_close(pair, swapped.flip(2), msg="an image and its mirror image count alike")
+    torch.testing.assert_close(pair[0, 0], torch.tensor([0.0, 0.0, 0.0, 3.0]) / (3 + 1e-5))
 
 
 def test_images_are_joined_below_or_beside_with_the_anchor_first() -> None:
@@ -223,8 +223,8 @@ def test_the_direction_of_the_transfer_can_be_cut(cut: Any) -> None:
     torch.manual_seed(0)
     leaves = [torch.randn(size[0], 3, 6, 6, requires_grad=True), torch.randn(size[0], 3, 12, 6, requires_grad=True)]
     model = KTSE(KTSEConfig(ssr=False, ga=False, la=False, kt_detach=cut), TinyBackbone(), num_classes)
-    answers = iter(leaves)
-    model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]
+    outputs = iter(leaves)
+    model.planes = lambda inputs: next(outputs)  # type: ignore[method-assign]
     kt = model.loss(make_batch(num_classes, num=1), AFTER_WARM_UP)["kt"]
     found = torch.autograd.grad(kt, leaves, allow_unused=True)
     reached = [gradient is not None and bool(gradient.any()) for gradient in found]
@@ -263,7 +263,7 @@ def waves(*shape: int, shift: float) -> Tensor:
 
 
 def step_on_waves(**settings: Any) -> dict[str, float]:
-    """The parts of a step whose network answers with waves: a simple and a complex image with partners."""
+    """The parts of a step whose network gives waves: a simple and a complex image with partners."""
     size, planes = (24, 32), {"a": waves(2, 5, 3, 4, shift=0), "p": waves(2, 5, 3, 4, shift=1)}
     planes |= {"m": waves(2, 5, 3, 4, shift=0.1), "s": waves(2, 5, 6, 4, shift=2)}
     images = [torch.sigmoid(waves(2, 3, *size, shift=shift)) for shift in (3, 4)]
@@ -272,9 +272,9 @@ def step_on_waves(**settings: Any) -> dict[str, float]:
     anchor, partner = (Batch(rgb, label, inside, rgb) for rgb, label in zip(images, labels, strict=True))
     anchor.partner = partner
     model = KTSE(KTSEConfig(**settings), TinyBackbone(), 4)
-    first = torch.cat([planes["a"], planes["p"]]) if model.config.looks_at_partner else planes["a"]
-    answers = iter([first, planes["m"], planes["s"]])
-    model.planes = lambda inputs: next(answers)  # type: ignore[method-assign]
+    first = torch.cat([planes["a"], planes["p"]]) if model.config.needs_partner_planes else planes["a"]
+    outputs = iter([first, planes["m"], planes["s"]])
+    model.planes = lambda inputs: next(outputs)  # type: ignore[method-assign]
     model.pool = lambda features: (features.mean(dim=(2, 3)), features)  # type: ignore[method-assign]
     return {name: part.item() for name, part in model.loss(anchor, AFTER_WARM_UP).items()}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from torch import Tensor
 
 from tests.methods.contract import TinyBackbone
+from tests.methods.test_ktse import AFTER_WARM_UP, TABLE_6
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.ktse.config import KTSEConfig
 from wsss_ray.methods.ktse.network import KTSE
@@ -19,17 +19,17 @@ SIZE, CELLS = 16, 4
 
 
 def pair(anchor: list[float], partner: list[float]) -> Batch:
-    """One image with its partner; only labels matter, networks below answer by script."""
+    """One image with its partner; only labels matter, networks below give planes by script."""
     image, inside = torch.rand(1, 3, SIZE, SIZE), torch.ones(1, 1, SIZE, SIZE)
     batch, other = (Batch(image, torch.tensor([labels]).float(), inside, image) for labels in (anchor, partner))
     batch.partner = other
     return batch
 
 
-def scripted(batch: Batch, answers: list[Tensor], **settings: Any) -> dict[str, Tensor]:
+def scripted(batch: Batch, outputs: list[Tensor], **settings: Any) -> dict[str, Tensor]:
     """The parts of a step whose network gives these planes, call by call."""
     model = KTSE(KTSEConfig(**settings), TinyBackbone(), batch.labels.shape[1])
-    given = iter(answers)
+    given = iter(outputs)
     model.planes = lambda images: next(given)  # type: ignore[method-assign]
     return model.loss(batch, AFTER_WARM_UP)
 

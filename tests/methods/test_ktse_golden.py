@@ -39,7 +39,7 @@ class Step:
         self.batch.partner = image_batch(arrays, 2)
         self.seen: list[Tensor] = []
         self.model = KTSE(KTSEConfig(profile="released", **settings), TinyBackbone(), arrays["label1"].shape[1])
-        answers = iter(
+        outputs = iter(
             [
                 torch.cat([self.leaves["F21_a"], self.leaves["F21_p"][: self.num_pairs]]),
                 self.leaves["F21_m"],
@@ -49,7 +49,7 @@ class Step:
 
         def planes(images: Tensor) -> Tensor:
             self.seen.append(images)
-            return next(answers)
+            return next(outputs)
 
         self.model.planes = planes  # type: ignore[method-assign]
         self.model.pool = lambda features: (self.leaves["logit_a"], features)  # type: ignore[method-assign]

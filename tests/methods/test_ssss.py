@@ -414,7 +414,7 @@ def test_one_step_changes_what_it_should() -> None:
     assert bool((after["context.fuse.1.running_var"] == 1).all())
 
 
-def test_scores_answer_at_image_size_and_are_not_cleaned() -> None:
+def test_scores_are_of_image_size_and_are_not_cleaned() -> None:
     model = SMALL.build(tiny(), 3).eval()
     images = torch.randn(2, 3, 37, 53)
     with torch.no_grad():

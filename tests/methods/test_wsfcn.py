@@ -7,12 +7,12 @@ from typing import Any, Literal
 import pytest
 import torch
 from pydantic import ValidationError
-from tests.methods.test_ssss import Golden, assert_close, decoder, load_rule, tiny
 from torch import nn
 
 from tests.golden_rules import set_b_input
 from tests.methods.contract import Case, check_localizer, make_batch
 from tests.methods.released_names import FCA_NAMES, SF2_NAMES, WSFCN_NAMES
+from tests.methods.test_ssss import Golden, assert_close, decoder, load_rule, tiny
 from wsss_ray.contracts import Progress
 from wsss_ray.methods.layers import resize_aligned, spatial_mean
 from wsss_ray.methods.ssss.decoder import apply_test_gate

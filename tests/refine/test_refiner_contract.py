@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wsss_ray.config import Config, changes_of, select
+from wsss_ray.config import Config, read_changes, select
 from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
@@ -65,7 +65,7 @@ def test_the_docstring_names_a_paper_or_says_there_is_none(name: str) -> None:
 
 @pytest.mark.parametrize("settings", [*(REFINERS[name] for name in NAMES), CRFConfig, ScoreConfig])
 def test_every_field_says_what_it_changes(settings: type[Config]) -> None:
-    found = {name: changes_of(settings, name) for name in settings.model_fields}
+    found = {name: read_changes(settings, name) for name in settings.model_fields}
     assert None not in found.values(), found
     if settings is ScoreConfig:
         assert set(found.values()) == {"scores"}

@@ -26,7 +26,7 @@ from wsss_ray.reports.compare_tables import build_tables
 from wsss_ray.reports.run_page import build_run_page
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import write_markdown
-from wsss_ray.score.names import STEPS, VARIANTS, Variant, metric_choices
+from wsss_ray.score.names import STEPS, VARIANTS, Variant, describe_metrics
 from wsss_ray.studies import resolve
 
 TITLE = "refined twice"
@@ -72,7 +72,7 @@ def test_a_new_variant_is_read_everywhere(tmp_path: Path) -> None:
         console.print(table)
     assert console.export_text().count(title) == 2
 
-    assert "masks[.mask|twice]" in metric_choices()
+    assert "masks[.mask|twice]" in describe_metrics()
     plan = plan_sweep(resolve("cam"), parse_space(["refine.threshold=0.1,0.2"]), SweepOptions(metric="masks.twice"))
     assert plan.recipe.segment is None
 
@@ -96,6 +96,6 @@ def test_a_new_variant_is_read_everywhere(tmp_path: Path) -> None:
 
 
 def test_without_its_line_it_is_unknown() -> None:
-    assert "twice" not in metric_choices()
+    assert "twice" not in describe_metrics()
     with pytest.raises(UserError, match="--metric masks.twice"):
         plan_sweep(resolve("cam"), parse_space(["train.epochs=1"]), SweepOptions(metric="masks.twice"))

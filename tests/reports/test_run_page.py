@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,7 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion, find_ticks
 from wsss_ray.reports.images import BUDGET, Chosen, choose_images, draw_images, encode_image
 from wsss_ray.reports.page import LIMIT, write_page
+from wsss_ray.reports.run_page import build_run_page
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -92,6 +95,36 @@ def test_page_has_every_section_and_escapes_names(page: str) -> None:
     assert "3.0 s of it in this run" in page
     assert "prefers-color-scheme:dark" in page
     assert "width=device-width" in page
+
+
+HOSTILE = "<script>x</script>\"'&"
+
+
+def poison(value: Any) -> Any:
+    """``value`` with a piece of HTML behind every text in it."""
+    if isinstance(value, dict):
+        return {key: poison(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poison(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+def test_no_text_of_a_file_becomes_markup(tmp_path: Path) -> None:
+    run = open_run(fake_run(tmp_path, "fake-1", prepare(tmp_path / "data")))
+    record = run.record
+    record |= {key: poison(record[key]) for key in ("scores", "steps", "classes", "finished")}
+    for step in ("masks", "seeds"):
+        for values in (one for one in record["scores"][step].values() if "iou" in one):
+            values["iou"] = {name + HOSTILE: value for name, value in values["iou"].items()}
+    losses = [
+        {name + HOSTILE * (name != "total"): value for name, value in epoch["losses"].items()}
+        for epoch in record["history"]["train"]
+    ]
+    record["history"] = {HOSTILE: [{"epoch": place, "losses": one} for place, one in enumerate(losses)]}
+    page = build_run_page(replace(run, folder=run.folder + HOSTILE, recipe=poison(run.recipe)))
+    parsed(page)
+    assert page.count("<script") == 1, "its own"
+    assert page.count("&lt;script&gt;") > 20
 
 
 def test_noise_images_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from wsss_ray.config import UserError
 from wsss_ray.reports.chart_png import spans_decades
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart
 from wsss_ray.reports.page import write_page
+from wsss_ray.reports.study_page import build_study_page
 from wsss_ray.reports.study_table import find_results, read_column, summarize_study
 from wsss_ray.reports.study_text import (
     describe_ranking,
@@ -205,6 +206,20 @@ def test_figure_and_page(results: dict[str, Any], tmp_path: Path) -> None:
     assert "no weights | here" in page
     assert page.count("<circle") == 4 + 2
     assert not any(mark in page for mark in ("http://", "https://"))
+
+
+def test_no_text_of_results_becomes_markup(results: dict[str, Any]) -> None:
+    hostile = "<script>x</script>"
+    for key in ("study", "title", "source", "scale", "profile"):
+        results[key] += hostile
+    results |= {"data": hostile, "settings": [hostile], "axis": hostile}
+    for row in results["rows"]:
+        row["name"], row["note"] = row["name"] + hostile, hostile
+        for entry in row["seeds"].values():
+            entry.update(reason=hostile, run=hostile)
+    page = build_study_page(results)
+    assert page.count("<script") == 1, "its own"
+    assert page.count("&lt;script&gt;") > 10
 
 
 def test_axis_of_numbers_is_joined(results: dict[str, Any], tmp_path: Path) -> None:

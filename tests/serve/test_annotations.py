@@ -22,7 +22,7 @@ from pycocotools.coco import COCO
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import SegmenterSpec, save_state
-from wsss_ray.artifacts.tables import MASKS_SCHEMA, part_name, write_table
+from wsss_ray.artifacts.tables import MASKS_SCHEMA, name_part, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.shards import load_manifest, read_shard, write_dataset
@@ -124,7 +124,7 @@ def run(tmp_path_factory) -> Path:
     write_dataset(open_source("toy", config=ToyConfig(num_classes=3, num_train=5, num_val=2, size=64)), data, 2)
     for shard in load_manifest(data).shards_of("train"):
         rows = [{"image_id": row["image_id"], "mask": row["mask"]} for row in read_shard(data, shard)]
-        where = str(root / "refine" / "r1" / part_name(shard.path))
+        where = str(root / "refine" / "r1" / name_part(shard.path))
         write_table(pa.Table.from_pylist(rows, schema=MASKS_SCHEMA), where)
     segment = SegmentConfig(
         network=DeepLabV2Config(rates=(1,), multi_scale_input=False), net=NetConfig(), train=TrainConfig()

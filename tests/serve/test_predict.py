@@ -15,7 +15,7 @@ import torch
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, save_state
-from wsss_ray.artifacts.tables import part_name, write_table
+from wsss_ray.artifacts.tables import name_part, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
 from wsss_ray.data.shards import write_dataset
@@ -92,12 +92,12 @@ def local(monkeypatch):
         worker = job.make_worker()
         for name, _ in job.shards:
             table = worker.make_table(name)
-            write_table(table, storage.join(job.out, part_name(name)))
+            write_table(table, storage.join(job.out, name_part(name)))
             done.extend(table["image"].to_pylist())
 
     monkeypatch.setattr(predicting, "run_shards", run_shards)
-    monkeypatch.setattr(predicting, "cluster", lambda address: contextlib.nullcontext())
-    monkeypatch.setattr(predicting, "machines", lambda resources: None)
+    monkeypatch.setattr(predicting, "join_cluster", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(predicting, "plan_machines", lambda resources: None)
     return done
 
 

@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from wsss_ray.artifacts.store import Artifact, Step, Store
 from wsss_ray.cluster.join import Machines
-from wsss_ray.config import Config, Result, UserError, changes_of, select
+from wsss_ray.config import Config, Result, UserError, read_changes, select
 from wsss_ray.data.manifest import DataSet, Manifest, SplitInfo
 from wsss_ray.experiments.run import run_steps
 from wsss_ray.experiments.settle import settle_recipe
-from wsss_ray.recipe import Recipe, replaced, validate
+from wsss_ray.recipe import Recipe, replace_settings, validate
 from wsss_ray.stages.run import Run, Steps
 from wsss_ray.studies import resolve
 
@@ -56,7 +56,7 @@ def digest_steps(recipe: Recipe) -> dict[str, str]:
 def list_settings(config: Config, prefix: str = "") -> Iterator[tuple[str, Result, Any, Any]]:
     """(key, what it changes, annotation, value) of every setting; nested ones that declare nothing give their own."""
     for name, field in type(config).model_fields.items():
-        declared, value = changes_of(type(config), name), getattr(config, name)
+        declared, value = read_changes(type(config), name), getattr(config, name)
         inner = isinstance(value, Config) and (declared is None or name in ("affinity", "segment", "refine"))
         if inner:
             yield from list_settings(value, f"{prefix}{name}.")
@@ -91,7 +91,7 @@ def change(recipe: Recipe, key: str, annotation: Any, value: Any) -> Recipe | No
     """The recipe with another value for one key, None where none was found that makes a recipe."""
     for other in other_values(annotation, value):
         try:
-            changed = replaced(recipe, {key: other})
+            changed = replace_settings(recipe, {key: other})
             settle_recipe(changed, MANIFEST)
         except (UserError, ValidationError):
             continue
@@ -122,8 +122,8 @@ def expect_changed(key: str, what: Result) -> tuple[str, list[str]]:
 def test_digests_follow_from_what_settings_declare(name: str, refiner: str) -> None:
     donor = resolve("ktse", "toy")
     if refiner == "psa":
-        donor = replaced(donor, {"refine": {"name": "psa"}})
-    recipe = replaced(resolve(name, "toy"), {"refine": donor.refine, "affinity": donor.affinity})
+        donor = replace_settings(donor, {"refine": {"name": "psa"}})
+    recipe = replace_settings(resolve(name, "toy"), {"refine": donor.refine, "affinity": donor.affinity})
     before = digest_steps(recipe)
     tried = 0
     for key, what, annotation, value in list_settings(recipe):

@@ -15,7 +15,7 @@ from wsss_ray.data.saliency import NOTE, describe_detector
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.experiments.settle import settle_recipe
-from wsss_ray.recipe import replaced
+from wsss_ray.recipe import replace_settings
 from wsss_ray.stages import prepare, saliency
 from wsss_ray.stages.score import describe_protocols, describe_saliency
 from wsss_ray.studies import cam, eps, smaf
@@ -90,7 +90,7 @@ def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
 
 def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image files"):
-        saliency.make_saliency("toy", None, {}, str(tmp_path / "maps"), "border_cut", False, None)
+        saliency.make_saliency(open_source("toy"), str(tmp_path / "maps"))
     assert not (tmp_path / "maps").exists()
 
 
@@ -107,7 +107,7 @@ def test_a_method_that_needs_saliency_refuses_the_split_that_lacks_it(images: Pa
     with pytest.raises(UserError, match=r"--set base.method.saliency=false"):
         settle_recipe(smaf.recipe(), lacking)
     assert settle_recipe(cam.recipe(), lacking)
-    assert settle_recipe(replaced(eps.recipe(), {"method.saliency": False}), lacking)
+    assert settle_recipe(replace_settings(eps.recipe(), {"method.saliency": False}), lacking)
 
 
 def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> None:

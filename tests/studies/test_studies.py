@@ -13,7 +13,7 @@ from wsss_ray.config import UserError
 from wsss_ray.experiments.study import Study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.l2g.network import L2GConfig
-from wsss_ray.recipe import Recipe, Scale, dump, load, override, replaced, validate
+from wsss_ray.recipe import Recipe, Scale, dump, load, override, replace_settings, validate
 from wsss_ray.studies import build_study, cam, eps, l2g, load_modules, names, resolve, smaf, study_names
 
 SCALES: tuple[Scale, ...] = ("toy", "small", "paper")
@@ -189,27 +189,27 @@ def test_patches_are_whole_cells_of_the_crop_and_differ() -> None:
 
 def test_replaced_checks_and_derives_again() -> None:
     made = cam.recipe()
-    assert replaced(made, {}) == made
-    assert replaced(made, {"method.window": 80, "segment": None}).method.window == 80
+    assert replace_settings(made, {}) == made
+    assert replace_settings(made, {"method.window": 80, "segment": None}).method.window == 80
     with pytest.raises(UserError, match="windov"):
-        replaced(made, {"method.windov": 80})
+        replace_settings(made, {"method.windov": 80})
     with pytest.raises(UserError, match="no key 'methud'"):
-        replaced(made, {"methud.window": 80})
+        replace_settings(made, {"methud.window": 80})
     with pytest.raises(UserError, match="base"):
-        replaced(smaf.recipe(), {"base": None})
+        replace_settings(smaf.recipe(), {"base": None})
 
 
 def test_fusion_follows_the_method_unless_it_was_set() -> None:
     paper = l2g.recipe()
-    logits = replaced(paper, {"method.map_form": "logits"})
+    logits = replace_settings(paper, {"method.map_form": "logits"})
     assert logits.localize.fusion == L2GConfig(map_form="logits").fusion() != paper.localize.fusion
     assert override(paper, ["method.map_form=logits"]).localize.fusion == logits.localize.fusion
-    apart = replaced(paper, {"localize.fusion.reduce": "mean"})
-    assert replaced(apart, {"method.map_form": "logits"}).localize.fusion.reduce == "mean"
-    assert replaced(apart, {"method.map_form": "logits"}).localize.fusion.interpolation == "bilinear"
+    apart = replace_settings(paper, {"localize.fusion.reduce": "mean"})
+    assert replace_settings(apart, {"method.map_form": "logits"}).localize.fusion.reduce == "mean"
+    assert replace_settings(apart, {"method.map_form": "logits"}).localize.fusion.interpolation == "bilinear"
     over = override(smaf.recipe(), ["base.method={name: cam}"])
     assert over.base.localize.fusion == CAMConfig().fusion()
-    assert replaced(smaf.recipe(), {"base": made_base()}).base.method.name == "cam"
+    assert replace_settings(smaf.recipe(), {"base": made_base()}).base.method.name == "cam"
 
 
 def made_base() -> Recipe:

@@ -69,10 +69,10 @@ class RunFolder:
 
 def open_run(name: str, out: str = "results") -> RunFolder:
     """A run by its folder, or by (the beginning of) its name below ``out``; UserError lists the runs there are."""
-    folder = storage.absolute(name)
+    folder = storage.make_absolute(name)
     if not storage.exists(storage.join(folder, RECORD)):
-        runs = storage.join(storage.absolute(out), "runs")
-        there = finished(runs)
+        runs = storage.join(storage.make_absolute(out), "runs")
+        there = list_finished(runs)
         if "://" in name or "/" in name:
             raise UserError(f"{name}: no finished run here; give a folder below --out/runs{_listed(there)}")
         fitting = [entry for entry in there if entry == name] or [entry for entry in there if entry.startswith(name)]
@@ -84,7 +84,7 @@ def open_run(name: str, out: str = "results") -> RunFolder:
     return RunFolder(folder, storage.read_json(storage.join(folder, RECORD)), recipe)
 
 
-def finished(runs: str) -> list[str]:
+def list_finished(runs: str) -> list[str]:
     """Names of the finished runs in a folder, sorted."""
     filesystem, path = storage.open_fs(runs)
     infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
@@ -167,20 +167,20 @@ def _measure(artifact: Artifact) -> dict[str, Any]:
     return {key: artifact.record.get(key) for key in ("images_per_second", "peak_memory_mb")}
 
 
-def run_record(run_folder: str) -> dict[str, Any]:
+def read_record(run_folder: str) -> dict[str, Any]:
     """What a run wrote down about itself; UserError where there is no finished run."""
-    record = storage.join(storage.absolute(run_folder), RECORD)
+    record = storage.join(storage.make_absolute(run_folder), RECORD)
     if not storage.exists(record):
         raise UserError(f"{run_folder}: no finished run here; give a folder below --out/runs")
     run: dict[str, Any] = storage.read_json(record)
     return run
 
 
-def artifact_folder(run_folder: str, name: str) -> str:
+def find_artifact(run_folder: str, name: str) -> str:
     """The folder of one of a run's artifacts; UserError where the run has none of this name."""
-    run = run_record(run_folder)
+    run = read_record(run_folder)
     if name not in run["artifacts"]:
         raise UserError(f"{run_folder}: run has no {name}; available: {', '.join(sorted(run['artifacts']))}")
-    root = storage.absolute(run_folder).rstrip("/").rsplit("/", 2)[0]
+    root = storage.make_absolute(run_folder).rstrip("/").rsplit("/", 2)[0]
     entry = run["artifacts"][name]
     return storage.join(root, entry["stage"], entry["digest"])

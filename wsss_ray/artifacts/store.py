@@ -64,7 +64,7 @@ class Store:
     """All artifacts below one folder or URI."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = storage.absolute(uri)
+        self.uri = storage.make_absolute(uri)
 
     def folder(self, stage: str, uid: str) -> str:
         """Where the step with this digest keeps its output, finished or not."""
@@ -89,16 +89,16 @@ class Store:
         Only runs on one machine wait for each other over a remote store; others would write the same bytes to the same
         names.
         """
-        with folder_lock(self.folder(stage, uid)):
+        with lock_folder(self.folder(stage, uid)):
             yield
 
 
-def folder_lock(folder: str) -> FileLock:
+def lock_folder(folder: str) -> FileLock:
     """A folder's lock, not held yet: the operating system's, which dies with its process.
 
     A remote folder's lies in this machine's temporary folder, and holds on this machine alone.
     """
-    place = storage.local_path(folder)
+    place = storage.find_local(folder)
     if place is None:
         place = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([folder])
     place.mkdir(parents=True, exist_ok=True)
@@ -106,13 +106,13 @@ def folder_lock(folder: str) -> FileLock:
 
 
 @contextlib.contextmanager
-def held(folder: str, what: str) -> Iterator[None]:
+def hold_folder(folder: str, what: str) -> Iterator[None]:
     """Keep other processes off the folder of a "study" or "sweep", whose results two of them would overwrite.
 
     Raises UserError at once where another has it, or where nothing can be written there.
     """
     try:
-        lock = folder_lock(folder)
+        lock = lock_folder(folder)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
@@ -126,7 +126,7 @@ def held(folder: str, what: str) -> Iterator[None]:
         lock.release()
 
 
-def content_digest(uri: str) -> str:
+def digest_content(uri: str) -> str:
     """Digest over the names and bytes of a folder's data files (Parquet, safetensors): equal runs have equal ones."""
     hasher = hashlib.sha256()
     for name in storage.list_names(uri):

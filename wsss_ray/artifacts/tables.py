@@ -36,7 +36,7 @@ COUNTS_SCHEMA = pa.schema(
 """Per image and variant the labels that occur and their (3, n) int64 intersection, truth and predicted pixels."""
 
 
-def part_name(shard: str) -> str:
+def name_part(shard: str) -> str:
     """The output file of a shard: same stem, so that any part finds its input."""
     return os.path.splitext(os.path.basename(shard))[0] + ".parquet"
 

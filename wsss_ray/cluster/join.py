@@ -41,7 +41,7 @@ class Machines:
 
 
 @contextlib.contextmanager
-def cluster(address: str | None = None) -> Iterator[None]:
+def join_cluster(address: str | None = None) -> Iterator[None]:
     """A connection to Ray: ``address`` or RAY_ADDRESS where given, otherwise a local cluster that ends with the run.
 
     Raises UserError where the address does not answer or asks for a token.
@@ -103,20 +103,20 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def machines(resources: Resources, share: int = 1) -> Machines:
+def plan_machines(resources: Resources, share: int = 1) -> Machines:
     """The layout of one of ``share`` runs on the joined cluster; UserError where it asks for more than there is."""
-    return layout(live_nodes(), resources, share)
+    return lay_out(list_nodes(), resources, share)
 
 
-def live_nodes() -> list[Node]:
+def list_nodes() -> list[Node]:
     """The nodes of the joined cluster that are there now."""
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return [(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in found]
 
 
-def layout(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Machines:
-    """``machines`` of these nodes; the threads of a training worker never exceed what a node can give it."""
-    cpus, gpus = max(1, places(nodes, 1)), places(nodes, 1, use_gpu=True)
+def lay_out(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Machines:
+    """``plan_machines`` of these nodes; the threads of a training worker never exceed what a node can give it."""
+    cpus, gpus = max(1, count_places(nodes, 1)), count_places(nodes, 1, use_gpu=True)
     cpus, gpus = max(1, cpus // share), max(1, gpus // share) if gpus else 0
     if resources.gpus is False:
         gpus = 0
@@ -130,35 +130,35 @@ def layout(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Machi
         )
     inference = min(resources.inference_workers or limit, limit)
     threads = max(1, cpus // resources.train_workers)
-    while threads > 1 and places(nodes, threads, gpus > 0) < share * resources.train_workers:
+    while threads > 1 and count_places(nodes, threads, gpus > 0) < share * resources.train_workers:
         threads -= 1
     return Machines(cpus, gpus, resources.train_workers, threads, inference)
 
 
-def places(nodes: Sequence[Node], threads: int, use_gpu: bool = False) -> int:
+def count_places(nodes: Sequence[Node], threads: int, use_gpu: bool = False) -> int:
     """How many workers of so many CPUs, each with a GPU of its own where asked, the nodes hold at the same time."""
     return sum(min(cpus // threads, gpus) if use_gpu else cpus // threads for cpus, gpus in nodes)
 
 
-def concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
+def choose_concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
     """How many runs go on at the same time: one per GPU, or per two cores, for each training worker.
 
     UserError where more are asked for than have room.
     """
-    return room(live_nodes(), resources, asked, num_jobs)
+    return fit_runs(list_nodes(), resources, asked, num_jobs)
 
 
-def room(nodes: Sequence[Node], resources: Resources, asked: int | None, num_jobs: int) -> int:
-    """``concurrency`` on these nodes."""
-    whole = layout(nodes, resources)
-    limit = max(1, places(nodes, 1, whole.use_gpu) // whole.train_workers)
+def fit_runs(nodes: Sequence[Node], resources: Resources, asked: int | None, num_jobs: int) -> int:
+    """``choose_concurrency`` on these nodes."""
+    whole = lay_out(nodes, resources)
+    limit = max(1, count_places(nodes, 1, whole.use_gpu) // whole.train_workers)
     if asked is not None and asked > limit:
         raise UserError(
             f"--max-concurrent {asked}: the cluster has room for {limit} runs of {whole.train_workers} training "
             "worker(s); lower it, or join a larger cluster with --address"
         )
     largest = max((cpus for cpus, _ in nodes), default=1)
-    usual = limit if whole.use_gpu else max(1, places(nodes, min(2, max(1, largest))) // whole.train_workers)
+    usual = limit if whole.use_gpu else max(1, count_places(nodes, min(2, max(1, largest))) // whole.train_workers)
     return max(1, min(asked or usual, num_jobs))
 
 
@@ -202,7 +202,7 @@ def _remove_orphans() -> None:
                 remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
-def this_node() -> str:
+def find_this_node() -> str:
     """The resource that pins the drivers of runs to this node, where their file locks hold."""
     address = ray.util.get_node_ip_address()
     have = ray.cluster_resources()

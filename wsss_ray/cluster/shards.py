@@ -18,12 +18,12 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import part_name, write_table
+from wsss_ray.artifacts.tables import name_part, write_table
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.memory import keep_freed_memory
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
-from wsss_ray.engine.train import peak_memory_mb
+from wsss_ray.engine.train import measure_peak_memory
 
 Shards = Sequence[tuple[str, int]]
 """(name, number of images) of every shard."""
@@ -76,11 +76,11 @@ class _Actor:
             error = ""
             try:
                 table = self.worker.make_table(shard)
-                write_table(table, storage.join(self.out, part_name(shard)))
+                write_table(table, storage.join(self.out, name_part(shard)))
             except UserError as problem:
                 error = str(problem)
             errors.append(error)
-            memory.append(peak_memory_mb(self.device))
+            memory.append(measure_peak_memory(self.device))
         return {"shard": batch["shard"], "error": np.array(errors), "memory": np.array(memory)}
 
 
@@ -102,7 +102,7 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
     Raises UserError with a worker's own message where its input is bad.
     """
     done = set(storage.list_names(job.out))
-    waiting = [(name, count) for name, count in job.shards if part_name(name) not in done]
+    waiting = [(name, count) for name, count in job.shards if name_part(name) not in done]
     total, left = sum(count for _, count in job.shards), sum(count for _, count in waiting)
     start, memory = time.monotonic(), 0.0
     num_images = dict(job.shards)

@@ -94,10 +94,10 @@ def submit_job(
     environment: dict[str, Any] = {}
     if folder:
         environment = {"working_dir": str(Path(folder).resolve()), "excludes": [*EXCLUDES, *exclude]}
-    job = taken(
+    job = hand_in_job(
         client,
         address,
-        entrypoint=entrypoint(arguments),
+        entrypoint=build_entrypoint(arguments),
         runtime_env=environment,
         metadata={"wsss": shlex.join(arguments)[:500]},
     )
@@ -106,7 +106,7 @@ def submit_job(
         print(f"follow it: ray job logs --address {address} --follow {job}")
         return 0
     try:
-        return followed(client, job, address)
+        return follow_job(client, job, address)
     except KeyboardInterrupt:
         try:
             client.stop_job(job)
@@ -116,7 +116,7 @@ def submit_job(
         raise
 
 
-def taken(client: Any, address: str, **job: Any) -> str:
+def hand_in_job(client: Any, address: str, **job: Any) -> str:
     """The name of a job handed in; waits up to WARM_UP seconds for a cluster that has only just started.
 
     Raises UserError where the cluster does not take it.
@@ -139,7 +139,7 @@ def taken(client: Any, address: str, **job: Any) -> str:
         time.sleep(PAUSE)
 
 
-def entrypoint(arguments: Sequence[str]) -> str:
+def build_entrypoint(arguments: Sequence[str]) -> str:
     """The job's shell command: with this Python where the cluster has it too, else with the one it finds first."""
     here = shlex.quote(sys.executable)
     return f"$(command -v {here} || echo python) -m wsss_ray.cli.main {shlex.join(arguments)}"
@@ -189,7 +189,7 @@ def connect(address: str) -> Any:
     return client
 
 
-def followed(client: Any, job: str, address: str) -> int:
+def follow_job(client: Any, job: str, address: str) -> int:
     """Print a job's log until the job has ended, through lost connections, and return its exit code.
 
     Raises UserError where the cluster does not answer for PATIENCE seconds, or does not know the job any more.
@@ -219,7 +219,7 @@ def followed(client: Any, job: str, address: str) -> int:
                 if lost is not None:
                     with contextlib.suppress(Exception):
                         asyncio.run(log.show())
-                return exit_code(info, job)
+                return read_exit_code(info, job)
         time.sleep(PAUSE)
 
 
@@ -239,7 +239,7 @@ class _Log:
             print(new, end="", flush=True)
 
 
-def exit_code(info: Any, job: str) -> int:
+def read_exit_code(info: Any, job: str) -> int:
     """The exit code of an ended job; 1 where it ended without one, with its reason on stderr."""
     if str(info.status) == "SUCCEEDED":
         return 0

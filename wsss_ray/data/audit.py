@@ -38,6 +38,8 @@ class Facts:
     range_given: bool = False
     """The range of grey values was stated by the user."""
     frames: int = 1
+    outside: bool = False
+    """Shapes of an annotation reach far beyond the image."""
 
     @property
     def shown(self) -> frozenset[int]:
@@ -49,6 +51,14 @@ def audit_facts(facts: Sequence[Facts], classes: Sequence[str]) -> list[str]:
     """Notes about what is rare; UserError for what is wrong with most images, with the likely reason and the fix."""
     notes = [*_check_palettes(facts), *_check_grey(facts), *_find_doubles(facts, classes)]
     notes += _check_masks([one for one in facts if one.raw is not None and one.labels is not None], classes)
+    outside = [one.image_id for one in facts if one.outside]
+    if len(outside) > _MOST * len(facts):
+        raise UserError(
+            f"the shapes of {len(outside)} of {len(facts)} images reach far beyond their image, the first is "
+            f"{outside[0]}: are they drawn for another size? Export them again, or cut them off with --set outside=cut"
+        )
+    if outside:
+        notes.append(f"{len(outside)} images have shapes that reach far beyond them, cut off: {short_list(outside)}")
     several = [one.image_id for one in facts if one.frames > 1]
     if several:
         notes.append(f"{len(several)} files hold several frames, of which the first is used: {short_list(several)}")
@@ -78,13 +88,13 @@ def _check_palettes(facts: Iterable[Facts]) -> list[str]:
 
 
 def _check_grey(facts: Iterable[Facts]) -> list[str]:
-    deep = [one for one in facts if one.brightest is not None and not one.range_given]
+    deep = [one for one in facts if one.brightest is not None]
     dark = [one.image_id for one in deep if (one.brightest or 0) <= _DARK]
     if not dark:
         return []
     what = f"{len(dark)} of {len(deep)} images of more than 8 bits use less than a sixteenth of their range"
     fix = "if they hold 12 bits in 16, give --set grey_range=0:4095"
-    if len(dark) > _MOST * len(deep):
+    if len(dark) > _MOST * len(deep) and not any(one.range_given for one in deep):
         raise UserError(
             f"{what}: {short_list(dark)} would be black; {fix}, else --set grey_range=0:65535 keeps them so"
         )
@@ -132,7 +142,7 @@ def _check_masks(facts: list[Facts], classes: Sequence[str]) -> list[str]:
         raise UserError(_why_other(facts, wrong, classes))
     swapped = _find_swap(labelled, classes)
     if swapped:
-        raise UserError(swapped + _suggest(facts, classes))
+        raise UserError(swapped + (_suggest(facts, classes) or _tell_binary(facts, classes) or _MANUAL))
     return _rare(read, empty, extra, lacking, classes)
 
 
@@ -168,11 +178,16 @@ def _why_other(facts: list[Facts], wrong: list[Facts], classes: Sequence[str]) -
     example = wrong[0]
     shown = _words(tuple(sorted(example.shown)), classes)
     says = f"{example.image_id} is labelled {_words(example.labels, classes)}, its mask shows {shown}"
-    single = {value for one in facts for value in one.raw or () if value not in (0, IGNORE)}
-    hint = _suggest(facts, classes)
-    if not hint and len(single) == 1 and len(classes) > 1:
-        hint = f": the masks hold only {single.pop()} and tell no classes apart; give --set masks=none"
-    return f"masks of {len(wrong)} of {len(facts)} images contradict their labels ({says}){hint or _MANUAL}"
+    hint = _suggest(facts, classes) or _tell_binary(facts, classes) or _MANUAL
+    return f"masks of {len(wrong)} of {len(facts)} images contradict their labels ({says}){hint}"
+
+
+def _tell_binary(facts: list[Facts], classes: Sequence[str]) -> str:
+    """That masks of foreground and background cannot score several classes; empty for other masks."""
+    found = {value for one in facts for value in one.raw or () if value not in (0, IGNORE)}
+    if len(found) != 1 or len(classes) == 1:
+        return ""
+    return f": the masks hold only {found.pop()} and tell no classes apart; give --set masks=none"
 
 
 _MANUAL = ": check the order of the classes (--classes NAME,NAME,...) or state them (--set mask_values=VALUE:CLASS,...)"
@@ -214,12 +229,14 @@ def _suggest(facts: list[Facts], classes: Sequence[str]) -> str:
     background = next((value for value in everywhere if value not in meaning), None)
     if background is None or not meaning:
         return ""
-    if background == 0 and sorted(meaning) == list(range(1, len(classes) + 1)):
+    others = images.keys() - {0, IGNORE} - meaning.keys()
+    if background == 0 and not others and sorted(meaning) == list(range(1, len(classes) + 1)):
         return f": are they in another order? Give --classes {','.join(meaning[value] for value in sorted(meaning))}"
     stated = {**meaning, **({background: "background"} if background else {})}
     stated |= {value: "ignore" for value in images if value not in stated and value not in (0, IGNORE)}
     pairs = ",".join(f"{value}:{stated[value]}" for value in sorted(stated))
-    return f": if {background} is the background, give --set mask_values={pairs}"
+    sure = f"if {background} is the background, " if background else ""
+    return f": {sure}give --set mask_values={pairs}"
 
 
 def _rare(

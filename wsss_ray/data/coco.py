@@ -1,41 +1,32 @@
-"""MS COCO 2014 as downloaded (2017's names work too), or any data set exported in its layout.
+"""MS COCO 2014 as downloaded (2017's names work too), or any data set exported in its format.
 
-``train2014/ val2014/ annotations/instances_train2014.json instances_val2014.json``; image-level labels are the
-categories of an image's annotations, never what a rendered mask happens to show.
+Image-level labels are the categories of an image's annotations, never what a rendered mask happens to show.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from wsss_ray.config import UserError
-from wsss_ray.data.checks import file_loader
-from wsss_ray.data.coco_index import CocoImage, build_index, categories, first_of_unknown, iterate, shapes_of
-from wsss_ray.data.coco_masks import Crowd, Overlap, pycocotools_mask, render
-from wsss_ray.data.image import encode_mask
-from wsss_ray.data.source import Item, Row, Source
+from pydantic import Field
 
-CLASSES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
-    *("fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),
-    *("elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee"),
-    *("skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard"),
-    *("tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
-    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch"),
-    *("potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone"),
-    *("microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear"),
-    *("hair drier", "toothbrush"),
-)
-UNUSED = frozenset({12, 26, 29, 30, 45, 66, 68, 69, 71, 83})
-"""Category ids below 90 that COCO never used."""
-CATEGORY_IDS = tuple(number for number in range(1, 91) if number not in UNUSED)
-"""COCO's id of every class: the mask index is the rank among them, 1-based."""
-_YEARS = ("2014", "2017")
-_SPLITS = ("train", "val")
+from wsss_ray.config import UserError
+from wsss_ray.data.checks import FileLoader, Reading
+from wsss_ray.data.coco_categories import read_categories
+from wsss_ray.data.coco_index import CocoImage, iterate_files, iterate_images, read_shapes
+from wsss_ray.data.coco_layout import UNSPLIT, Part, find_parts
+from wsss_ray.data.coco_masks import Crowd, DrawRules, Overlap, pycocotools_mask, reach_outside, render_shapes
+from wsss_ray.data.files import SALIENCY_TAILS, Census, Companions, make_ids
+from wsss_ray.data.image import encode_mask
+from wsss_ray.data.names import compose, list_classes, path_key
+from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
+from wsss_ray.data.shards import cache_root
+from wsss_ray.data.source import FACTS, Item, Row, Source
+from wsss_ray.data.splits import draw_splits
+
 Empty = Literal["dropped", "kept"]
 _REASONS = {
     "crowd": "a crowd is of its class, as its image label says; left out, a right answer there would count as wrong",
@@ -44,176 +35,212 @@ _REASONS = {
 }
 
 
-def open_coco(
-    root: str | Path | None,
-    *,
-    crowd: Crowd = "included",
-    overlap: Overlap = "smallest",
-    empty: Empty = "dropped",
-    crowd_labels: bool = True,
-    categories_from: Literal["coco", "file"] = "coco",
-    masks: bool = True,
-    splits: tuple[str, ...] | list[str] | None = None,
-    saliency: str | Path | None = None,
-    index: str | Path | None = None,
-) -> Source:
-    """The images below ``root`` and their annotations.
+class CocoOptions(FileOptions):
+    """Options of the source ``coco``."""
 
-    ``crowd`` and ``overlap``: how masks are drawn (``coco_masks.render``). ``empty``: whether images without any
-    label are dropped. ``crowd_labels``: whether a crowd alone gives its image a label. ``categories_from``: COCO's
-    own, or those the annotation files list (other data in its layout). ``masks=False`` leaves masks out.
-    ``saliency``: a folder of ``<image>.png``. ``index``: where the parsed annotations are kept, by default the cache;
-    on several machines a folder that all of them see.
-    """
-    _check("crowd", crowd, ("included", "excluded", "ignore"))
-    _check("overlap", overlap, ("smallest", "last", "first"))
-    _check("empty", empty, ("dropped", "kept"))
-    _check("categories_from", categories_from, ("coco", "file"))
+    crowd: Crowd = "included"
+    overlap: Overlap = "smallest"
+    """How masks are drawn (``coco_masks.DrawRules``)."""
+    empty: Empty = "dropped"
+    """Whether images without any label are dropped."""
+    crowd_labels: bool = True
+    """Whether a crowd alone gives its image a label."""
+    categories_from: Literal["auto", "coco", "file"] = "auto"
+    """COCO's own, or those the annotation files list (other data in its format)."""
+    masks: bool = True
+    """False leaves masks out."""
+    splits: Words = ()
+    """Splits to read, by default all."""
+    index: FilePath | None = None
+    """Where the parsed annotations are kept, by default the cache; on several machines a folder that all of them
+    see."""
+    outside: Literal["refused", "cut"] = "refused"
+    """What becomes of most images having shapes that reach far beyond them."""
+    val_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Part of the images that goes to val where the files say no split."""
+    seed: int = 0
+
+
+def open_coco(root: str | Path | None, **options: Any) -> Source:
+    """The images below ``root`` and their annotations, with ``CocoOptions``."""
+    chosen = read_options("coco", CocoOptions, options)
     if root is None or not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds train2014, val2014 and annotations")
-    if saliency is not None and not Path(saliency).is_dir():
-        raise UserError(f"{saliency}: no such folder; saliency is a folder of <image>.png")
-    if masks:
+    if chosen.saliency is not None and not Path(chosen.saliency).is_dir():
+        raise UserError(f"{chosen.saliency}: no such folder; saliency is a folder of <image>.png")
+    if chosen.masks:
         pycocotools_mask()
-    parts = _parts(Path(root), tuple(splits) if splits is not None else None, _index_folder(index))
-    table = _table(parts, categories_from)
-    names = list(CLASSES) if categories_from == "coco" else _names(parts[0])
-    rules = {"crowd": crowd, "overlap": overlap, "empty": empty}
-    options: dict[str, Any] = {
+    parts = find_parts(Path(root), chosen.splits, _index_folder(chosen.index))
+    origin, names, tables, notes = read_categories(parts, chosen.categories_from)
+    reading = make_reading(chosen, len(names), list_classes(names, str(parts[0].file)).find)
+    described: dict[str, Any] = {
         "labels_from": "annotations",
-        **rules,
-        "crowd_labels": crowd_labels,
-        "categories_from": categories_from,
-        "masks": masks,
+        "crowd": chosen.crowd,
+        "overlap": chosen.overlap,
+        "empty": chosen.empty,
+        "crowd_labels": chosen.crowd_labels,
+        "categories_from": origin,
+        "masks": chosen.masks,
         "default_because": _REASONS,
         "annotation_files": {part.split: f"{part.file.name} {part.index.stem.split('-')[1]}" for part in parts},
     }
-    loader = partial(
-        load_coco,
-        table=table,
-        crowd=crowd,
-        overlap=overlap,
-        masks=masks,
-        load=file_loader(len(names)),
+    saliency = Companions(Path(chosen.saliency), "saliency map", SALIENCY_TAILS, True) if chosen.saliency else None
+    items: Any = CocoItems(tuple(parts), tables, chosen, _shared_ids(parts), saliency)
+    notes += _take_census(items, parts, chosen)
+    splits = tuple(part.split for part in parts)
+    if splits == (UNSPLIT,):
+        items = draw_splits(list(items), chosen.val_fraction, chosen.seed)
+        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+        splits = ("train", "val") if any(item.splits == ("val",) for item in items) else ("train",)
+    return Source(
+        "coco",
+        names,
+        items,
+        CocoLoader(
+            tables, DrawRules(chosen.crowd, chosen.overlap), chosen.masks, chosen.outside == "cut", FileLoader(reading)
+        ),
+        splits=splits,
+        options=described | describe_reading(chosen),
+        notes=notes,
     )
-    items = CocoItems(tuple(parts), table, empty, crowd_labels, Path(saliency) if saliency is not None else None)
-    return Source("coco", names, items, loader, splits=tuple(part.split for part in parts), options=options)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One split on disk."""
-
-    split: str
-    images: Path
-    file: Path
-    index: Path
 
 
 @dataclass(frozen=True)
 class CocoItems:
-    """Every image of the splits once, split by split, by id; read from the index as it goes."""
+    """Every image of the parts once, part by part, by id; read from the index as it goes."""
 
     parts: tuple[Part, ...]
-    table: Mapping[int, int]
-    empty: Empty
-    crowd_labels: bool
-    saliency: Path | None
+    tables: Mapping[str, Mapping[int, int]]
+    """Split -> category id -> mask index."""
+    options: CocoOptions
+    ids: Mapping[str, str]
+    """Split and file name -> image id, where short ids would not be unique."""
+    saliency: Companions | None
 
     def __iter__(self) -> Iterator[Item]:
         for part in self.parts:
-            for image in iterate(part.index):
+            for image in iterate_images(part.index):
                 item = self._item(part, image)
-                if item.labels or self.empty == "kept":
+                if item.labels or self.options.empty == "kept":
                     yield item
 
     def _item(self, part: Part, image: CocoImage) -> Item:
-        labels = {self.table[number] - 1 for number, crowd in image.categories if self.crowd_labels or not crowd}
-        stem = Path(image.file).stem
-        saliency = self.saliency / f"{stem}.png" if self.saliency is not None else None
+        table = self.tables[part.split]
+        wanted = [number for number, crowd in image.categories if self.options.crowd_labels or not crowd]
+        name = part.shorten(image.file)
+        image_id = self.ids.get(f"{part.split}/{name}") or _short_id(name)
+        saliency = self.saliency.find(name, image_id) if self.saliency is not None else None
         return Item(
-            stem,
-            str(part.images / image.file),
-            tuple(sorted(labels)),
-            saliency=str(saliency) if saliency is not None and saliency.is_file() else None,
+            image_id,
+            str(part.find_image(image.file)),
+            tuple(sorted({table[number] - 1 for number in wanted})),
+            saliency=str(saliency) if saliency is not None else None,
             splits=(part.split,),
+            file=image.file,
             extra={
                 "index": str(part.index),
                 "image": image.id,
                 "size": (image.height, image.width),
                 "labels_file": str(part.file),
+                "part": part.split,
+                **({"bare": True} if image.bare else {}),
             },
         )
 
 
-def load_coco(item: Item, table: Mapping[int, int], crowd: Crowd, overlap: Overlap, masks: bool, load: Any) -> Row:
-    """The row of an image with its mask rendered; runs on workers. UserError names file, annotation and fix."""
-    height, width = item.extra["size"]
-    where = f"{item.extra['labels_file']}: image {item.image_id}"
-    if masks:
-        shapes = shapes_of(item.extra["index"], item.extra["image"])
-        item = replace(item, mask=encode_mask(render(shapes, table, height, width, crowd, overlap, where)))
-    try:
-        made: Row = load(item)
-    except UserError as error:
-        if str(error).startswith(f"{item.image_id}: {height}x{width} "):
-            stated = f"{height}x{width} (height x width)"
-            raise UserError(f"{where} is {stated} there, but {item.image!r} is not; correct one of the two") from error
-        raise
-    return made
+def _short_id(name: str) -> str:
+    return "__".join(compose(os.path.splitext(name)[0]).split("/"))
 
 
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UserError(f"coco: {name} {value!r}; known: {', '.join(known)}")
-
-
-def _index_folder(index: str | Path | None) -> Path:
-    from wsss_ray.data.shards import cache_root
-
-    return Path(index).expanduser().absolute() if index is not None else cache_root() / "coco"
-
-
-def _parts(root: Path, wanted: tuple[str, ...] | None, folder: Path) -> list[Part]:
-    found = []
-    for split in wanted or _SPLITS:
-        files = [(root / "annotations" / f"instances_{split}{year}.json", root / f"{split}{year}") for year in _YEARS]
-        there = next(((file, images) for file, images in files if file.is_file()), None)
-        if there is None:
-            if wanted:
-                raise UserError(f"{files[0][0]}: no such file; remove split {split!r} or add the file")
-            continue
-        file, images = there
-        if not images.is_dir():
-            raise UserError(f"{images}: no such folder, but {file} lists its images; add it or remove the file")
-        found.append(Part(split, images, file, build_index(file, folder)))
-    if not found:
-        raise UserError(f"{root}: no annotations/instances_train2014.json or instances_val2014.json; add them")
-    return found
-
-
-def _names(part: Part) -> list[str]:
-    return list(categories(part.index).values())
-
-
-def _table(parts: list[Part], source: Literal["coco", "file"]) -> dict[int, int]:
-    """Category id -> mask index 1..C, after every annotation file was checked against it."""
-    own = dict(zip(CATEGORY_IDS, CLASSES, strict=True))
-    names = own if source == "coco" else categories(parts[0].index)
+def _shared_ids(parts: Sequence[Part]) -> dict[str, str]:
+    """Ids with the split in front where short ones would not be unique; empty where they are."""
+    seen: set[int] = set()
+    total = 0
     for part in parts:
-        for number, name in categories(part.index).items():
-            if names.get(number) != name:
-                expected = repr(names[number]) if number in names else "unknown"
-                hint = (
-                    "give COCO's own file, or --set categories_from=file for other data in its layout"
-                    if source == "coco"
-                    else f"list the same categories as {parts[0].file}"
-                )
-                raise UserError(f"{part.file}: category {number} is {name!r}, expected {expected}; {hint}")
-        unknown = first_of_unknown(part.index, set(names))
-        if unknown is not None:
-            raise UserError(
-                f"{part.file}: annotation {unknown[0]} has category {unknown[1]}, which is none of the {len(names)}; "
-                "correct it or remove the annotation"
-            )
-    return {number: rank for rank, number in enumerate(sorted(names), start=1)}
+        for file in iterate_files(part.index):
+            seen.add(hash(path_key(_short_id(part.shorten(file)))))
+            total += 1
+    if len(seen) == total:
+        return {}
+    several = len(parts) > 1
+    names = {
+        f"{part.split}/{name}": f"{part.split}/{name}" if several else name
+        for part in parts
+        for name in map(part.shorten, iterate_files(part.index))
+    }
+    ids = make_ids(names.values())
+    return {key: ids[name] for key, name in names.items()}
+
+
+def _take_census(items: CocoItems, parts: Sequence[Part], options: CocoOptions) -> list[str]:
+    """How many images are used and why others are not; images that nobody can draw a mask for."""
+    num_used = num_bare = num_listed = 0
+    for part in parts:
+        for image in iterate_images(part.index):
+            num_listed += 1
+            labelled = any(options.crowd_labels or not crowd for _, crowd in image.categories)
+            num_used += labelled or options.empty == "kept"
+            num_bare += image.bare
+    census = Census()
+    census.leave_out("without a label (--set empty=kept keeps them)", num_listed - num_used)
+    if not parts[0].official:
+        table = parts[0].table
+        named = [part.find_image(file) for part in parts for file in iterate_files(part.index)]
+        table.count_unused(named, census, "not listed in the annotations")
+    notes = census.notes(num_used)
+    if num_bare and options.masks:
+        notes.append(
+            f"{num_bare} of {num_listed} images have annotations without a shape (boxes alone): their labels are used, "
+            "and they have no mask"
+        )
+    if items.saliency is not None:
+        for _ in items:
+            pass
+        notes += items.saliency.notes(num_used)
+    return notes
+
+
+@dataclass(frozen=True)
+class CocoLoader:
+    """The ``load`` of COCO's format: draws the mask, then reads the image; runs on workers."""
+
+    tables: Mapping[str, Mapping[int, int]]
+    rules: DrawRules
+    masks: bool
+    cut: bool
+    """Shapes that reach far beyond their image are cut off without a word."""
+    load: FileLoader
+
+    @property
+    def reading(self) -> Reading:
+        """How the images are read."""
+        return self.load.reading
+
+    def settle(self, reading: Reading) -> CocoLoader:
+        """The same with another reading."""
+        return replace(self, load=self.load.settle(reading))
+
+    def __call__(self, item: Item) -> Row:
+        """The row of an item; UserError names file, annotation and fix."""
+        size = item.extra["size"]
+        where = f"{item.extra['labels_file']}: image {item.image_id}"
+        outside = False
+        if self.masks and not item.extra.get("bare"):
+            shapes = read_shapes(item.extra["index"], item.extra["image"])
+            drawn = render_shapes(shapes, self.tables[item.extra["part"]], size, self.rules, where)
+            outside = not self.cut and reach_outside(shapes, size)
+            item = replace(item, mask=encode_mask(drawn))
+        try:
+            row = self.load(item)
+        except UserError as error:
+            if str(error).startswith(f"{item.image_id}: {size[0]}x{size[1]} "):
+                stated = f"{size[0]}x{size[1]} (height x width)"
+                raise UserError(
+                    f"{where} is {stated} there, but {item.image!r} is not; correct one of the two"
+                ) from error
+            raise
+        return {**row, FACTS: replace(row[FACTS], outside=outside)}
+
+
+def _index_folder(index: str | None) -> Path:
+    return Path(index).expanduser().absolute() if index is not None else cache_root() / "coco"

@@ -7,6 +7,7 @@ smallest wins. YUDE: included, the last (or, in a helper, the first) wins.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +50,8 @@ def shape_mask(shape: Any, height: int, width: int, where: str) -> np.ndarray:
 
 def _check_polygons(polygons: list[Any], where: str) -> None:
     for polygon in polygons:
-        if not isinstance(polygon, list) or not all(isinstance(value, (int, float)) for value in polygon):
+        numbers = isinstance(polygon, list) and all(isinstance(value, (int, float)) for value in polygon)
+        if not numbers or not np.isfinite(polygon).all():
             raise UserError(f"{where}: a polygon is a list of numbers x, y, x, y, ...; correct it")
         if len(polygon) % 2:
             raise UserError(f"{where}: a polygon of {len(polygon)} numbers has half a point; correct it")
@@ -99,33 +101,51 @@ def string_counts(text: str, where: str) -> list[int]:
     return runs
 
 
-def render(
-    shapes: Sequence[Annotation],
-    indices: Mapping[int, int],
-    height: int,
-    width: int,
-    crowd: Crowd,
-    overlap: Overlap,
-    where: str = "annotations",
-) -> np.ndarray:
-    """(height, width) uint8 mask of an image's annotations; ``indices`` maps category ids to mask values 1..C.
+@dataclass(frozen=True)
+class DrawRules:
+    """How shapes become a mask where code bases disagree.
 
     ``crowd``: crowds drawn as their class, left out (what they cover stays background unless a shape is there), or
     255 where no shape is. ``overlap``: who keeps a pixel two shapes cover: the one with the smallest stated area (ties:
     the first), the last or the first in the file.
     """
-    mask = np.zeros((height, width), dtype=np.uint8)
-    drawn = [one for one in shapes if not one.crowd or crowd == "included"]
-    bitmaps = {id(one): shape_mask(one.shape, height, width, f"{where}: annotation {one.id}") for one in shapes}
-    if overlap == "smallest":
-        drawn = sorted(drawn, key=lambda one: one.area if one.area >= 0 else float(bitmaps[id(one)].sum()))
+
+    crowd: Crowd = "included"
+    overlap: Overlap = "smallest"
+
+
+def render_shapes(
+    shapes: Sequence[Annotation],
+    indices: Mapping[int, int],
+    size: tuple[int, int],
+    rules: DrawRules,
+    where: str = "annotations",
+) -> np.ndarray:
+    """(height, width) uint8 mask of an image's annotations; ``indices`` maps category ids to mask values 1..C."""
+    mask = np.zeros(size, dtype=np.uint8)
+    drawn = [one for one in shapes if not one.crowd or rules.crowd == "included"]
+    bitmaps = {id(one): shape_mask(one.shape, *size, f"{where}: annotation {one.id}") for one in shapes}
+    if rules.overlap == "smallest":
+        drawn = sorted(drawn, key=lambda one: one.area if one.area > 0 else float(bitmaps[id(one)].sum()))
     for one in drawn:
         bitmap = bitmaps[id(one)]
-        if overlap != "last":
+        if rules.overlap != "last":
             bitmap = bitmap & (mask == 0)
         mask[bitmap] = indices[one.category]
-    if crowd == "ignore":
+    if rules.crowd == "ignore":
         for one in shapes:
             if one.crowd:
                 mask[bitmaps[id(one)] & (mask == 0)] = IGNORE
     return mask
+
+
+def reach_outside(shapes: Sequence[Annotation], size: tuple[int, int]) -> bool:
+    """Whether a polygon reaches beyond the image by more than a tenth of its sides, or two pixels."""
+    height, width = size
+    for one in shapes:
+        for polygon in one.shape if isinstance(one.shape, list) else ():
+            x, y = np.array(polygon[::2], np.float64), np.array(polygon[1::2], np.float64)
+            over = max(-x.min(), x.max() - width) > max(2.0, 0.1 * width)
+            if over or max(-y.min(), y.max() - height) > max(2.0, 0.1 * height):
+                return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -126,12 +127,14 @@ class FileTable:
         for path in self.files:
             key = path_key(path.relative_to(self.folder).as_posix())
             found.setdefault(key, []).append(path)
+            found.setdefault("*/" + key.rpartition("/")[2], []).append(path)
             if is_image(path.name):
                 found.setdefault(key.rpartition(".")[0] + "/", []).append(path)
         return found
 
     def find(self, name: str, below: tuple[str, ...] = ("",)) -> Path | None:
-        """The file a table means: as written, else in another Unicode form or case, else an image without its ending.
+        """The file a table means: as written, else in another Unicode form or case, else an image without its ending,
+        else the only file of that name in any folder.
 
         ``below`` names folders to look in, one after the other. UserError where two files fit.
         """
@@ -150,7 +153,10 @@ class FileTable:
                     )
                 if found:
                     return found[0]
-        return None
+        named = self._by_key.get("*/" + path_key(plain.rpartition("/")[2]), [])
+        if len(named) > 1:
+            raise UserError(f"{name}: {named[0]} and {named[1]} have this name; write the path below {self.folder}")
+        return named[0] if named else None
 
     def count_unused(self, used: Iterable[Path], census: Census, reason: str) -> None:
         """Count the images that are not among ``used``, and files that would be images with a plug-in."""
@@ -260,19 +266,22 @@ def split_companion(relative: str, tails: tuple[str, ...]) -> tuple[str, str]:
 
 
 def make_ids(relatives: Iterable[str]) -> dict[str, str]:
-    """Relative path -> image id: its parts joined by ``__`` without the ending, or with it where two would share one.
+    """Relative path -> image id: its parts joined by ``__`` without the ending.
 
-    UserError for paths that cannot be told apart even so.
+    Where two would share one, also in another case, each keeps its ending, and a digest of its path where that does not
+    tell them apart either.
     """
     listed = list(dict.fromkeys(relatives))
-    plain = {name: "__".join(PurePosixPath(compose(name)).with_suffix("").parts) for name in listed}
-    counts = Counter(path_key(made) for made in plain.values())
-    ids = {}
-    for name, made in plain.items():
-        shared = counts[path_key(made)] > 1
-        ids[name] = "__".join(PurePosixPath(compose(name)).parts).replace(".", "_") if shared else made
-    twice = [made for made, count in Counter(path_key(made) for made in ids.values()).items() if count > 1]
-    if twice:
-        names = [name for name, made in ids.items() if path_key(made) == twice[0]]
-        raise UserError(f"{names[0]} and {names[1]}: cannot be told apart by name; rename one of the two")
+    ids = {name: "__".join(PurePosixPath(compose(name)).with_suffix("").parts) for name in listed}
+    for make in (_with_ending, _with_digest):
+        counts = Counter(path_key(made) for made in ids.values())
+        ids = {name: make(name) if counts[path_key(made)] > 1 else made for name, made in ids.items()}
     return ids
+
+
+def _with_ending(name: str) -> str:
+    return "__".join(PurePosixPath(compose(name)).parts).replace(".", "_")
+
+
+def _with_digest(name: str) -> str:
+    return f"{_with_ending(name)}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"

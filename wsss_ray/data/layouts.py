@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsss_ray.config import UserError
+from wsss_ray.data.coco_layout import annotation_files
 from wsss_ray.data.files import walk_files
 from wsss_ray.data.tables import SPLIT_FOLDERS
 
@@ -44,9 +45,11 @@ def _look_for_voc(root: Path) -> Layout | None:
 
 
 def _look_for_coco(root: Path) -> Layout | None:
-    if any((root / "annotations").glob("instances_*.json")):
-        return Layout("coco", {}, f"{root} is a COCO data set")
-    return None
+    files = annotation_files(root)
+    if not files:
+        return None
+    named = ", ".join(path.relative_to(root).as_posix() for _, path in files[:3])
+    return Layout("coco", {}, f"{root} has annotations in COCO's format ({named})")
 
 
 def _look_for_folder(root: Path) -> Layout | None:

@@ -116,7 +116,7 @@ class DataSet:
 
 def open_data(uri: str) -> DataSet:
     """The prepared data set at a folder or URI; UserError where there is none."""
-    where = storage.absolute(uri)
+    where = storage.make_absolute(uri)
     return DataSet(where, load_manifest(where))
 
 

@@ -262,7 +262,7 @@ class Rows:
     def __init__(
         self, uri: str, split: str, columns: Sequence[str] | None = None, cache: str | Path | None = None
     ) -> None:
-        self.uri, self.split, self.cache = storage.absolute(uri), split, cache
+        self.uri, self.split, self.cache = storage.make_absolute(uri), split, cache
         self.columns = tuple(SCHEMA.names if columns is None else columns)
         self.manifest = load_manifest(self.uri)
         folder = (Path(cache) if cache is not None else cache_root()) / self.manifest.digest

@@ -23,27 +23,27 @@ class Pass(NamedTuple):
     """Maps of the mirrored images, still mirrored."""
 
 
-def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
+def scale_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """(H, W) times ``scale``, exact halves to the even number as the released loaders round; at least one pixel."""
     return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
 
 
-def unit_scale(size: tuple[int, int], long_side: int | None) -> float:
+def compute_unit_scale(size: tuple[int, int], long_side: int | None) -> float:
     """What scale 1 multiplies (H, W) by: 1, or the factor that makes the longer side ``long_side`` pixels."""
     return 1.0 if long_side is None else long_side / max(size)
 
 
-def strided_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+def compute_grid_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """The grid with a cell every ``stride`` pixels: (H, W) divided and rounded up (IRN, stride 4)."""
     return -(-size[0] // stride), -(-size[1] // stride)
 
 
-def whole_cells(size: tuple[int, int], cell: int) -> tuple[int, int]:
+def round_to_cells(size: tuple[int, int], cell: int) -> tuple[int, int]:
     """(H, W) rounded up to multiples of ``cell``: what IRN up-samples to before it crops (cell 16)."""
     return -(-size[0] // cell) * cell, -(-size[1] // cell) * cell
 
 
-def scaled_inputs(
+def make_scaled_inputs(
     image: np.ndarray, scale: float, normalize: Callable[[np.ndarray], Tensor], flip: bool = True
 ) -> Tensor:
     """An image and its mirror image at one scale: (H, W, 3) uint8 RGB -> (2, 3, h, w); without ``flip`` (1, 3, h, w).
@@ -51,14 +51,14 @@ def scaled_inputs(
     PIL bicubic on 8 bits, which smooths where it shrinks: a float or torch resize gives other maps. ``normalize`` takes
     (h, w, 3) uint8 to (3, h, w).
     """
-    height, width = scaled_size((image.shape[0], image.shape[1]), scale)
+    height, width = scale_size((image.shape[0], image.shape[1]), scale)
     if (height, width) != image.shape[:2]:
         image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     tensor = normalize(image)
     return torch.stack([tensor, tensor.flip(2)]) if flip else tensor[None]
 
 
-def present_classes(labels: Tensor, num_classes: int) -> Tensor:
+def find_present_classes(labels: Tensor, num_classes: int) -> Tensor:
     """(B, C) labels -> (B, C) bool; raises UserError where C is not ``num_classes``."""
     if labels.dim() != 2 or labels.shape[1] != num_classes:
         raise UserError(
@@ -82,7 +82,7 @@ def fuse_present(
     """
     if not passes:
         raise UserError("no maps to fuse: give at least one scale")
-    present = present_classes(labels, passes[0].plain.shape[1]).to(passes[0].plain.device)
+    present = find_present_classes(labels, passes[0].plain.shape[1]).to(passes[0].plain.device)
     total = _enlarge(passes[0], present, rule, size)
     for one in passes[1:]:
         total = total + _enlarge(one, present, rule, size)

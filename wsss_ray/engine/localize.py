@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from wsss_ray.config import Changes, Config
 from wsss_ray.contracts import ClassMaps, FusionRule, Localizer
-from wsss_ray.engine.fusion import fuse_present, strided_size, unit_scale, whole_cells
+from wsss_ray.engine.fusion import compute_grid_size, compute_unit_scale, fuse_present, round_to_cells
 from wsss_ray.engine.passes import Device, forward_scale, group_by_size
 
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
@@ -60,14 +60,14 @@ def _read_same_size(
 ) -> list[ClassMaps]:
     pixels = [image.pixels for image in images]
     height, width = pixels[0].shape[:2]
-    unit = unit_scale((height, width), config.long_side)
+    unit = compute_unit_scale((height, width), config.long_side)
     bf16 = config.precision == "bf16"
     outputs = [forward_scale(network.maps, pixels, unit * scale, config.flip, on, bf16) for scale in config.scales]
     labels = torch.zeros(len(images), outputs[0].plain.shape[1])
     for place, image in enumerate(images):
         labels[place, list(image.classes)] = 1
-    grid = strided_size((height, width), config.stride)
-    canvas = whole_cells(grid, fusion.multiple) if config.stride == 1 else grid
+    grid = compute_grid_size((height, width), config.stride)
+    canvas = round_to_cells(grid, fusion.multiple) if config.stride == 1 else grid
     fused = fuse_present(outputs, fusion, canvas, labels, crop=grid).numpy()
     maps, start = [], 0
     for image in images:

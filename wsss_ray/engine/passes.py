@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wsss_ray.data.augment import NormalizeConfig
-from wsss_ray.engine.fusion import Pass, scaled_inputs
+from wsss_ray.engine.fusion import Pass, make_scaled_inputs
 
 MAX_PIXELS = 12_000_000
 """Input pixels of one forward pass at most, so that large images at scale 2 fit in memory."""
@@ -44,7 +44,7 @@ def forward_scale(
 
     Returns (B, K, h, w) float32; those of the mirror images are still mirrored. ``bf16`` runs under autocast.
     """
-    plain = torch.cat([scaled_inputs(image, scale, on.normalize.apply, flip=False) for image in images])
+    plain = torch.cat([make_scaled_inputs(image, scale, on.normalize.apply, flip=False) for image in images])
     inputs = torch.cat([plain, plain.flip(3)]) if flip else plain
     share = max(1, MAX_PIXELS // (inputs.shape[2] * inputs.shape[3]))
     outputs = []

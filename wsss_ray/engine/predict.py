@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wsss_ray.config import Changes, Config
 from wsss_ray.contracts import GatedSegments, Segments
-from wsss_ray.engine.fusion import unit_scale
+from wsss_ray.engine.fusion import compute_unit_scale
 from wsss_ray.engine.gate import GateConfig, gate_classes, read_scores
 from wsss_ray.engine.localize import Scales
 from wsss_ray.engine.passes import Device, forward_scale, group_by_size
@@ -84,7 +84,7 @@ class MaskPredictor:
         config = self.config
         height, width = images[0].shape[:2]
         forward = _Forward(self.network, gated=config.gate.classes == "scores")
-        unit = unit_scale((height, width), config.long_side)
+        unit = compute_unit_scale((height, width), config.long_side)
         nearest = min(config.scales, key=lambda scale: abs(scale - 1))
         total = single = torch.zeros(())
         count = own = 0

@@ -172,7 +172,7 @@ def train_network(
             _mean_over_workers(losses, world),
             mean_ap,
             done.num_images / max(seconds, 1e-9),
-            peak_memory_mb(world.device),
+            measure_peak_memory(world.device),
             optimizer.param_groups[0]["lr"],
         )
 
@@ -296,7 +296,7 @@ def _mean_over_workers(values: dict[str, float], world: World) -> dict[str, floa
     return {name: float(np.mean([worker[name] for worker in gathered if name in worker])) for name in values}
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def measure_peak_memory(device: torch.device) -> float:
     """Peak memory of this process so far: of the GPU where there is one, else resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20

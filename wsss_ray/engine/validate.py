@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.image import decode_image
 from wsss_ray.data.shards import Rows
-from wsss_ray.engine.fusion import scaled_inputs, unit_scale
+from wsss_ray.engine.fusion import compute_unit_scale, make_scaled_inputs
 from wsss_ray.score.precision import compute_mean_average_precision
 
 BATCH = 16
@@ -57,8 +57,8 @@ def load_validation_images(
         labels = np.zeros(num_classes, dtype=np.float32)
         labels[list(row["labels"])] = 1
         pixels = decode_image(row["image"], row["image_id"])
-        unit = unit_scale((pixels.shape[0], pixels.shape[1]), long_side)
-        images.append(ValidationImage(scaled_inputs(pixels, unit, normalize.apply, flip=False)[0], labels))
+        unit = compute_unit_scale((pixels.shape[0], pixels.shape[1]), long_side)
+        images.append(ValidationImage(make_scaled_inputs(pixels, unit, normalize.apply, flip=False)[0], labels))
     return images
 
 

@@ -11,7 +11,7 @@ from wsss_ray.cluster.progress import console
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.recipe import Localization, dump
 from wsss_ray.reports.panels import draw_panels
-from wsss_ray.score.names import metric_name, usual_variant
+from wsss_ray.score.names import choose_variant, name_metric
 from wsss_ray.stages.run import Listener, Run
 from wsss_ray.tracking import Tracker, flatten
 
@@ -51,21 +51,21 @@ class MlflowLog(Listener):
 
     def hear_start(self, run: Run) -> None:
         """The settled recipe as parameters and as a file."""
-        self.tracker.params(flatten(run.recipe.model_dump(mode="json")))
-        self.tracker.text(dump(run.recipe), "recipe.yaml")
+        self.tracker.log_params(flatten(run.recipe.model_dump(mode="json")))
+        self.tracker.log_text(dump(run.recipe), "recipe.yaml")
 
     def hear_step(self, title: str, artifact: Artifact) -> None:
         """Metrics and tags of one step."""
         name, record = title.replace(" ", "_"), artifact.record
         measured = ("seconds", "images_per_second", "peak_memory_mb")
-        self.tracker.metrics({f"{name}/{key}": record.get(key) for key in measured})
+        self.tracker.log_metrics({f"{name}/{key}": record.get(key) for key in measured})
         for epoch in record.get("history", []):
-            self.tracker.metrics(_name_epoch(name, epoch), step=epoch["epoch"])
+            self.tracker.log_metrics(_name_epoch(name, epoch), step=epoch["epoch"])
         where = f"{artifact.stage}/{artifact.digest}"
-        self.tracker.tags({f"artifact.{name}": where, f"reused.{name}": str(artifact.reused)})
+        self.tracker.set_tags({f"artifact.{name}": where, f"reused.{name}": str(artifact.reused)})
         weights = record["step"].get("weights")
         if weights:
-            self.tracker.tags({f"weights.{name}": weights})
+            self.tracker.set_tags({f"weights.{name}": weights})
         if "scores" in record:
             log_scores(self.tracker, title.removeprefix("score "), record["scores"])
         self.tracker.flush()
@@ -82,7 +82,7 @@ class PanelLog(Listener):
         chosen = finished.recipe.data
         splits = {"score": chosen.score_split, "val": chosen.val_split}
         artifacts = {name: artifact.uri for name, artifact in finished.artifacts.items()}
-        self.tracker.files(draw_panels(finished.data, splits, artifacts, finished.folder), "panels")
+        self.tracker.log_files(draw_panels(finished.data, splits, artifacts, finished.folder), "panels")
 
 
 def _name_epoch(name: str, epoch: Mapping[str, Any]) -> dict[str, float | None]:
@@ -94,13 +94,13 @@ def _name_epoch(name: str, epoch: Mapping[str, Any]) -> dict[str, float | None]:
 
 def log_scores(tracker: Tracker, step: str, found: Mapping[str, Any]) -> None:
     """All numbers of a scored step, its curve by whole per cent, and its usual number under a name of its own."""
-    tracker.metrics(dict(flatten_scores(step, found)))
+    tracker.log_metrics(dict(flatten_scores(step, found)))
     for percent, miou in _read_curve(found).items():
-        tracker.metrics({f"{step}/miou_at_threshold_percent": miou}, step=percent)
-    variant = usual_variant(step, found)
+        tracker.log_metrics({f"{step}/miou_at_threshold_percent": miou}, step=percent)
+    variant = choose_variant(step, found)
     if variant is not None:
         # One short name per step, whatever its variant: what compare pages and parallel coordinates are built on.
-        tracker.metrics({f"miou/{step}": found[variant]["miou"]})
+        tracker.log_metrics({f"miou/{step}": found[variant]["miou"]})
 
 
 def flatten_scores(step: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
@@ -110,11 +110,11 @@ def flatten_scores(step: str, found: Mapping[str, Any]) -> Iterator[tuple[str, f
             continue
         for key, value in values.items():
             if isinstance(value, (int, float)):
-                yield metric_name(step, variant, key), value
+                yield name_metric(step, variant, key), value
         for label, value in values["iou"].items():
-            yield metric_name(step, variant, f"iou/{label}"), value
+            yield name_metric(step, variant, f"iou/{label}"), value
         for part, value in values.get("part_recall", {}).items():
-            yield metric_name(step, variant, f"recall_of_part/{part}"), value
+            yield name_metric(step, variant, f"recall_of_part/{part}"), value
 
 
 def _read_curve(found: Mapping[str, Any]) -> dict[int, float]:

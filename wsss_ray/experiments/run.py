@@ -8,7 +8,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.network import SegmenterSpec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact, Store, digest
-from wsss_ray.cluster.join import cluster, machines
+from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.experiments.log import ConsoleLog, MlflowLog, PanelLog
 from wsss_ray.experiments.settle import check_recipe, open_run
 from wsss_ray.experiments.tags import tag_run
@@ -47,9 +47,9 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     check_recipe(recipe)
     store = Store(options.out)
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
-    with tracker, cluster(options.address):
+    with tracker, join_cluster(options.address):
         listeners = (ConsoleLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
-        opened = open_run(recipe, Steps(store, listeners), machines(recipe.resources, options.share))
+        opened = open_run(recipe, Steps(store, listeners), plan_machines(recipe.resources, options.share))
         folder = open_folder(opened)
         for listener in listeners:
             listener.hear_start(opened)

@@ -12,7 +12,7 @@ from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
 from wsss_ray.nets.weight_store import locate_weights
-from wsss_ray.recipe import Recipe, SettledData, SettledRecipe, localizer_of
+from wsss_ray.recipe import Recipe, SettledData, SettledRecipe, take_localizer
 from wsss_ray.stages.localize import LocalizeStep
 from wsss_ray.stages.predict import PredictStep
 from wsss_ray.stages.prepare import PrepareStep, generate_toy
@@ -24,16 +24,16 @@ from wsss_ray.stages.train import TrainStep
 STEPS = (PrepareStep, TrainStep, LocalizeStep, RefineStep, PredictStep, ScoreStep)
 
 
-def made_with(uri: str | None) -> dict[str, Any]:
+def describe_inputs(uri: str | None) -> dict[str, Any]:
     """What results depend on besides their recipe: the versions of the steps and the prepared data, None for toy."""
     versions = {step.stage: step.version for step in STEPS}
-    return {"versions": versions, "data": load_manifest(storage.absolute(uri)).digest if uri is not None else None}
+    return {"versions": versions, "data": load_manifest(storage.make_absolute(uri)).digest if uri is not None else None}
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Everything that can be refused without Ray: data, splits, saliency, backbones, weights; each names its fix."""
     if recipe.data.uri is not None:
-        settle_recipe(recipe, load_manifest(storage.absolute(recipe.data.uri)))
+        settle_recipe(recipe, load_manifest(storage.make_absolute(recipe.data.uri)))
     for net in recipe.nets:
         check_backbone(net)
         if net.weights is not None:
@@ -69,7 +69,7 @@ def settle_recipe(recipe: Recipe, manifest: Manifest) -> SettledRecipe:
     if recipe.base is not None:
         # Without memory: a base that does not fit is refused before anything has been trained.
         with torch.device("meta"):
-            build_localizer(localizer_of(recipe), len(manifest.classes))
+            build_localizer(take_localizer(recipe), len(manifest.classes))
     return SettledRecipe.model_validate({**dict(recipe), "data": data})
 
 

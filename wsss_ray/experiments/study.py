@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from wsss_ray.recipe import Recipe, Scale, up_to
-from wsss_ray.score.names import last_step, study_column
+from wsss_ray.recipe import Recipe, Scale, cut_after
+from wsss_ray.score.names import find_last_step, find_study_column
 
 Metric = str
 """A column of a study's table, a key of ``score.names.study_columns``: ``seeds`` (mIoU of class maps at a threshold),
@@ -51,7 +51,7 @@ class Study:
 
     def __post_init__(self) -> None:
         for key in self.columns:
-            study_column(key)
+            find_study_column(key)
 
     @property
     def columns(self) -> tuple[Metric, ...]:
@@ -62,7 +62,7 @@ class Study:
 
 def shorten_recipe(study: Study, recipe: Recipe) -> Recipe:
     """The recipe without the steps that no column of the study reads: masks and networks behind seeds, and so on."""
-    return up_to(recipe, last_step(study.columns))
+    return cut_after(recipe, find_last_step(study.columns))
 
 
 StudyFunction = Callable[[Scale, Profile], Study]

@@ -11,7 +11,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import digest
 from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
-from wsss_ray.experiments.settle import check_recipe, made_with
+from wsss_ray.experiments.settle import check_recipe, describe_inputs
 from wsss_ray.experiments.study import Row, Study, shorten_recipe
 from wsss_ray.recipe import Recipe, override
 
@@ -72,7 +72,7 @@ class SettledRow:
 
 def locate_study(out: str, name: str, scale: str) -> str:
     """Where a study keeps its results."""
-    return storage.join(storage.absolute(out), "studies", f"{name}-{scale}")
+    return storage.join(storage.make_absolute(out), "studies", f"{name}-{scale}")
 
 
 def make_slug(name: str) -> str:
@@ -173,7 +173,7 @@ class _Settler:
 
     def __init__(self, study: Study, options: StudyOptions) -> None:
         self.study, self.options = study, options
-        self.given = made_with(options.data)
+        self.given = describe_inputs(options.data)
 
     def settle(self, place: int, recipe: Recipe, seed: int) -> SettledRow:
         """The row at ``place`` with one seed; UserError where a setting does not fit its recipe."""

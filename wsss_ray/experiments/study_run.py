@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 from wsss_ray import storage
 from wsss_ray.artifacts.network import read_spec
 from wsss_ray.artifacts.record import FinishedRun
-from wsss_ray.artifacts.store import held
-from wsss_ray.cluster.join import cluster, concurrency, release_orphans, this_node
+from wsss_ray.artifacts.store import hold_folder
+from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
 from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Trainable
@@ -39,7 +39,7 @@ from wsss_ray.experiments.study_plan import (
 from wsss_ray.experiments.tags import name_data, read_commit
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
-from wsss_ray.score.names import kept_numbers
+from wsss_ray.score.names import list_kept_numbers
 from wsss_ray.tracking import Tracker
 
 TABLE = "table.md"
@@ -61,7 +61,7 @@ def run_study(
     """
     wanted = choose_rows(study, options.rows)
     folder = locate_study(out, study.name, options.scale)
-    with held(folder, "study"):
+    with hold_folder(folder, "study"):
         opened = open_study(study, options, folder)
         planned = keep_startable(opened, plan_rows(opened, wanted))
         mark_stale(opened, planned)
@@ -92,15 +92,15 @@ def run_rows(
     """Run the planned rows into the results, as children of the MLflow run that earlier calls began."""
     results = opened.results
     tags = build_tags(opened.study, opened.options)
-    tracker = Tracker(storage.absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
+    tracker = Tracker(storage.make_absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
     results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
     save_study(opened)
     status = "FAILED"
     try:
         tracker.end_children()
         if planned:
-            with cluster(address):
-                share = concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
+            with join_cluster(address):
+                share = choose_concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
                 for row, entry in run_concurrently(opened.study, planned, out, tracker.run_id, share):
                     _keep_result(opened, row, entry)
         log_study(tracker, results)
@@ -156,7 +156,7 @@ def run_concurrently(
             yield row, run_row(study, row, out, parent)
         return
     # On this node, where the locks of its files hold that keep two rows from computing the same.
-    remote = ray.remote(num_cpus=0, max_retries=0, resources={this_node(): 0.001})(_run_row_in)
+    remote = ray.remote(num_cpus=0, max_retries=0, resources={find_this_node(): 0.001})(_run_row_in)
     waiting = list(planned)
     running: dict[Any, SettledRow] = {}
     while waiting or running:
@@ -202,7 +202,7 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
 
 def keep_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
     """Step -> variant -> the numbers that a study's columns read, with their protocol."""
-    kept = (*kept_numbers(), "protocol")
+    kept = (*list_kept_numbers(), "protocol")
     return {
         step: {
             variant: {key: values.get(key) for key in kept}
@@ -246,19 +246,19 @@ def log_study(tracker: Tracker, results: Mapping[str, Any]) -> None:
     table = summarize_study(results)
     for step, line in enumerate(table.lines):
         cell = line.cells[table.metric]
-        tracker.metrics(
+        tracker.log_metrics(
             {f"rows/{table.metric}/ours": cell.mean, f"rows/{table.metric}/published": cell.published}, step
         )
-        tracker.metrics({f"row/{line.name}/{table.metric}": cell.mean})
+        tracker.log_metrics({f"row/{line.name}/{table.metric}": cell.mean})
     if table.ranking is not None:
-        tracker.metrics({"order/tau_b": table.ranking.tau, "order/p_value": table.ranking.p_value})
-    tracker.params({"data": table.data or "toy", "settings": " ".join(table.settings)})
+        tracker.log_metrics({"order/tau_b": table.ranking.tau, "order/p_value": table.ranking.p_value})
+    tracker.log_params({"data": table.data or "toy", "settings": " ".join(table.settings)})
     # A tag, since a later version of the study may have more, and MLflow refuses another value of a parameter.
-    tracker.tags({"rows": str(len(table.lines))})
-    tracker.text(write_markdown(table), TABLE)
+    tracker.set_tags({"rows": str(len(table.lines))})
+    tracker.log_text(write_markdown(table), TABLE)
     image = draw_figure(table)
     if image is not None:
         with tempfile.TemporaryDirectory() as folder:
             image.save(Path(folder) / FIGURE, optimize=True)
-            tracker.files([Path(folder) / FIGURE])
+            tracker.log_files([Path(folder) / FIGURE])
     tracker.flush()

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from wsss_ray.artifacts.store import digest
 from wsss_ray.config import Config, UserError
 from wsss_ray.experiments.sweep_space import Axis, Point, build_grid, count_points, sample_points
-from wsss_ray.recipe import Recipe, replaced, up_to
-from wsss_ray.score.names import STEPS, metric_choices, split_metric
+from wsss_ray.recipe import Recipe, cut_after, replace_settings
+from wsss_ray.score.names import STEPS, describe_metrics, split_metric
 
 Search = Literal["grid", "random", "tpe"]
 READ_OFF_CURVE = ("score.background",)
@@ -81,7 +81,7 @@ class Plan:
 
 def build_recipe(recipe: Recipe, point: Point, seed: int) -> Recipe:
     """The recipe of one trial; UserError where the point does not make one."""
-    return replaced(recipe, {**point, "seed": seed})
+    return replace_settings(recipe, {**point, "seed": seed})
 
 
 def plan_sweep(recipe: Recipe, axes: tuple[Axis, ...], options: SweepOptions = DEFAULTS) -> Plan:
@@ -93,9 +93,9 @@ def plan_sweep(recipe: Recipe, axes: tuple[Axis, ...], options: SweepOptions = D
     metric = options.metric or choose_metric(recipe, axes)
     step = _check_metric(metric)
     _check_seeds(options, axes)
-    recipe = up_to(recipe, _last_step(step, axes))
+    recipe = cut_after(recipe, _last_step(step, axes))
     if options.stopping:
-        recipe = replaced(recipe, {"train.validate_seeds": recipe.train.validate_seeds or STOPPING_IMAGES})
+        recipe = replace_settings(recipe, {"train.validate_seeds": recipe.train.validate_seeds or STOPPING_IMAGES})
     seeds = tuple(range(recipe.seed, recipe.seed + options.num_seeds))
     plan = Plan(recipe, axes, seeds, search, options.trials or DEFAULT_TRIALS, metric, options.stopping)
     _check_points(plan)
@@ -142,7 +142,7 @@ def _check_metric(metric: str) -> str:
     try:
         return split_metric(metric)[0]
     except UserError:
-        raise UserError(f"--metric {metric}: choose one of {metric_choices()}") from None
+        raise UserError(f"--metric {metric}: choose one of {describe_metrics()}") from None
 
 
 def _check_seeds(options: SweepOptions, axes: Sequence[Axis]) -> None:

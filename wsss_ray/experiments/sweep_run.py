@@ -20,11 +20,11 @@ from typing import Any, Literal
 from ray import tune
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import Store, digest, held
-from wsss_ray.cluster.join import cluster, concurrency, release_orphans, this_node
+from wsss_ray.artifacts.store import Store, digest, hold_folder
+from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
-from wsss_ray.experiments.settle import check_recipe, made_with
+from wsss_ray.experiments.settle import check_recipe, describe_inputs
 from wsss_ray.experiments.sweep import Plan
 from wsss_ray.experiments.sweep_outcomes import (
     Outcome,
@@ -55,8 +55,8 @@ def run_sweep(plan: Plan, out: str, address: str | None = None, max_concurrent: 
     check_recipe(plan.recipe)
     store = Store(out)
     place = storage.join(store.uri, "sweeps", plan.name)
-    with held(place, "sweep"):
-        folder = SweepFolder(place, digest(made_with(plan.recipe.data.uri)))
+    with hold_folder(place, "sweep"):
+        folder = SweepFolder(place, digest(describe_inputs(plan.recipe.data.uri)))
         return _run_alone(plan, store.uri, folder, address, max_concurrent)
 
 
@@ -70,11 +70,11 @@ def _run_alone(
     status = "FAILED"
     try:
         tracker.end_children()
-        tracker.params({f"over.{axis.key}": _axis_text(axis) for axis in plan.axes})
+        tracker.log_params({f"over.{axis.key}": _axis_text(axis) for axis in plan.axes})
         kept = f" ({len(outcomes)} trials kept)" if outcomes else ""
         console.print(f"sweep: {folder.folder}{kept}", soft_wrap=True, markup=False)
         recorder = _Recorder(plan, folder, outcomes, tracker.run_id)
-        with cluster(address):
+        with join_cluster(address):
             _run_trials(plan, recorder, out, max_concurrent)
         status = "FINISHED"
     except KeyboardInterrupt:
@@ -100,7 +100,7 @@ def _run_trials(plan: Plan, recorder: _Recorder, out: str, max_concurrent: int |
         space = {"job": tune.grid_search([json.dumps(job) for job in jobs])}
     if num_jobs <= 0:
         return
-    share = concurrency(plan.recipe.resources, max_concurrent, num_jobs)
+    share = choose_concurrency(plan.recipe.resources, max_concurrent, num_jobs)
     context = Context(
         recipe=plan.recipe,
         out=out,
@@ -116,7 +116,7 @@ def _run_trials(plan: Plan, recorder: _Recorder, out: str, max_concurrent: int |
     try:
         with Bar("sweep", num_jobs, "trials") as recorder.bar:
             tune.Tuner(
-                tune.with_resources(run_trial, {"CPU": 0, this_node(): 0.001}),
+                tune.with_resources(run_trial, {"CPU": 0, find_this_node(): 0.001}),
                 param_space={**space, "context": context.model_dump_json(), "axes": [asdict(a) for a in plan.axes]},
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
@@ -225,8 +225,8 @@ def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracke
     if best is not None:
         text = f"best:     {name_point(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}"
         console.print(text, soft_wrap=True, markup=False)
-        tracker.metrics({"best/value": (best.mean or 0.0) / 100})
-        tracker.tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
+        tracker.log_metrics({"best/value": (best.mean or 0.0) / 100})
+        tracker.set_tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
     buffer = io.BytesIO()
     draw_figure(plan, lines).save(buffer, "PNG", optimize=True)
     figure = storage.join(folder.folder, FIGURE)
@@ -234,8 +234,8 @@ def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracke
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / FIGURE
         local.write_bytes(buffer.getvalue())
-        tracker.files([local], "sweep")
-    tracker.text(json.dumps(storage.read_json(folder.state), indent=1), "sweep/sweep.json")
+        tracker.log_files([local], "sweep")
+    tracker.log_text(json.dumps(storage.read_json(folder.state), indent=1), "sweep/sweep.json")
     tracker.finish()
     console.print(f"figure:   {figure}", soft_wrap=True, markup=False)
     console.print("compare:  wsss ui")

@@ -13,7 +13,7 @@ from wsss_ray.experiments.sweep_outcomes import Line
 from wsss_ray.experiments.sweep_space import Axis, format_value, shorten_keys
 from wsss_ray.reports.chart_png import Axes, Mark, Series, draw_chart, tile_charts
 from wsss_ray.reports.terminal import build_text_table
-from wsss_ray.score.names import STEPS, split_metric, title_of
+from wsss_ray.score.names import STEPS, make_title, split_metric
 
 
 def build_closing_table(plan: Plan, lines: Sequence[Line]) -> Table:
@@ -26,7 +26,7 @@ def build_closing_table(plan: Plan, lines: Sequence[Line]) -> Table:
 def describe_metric(metric: str) -> str:
     """What people read of a sweep's metric: "CAM seeds mIoU %"."""
     step, variant = split_metric(metric)
-    return f"{STEPS[step].title if variant is None else title_of(step, variant)} mIoU %"
+    return f"{STEPS[step].title if variant is None else make_title(step, variant)} mIoU %"
 
 
 def list_headings(axes: Sequence[Axis], metric: str) -> list[str]:

@@ -151,7 +151,7 @@ def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Ou
     outcome.reused = [title for title, artifact in done.steps if artifact.reused]
     outcome.folder, outcome.mlflow_run = done.folder, done.mlflow_run
     tracker = Tracker(context.out, done.recipe.name, {}, context.parent, resume=done.mlflow_run)
-    tracker.metrics({METRIC: outcome.value})
+    tracker.log_metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome
 
@@ -163,10 +163,10 @@ def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, don
     outcome.reused, outcome.folder = ["curve of seeds"], done.folder
     tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent)
     outcome.mlflow_run = tracker.run_id
-    tracker.params({**point, "seed": seed})
+    tracker.log_params({**point, "seed": seed})
     for step, found in scores.items():
-        tracker.metrics(dict(log.flatten_scores(step, found)))
-    tracker.metrics({METRIC: outcome.value})
+        tracker.log_metrics(dict(log.flatten_scores(step, found)))
+    tracker.log_metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome
 

@@ -38,8 +38,8 @@ class SMAFConfig(MethodConfig):
     threshold: Annotated[float, Field(gt=0, le=1), Changes("weights")] = 0.2
     """Value of the background channel in the target (Sec. 3.3), with or without reactivation."""
     reactivation: Annotated[bool, Changes("weights")] = True
-    """Divide every pixel by its largest channel (Eq. 8). Off (Table 5): classes keep their fused value and the
-    background its ``threshold``, which the paper does not state."""
+    """Divide every pixel by its largest channel (Eq. 8, 9). Off (Eq. 7, Table 5): classes keep their fused value and
+    the background its ``threshold``, which the paper does not state."""
     classification: Annotated[bool, Changes("weights")] = True
     """L_cls of Eq. 1 on the pooled evidence. released: off."""
     student: Annotated[Form, Changes("weights")] = "relu"

@@ -9,7 +9,7 @@ from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.cluster.progress import console
 from wsss_ray.reports.layout import format_percent
 from wsss_ray.reports.terminal import build_text_table
-from wsss_ray.score.names import PARTS, STEPS, title_of
+from wsss_ray.score.names import PARTS, STEPS, make_title
 
 
 def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
@@ -22,7 +22,7 @@ def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
             lines.append((f"image-level mAP ({title})", value, f"val, after epoch {epoch}"))
     for step in STEPS:
         for variant, values in run.scored(step).items():
-            lines.append((f"{title_of(step, variant)}: mIoU", format_percent(values["miou"]), values["protocol"]))
+            lines.append((f"{make_title(step, variant)}: mIoU", format_percent(values["miou"]), values["protocol"]))
             lines += list_part_recalls(values)
     return lines
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from wsss_ray.reports.compare import Comparison, PairedTest, ScoreLine
 from wsss_ray.reports.layout import format_percent
 from wsss_ray.reports.terminal import build_text_table
-from wsss_ray.score.names import VARIANTS, title_of
+from wsss_ray.score.names import VARIANTS, make_title
 
 MANY_CLASSES = 30
 """Above this many labels only those that changed most are listed, unless all are asked for."""
@@ -28,7 +28,7 @@ def build_tables(result: Comparison, all_classes: bool = False) -> list[Table]:
 def list_untested(result: Comparison) -> list[str]:
     """Sentences about the scored variants that the paired test leaves out."""
     return [
-        f"{title_of(line.step, line.variant)}: not tested, because it is chosen on the whole set, not for each image"
+        f"{make_title(line.step, line.variant)}: not tested, because it is chosen on the whole set, not for each image"
         for line in result.scores
         if not VARIANTS[line.variant].by_image
     ]
@@ -46,7 +46,7 @@ def build_score_table(result: Comparison) -> Table:
     """The mIoU of every scored variant with its protocol."""
     headings = [*_headings(result), "protocol"]
     rows = [
-        [title_of(one.step, one.variant), *map(format_percent, one.values), _protocol(one)] for one in result.scores
+        [make_title(one.step, one.variant), *map(format_percent, one.values), _protocol(one)] for one in result.scores
     ]
     return build_text_table("mIoU in %", headings, rows, range(1, len(headings) - 1))
 
@@ -68,7 +68,7 @@ def build_test_table(result: Comparison) -> Table:
 
 def _class_table(result: Comparison, line: ScoreLine, all_classes: bool) -> Table:
     values = list(zip(result.labels, result.iou[f"{line.step}/{line.variant}"], strict=True))
-    title = f"IoU in % per class: {title_of(line.step, line.variant)}"
+    title = f"IoU in % per class: {make_title(line.step, line.variant)}"
     if len(values) > MANY_CLASSES and not all_classes:
         values = sorted(values, key=lambda row: -_largest_change(row[1]))[:MANY_CLASSES]
         title += f" ({MANY_CLASSES} that differ most; --all-classes lists all)"
@@ -81,7 +81,7 @@ def _class_table(result: Comparison, line: ScoreLine, all_classes: bool) -> Tabl
 
 
 def _test_row(test: PairedTest) -> list[str]:
-    name, found = title_of(test.step, test.variant), test.result
+    name, found = make_title(test.step, test.variant), test.result
     if found is None:
         return [name, f"({test.run + 1})", "-", "-", "-", test.verdict]
     return [

@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsss_ray import storage
 from wsss_ray.artifacts.record import RunFolder
-from wsss_ray.artifacts.tables import part_name, read_table
+from wsss_ray.artifacts.tables import name_part, read_table
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.tiles import (
@@ -27,7 +27,7 @@ from wsss_ray.reports.tiles import (
     read_masks,
 )
 from wsss_ray.score.confusion import Counts, compute_mean_iou
-from wsss_ray.score.names import STEPS, usual_variant
+from wsss_ray.score.names import STEPS, choose_variant
 
 BUDGET = 6_500_000
 """Bytes of all images of a page together, as base64."""
@@ -112,9 +112,9 @@ def draw_images(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
     if folder is None:
         return []
     split = str(run.record.get("splits", {}).get(STEPS[step].split) or "train")
-    shard_of = _find_shards(folder, {part_name(shard.path): shard.path for shard in manifest.shards_of(split)})
+    shard_of = _find_shards(folder, {name_part(shard.path): shard.path for shard in manifest.shards_of(split)})
     counted = run.counts(step)
-    variant = usual_variant(step, counted)
+    variant = choose_variant(step, counted)
     ids, counts = counted[variant] if variant is not None else (sorted(shard_of), None)
     chosen = [one for one in choose_images(ids, counts, run.labels) if one.image_id in shard_of]
     chosen = chosen[: budget // (4 * LEAST)]

@@ -31,7 +31,7 @@ def write_page(name: str, to: str, out: str = "results", scale: str | None = Non
         from wsss_ray.reports.study_page import build_study_page
 
         data, left_out = build_study_page(results).encode(), False
-    storage.write_bytes(storage.absolute(to), data)
+    storage.write_bytes(storage.make_absolute(to), data)
     notes = ", without images, which did not fit" if left_out else ""
     notes += f", larger than the limit of {limit / 1e6:g} MB" if len(data) > limit else ""
     return f"{to} ({len(data) / 1e6:.1f} MB{notes}, self-contained, works offline)"

@@ -38,7 +38,7 @@ def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str
     made them. Images are the first of evenly spaced shards, the same for every run on the same data, so that runs
     compare side by side.
     """
-    local = storage.local_path(folder)
+    local = storage.find_local(folder)
     target = (local / "panels") if local is not None else Path(tempfile.mkdtemp())
     target.mkdir(parents=True, exist_ok=True)
     paths = []

@@ -13,7 +13,7 @@ from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion
 from wsss_ray.reports.images import BUDGET, Shown, draw_images
 from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration, format_percent
-from wsss_ray.score.names import NUMBERS, STEPS, VARIANTS, title_of, usual_variant
+from wsss_ray.score.names import NUMBERS, STEPS, VARIANTS, choose_variant, make_title
 
 NUM_COLOURS = 4
 """Series colours of the page's style."""
@@ -47,7 +47,7 @@ def build_run_page(run: RunFolder, budget: int = BUDGET) -> str:
 def find_usual(run: RunFolder) -> dict[str, tuple[str, dict[str, Any]]]:
     """Step -> (variant, numbers) that a paper would print, of every step that was scored."""
     scored = {step: run.scored(step) for step in STEPS}
-    found = {step: usual_variant(step, variants) for step, variants in scored.items()}
+    found = {step: choose_variant(step, variants) for step, variants in scored.items()}
     return {step: (variant, scored[step][variant]) for step, variant in found.items() if variant is not None}
 
 
@@ -71,7 +71,7 @@ def build_headline(run: RunFolder) -> str:
 def build_score_table(run: RunFolder) -> str:
     """Every scored variant with its protocol."""
     rows = [
-        [title_of(step, variant), *(format_percent(values.get(key)) for key in NUMBERS), values["protocol"]]
+        [make_title(step, variant), *(format_percent(values.get(key)) for key in NUMBERS), values["protocol"]]
         for step in STEPS
         for variant, values in run.scored(step).items()
     ]
@@ -165,7 +165,7 @@ def draw_classes(run: RunFolder) -> str:
     if not found:
         return ""
     legend = "".join(
-        f'<span class="key"><i class="back{pick_colour(step)}"></i>{escape(title_of(step, variant))}</span>'
+        f'<span class="key"><i class="back{pick_colour(step)}"></i>{escape(make_title(step, variant))}</span>'
         for step, (variant, _) in found.items()
     )
     items = []
@@ -188,9 +188,8 @@ def draw_last_confusion(run: RunFolder) -> str:
     """The confusion matrix of the last step that was scored."""
     for step, (variant, values) in reversed(find_usual(run).items()):
         if "matrix" in values:
-            text = (
-                f"{title_of(step, variant)}: rows = ground truth, columns = prediction, cells = share of the row in %."
-            )
+            what = "rows = ground truth, columns = prediction, cells = share of the row in %"
+            text = f"{make_title(step, variant)}: {what}."
             return f'<p class="soft">{escape(text)}</p>{draw_confusion(np.asarray(values["matrix"]), run.labels)}'
     return ""
 

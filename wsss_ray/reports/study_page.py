@@ -18,7 +18,7 @@ from wsss_ray.reports.study_text import (
     list_headings,
     place_rows,
 )
-from wsss_ray.score.names import study_column
+from wsss_ray.score.names import find_study_column
 
 MAX_NAMED_ROWS = 8
 """Up to so many rows, with names of at most as many letters, are named below the chart; more are numbered."""
@@ -52,7 +52,7 @@ def draw_rows(table: StudyTable) -> str:
     places = [float(place) for place in range(len(table.lines))] if numbers is None else numbers
     names = name_rows(table) if numbers is None else None
     series = list_series(table, places)
-    title = study_column(table.metric).title
+    title = find_study_column(table.metric).title
     log = names is None and spans_decades([x for one in series for x in one.x])
     drawn = draw_chart(series, Axes(title, table.axis or "row", title, names=names, log=log))
     if names is None or not drawn or names[0] == table.lines[0].name:

@@ -10,7 +10,7 @@ import numpy as np
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.score.names import Column, study_column, study_columns, usual_variant
+from wsss_ray.score.names import Column, choose_variant, find_study_column, list_study_columns
 from wsss_ray.score.rank import Agreement, measure_agreement
 
 Status = Literal["finished", "partly", "failed", "not run", "quoted"]
@@ -90,7 +90,7 @@ def summarize_study(results: Mapping[str, Any]) -> StudyTable:
     """The table of what a study keeps in ``results.json``."""
     metric = results["metric"]
     published = {key for row in results["rows"] for key in row["published"]}
-    printed = (key for key in study_columns() if key in published and key != metric)
+    printed = (key for key in list_study_columns() if key in published and key != metric)
     metrics = tuple(dict.fromkeys((metric, *printed, *results.get("also", ()))))
     lines = tuple(_summarize_row(row, metrics, metric, results.get("variant")) for row in results["rows"])
     both = [(cell.published, cell.ours) for cell in (line.cells[metric] for line in lines)]
@@ -116,12 +116,12 @@ def summarize_study(results: Mapping[str, Any]) -> StudyTable:
 def find_results(name: str, out: str, scale: str | None = None) -> dict[str, Any]:
     """The kept results of a study by name, or of the folder ``name``; UserError where there is not exactly one."""
     found: dict[str, Any]
-    direct = storage.join(storage.absolute(name), "results.json")
+    direct = storage.join(storage.make_absolute(name), "results.json")
     if storage.exists(direct):
         found = storage.read_json(direct)
         return found
     scales = (scale,) if scale else SCALES
-    places = [storage.join(storage.absolute(out), "studies", f"{name}-{one}", "results.json") for one in scales]
+    places = [storage.join(storage.make_absolute(out), "studies", f"{name}-{one}", "results.json") for one in scales]
     there = [place for place in places if storage.exists(place)]
     if not there:
         raise UserError(f"no results of study {name!r} below {out}: run it with 'wsss study run {name}'")
@@ -157,18 +157,18 @@ def read_column(
     ``metric`` is the study's own column and ``variant`` the one it is read from, None for the usual one. A column of
     the study's own step, such as precision, is read from the step of ``metric``.
     """
-    column = study_column(key)
+    column = find_study_column(key)
     if not column.scored:
         value = seed.get(column.number)
         return (None if value is None else column.factor * value), None
     wanted = column.variant or (variant if column.own_variant or key == metric else None)
-    for step in column.steps or study_column(metric).steps:
+    for step in column.steps or find_study_column(metric).steps:
         with_number = {
             name: values
             for name, values in seed["scores"].get(step, {}).items()
             if values.get(column.number) is not None
         }
-        name = usual_variant(step, with_number) if wanted is None else wanted
+        name = choose_variant(step, with_number) if wanted is None else wanted
         if name is not None and name in with_number:
             return _scaled(column, with_number[name]), with_number[name]["protocol"]
     return None, None

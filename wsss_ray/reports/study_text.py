@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wsss_ray.config import UserError
 from wsss_ray.reports.study_table import Cell, Line, Status, StudyTable
-from wsss_ray.score.names import study_column
+from wsss_ray.score.names import find_study_column
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,7 +18,7 @@ def list_headings(table: StudyTable) -> list[str]:
     """Column titles of ``format_rows``."""
     columns = [table.axis or "row"]
     for metric in table.metrics:
-        title = study_column(metric).title
+        title = find_study_column(metric).title
         columns += [f"{title}: published", "ours", "difference"] if table.has_published(metric) else [f"{title}: ours"]
     return [*columns, "remarks"]
 
@@ -99,7 +99,7 @@ def describe_protocols(table: StudyTable) -> list[str]:
         texts = list(dict.fromkeys(text for line in table.lines if (text := line.cells[metric].protocol)))
         if texts:
             more = f" (and {len(texts) - 1} other, by row)" if len(texts) > 1 else ""
-            sentences.append(f"{study_column(metric).title}: {texts[0]}{more}")
+            sentences.append(f"{find_study_column(metric).title}: {texts[0]}{more}")
     return sentences
 
 
@@ -146,7 +146,7 @@ def draw_figure(table: StudyTable) -> Image.Image | None:
     axes = Axes(
         title=f"{table.name} ({table.scale})",
         x=table.axis or "row",
-        y=study_column(table.metric).title,
+        y=find_study_column(table.metric).title,
         log=numbers is not None and spans_decades(numbers),
     )
     return draw_chart(series, axes)

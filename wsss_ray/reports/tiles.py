@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import decode_maps, part_name, read_table
+from wsss_ray.artifacts.tables import decode_maps, name_part, read_table
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.shards import read_shard_table
@@ -90,6 +90,6 @@ def draw_mask(image: np.ndarray, named: NamedMask, palette: np.ndarray) -> Tile:
 
 def _read_row(folder: str, shard: str, image_id: str) -> dict[str, Any]:
     """The row of an image in the part that an artifact made of a shard."""
-    table = read_table(storage.join(folder, part_name(shard)))
+    table = read_table(storage.join(folder, name_part(shard)))
     row: dict[str, Any] = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
     return row

@@ -116,7 +116,7 @@ class Column:
     """The last scored step a run must reach for it; None: whichever the others need."""
 
 
-def study_columns() -> dict[str, Column]:
+def list_study_columns() -> dict[str, Column]:
     """Key -> column of a study's table, of all there may be, in the order of a table.
 
     ``seeds`` and the like are the usual variant of a step, ``seeds.fixed`` a named one; ``precision``, ``recall`` and
@@ -149,47 +149,47 @@ _OF_THE_STEP = {
 """Key of a column -> the number it shows of the study's own step."""
 
 
-def study_column(key: str) -> Column:
+def find_study_column(key: str) -> Column:
     """One column of a study's table; UserError lists the keys there are."""
-    columns = study_columns()
+    columns = list_study_columns()
     if key not in columns:
         raise _user_error(f"no study column {key!r}; known: {', '.join(columns)}")
     return columns[key]
 
 
-def kept_numbers() -> tuple[str, ...]:
+def list_kept_numbers() -> tuple[str, ...]:
     """The numbers of a scored variant that some column of a study reads."""
-    return tuple(dict.fromkeys(column.number for column in study_columns().values() if column.scored))
+    return tuple(dict.fromkeys(column.number for column in list_study_columns().values() if column.scored))
 
 
-def last_step(keys: Iterable[str]) -> str:
+def find_last_step(keys: Iterable[str]) -> str:
     """The last scored step that a run must reach for these columns of a study."""
     order = list(STEPS)
-    needed = (study_column(key).needs for key in keys)
+    needed = (find_study_column(key).needs for key in keys)
     return max((step for step in needed if step is not None), key=order.index, default=order[0])
 
 
-def variants_of(kind: Kind) -> tuple[str, ...]:
+def list_variants(kind: Kind) -> tuple[str, ...]:
     """The variants of one kind of artifact, as their step lists them."""
     return next(step.variants for step in STEPS.values() if step.kind == kind)
 
 
-def usual_variant(step: str, scored: Container[str]) -> str | None:
+def choose_variant(step: str, scored: Container[str]) -> str | None:
     """The variant a paper usually prints, of those in ``scored``; None where there is none."""
     return next((name for name in STEPS[step].variants if name in scored), None)
 
 
-def title_of(step: str, variant: str) -> str:
+def make_title(step: str, variant: str) -> str:
     """What people read of one variant: "CAM seeds, best threshold"."""
     return f"{STEPS[step].title}, {VARIANTS[variant].title}"
 
 
-def metric_name(step: str, variant: str, number: str) -> str:
+def name_metric(step: str, variant: str, number: str) -> str:
     """The name of a number in MLflow: ``seeds/fixed/miou``."""
     return f"{step}/{variant}/{number}"
 
 
-def metric_choices() -> str:
+def describe_metrics() -> str:
     """What a sweep may be judged by: ``seeds[.best|fixed], masks[.mask], ...``."""
     return ", ".join(f"{name}[.{'|'.join(step.variants)}]" for name, step in STEPS.items())
 
@@ -198,7 +198,7 @@ def split_metric(metric: str) -> tuple[str, str | None]:
     """``seeds.fixed`` -> step and variant, ``seeds`` -> step and None; UserError lists the choices."""
     step, _, variant = metric.partition(".")
     if step not in STEPS or (variant and variant not in STEPS[step].variants):
-        raise _user_error(f"unknown metric {metric!r}; choose one of {metric_choices()}")
+        raise _user_error(f"unknown metric {metric!r}; choose one of {describe_metrics()}")
     return step, variant or None
 
 
@@ -206,7 +206,7 @@ def read_miou(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float | N
     """The mIoU of ``seeds.fixed``, or of the usual variant of ``seeds``; None where a run was not scored so."""
     step, variant = split_metric(metric)
     scored = scores.get(step, {})
-    name = variant or usual_variant(step, scored)
+    name = variant or choose_variant(step, scored)
     value: float | None = scored[name].get("miou") if name is not None and name in scored else None
     return value
 

@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL, NETWORK
-from wsss_ray.artifacts.record import artifact_folder, run_record
-from wsss_ray.artifacts.tables import part_name, read_table
+from wsss_ray.artifacts.record import find_artifact, read_record
+from wsss_ray.artifacts.tables import name_part, read_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask, open_image
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard_table
-from wsss_ray.score.names import variants_of
+from wsss_ray.score.names import list_variants
 from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, build_label_studio_task
 from wsss_ray.serve.model import CARD, open_model
 from wsss_ray.tracking import save_model
@@ -65,8 +65,8 @@ def export_run(run_folder: str, to: Path, options: ExportOptions) -> str:
 
 def read_parts(run_folder: str, what: What) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(file name, {image id: palette PNG}) of every part of a run's masks: of predictions the best variant there is."""
-    folder = artifact_folder(run_folder, what)
-    columns = variants_of(what)
+    folder = find_artifact(run_folder, what)
+    columns = list_variants(what)
     for part in storage.list_names(folder):
         if part.endswith(".parquet"):
             rows = read_table(storage.join(folder, part)).to_pylist()
@@ -75,7 +75,7 @@ def read_parts(run_folder: str, what: What) -> Iterator[tuple[str, dict[str, byt
 
 def export_masks(run_folder: str, to: Path, options: ExportOptions) -> str:
     """Write ``<to>/<image id>.png`` for every image, with ``voc_server`` also ``<to>/results.tgz``."""
-    run_record(run_folder)
+    read_record(run_folder)
     to.mkdir(parents=True, exist_ok=True)
     count = 0
     with contextlib.ExitStack() as files:
@@ -98,7 +98,7 @@ def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str
     """Write ``annotations/instances_default.json`` (COCO; CVAT reads it), with polygons also ``label_studio.json`` and
     ``label_studio.xml``, and with ``images`` the images below ``images/``.
     """
-    manifest = load_manifest(run_record(run_folder)["data"])
+    manifest = load_manifest(read_record(run_folder)["data"])
     as_polygons = options.form == "polygons"
     writer = CocoWriter(manifest.classes, as_polygons, options.tolerance)
     listed: list[dict[str, Any]] = []
@@ -153,8 +153,8 @@ class _JsonList:
 
 def _name_files(run_folder: str, what: What, folder: Path | None) -> Iterator[tuple[str, bytes]]:
     """(file name, palette PNG) of every mask; the ending follows the image's format. Images go into ``folder``."""
-    data = run_record(run_folder)["data"]
-    shards = {part_name(shard.path): shard for shard in load_manifest(data).shards}
+    data = read_record(run_folder)["data"]
+    shards = {name_part(shard.path): shard for shard in load_manifest(data).shards}
     for part, masks in read_parts(run_folder, what):
         named: dict[str, str] = {}
         for row in read_shard_table(data, shards[part], ["image_id", "image"]).to_pylist():
@@ -173,7 +173,7 @@ def export_model(run_folder: str, to: Path) -> str:
     if to.exists() and any(to.iterdir()):
         raise UserError(f"{to}: is not empty; choose another --to or remove it")
     model = open_model(run_folder)
-    run = storage.absolute(run_folder).rstrip("/")
+    run = storage.make_absolute(run_folder).rstrip("/")
     record = storage.join(run, "run.json")
     run_id = storage.read_json(record).get("mlflow_run") if storage.exists(record) else None
     with tempfile.TemporaryDirectory() as scratch:

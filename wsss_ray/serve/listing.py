@@ -73,7 +73,7 @@ def _list_prepared(uri: str) -> list[ImageRef]:
 
 def make_absolute(place: str) -> str:
     """An absolute location without a slash at its end or ``..`` in it."""
-    where = storage.absolute(place)
+    where = storage.make_absolute(place)
     return where.rstrip("/") if "://" in where else os.path.normpath(where)
 
 

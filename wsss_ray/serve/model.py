@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import NETWORK, LocalizerSpec, SegmenterSpec, check_predicts, open_predictor, read_spec
-from wsss_ray.artifacts.record import RECORD, artifact_folder
+from wsss_ray.artifacts.record import RECORD, find_artifact
 from wsss_ray.config import Config, UserError
 from wsss_ray.data.image import voc_palette
 from wsss_ray.data.manifest import load_manifest
@@ -74,7 +74,7 @@ def open_model(where: str, settings: Sequence[str] = (), classes: Path | None = 
     A run's own test-time protocol is used, changed by ``settings`` (``scales=[1.0]``, ``crf=null``). ``classes``: a
     text file of names for an artifact no run beside it knows. Raises UserError where nothing there predicts masks.
     """
-    where = storage.absolute(where).rstrip("/")
+    where = storage.make_absolute(where).rstrip("/")
     model = _find_model(where)
     spec = check_predicts(read_spec(model.folder), model.folder)
     if classes is not None:
@@ -117,7 +117,7 @@ def _read_run(run: str, folder: str | None = None) -> Model:
     """The model of a run; its recipe holds the test-time protocol, wherever the run lies."""
     record = storage.read_json(storage.join(run, RECORD))
     if folder is None:
-        folder = artifact_folder(run, "segmenter" if "segmenter" in record["artifacts"] else "network")
+        folder = find_artifact(run, "segmenter" if "segmenter" in record["artifacts"] else "network")
     recipe = storage.join(run, "recipe.yaml")
     predict = load(recipe).predict if storage.exists(recipe) else PredictConfig()
     manifest = load_manifest(record["data"])

@@ -22,7 +22,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL
 from wsss_ray.artifacts.store import digest
 from wsss_ray.artifacts.tables import read_table
-from wsss_ray.cluster.join import cluster, machines
+from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
@@ -158,8 +158,8 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
         output = Output(out, options.overlays)
         make_worker = partial(PredictImagesWorker, opened, plan, output, options.resources.batch_size)
         job = ShardJob("predict", make_worker, write_plan(waiting, plan), state, network=True)
-        with cluster(options.address):
-            run_shards(job, machines(options.resources))
+        with join_cluster(options.address):
+            run_shards(job, plan_machines(options.resources))
     known = read_rows(state, {one.image: one.stamp for one in images})
     _write_tables(known, opened, out)
     return _count(known, images, {one.image for one in waiting}, out)

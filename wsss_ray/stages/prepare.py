@@ -21,7 +21,7 @@ from ray import cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Step
-from wsss_ray.cluster.join import Machines, cluster, machines
+from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data.audit import Facts
@@ -58,8 +58,8 @@ def prepare_source(
     if errors and not skip_bad:
         raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + MEND)
     source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
-    with cluster(address):
-        manifest = prepare(source, out, machines(Resources()), skip_bad)
+    with join_cluster(address):
+        manifest = prepare(source, out, plan_machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         extras = [word for word, have in (("masks", info.has_masks), ("saliency", info.has_saliency)) if have]
         console.print(f"{split}: {info.num_images} images, {', '.join(extras) or 'no masks'}")
@@ -239,7 +239,7 @@ def _remove(out: str, ending: str = "") -> None:
     for name in storage.list_names(out):
         if name.startswith("shard-") and name.endswith(ending):
             filesystem.delete_file(storage.open_fs(storage.join(out, name))[1])
-    folder = storage.local_path(out)
+    folder = storage.find_local(out)
     if folder is not None and folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 

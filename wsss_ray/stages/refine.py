@@ -12,7 +12,7 @@ import pyarrow as pa
 from wsss_ray import storage
 from wsss_ray.artifacts.network import AffinitySpec, open_affinity
 from wsss_ray.artifacts.store import Artifact, Step
-from wsss_ray.artifacts.tables import MASKS_SCHEMA, decode_maps, part_name, read_table
+from wsss_ray.artifacts.tables import MASKS_SCHEMA, decode_maps, name_part, read_table
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import select
 from wsss_ray.data.image import decode_image, encode_mask
@@ -54,7 +54,7 @@ class RefineWorker:
         """One row of ``MASKS_SCHEMA`` for every image."""
         images = {row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])}
         masks = []
-        for row in read_table(storage.join(self.maps, part_name(shard))).to_pylist():
+        for row in read_table(storage.join(self.maps, name_part(shard))).to_pylist():
             maps = decode_maps(row)
             image = decode_image(images[maps.image_id], maps.image_id)
             mask = self.refiner.refine(image, maps, self.network)

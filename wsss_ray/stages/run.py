@@ -9,7 +9,7 @@ from typing import Any
 
 from wsss_ray import storage
 from wsss_ray.artifacts.record import FinishedRun
-from wsss_ray.artifacts.store import Artifact, Step, Store, content_digest
+from wsss_ray.artifacts.store import Artifact, Step, Store, digest_content
 from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet
@@ -73,7 +73,7 @@ class Steps:
                 raise UserError(f"{folder}: {title}: {storage.DISK_FULL}") from None
             raise
         record = {"step": asdict(step), "seconds": time.monotonic() - start, **result}
-        return self.store.finish(step.stage, step.digest, {**record, "content": content_digest(folder)})
+        return self.store.finish(step.stage, step.digest, {**record, "content": digest_content(folder)})
 
 
 @dataclass(frozen=True)

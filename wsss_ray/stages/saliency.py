@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,12 @@ import ray
 from ray import cloudpickle
 
 from wsss_ray import storage
-from wsss_ray.cluster.join import Machines, cluster, machines
+from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.saliency import NOTE, describe_detector, detect_saliency
-from wsss_ray.data.source import Item, read_file
-from wsss_ray.data.sources import open_source
+from wsss_ray.data.source import Item, Source, read_file
 from wsss_ray.recipe import Resources
 
 _SHOWN = 20
@@ -26,13 +24,7 @@ _pack: Callable[[Any], bytes] = cloudpickle.dumps
 
 
 def make_saliency(
-    name: str,
-    root: Path | None,
-    options: dict[str, Any],
-    out: str,
-    detector: str,
-    skip_bad: bool,
-    address: str | None,
+    source: Source, out: str, detector: str = "border_cut", skip_bad: bool = False, address: str | None = None
 ) -> int:
     """Write ``<id>.png`` for every image of a source into ``out``, beside a note of what made them; returns how many
     maps are there.
@@ -41,13 +33,13 @@ def make_saliency(
     ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
     made = describe_detector(detector)
-    source = open_source(name, root, **options)
+    name = source.name
     items = [item for item in source.items if item.image is not None]
     if not items:
         raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
     _claim(out, made)
-    with cluster(address):
-        bad = detect_all(items, out, detector, machines(Resources()))
+    with join_cluster(address):
+        bad = detect_all(items, out, detector, plan_machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(

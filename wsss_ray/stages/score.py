@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Artifact, Step
-from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, part_name, read_table
+from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, name_part, read_table
 from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, Shards, run_shards
 from wsss_ray.config import select
@@ -29,7 +29,7 @@ from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
 from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
-from wsss_ray.score.names import STEPS, VARIANTS, Kind, variants_of
+from wsss_ray.score.names import STEPS, VARIANTS, Kind, list_variants
 from wsss_ray.stages.run import Run
 
 VERSION = 2
@@ -80,7 +80,7 @@ class ScoreWorker:
         parts = np.zeros((2, 256), dtype=np.int64)
         rows = []
         truths = {row["image_id"]: row for row in read_shard(self.data, shard, columns=["image_id", "mask", "parts"])}
-        for row in read_table(storage.join(self.results, part_name(shard))).to_pylist():
+        for row in read_table(storage.join(self.results, name_part(shard))).to_pylist():
             image_id = row["image_id"]
             truth = _read_truth(truths[image_id])
             if truth is None:
@@ -173,7 +173,7 @@ def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict
     }
     saliency = describe_saliency(recipe, data)
     sentences = {}
-    for name in variants_of(kind):
+    for name in list_variants(kind):
         variant = VARIANTS[name]
         threshold = f"{recipe.background:g}" if variant.by_image else "{threshold}"
         sentence = variant.protocol.format(**given, threshold=threshold)
@@ -233,7 +233,7 @@ def _describe_matrix(matrix: np.ndarray, labels: Sequence[str], config: ScoreCon
 
 def _counted(kind: Kind) -> list[str]:
     """The variants of which every image has a mask, the plainest first."""
-    return [name for name in reversed(variants_of(kind)) if VARIANTS[name].by_image]
+    return [name for name in reversed(list_variants(kind)) if VARIANTS[name].by_image]
 
 
 def _read_truth(row: dict[str, Any]) -> Truth | None:
@@ -270,7 +270,7 @@ def _recall_parts(counts: np.ndarray) -> dict[str, float]:
 def _sum_totals(out: str, shards: Shards) -> dict[str, np.ndarray]:
     totals: dict[str, np.ndarray] = {}
     for shard, _ in shards:
-        metadata = read_table(storage.join(out, part_name(shard))).schema.metadata
+        metadata = read_table(storage.join(out, name_part(shard))).schema.metadata
         with np.load(io.BytesIO(metadata[_TOTALS])) as arrays:
             for key in arrays.files:
                 totals[key] = totals[key] + arrays[key] if key in totals else arrays[key]

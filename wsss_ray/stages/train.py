@@ -41,7 +41,7 @@ from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
 from wsss_ray.engine.validate import ValidationImage, World, load_validation_images
 from wsss_ray.engine.watch import SeedReading, SeedWatch
 from wsss_ray.nets.weight_store import digest_weights, locate_weights
-from wsss_ray.recipe import Localization, localizer_of
+from wsss_ray.recipe import Localization, take_localizer
 from wsss_ray.stages.localize import localize
 from wsss_ray.stages.run import Run
 
@@ -114,7 +114,7 @@ def train_localizer(run: Run, localization: Localization, prefix: str = "") -> A
         if "maps" in localization.method.needs:
             maps = localize(run, f"{prefix}base localize", localization.base, base)
         inputs = TrainInputs(base=base, maps=maps)
-    spec = LocalizerSpec(num_classes=run.data.num_classes, localization=localizer_of(localization))
+    spec = LocalizerSpec(num_classes=run.data.num_classes, localization=take_localizer(localization))
     return train(run, f"{prefix}train", spec, inputs)
 
 

@@ -234,7 +234,7 @@ class ESOL(nn.Module):
         return self._compute_scores(images, self.config.clip_at_inference)
 
     def maps(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C, h, w), non-negative."""
+        """(B, 3, H, W) -> (B, C, h, w), non-negative: Eq. 2 before it is divided by its maximum."""
         return torch.relu(self.evidence(images))
 
     def logits(self, images: Tensor) -> Tensor:
@@ -306,6 +306,7 @@ class ESOL(nn.Module):
 
 
 def _build_extra_conv(config: ESOLConfig, num_in: int, num_out: int) -> nn.Conv2d:
+    """An extra convolution of the classifier, whose weights w_n a sampler takes over (Eq. 3)."""
     conv = nn.Conv2d(num_in, num_out, config.kernel, padding=config.kernel // 2, bias=config.bias)
     if config.init == "identity":
         nn.init.dirac_(conv.weight)

@@ -154,12 +154,12 @@ class KTSEConfig(MethodConfig):
 
     @property
     def erases(self) -> bool:
-        """Whether a loss looks at the erased image."""
+        """Whether a loss reads the erased image."""
         return self.ga or self.la or self.rigid_classification or self.soft_gpp_alignment
 
     @property
-    def looks_at_partner(self) -> bool:
-        """Whether the partner alone goes through the network."""
+    def needs_partner_planes(self) -> bool:
+        """Whether the partner goes through the network by itself too."""
         labels_it = self.ssr and self.concat_supervision == "both"
         return self.sie and (self.kt_region == "both" or labels_it)
 

@@ -79,13 +79,13 @@ class KTSE(nn.Module):
         return group_parameters(self, (1.0, 1.0, new, new), bias_decay=None)
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Eq. 10, each part with its weight; L_cls alone in the warm-up. Every branch sends gradient to the network."""
+        """Eq. 10, each part with its weight; L_cls (Eq. 2) alone in the warm-up. Every branch has gradient."""
         config, num = self.config, len(batch.image)
         partner = self._choose_partner(batch)
         if progress.epoch < config.warmup_epochs:
             return self._warmup_parts(batch)
 
-        alone = partner if config.looks_at_partner else None
+        alone = partner if config.needs_partner_planes else None
         planes = self.planes(batch.image if alone is None else torch.cat([batch.image, alone.image]))
         anchor = self._read_anchor(planes[:num], batch)
 

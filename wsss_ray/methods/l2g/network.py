@@ -240,7 +240,7 @@ class L2G(nn.Module):
     def _transfer_loss(
         self, under: Tensor, scores: Tensor, labels: Tensor, saliency: Tensor | None, boxes: Tensor
     ) -> Tensor:
-        """The weighted L_at or L_st of what the global network says under the views (Eq. 6-7)."""
+        """The weighted L_at or L_st of the global network under the views (Eq. 6-7)."""
         config = self.config
         attended = compute_attention(scores, labels)
         if config.hard_target:

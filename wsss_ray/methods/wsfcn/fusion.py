@@ -39,7 +39,7 @@ RELEASED_SF2: dict[str, Any] = {"extra_embed": True, "project": True, "offset_no
 def warp_feature(feature: Tensor, offsets: Tensor, unit: OffsetUnit = "pixel") -> Tensor:
     """Enlarge (B, K, h, w) to the size of (B, 2, H, W) offsets, each position moved by its (x, y) (Eq. 9, 12).
 
-    No offset is bilinear enlarging with aligned corners; outside is 0. ``unit``: see ``SF2Config.offset_unit``.
+    No offset is bilinear enlarging with aligned corners (Eq. 10); outside is 0. See ``SF2Config.offset_unit``.
     """
     height, width = offsets.shape[2:]
     offsets = offsets.float()
