@@ -53,11 +53,13 @@ def test_shapes_ranges_and_canvas(name, size):
         }
         outside = sample["inside"][0] == 0
         assert set(sample["inside"].unique().tolist()) <= {0.0, 1.0}
-        assert (sample["mask"][outside] == 255).all() and sample["mask"].dtype == torch.int64
+        assert (sample["mask"][outside] == 255).all()
+        assert sample["mask"].dtype == torch.int64
         assert set(sample["mask"].unique().tolist()) <= {0, 1, 2, 255}
         for key in ("rgb", "saliency", "maps"):
             assert (sample[key][:, outside] == 0).all()
-            assert float(sample[key].min()) >= 0 and float(sample[key].max()) <= 1
+            assert float(sample[key].min()) >= 0
+            assert float(sample[key].max()) <= 1
         canvas = sample["image"][:, outside]
         black = NormalizeConfig().apply(np.zeros((1, 1, 3), np.uint8)).view(3, 1)
         assert torch.equal(
@@ -122,9 +124,11 @@ def test_offsets_stay_inside_unless_axes_are_swapped():
     """An image of 512 x 683 under a window of 448 (L2G spec, test 27 and bug 4.6.1)."""
     rng = np.random.default_rng(0)
     good = np.array([draw_offset((512, 683), 448, rng) for _ in range(3000)])
-    assert good.min() >= 0 and tuple(good.max(0)) == (64, 235)
+    assert good.min() >= 0
+    assert tuple(good.max(0)) == (64, 235)
     swapped = np.array([draw_swapped_offset((512, 683), 448, rng) for _ in range(3000)])
-    assert tuple(swapped.min(0)) == (0, 0) and tuple(swapped.max(0)) == (235, 64)
+    assert tuple(swapped.min(0)) == (0, 0)
+    assert tuple(swapped.max(0)) == (235, 64)
     padded_rows = np.maximum(0, swapped[:, 0] + 448 - 512)
     assert np.mean(padded_rows > 0) == pytest.approx(0.73, abs=0.03)
     assert padded_rows.mean() / 448 == pytest.approx(0.14, abs=0.01)
@@ -159,7 +163,10 @@ def test_area_boxes_keep_their_promise():
     rng = np.random.default_rng(0)
     for _ in range(300):
         top, left, height, width = draw_area(100, 140, (0.9, 1.0), (3 / 4, 4 / 3), rng)
-        assert top >= 0 and left >= 0 and top + height <= 100 and left + width <= 140
+        assert top >= 0
+        assert left >= 0
+        assert top + height <= 100
+        assert left + width <= 140
         assert height * width >= 0.9 * 100 * 140 * 0.9
         assert width / height < 4 / 3 + 0.1
     # Nothing fits: the middle, with the nearest aspect.
@@ -186,7 +193,8 @@ def test_saliency_of_the_window_reaches_one():
     geometry = Geometry((8, 8), 8)
     plain = render(decoded, geometry, [], AugmentConfig(), NormalizeConfig())["saliency"]
     maximal = render(decoded, geometry, [], AugmentConfig(saliency_max=True), NormalizeConfig())["saliency"]
-    assert plain.unique().tolist() == pytest.approx([0.2]) and maximal.unique().tolist() == pytest.approx([1.0])
+    assert plain.unique().tolist() == pytest.approx([0.2])
+    assert maximal.unique().tolist() == pytest.approx([1.0])
     decoded["saliency"][:] = 0
     assert render(decoded, geometry, [], AugmentConfig(saliency_max=True), NormalizeConfig())[
         "saliency"
@@ -201,7 +209,8 @@ def test_jitter_by_hand():
     # Contrast 0: every pixel is the rounded mean of the greys, (124 + 100) / 2.
     assert change_colours(image, [("contrast", 0.0)]).tolist() == [[[112] * 3] * 2]
     turned = change_colours(np.array([[[255, 0, 0]]], np.uint8), [("hue", 1 / 3)])[0, 0]
-    assert int(turned[1]) > 250 and int(turned[0]) < 10
+    assert int(turned[1]) > 250
+    assert int(turned[0]) < 10
     assert change_colours(image, []).tolist() == image.tolist()
 
 
@@ -210,8 +219,10 @@ def test_jitter_draws():
     draws = [draw_jitter(JitterConfig(brightness=0.3, hue=0.1, probability=0.5), rng) for _ in range(400)]
     assert 0.4 < np.mean([bool(changes) for changes in draws]) < 0.6
     values = {name: [dict(changes)[name] for changes in draws if changes] for name in ("brightness", "hue")}
-    assert 0.7 <= min(values["brightness"]) < 0.75 and 1.25 < max(values["brightness"]) <= 1.3
-    assert -0.1 <= min(values["hue"]) < -0.08 and 0.08 < max(values["hue"]) <= 0.1
+    assert 0.7 <= min(values["brightness"]) < 0.75
+    assert 1.25 < max(values["brightness"]) <= 1.3
+    assert -0.1 <= min(values["hue"]) < -0.08
+    assert 0.08 < max(values["hue"]) <= 0.1
     assert len({changes[0][0] for changes in draws if changes}) == 4, "the order is drawn too"
     assert draw_jitter(JitterConfig(probability=0), rng) == []
 

@@ -124,8 +124,10 @@ def test_labels_splits_and_empty_images(make, source, year):
     assert list(made.items) == items
     strict = list(source(make(year=year), crowd_labels=False).items)
     assert [(item.image_id, len(item.labels)) for item in strict] == [("pic_1", 2), ("val_pic_1", 2)]
-    assert made.options["crowd"] == "included" and made.options["overlap"] == "smallest"
-    assert made.options["empty"] == "dropped" and set(made.options["default_because"]) == {"crowd", "overlap", "empty"}
+    assert made.options["crowd"] == "included"
+    assert made.options["overlap"] == "smallest"
+    assert made.options["empty"] == "dropped"
+    assert set(made.options["default_because"]) == {"crowd", "overlap", "empty"}
 
 
 def test_labels_do_not_come_from_masks(make, source):
@@ -180,7 +182,8 @@ def test_real_masks_agree_with_pycocotools(shared: Path, tmp_path: Path, overlap
             np.testing.assert_array_equal(mask, expected, err_msg=item.image_id)
             num_images += 1
             num_crowds += sum(one["iscrowd"] for one in found)
-    assert num_images == 97 and num_crowds == 10
+    assert num_images == 97
+    assert num_crowds == 10
 
 
 def test_grey_images_and_whole_data_set(make, source, tmp_path):
@@ -189,7 +192,8 @@ def test_grey_images_and_whole_data_set(make, source, tmp_path):
     assert decode_image(rows["pic_3"]["image"]).shape == (HEIGHT, WIDTH, 3)
     manifest = write_dataset(made, str(tmp_path / "shards"))
     assert {name: split.num_images for name, split in manifest.splits.items()} == {"train": 2, "val": 2}
-    assert manifest.has_masks and manifest.options["overlap"] == "smallest"
+    assert manifest.has_masks
+    assert manifest.options["overlap"] == "smallest"
     assert not any(problem.level == "error" for problem in find_problems(made))
     light = len(pickle.dumps(next(iter(made.items))))
     assert light < 1000
@@ -204,7 +208,8 @@ def test_own_categories(make, source):
     made = source(make(value, val=False), categories_from="file")
     assert made.classes == ["rust", "crack", "dent"]
     item = next(iter(made.items))
-    assert item.labels == (0, 1, 2) and set(np.unique(decode_mask(made.load(item)["mask"]))) == {0, 1, 2, 3}
+    assert item.labels == (0, 1, 2)
+    assert set(np.unique(decode_mask(made.load(item)["mask"]))) == {0, 1, 2, 3}
     with pytest.raises(UserError, match=r"category 1 is 'rust', expected 'person'.*categories_from=file"):
         source(make(value, val=False), categories_from="coco")
     assert source(make(value, val=False)).classes == ["rust", "crack", "dent"]
@@ -270,14 +275,17 @@ def test_bad_shapes_are_one_line_each(make, source, change, message):
     made = source(make(bad(change)))
     with pytest.raises(UserError, match=message) as error:
         made.load(next(iter(made.items)))
-    assert "instances_train2014.json: image pic_1" in str(error.value) and "\n" not in str(error.value)
+    assert "instances_train2014.json: image pic_1" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_files(make, source, tmp_path):
     root = make()
     (root / "train2014" / "pic_1.jpg").unlink()
     found = [str(problem) for problem in find_problems(source(root), fast=True) if problem.level == "error"]
-    assert len(found) == 1 and "train2014/pic_1.jpg: image cannot be read" in found[0] and "put it there" in found[0]
+    assert len(found) == 1
+    assert "train2014/pic_1.jpg: image cannot be read" in found[0]
+    assert "put it there" in found[0]
     with pytest.raises(UserError, match="no annotations/instances_train2014.json"):
         source(tmp_path)
     with pytest.raises(UserError, match="instances_test2014.json: no such file; remove split 'test'"):
@@ -303,9 +311,11 @@ def test_index_is_made_once_and_follows_the_file(make, source, tmp_path):
     files = sorted((tmp_path / "index").iterdir())
     stamps = [path.stat().st_mtime_ns for path in files]
     source(root)
-    assert [path.stat().st_mtime_ns for path in files] == stamps and len(files) == 2
+    assert [path.stat().st_mtime_ns for path in files] == stamps
+    assert len(files) == 2
     items = list(source(make(bad(lambda v: v["annotations"].pop(0)))).items)
-    assert items[0].labels == (0, 60) and len(list((tmp_path / "index").iterdir())) == 3
+    assert items[0].labels == (0, 60)
+    assert len(list((tmp_path / "index").iterdir())) == 3
     gone = source(root)
     for path in (tmp_path / "index").iterdir():
         path.unlink()

@@ -38,10 +38,12 @@ def test_table_with_splits(tmp_path):
     (root / "masks/a.png").write_bytes(encode_mask(np.ones((6, 7), np.uint8)))
     (root / "classes.txt").write_text("cat\ndog\n")
     source = open_source("folder", root)
-    assert source.classes == ["cat", "dog"] and source.splits == ("train", "val")
+    assert source.classes == ["cat", "dog"]
+    assert source.splits == ("train", "val")
     first, second = source.items
     assert (first.image_id, first.labels, first.splits) == ("a", (0, 1), ("train",))
-    assert first.mask == str(root / "masks/a.png") and second.mask is None
+    assert first.mask == str(root / "masks/a.png")
+    assert second.mask is None
     assert errors(root) == []
     assert source.load(second)["labels"] == [1]
 
@@ -59,7 +61,8 @@ def test_listed_classes_keep_their_order_and_find_mistakes(tmp_path):
     source = open_source("folder", root)
     assert source.classes == ["dog", "cat"]
     (line,) = errors(root)
-    assert "labels.csv:3" in line and "'dgo'" in line
+    assert "labels.csv:3" in line
+    assert "'dgo'" in line
     assert list(source.items)[1].labels == (0,), "a number is an index into classes.txt"
 
 
@@ -105,7 +108,8 @@ def test_table_in_another_encoding(tmp_path):
 def test_missing_and_repeated_images(tmp_path):
     found = errors(table(tmp_path, "image,labels,split\na.jpg,dog,train\nzz.jpg,dog,train\na.jpg,dog,train\n"))
     assert len(found) == 2
-    assert any("zz.jpg" in line for line in found) and any("a: id is used twice" in line for line in found)
+    assert any("zz.jpg" in line for line in found)
+    assert any("a: id is used twice" in line for line in found)
 
 
 @pytest.mark.parametrize("text", ["background\ndog\n", "\n"])
@@ -158,7 +162,8 @@ def test_hugging_face_metadata(tmp_path):
         "train__b": (1,),
         "test__c": None,
     }
-    assert items["train__b"].mask == str(tmp_path / "train/m.png") and items["test__c"].splits == ("test",)
+    assert items["train__b"].mask == str(tmp_path / "train/m.png")
+    assert items["test__c"].splits == ("test",)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"labels": []}', '{"file_name": "a.jpg", "labels": [1.5]}'])

@@ -15,8 +15,10 @@ def test_opened_data_names_classes_and_shards(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_dataset(open_source("toy", config=ToyConfig(num_train=5, num_val=2, size=32)), "shards", rows_per_shard=3)
     data = open_data("shards")
-    assert data.uri == str(tmp_path / "shards") and data.manifest == load_manifest("shards")
-    assert data.num_classes == 5 and data.labels == ("background", *data.manifest.classes)
+    assert data.uri == str(tmp_path / "shards")
+    assert data.manifest == load_manifest("shards")
+    assert data.num_classes == 5
+    assert data.labels == ("background", *data.manifest.classes)
     assert sum(count for _, count in data.shards("train")) == 5
     assert {name for name, _ in data.shards("val")} == {shard.path for shard in data.manifest.shards_of("val")}
     with pytest.raises(UserError, match="no split 'test'"):

@@ -57,7 +57,8 @@ def test_any_size_and_a_plain_image(cv2, detector: str) -> None:
     for height, width in ((1, 1), (7, 300), (8, 8), (33, 500), (301, 17)):
         grey = np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8)
         found = detect_saliency(grey, detector)
-        assert found.shape == (height, width) and found.dtype == np.uint8
+        assert found.shape == (height, width)
+        assert found.dtype == np.uint8
     assert not detect_saliency(np.full((40, 50, 3), 90, np.uint8), detector).any()
 
 
@@ -65,20 +66,24 @@ def test_own_detectors_of_opencv_are_spread(cv2) -> None:
     image, _ = scene()
     for detector in ("fine_grained", "spectral_residual"):
         found = detect_saliency(image, detector)
-        assert found.min() == 0 and found.max() == 255
+        assert found.min() == 0
+        assert found.max() == 255
 
 
 def test_one_border_may_hold_the_object(cv2) -> None:
     image = np.full((60, 60, 3), (60, 150, 60), np.uint8)
     image[36:, 15:45] = (200, 40, 30)
     distance = measure_border_distance(cv2, image)
-    assert distance[45, 30] > 0.9 and distance[5, 5] < 0.1
+    assert distance[45, 30] > 0.9
+    assert distance[5, 5] < 0.1
 
 
 def test_prior_and_spread() -> None:
     prior = make_centre_prior(5, 9)
-    assert prior.max() == prior[2, 4] == 1 and prior[0, 0] == prior.min() > 0
-    assert stretch(np.array([2.0, 4.0])).tolist() == [0, 1] and stretch(np.full(3, 5.0)).tolist() == [0, 0, 0]
+    assert prior.max() == prior[2, 4] == 1
+    assert prior[0, 0] == prior.min() > 0
+    assert stretch(np.array([2.0, 4.0])).tolist() == [0, 1]
+    assert stretch(np.full(3, 5.0)).tolist() == [0, 0, 0]
 
 
 def test_unknown_detector_and_missing_library(cv2, monkeypatch) -> None:

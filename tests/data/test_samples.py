@@ -70,7 +70,8 @@ def test_sample_holds_what_is_needed(rows):
         "maps": (5, 32, 32),
         "labels": (5,),
     }
-    assert sample["image_id"] == rows.ids[7] and sample["partner"]["maps"].shape == (5, 32, 32)
+    assert sample["image_id"] == rows.ids[7]
+    assert sample["partner"]["maps"].shape == (5, 32, 32)
     assert torch.nonzero(sample["labels"]).flatten().tolist() == rows[7]["labels"]
     assert sample["maps"].amax(dim=(1, 2)).tolist() == [0, 0.5, 0, 0.5, 0]
     assert set(sample["mask"].unique().tolist()) <= {7 % 3, 255}
@@ -97,14 +98,16 @@ def test_epoch_orders_are_permutations(rows):
     made = samples(rows, ())
     orders = [made.epoch_order(epoch).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(30)) for order in orders)
-    assert orders[0] != orders[1] != orders[2] and orders[1] == samples(rows, ()).epoch_order(1).tolist()
+    assert orders[0] != orders[1] != orders[2]
+    assert orders[1] == samples(rows, ()).epoch_order(1).tolist()
 
 
 def test_partners_share_a_class(rows):
     """KTSE spec T16, sampler part: the labels of a pair intersect; anchor and partner batches have equal shapes."""
     made = samples(rows, ("partner",))
     batch = collate([made.sample(1, index) for index in range(16)])
-    assert batch.partner is not None and batch.partner.partner is None
+    assert batch.partner is not None
+    assert batch.partner.partner is None
     assert batch.image.shape == batch.partner.image.shape == (16, 3, 32, 32)
     assert ((batch.labels * batch.partner.labels).sum(1) >= 1).all()
     assert len({made.sample(epoch, 0)["partner"]["image_id"] for epoch in range(12)}) > 3

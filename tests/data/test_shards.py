@@ -51,23 +51,29 @@ def test_manifest_says_what_is_there(data, toy):
     manifest = load_manifest(data)
     assert [(split, info.num_images) for split, info in manifest.splits.items()] == [("train", 21), ("val", 5)]
     assert (manifest.source, manifest.classes, manifest.ignore) == ("toy", tuple(toy.classes), 255)
-    assert manifest.options["num_train"] == 21 and manifest.palette[1] == (128, 0, 0)
-    assert manifest.num_images == 26 and manifest.has_masks and manifest.has_saliency
+    assert manifest.options["num_train"] == 21
+    assert manifest.palette[1] == (128, 0, 0)
+    assert manifest.num_images == 26
+    assert manifest.has_masks
+    assert manifest.has_saliency
     assert [info.num_rows for info in manifest.shards_of("train")] == [8, 8, 5]
     assert check(data) == []
     with pytest.raises(UserError, match="no split 'test' in this data; it has train, val"):
         manifest.shards_of("test")
     for info in manifest.shards:
         table = read_shard_table(data, info)
-        assert table.schema.equals(SCHEMA) and table.num_rows == info.num_rows
+        assert table.schema.equals(SCHEMA)
+        assert table.num_rows == info.num_rows
         ids = table["image_id"].to_pylist()
-        assert ids == sorted(ids) and len({name.split("_")[0] for name in ids}) == 1
+        assert ids == sorted(ids)
+        assert len({name.split("_")[0] for name in ids}) == 1
 
 
 def test_digests_do_not_depend_on_packing(toy, data, tmp_path):
     other = write_dataset(toy, str(tmp_path / "other"), rows_per_shard=5)
     same = load_manifest(data)
-    assert other.splits == same.splits and len(other.shards) != len(same.shards)
+    assert other.splits == same.splits
+    assert len(other.shards) != len(same.shards)
     changed = write_dataset(open_source("toy", num_train=21, num_val=5, size=32, seed=1), str(tmp_path / "changed"))
     assert all(changed.splits[split].digest != same.splits[split].digest for split in same.splits)
 
@@ -100,12 +106,14 @@ def test_overlapping_splits_share_shards(tmp_path):
         write_shard([rows["c"], rows["a"]], str(tmp_path / "0.parquet"), ("train", "all")),
         write_shard([rows["d"], rows["b"]], str(tmp_path / "1.parquet"), ("all",)),
     ]
-    assert infos[0].splits == ("all", "train") and infos[0].num_masks == 0
+    assert infos[0].splits == ("all", "train")
+    assert infos[0].num_masks == 0
     assert infos[0].first_without_saliency == "a"
     source = Source("test", ["x"], (), load=None, splits=("train",))
     manifest = make_manifest(source, infos)
     assert {split: info.num_images for split, info in manifest.splits.items()} == {"train": 2, "all": 4}
-    assert not manifest.has_masks and not manifest.splits["train"].has_saliency
+    assert not manifest.has_masks
+    assert not manifest.splits["train"].has_saliency
     assert manifest.first_without_saliency == "a"
     storage.write_json(str(tmp_path / "manifest.json"), manifest.model_dump(mode="json"))
     assert Rows(str(tmp_path), "all").ids == list("abcd")
@@ -136,7 +144,8 @@ def test_damaged_shard_is_found(data, damage):
     else:
         path.write_bytes(content[:100])
     (line,) = [str(problem) for problem in check(data)]
-    assert path.name in line and "prepare the data again" in line
+    assert path.name in line
+    assert "prepare the data again" in line
     with pytest.raises(UserError, match=path.name):
         Rows(data, "train")
     if damage != "flip":
@@ -163,7 +172,8 @@ def test_wrong_counts_are_found(data):
     value["shards"][0]["num_rows"] = 9
     path.write_text(json.dumps(value))
     found = " ".join(map(str, check(data)))
-    assert "says 6 images, its shards hold 5" in found and "holds 8 images, the manifest says 9" in found
+    assert "says 6 images, its shards hold 5" in found
+    assert "holds 8 images, the manifest says 9" in found
 
 
 def test_bad_manifests(tmp_path, data):
@@ -185,18 +195,22 @@ def test_bad_manifests(tmp_path, data):
 def test_manifest_round_trip(data):
     manifest = load_manifest(data)
     again = Manifest.model_validate_json(manifest.model_dump_json())
-    assert again == manifest and again.digest == manifest.digest
+    assert again == manifest
+    assert again.digest == manifest.digest
 
 
 def test_rows_are_views_into_the_cached_file(data, cache):
     rows = Rows(data, "train")
-    assert len(rows) == 21 and rows.ids == [f"train_{index:06d}" for index in range(21)]
+    assert len(rows) == 21
+    assert rows.ids == [f"train_{index:06d}" for index in range(21)]
     row = rows[10]
-    assert isinstance(row["image"], memoryview) and row["image_id"] == "train_000010"
+    assert isinstance(row["image"], memoryview)
+    assert row["image_id"] == "train_000010"
     plain = read_shard(data, load_manifest(data).shards_of("train")[1])[2]
     assert {name: bytes(value) if isinstance(value, memoryview) else value for name, value in row.items()} == plain
     files = list(cache.rglob("*.arrow"))
-    assert len(files) == 3 and files[0].parent.name == load_manifest(data).digest
+    assert len(files) == 3
+    assert files[0].parent.name == load_manifest(data).digest
     assert rows.labels()[10] == row["labels"]
     assert rows[-1]["image_id"] == "train_000020"
     with pytest.raises(IndexError):
@@ -217,7 +231,8 @@ def test_rows_without_some_columns_and_across_processes(data):
     rows = Rows(data, "val", columns=("image_id", "image", "labels"))
     assert set(rows[0]) == {"image_id", "image", "labels"}
     again = pickle.loads(pickle.dumps(rows))
-    assert set(again[0]) == set(rows[0]) and bytes(again[3]["image"]) == bytes(rows[3]["image"])
+    assert set(again[0]) == set(rows[0])
+    assert bytes(again[3]["image"]) == bytes(rows[3]["image"])
 
 
 def _count(data: str) -> int:
@@ -229,7 +244,8 @@ def test_processes_may_make_the_cache_at_once(data, cache):
     with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
         counts = list(pool.map(_count, [data] * 6))
     assert len(set(counts)) == 1
-    assert len(list(cache.rglob("*.arrow"))) == 3 and not list(cache.rglob(".tmp-*"))
+    assert len(list(cache.rglob("*.arrow"))) == 3
+    assert not list(cache.rglob(".tmp-*"))
 
 
 def test_cache_is_renamed_into_place(data, cache, monkeypatch):
@@ -241,7 +257,8 @@ def test_cache_is_renamed_into_place(data, cache, monkeypatch):
     monkeypatch.setattr("wsss_ray.data.shards.os.replace", killed)
     with pytest.raises(UserError, match="killed"):
         Rows(data, "val")
-    assert not list(cache.rglob("*.arrow")) and not list(cache.rglob(".tmp-*"))
+    assert not list(cache.rglob("*.arrow"))
+    assert not list(cache.rglob(".tmp-*"))
 
 
 def test_cache_folder_that_cannot_be_written(data, tmp_path):
@@ -261,7 +278,8 @@ def test_other_file_systems(toy, tmp_path, monkeypatch, kind):
         )
         uri = "mock://bucket/data"
     manifest = write_dataset(toy, uri, rows_per_shard=16)
-    assert load_manifest(uri) == manifest and check(uri) == []
+    assert load_manifest(uri) == manifest
+    assert check(uri) == []
     assert len(Rows(uri, "train")[20]["image"]) > 100
     assert read_shard(uri, manifest.shards[0].path)[0]["image_id"] == "train_000000"
 

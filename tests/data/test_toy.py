@@ -24,7 +24,8 @@ def test_rows_are_whole():
         row = source.load(item)
         assert validate_row(row, plain_reading(5)) == []
         mask, parts = decode_mask(row["mask"]), decode_mask(row["parts"])
-        assert decode_image(row["image"]).shape == (64, 64, 3) and decode_saliency(row["saliency"]).shape == (64, 64)
+        assert decode_image(row["image"]).shape == (64, 64, 3)
+        assert decode_saliency(row["saliency"]).shape == (64, 64)
         assert tuple(sorted(set(np.unique(mask).tolist()) - {0})) == tuple(label + 1 for label in item.labels)
         np.testing.assert_array_equal(mask > 0, parts > 0)
 
@@ -47,7 +48,8 @@ def test_labels_are_what_the_mask_shows(num_classes):
         _, mask, parts, _ = draw_image(config, "train", index)
         planned = {creature.label + 1 for creature in plan_image(config, "train", index).creatures}
         counts = {int(value): int((mask == value).sum()) for value in np.unique(mask) if value}
-        assert set(counts) == planned and min(counts.values()) >= 5
+        assert set(counts) == planned
+        assert min(counts.values()) >= 5
         assert set(np.unique(parts).tolist()) <= {0, 1, 2}
 
 
@@ -81,7 +83,8 @@ def _colour_spread(noise: float) -> tuple[float, float]:
 def test_head_names_the_class_and_body_does_not():
     head, body = _colour_spread(1.0)
     _, steady = _colour_spread(0.0)
-    assert body > 2 * head and body > 1.4 * steady
+    assert body > 2 * head
+    assert body > 1.4 * steady
 
 
 def test_landscape_goes_with_the_class():
@@ -107,7 +110,8 @@ def test_saliency_quality():
 
 def test_names():
     names = class_names(254)
-    assert len(set(names)) == 254 and class_names(5) == names[:5]
+    assert len(set(names)) == 254
+    assert class_names(5) == names[:5]
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,18 @@ def devkit(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("up", [0, 1, 2])
 def test_lists_labels_and_masks(devkit, up):
     source = open_source("voc", devkit.parents[up - 1] if up else devkit)
-    assert source.classes[:2] == ["aeroplane", "bicycle"] and len(source.classes) == 20
+    assert source.classes[:2] == ["aeroplane", "bicycle"]
+    assert len(source.classes) == 20
     items = {item.image_id: item for item in source.items}
     assert list(items) == ["a", "b", "c", "t"]
-    assert items["a"].splits == ("train", "train_aug") and items["b"].splits == ("train_aug",)
+    assert items["a"].splits == ("train", "train_aug")
+    assert items["b"].splits == ("train_aug",)
     assert [items[name].labels for name in "abct"] == [(11, 14)] * 3 + [None]
     folders = [Path(items[name].mask).parent.name for name in "abc"]
-    assert folders == ["SegmentationClass", "SegmentationClassAug", "SegmentationClass"] and items["t"].mask is None
-    assert source.options["labels_from"] == "xml" and source.options["masks_from"] == "official"
+    assert folders == ["SegmentationClass", "SegmentationClassAug", "SegmentationClass"]
+    assert items["t"].mask is None
+    assert source.options["labels_from"] == "xml"
+    assert source.options["masks_from"] == "official"
     assert source.options["list_sizes"] == {"train": 1, "val": 1, "train_aug": 2, "test": 1}
     assert [problem for problem in find_problems(source) if problem.level == "error"] == []
     assert list(source.items) == list(source.items)
@@ -109,14 +113,17 @@ def test_annotation_of_the_released_loader(golden):
 def test_unknown_object_is_reported(devkit):
     (devkit / "Annotations/b.xml").write_text("<annotation><object><name>zebra</name></object></annotation>")
     errors = [str(problem) for problem in find_problems(open_source("voc", devkit)) if problem.level == "error"]
-    assert len(errors) == 1 and "b.xml" in errors[0] and "'zebra'" in errors[0]
+    assert len(errors) == 1
+    assert "b.xml" in errors[0]
+    assert "'zebra'" in errors[0]
 
 
 def test_saliency_folder(devkit, tmp_path):
     (tmp_path / "sal").mkdir()
     (tmp_path / "sal" / "a.png").write_bytes(encode_mask(np.zeros((8, 9), np.uint8)))
     items = {item.image_id: item for item in open_source("voc", devkit, saliency=tmp_path / "sal").items}
-    assert items["a"].saliency == str(tmp_path / "sal" / "a.png") and items["b"].saliency is None
+    assert items["a"].saliency == str(tmp_path / "sal" / "a.png")
+    assert items["b"].saliency is None
     with pytest.raises(UserError, match="no such folder"):
         open_source("voc", devkit, saliency=tmp_path / "none")
 
@@ -160,9 +167,11 @@ def test_real_devkit(shared):
     assert all("train_aug" in item.splits for item in items if "train" in item.splits)
     official = next(item for item in items if "train" in item.splits)
     other = next(item for item in items if item.splits == ("train_aug",))
-    assert 255 in decode_mask(source.load(official)["mask"]) and "SegmentationClass/" in str(official.mask)
+    assert 255 in decode_mask(source.load(official)["mask"])
+    assert "SegmentationClass/" in str(official.mask)
     assert "SegmentationClassAug" in str(other.mask)
     for item in items[::40]:
         row = source.load(item)
         shown = set(np.unique(decode_mask(row["mask"])).tolist()) - {0, 255}
-        assert shown and row["labels"]
+        assert shown
+        assert row["labels"]

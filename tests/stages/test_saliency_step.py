@@ -71,7 +71,8 @@ def test_every_image_gets_its_own_map(images: Path, tmp_path: Path) -> None:
 def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_path: Path) -> None:
     (images / "a.png").write_bytes(b"no image")
     bad = detect_without_ray(images, tmp_path / "maps")
-    assert len(bad) == 1 and "a.png" in bad[0]
+    assert len(bad) == 1
+    assert "a.png" in bad[0]
     assert len(list((tmp_path / "maps").iterdir())) == 3
 
 
