@@ -9,6 +9,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.audit import Facts, audit_facts
 from wsss_ray.data.checks import Problem
 from wsss_ray.data.source import FACTS, Item, Row, Source
+from wsss_ray.data.text import GUESSED
 
 _SHOWN = 20
 _ALIKE = 3
@@ -46,11 +47,17 @@ def judge_findings(source: Source, findings: Findings, total: int, skip_bad: boo
     """
     notes = audit_facts(findings.facts, source.classes)
     if findings.bad and not skip_bad:
-        raise UserError(fold_errors(findings.bad, total) + MEND)
+        raise UserError(fold_errors(findings.bad, total) + MEND + recall_guess(source))
     if findings.bad:
         folded = fold_errors(findings.bad, total).removeprefix(f"{len(findings.bad)} images cannot be used:")
         notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {folded.strip()}")
     return notes
+
+
+def recall_guess(source: Source) -> str:
+    """That a text file's encoding was guessed, which may be why names do not fit; else empty."""
+    guessed = [note for note in source.notes if GUESSED in note]
+    return f" ({guessed[0]})" if guessed else ""
 
 
 MEND = "; mend them, or leave them out with --skip-bad"

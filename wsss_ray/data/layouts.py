@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 from wsss_ray.config import UserError
 from wsss_ray.data.coco_layout import annotation_files
-from wsss_ray.data.files import walk_files
+from wsss_ray.data.files import is_image, is_system, walk_files
+from wsss_ray.data.label_studio import find_export
 from wsss_ray.data.tables import SPLIT_FOLDERS
+from wsss_ray.data.yolo import find_names_file
 
 
 class Layout(NamedTuple):
@@ -27,7 +29,7 @@ def detect_layout(path: str | Path) -> Layout:
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a folder of images or prepared data")
-    for look in (_look_for_voc, _look_for_coco, _look_for_folder):
+    for look in (_look_for_voc, _look_for_coco, _look_for_table, _look_for_yolo, _look_for_tasks, _look_for_tags):
         found = look(root)
         if found is not None:
             return found
@@ -52,13 +54,32 @@ def _look_for_coco(root: Path) -> Layout | None:
     return Layout("coco", {}, f"{root} has annotations in COCO's format ({named})")
 
 
-def _look_for_folder(root: Path) -> Layout | None:
+def _look_for_table(root: Path) -> Layout | None:
+    splits = [place for place in root.iterdir() if place.is_dir() and place.name.lower() in SPLIT_FOLDERS]
     for name in ("labels.csv", "metadata.jsonl", "metadata.csv"):
-        if (root / name).is_file():
-            return Layout("folder", {}, f"{root} is a folder of images with {name}")
-    if not any(place.is_dir() for place in root.iterdir()):
+        inner = [place.name for place in splits if (place / name).is_file() and name != "labels.csv"]
+        if (root / name).is_file() or inner:
+            where = f"{name} in {', '.join(sorted(inner))}" if inner else name
+            return Layout("folder", {}, f"{root} is a folder of images with {where}")
+    return None
+
+
+def _look_for_yolo(root: Path) -> Layout | None:
+    if find_names_file(root) is None and not ((root / "labels").is_dir() and (root / "classes.txt").is_file()):
         return None
-    folders = [place for place in root.iterdir() if place.is_dir() and place.name.lower() in SPLIT_FOLDERS]
-    if next(walk_files(root), None) is None:
+    return Layout("yolo", {}, f"{root} is a YOLO data set: its boxes give labels, there are no masks")
+
+
+def _look_for_tasks(root: Path) -> Layout | None:
+    export = find_export(root)
+    return (
+        None if export is None else Layout("label_studio", {}, f"{root} is an export of Label Studio ({export.name})")
+    )
+
+
+def _look_for_tags(root: Path) -> Layout | None:
+    folders = [place for place in root.iterdir() if place.is_dir() and not is_system(place.name)]
+    if not any(is_image(path.name) for place in folders for path in walk_files(place)):
         return None
-    return Layout("folder", {}, f"{root} holds one folder of images per class" + (" and split" if folders else ""))
+    splits = any(place.name.lower() in SPLIT_FOLDERS for place in folders)
+    return Layout("folder", {}, f"{root} holds one folder of images per class" + (" and split" if splits else ""))

@@ -8,14 +8,25 @@ from typing import Any
 
 from wsss_ray.data.coco import open_coco
 from wsss_ray.data.folder import open_folder
+from wsss_ray.data.label_studio import open_label_studio
 from wsss_ray.data.options import convert_options
 from wsss_ray.data.source import Source
 from wsss_ray.data.toy import open_toy
 from wsss_ray.data.voc import open_voc
+from wsss_ray.data.yolo import open_yolo
 from wsss_ray.registry import Registry
 
 SOURCES: Registry[Callable[..., Source]] = Registry(
-    "wsss_ray.sources", "source", {"voc": open_voc, "coco": open_coco, "folder": open_folder, "toy": open_toy}
+    "wsss_ray.sources",
+    "source",
+    {
+        "voc": open_voc,
+        "coco": open_coco,
+        "folder": open_folder,
+        "yolo": open_yolo,
+        "label_studio": open_label_studio,
+        "toy": open_toy,
+    },
 )
 """Each takes (root, **options): the folder of the data, or None where it needs none, and keyword-only options."""
 

@@ -29,6 +29,8 @@ _OTHERS = ("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "cp866")
 _WIDE_PAGES = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")
 _ENOUGH = 400
 """Bytes beyond ASCII from which the code page of a Chinese, Japanese or Korean text is certain."""
+GUESSED = "not UTF-8, read as"
+"""How a note about a guessed encoding begins."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -49,7 +51,7 @@ class TextFile:
             return None
         word = next((word for word in re.split(r"[\s,;\"]+", self.text) if not word.isascii()), "")
         return (
-            f"{self.path}: not UTF-8, read as {self.encoding} ({word}); "
+            f"{self.path}: {GUESSED} {self.encoding} ({word}); "
             "save it as UTF-8 or give --set encoding=NAME if that is wrong"
         )
 

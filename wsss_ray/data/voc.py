@@ -21,7 +21,7 @@ from wsss_ray.data.masks import MaskTable, find_colour_list, read_colour_list, r
 from wsss_ray.data.names import BACKGROUND, VOID, ClassNames, compose, list_classes, name_key
 from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
-from wsss_ray.data.splits import draw_splits
+from wsss_ray.data.splits import draw_splits, order_splits
 from wsss_ray.data.text import read_text, strip_invisible
 
 CLASSES = (
@@ -102,7 +102,7 @@ def open_voc(root: str | Path | None, **options: Any) -> Source:
         classes=list(classes.names),
         items=items,
         load=FileLoader(reading),
-        splits=("train", "val") if UNSPLIT in lists else tuple(lists),
+        splits=order_splits(items) if UNSPLIT in lists else tuple(lists),
         options=described | describe_reading(chosen),
         notes=notes,
     )
