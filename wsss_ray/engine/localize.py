@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from wsss_ray.config import Changes, Config
 from wsss_ray.contracts import ClassMaps, FusionRule, Localizer
 from wsss_ray.engine.fusion import compute_grid_size, compute_unit_scale, fuse_present, round_to_cells
 from wsss_ray.engine.passes import Device, forward_scale, group_by_size
+from wsss_ray.engine.precision import Precision, use_bf16
 
 Scales = Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
 
@@ -30,7 +31,7 @@ class LocalizeConfig(Config):
     """Maps are fused and stored on the image's grid divided by this (1 is what EPS and L2G do, 4 is IRN's)."""
     fusion: Annotated[FusionRule | None, Changes("maps")] = None
     """None takes the rule of the method's paper."""
-    precision: Annotated[Literal["fp32", "bf16"], Changes("maps")] = "fp32"
+    precision: Annotated[Precision, Changes("maps")] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _read_same_size(
     pixels = [image.pixels for image in images]
     height, width = pixels[0].shape[:2]
     unit = compute_unit_scale((height, width), config.long_side)
-    bf16 = config.precision == "bf16"
+    bf16 = use_bf16(config.precision, on.device)
     outputs = [forward_scale(network.maps, pixels, unit * scale, config.flip, on, bf16) for scale in config.scales]
     labels = torch.zeros(len(images), outputs[0].plain.shape[1])
     for place, image in enumerate(images):

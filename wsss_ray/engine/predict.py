@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from wsss_ray.engine.fusion import compute_unit_scale
 from wsss_ray.engine.gate import GateConfig, gate_classes, read_scores
 from wsss_ray.engine.localize import Scales
 from wsss_ray.engine.passes import Device, forward_scale, group_by_size
+from wsss_ray.engine.precision import Precision, use_bf16
 from wsss_ray.refine.crf import CRFConfig, smooth_scores
 
 MAX_SCORES = 60_000_000
@@ -34,7 +35,7 @@ class PredictConfig(Config):
     """None predicts without a CRF."""
     gate: Annotated[GateConfig, Changes("masks")] = GateConfig()
     """Which classes may be predicted, and how background competes (single-stage methods)."""
-    precision: Annotated[Literal["fp32", "bf16"], Changes("masks")] = "fp32"
+    precision: Annotated[Precision, Changes("masks")] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,9 @@ class MaskPredictor:
         nearest = min(config.scales, key=lambda scale: abs(scale - 1))
         total = single = torch.zeros(())
         count = own = 0
+        bf16 = use_bf16(config.precision, self.on.device)
         for scale in config.scales:
-            found = forward_scale(forward, images, unit * scale, config.flip, self.on, config.precision == "bf16")
+            found = forward_scale(forward, images, unit * scale, config.flip, self.on, bf16)
             views = [found.plain] if found.flipped is None else [found.plain, found.flipped.flip(3)]
             for view in views:
                 full = nn.functional.interpolate(view, (height, width), mode="bilinear", align_corners=False)

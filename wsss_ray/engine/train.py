@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import Batch, Progress, Trainable
 from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.samples import Prefetcher, TrainSamples
+from wsss_ray.engine.precision import Precision, use_bf16
 from wsss_ray.engine.validate import ValidationImage, World, measure_precision
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, compute_lr_multiplier, set_lr
 
@@ -39,7 +40,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
-    precision: Annotated[Literal["fp32", "bf16"], Changes("weights")] = "fp32"
+    precision: Annotated[Precision, Changes("weights")] = "fp32"
     channels_last: Annotated[bool, Changes("weights")] = True
     clip_gradient: Annotated[PositiveFloat | None, Changes("weights")] = None
     max_steps: Annotated[PositiveInt | None, Changes("weights")] = None
@@ -162,7 +163,7 @@ def train_network(
         last = epoch == config.epochs - 1 or (config.max_steps is not None and done.step >= config.max_steps)
         if training.validation and (last or (epoch + 1) % config.validate_every == 0):
             trainable.eval()
-            bf16 = config.precision == "bf16"
+            bf16 = use_bf16(config.precision, world.device)
             mean_ap = measure_precision(trainable, training.validation, world, training.memory_format, bf16)
         taken = max(1, done.step - step)
         losses = {name: float(value) / taken for name, value in done.sums.items()}
@@ -252,7 +253,8 @@ def _take_step(
         share = piece.image.shape[0] / size
         last = index == len(pieces) - 1
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not last
-        autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+        bf16 = use_bf16(config.precision, world.device)
+        autocast = torch.autocast(world.device.type, torch.bfloat16, enabled=bf16)
         with model.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with autocast:
                 parts = model(piece, progress)
