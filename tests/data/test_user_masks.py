@@ -175,7 +175,7 @@ def test_colour_masks_by_a_list_of_colours(tmp_path, mode):
         save(path, np.array(Image.fromarray(colours[np.array(Image.open(path))]).convert(mode)))
     assert "no list of classes" in refused(tmp_path, root)
     line = refused(tmp_path, root, classes="cat,dog")
-    assert "8 of 8 images have the same trouble" in line
+    assert "8 of 8 images cannot be used: 8 like " in line
     assert "#307020" in line
     (root / "labelmap.txt").write_text(
         "# label:color_rgb:parts:actions\nDOG:176,112,32::\nbackground:0,0,0::\ncat:48,112,32::\n"

@@ -12,6 +12,8 @@ from wsss_ray.data.source import FACTS, Item, Row, Source
 from wsss_ray.data.text import GUESSED
 
 _SHOWN = 20
+_KINDS = 2
+"""So many kinds of errors still make one line, where each is of more images than that on average."""
 _ALIKE = 3
 """Notes of one kind that are still listed one by one."""
 
@@ -49,8 +51,8 @@ def judge_findings(source: Source, findings: Findings, total: int, skip_bad: boo
     if findings.bad and not skip_bad:
         raise UserError(fold_errors(findings.bad, total) + MEND + recall_guess(source))
     if findings.bad:
-        folded = fold_errors(findings.bad, total).removeprefix(f"{len(findings.bad)} images cannot be used:")
-        notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {folded.strip()}")
+        why = fold_errors(findings.bad, total).partition("cannot be used:")[2] or str(findings.bad[0])
+        notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {why.strip()}")
     return notes
 
 
@@ -64,16 +66,16 @@ MEND = "; mend them, or leave them out with --skip-bad"
 
 
 def fold_errors(problems: Sequence[Problem], total: int) -> str:
-    """All errors in one message: a single line where most images share one trouble, else one line each, cut off."""
-    lines = [str(problem) for problem in problems]
-    for kind in dict.fromkeys(problem.kind for problem in problems if problem.kind):
-        same = [str(problem) for problem in problems if problem.kind == kind]
-        if len(same) >= 2 and len(same) * 2 > total:
-            others = len(problems) - len(same)
-            more = f" (and {others} other errors)" if others else ""
-            return f"{len(same)} of {total} images have the same trouble, the first is {same[0]}{more}"
-    if len(lines) == 1:
-        return lines[0]
+    """All errors in one message: a single line where they are of few kinds, else one line each, cut off."""
+    groups: dict[str, list[str]] = {}
+    for number, problem in enumerate(problems):
+        groups.setdefault(problem.kind or str(number), []).append(str(problem))
+    if len(problems) == 1:
+        return str(problems[0])
+    if len(groups) <= _KINDS and len(problems) > _KINDS * len(groups):
+        same = "; ".join(f"{len(lines)} like {lines[0]}" for lines in groups.values())
+        return f"{len(problems)} of {total} images cannot be used: {same}"
+    lines = [line for group in groups.values() for line in group]
     more = f"\n  and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
     return f"{len(lines)} images cannot be used:\n  " + "\n  ".join(lines[:_SHOWN]) + more
 

@@ -61,8 +61,9 @@ def prepare_source(
     with join_cluster(address):
         manifest = prepare(source, out, plan_machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
-        extras = [word for word, have in (("masks", info.has_masks), ("saliency", info.has_saliency)) if have]
-        console.print(f"{split}: {info.num_images} images, {', '.join(extras) or 'no masks'}")
+        num_masks = sum(shard.num_masks for shard in manifest.shards_of(split))
+        masks = "masks" if info.has_masks else f"{num_masks} with masks" if num_masks else "no masks"
+        console.print(f"{split}: {info.num_images} images, {masks}{', saliency' if info.has_saliency else ''}")
         mapped = sum(shard.num_saliency for shard in manifest.shards_of(split))
         if 0 < mapped < info.num_images:
             without = f"{info.num_images - mapped} of {info.num_images} images of split {split!r}"
