@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tests.methods.contract import MIDDLE, Case, TinyBackbone, check_localizer, make_batch
+from tests.methods.esol_phases import Component, plan_phases
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.esol.losses import area_loss, clip_features, present_loss
-from wsss_ray.methods.esol.network import ESOL, Component, ESOLConfig, plan_phases
+from wsss_ray.methods.esol.network import ESOL, ESOLConfig
 from wsss_ray.methods.layers import classification_loss
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone

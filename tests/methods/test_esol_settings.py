@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from tests.methods.contract import TinyBackbone
+from tests.methods.esol_phases import plan_phases
 from wsss_ray.config import UserError
-from wsss_ray.methods.esol.network import ESOLConfig, plan_phases
+from wsss_ray.methods.esol.network import ESOLConfig
 
 
 def test_defaults() -> None:

@@ -39,7 +39,8 @@ from wsss_ray.serve.annotations import (
     trace_polygons,
     trace_rings,
 )
-from wsss_ray.serve.export import ExportOptions, export_run
+from wsss_ray.serve.export import ExportOptions, export_run, write_inside
+from wsss_ray.serve.listing import place_below
 
 
 def export(run_folder: str, to: Path, **options) -> str:
@@ -285,3 +286,15 @@ def test_the_model_is_logged_with_its_run(run: Path, tmp_path: Path, monkeypatch
         record.write_text(before)
     names = ["model.safetensors", "model_card.json", "network.json"]
     assert seen.calls == [(names, tmp_path / "m", "abc", str(run.parents[1]))]
+
+
+@pytest.mark.parametrize("name", ["../out", "/etc/out", "a/../../out", "link/out"])
+def test_nothing_is_written_outside_the_folder(tmp_path: Path, name: str):
+    folder = tmp_path / "to"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="leads out of"):
+        write_inside(folder, f"{name}.png", b"mask")
+    with pytest.raises(UserError, match="leads out of"):
+        place_below(str(folder), f"{name}.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["to"]

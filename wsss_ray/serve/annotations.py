@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -209,7 +210,10 @@ def build_label_studio_task(
                     "value": {"points": points, "closed": True, "polygonlabels": [classes[index - 1]]},
                 }
             )
-    return {"data": {"image": prefix + file_name}, "predictions": [{"model_version": "wsss-ray", "result": results}]}
+    return {
+        "data": {"image": prefix + quote(file_name)},
+        "predictions": [{"model_version": "wsss-ray", "result": results}],
+    }
 
 
 def build_label_studio_config(classes: Iterable[str], palette: Sequence[Sequence[int]]) -> str:

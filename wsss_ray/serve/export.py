@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import shutil
@@ -19,7 +20,7 @@ from wsss_ray.artifacts.record import find_artifact, read_record
 from wsss_ray.artifacts.tables import name_part, read_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask, open_image
-from wsss_ray.data.manifest import load_manifest
+from wsss_ray.data.manifest import load_manifest, open_data
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.score.names import list_variants
 from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, build_label_studio_task
@@ -29,6 +30,8 @@ from wsss_ray.tracking import save_model
 What = Literal["masks", "predictions"]
 """The artifact whose masks are exported."""
 Form = Literal["png", "coco", "polygons", "mlflow"]
+NAMES = "images.csv"
+"""Image id -> the user's own file name, beside masks that are named by ids."""
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 """Where the VOC server looks for masks inside the archive (comp6: trained with more than VOC)."""
 
@@ -82,16 +85,34 @@ def export_masks(run_folder: str, to: Path, options: ExportOptions) -> str:
         archive = files.enter_context(tarfile.open(to / "results.tgz", "w:gz")) if options.voc_server else None
         for _, masks in read_parts(run_folder, options.what):
             for image_id, png in masks.items():
-                path = to / f"{image_id}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(png)
+                write_inside(to, f"{image_id}.png", png)
                 if archive is not None:
                     entry = tarfile.TarInfo(f"{VOC_FOLDER}/{image_id}.png")
                     entry.size = len(png)
                     archive.addfile(entry, io.BytesIO(png))
                 count += 1
     packed = f", and {to / 'results.tgz'} for the VOC server" if options.voc_server else ""
-    return f"{count} masks in {to}{packed}"
+    named = f", their images' own names in {to / NAMES}" if _write_names(run_folder, to) else ""
+    return f"{count} masks in {to}{packed}{named}"
+
+
+def write_inside(folder: Path, name: str, data: bytes) -> None:
+    """Write a file below ``folder``; UserError where its name, or a link on its way, leads out of it."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{name}: this name leads out of {folder}; rename the image and prepare the data again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _write_names(run_folder: str, to: Path) -> bool:
+    """``images.csv`` with the user's own file name of every image, where these are not the ids."""
+    names = open_data(read_record(run_folder)["data"]).file_names()
+    if all(Path(file).with_suffix("").as_posix() == image_id for image_id, file in names.items()):
+        return False
+    with (to / NAMES).open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("image_id", "file"), *sorted(names.items())])
+    return True
 
 
 def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str:
@@ -152,18 +173,21 @@ class _JsonList:
 
 
 def _name_files(run_folder: str, what: What, folder: Path | None) -> Iterator[tuple[str, bytes]]:
-    """(file name, palette PNG) of every mask; the ending follows the image's format. Images go into ``folder``."""
+    """(file name, palette PNG) of every mask: the user's own name, or the id with an ending.
+
+    Images go into ``folder``.
+    """
     data = read_record(run_folder)["data"]
-    shards = {name_part(shard.path): shard for shard in load_manifest(data).shards}
+    opened = open_data(data)
+    own = opened.file_names()
+    shards = {name_part(shard.path): shard for shard in opened.manifest.shards}
     for part, masks in read_parts(run_folder, what):
         named: dict[str, str] = {}
         for row in read_shard_table(data, shards[part], ["image_id", "image"]).to_pylist():
             ending = {"JPEG": "jpg", "MPO": "jpg"}.get(found := str(open_image(row["image"]).format), found.lower())
-            named[row["image_id"]] = f"{row['image_id']}.{ending}"
+            named[row["image_id"]] = own.get(row["image_id"], f"{row['image_id']}.{ending}")
             if folder is not None and row["image_id"] in masks:
-                path = folder / named[row["image_id"]]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(row["image"])
+                write_inside(folder, named[row["image_id"]], row["image"])
         for image_id, png in masks.items():
             yield named[image_id], png
 

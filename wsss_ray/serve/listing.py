@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
 from pyarrow import fs as pafs
@@ -78,8 +78,14 @@ def make_absolute(place: str) -> str:
 
 
 def place_below(folder: str, name: str) -> str:
-    """A location below a folder, whatever letters the name has."""
-    return storage.join(folder, quote(name) if "://" in folder else name)
+    """A location below a folder, whatever letters the name has; UserError where it leads out of it."""
+    if name.startswith("/") or ".." in PurePosixPath(name).parts:
+        raise UserError(f"{name}: this name leads out of {folder}; rename the image")
+    if "://" in folder:
+        return storage.join(folder, quote(name))
+    if not (Path(folder) / name).resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(f"{name}: a link leads out of {folder}; remove it or choose another folder")
+    return storage.join(folder, name)
 
 
 def _stamp_file(info: pafs.FileInfo) -> str:

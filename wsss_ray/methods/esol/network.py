@@ -5,8 +5,8 @@ No code was released. What the paper leaves open is a setting here, and its docs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -24,8 +24,6 @@ from wsss_ray.nets.groups import group_parameters
 Phase = Literal["classifier", "expansion", "shrinkage"]
 Part = Literal["offsets", "conv1", "conv2", "classifier"]
 ExtraConv = nn.Conv2d | DeformConv2d
-Component = Literal["DT_e", "FL", "DT_s", "L_area"]
-"""What Table 6 takes away: the offsets of either phase, feature clipping, the area loss."""
 STRUCTURE = ("channels", "kernel", "bias", "activation", "conv2")
 """Settings that all phases of one run share, since later ones take over the layers of earlier ones."""
 CLIPPING = ("beta", "clip_max")
@@ -138,34 +136,6 @@ class ESOLConfig(MethodConfig):
             return ESOL.build_classifier(self, backbone, num_classes)
         before = _check_base(self, backbone, num_classes, base)
         return ESOL.build_later_phase(self, before)
-
-
-def plan_phases(without: Collection[Component] = (), **settings: Any) -> list[ESOLConfig]:
-    """The phases of a run in order, each the base of the next, for a row of Table 6; ``settings`` go to all of them.
-
-    What the paper leaves open in its rows is read so (inferred): without DT_e nothing is left to learn in the
-    expansion, which falls away; without DT_s the regular weights of the second convolution learn in its place.
-    ``alpha`` goes to the expansion alone.
-    """
-    removed = dict(settings)
-    inverse = {"alpha": removed.pop("alpha")} if "alpha" in removed else {}
-    if "DT_e" in without:
-        removed["expansion_sampler"] = False
-    if "FL" in without:
-        removed["beta"] = 1.0
-    if "L_area" in without:
-        removed["mu"] = 0.0
-    shrinkage = {"shrinkage_sampler": False, "trains": ("conv2",)} if "DT_s" in without else {}
-    order: list[tuple[Phase, dict[str, Any]]] = [
-        ("classifier", {}),
-        ("expansion", inverse),
-        ("shrinkage", shrinkage),
-    ]
-    return [
-        ESOLConfig(phase=phase, **{**removed, **own})
-        for phase, own in order
-        if not (phase == "expansion" and "DT_e" in without)
-    ]
 
 
 class ESOL(nn.Module):
