@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     (ROOT / "docs").rglob("*.md")
 )
-PAGES = [page for page in PAGES if "_measured" not in page.parts]
 FENCE = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 CODE_PATH = re.compile(r"\b((?:wsss_ray|studies|cli|benchmarks|docs|tests|examples)/[\w./-]+)(?::([A-Za-z_][\w.]*))?")
