@@ -20,7 +20,7 @@ def use_bf16(precision: Precision, device: torch.device) -> bool:
 def has_bf16(kind: str) -> bool:
     """Whether ``cpu`` or ``cuda`` of this machine computes in bfloat16; True where torch does not tell."""
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     read = getattr(torch.cpu, "get_capabilities", None)
     if kind != "cpu" or read is None:
         return True
