@@ -106,7 +106,7 @@ def log_scores(tracker: Tracker, step: str, found: Mapping[str, Any]) -> None:
 def flatten_scores(step: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     """Names and values in MLflow: ``seeds/fixed/miou``, ``seeds/fixed/iou/dog`` ..."""
     for variant, values in found.items():
-        if "protocol" not in values:
+        if not isinstance(values, Mapping) or "protocol" not in values:
             continue
         for key, value in values.items():
             if isinstance(value, (int, float)):

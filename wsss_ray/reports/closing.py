@@ -9,7 +9,7 @@ from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.cluster.progress import console
 from wsss_ray.reports.layout import format_percent
 from wsss_ray.reports.terminal import build_text_table
-from wsss_ray.score.names import PARTS, STEPS, make_title
+from wsss_ray.score.names import NOT_SCORED, PARTS, STEPS, make_title
 
 
 def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
@@ -21,6 +21,9 @@ def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
             value = format_percent(history[-1]["mean_ap"])
             lines.append((f"image-level mAP ({title})", value, f"val, after epoch {epoch}"))
     for step in STEPS:
+        reason = run.record.get("scores", {}).get(step, {}).get(NOT_SCORED)
+        if reason is not None:
+            lines.append((STEPS[step].title, "-", f"not scored: {reason}"))
         for variant, values in run.scored(step).items():
             lines.append((f"{make_title(step, variant)}: mIoU", format_percent(values["miou"]), values["protocol"]))
             lines += list_part_recalls(values)

@@ -78,6 +78,9 @@ STEPS: dict[str, Step] = {
 }
 """Step -> how it is scored, in the order of a run."""
 
+NOT_SCORED = "not_scored"
+"""In place of variants: why a step has no score though it has ground truth."""
+
 NUMBERS: dict[str, str] = {
     "miou": "mIoU %",
     "miou_foreground": "mIoU %, foreground",

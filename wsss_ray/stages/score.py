@@ -29,7 +29,7 @@ from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
 from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve
-from wsss_ray.score.names import STEPS, VARIANTS, Kind, list_variants
+from wsss_ray.score.names import NOT_SCORED, STEPS, VARIANTS, Kind, list_variants
 from wsss_ray.stages.run import Run
 
 VERSION = 2
@@ -139,7 +139,10 @@ def score(run: Run, name: str, results: Artifact) -> Artifact | None:
         totals = _sum_totals(folder, shards)
         return {"scores": summarize_totals(totals, step.kind, labels, config, protocol)}
 
-    return run.steps.find_or_compute(f"score {name}", key, compute)
+    artifact = run.steps.find_or_compute(f"score {name}", key, compute)
+    if NOT_SCORED in artifact.record["scores"]:
+        console.print(f"score {name}: not scored: {artifact.record['scores'][NOT_SCORED]}", soft_wrap=True)
+    return artifact
 
 
 def rescore(artifact: Artifact, recipe: SettledRecipe, data: DataSet) -> dict[str, Any]:
@@ -197,6 +200,9 @@ def summarize_totals(
     """{variant: numbers with their protocol} from the summed matrices and curve of an artifact; ``labels`` background
     first.
     """
+    reason = explain_unscored(next(totals[variant] for variant in _counted(kind)))
+    if reason is not None:
+        return {NOT_SCORED: reason}
     recalls = _recall_parts(totals["parts"])
     found: dict[str, Any] = {}
     for variant in _counted(kind):
@@ -208,6 +214,16 @@ def summarize_totals(
         found["fixed"]["threshold"] = config.background
         found |= _summarize_curve(_read_curve(totals, config, len(labels)), labels, config, protocol["best"])
     return found
+
+
+def explain_unscored(matrix: np.ndarray) -> str | None:
+    """Why a (K, K + 1) matrix is no score: nothing was counted, or no foreground is in the truth; None where it is."""
+    truth = matrix.sum(axis=1)
+    if not truth.sum():
+        return "every pixel of the ground truth is ignored (255)"
+    if not truth[1:].sum():
+        return "the ground truth holds background alone"
+    return None
 
 
 def _summarize_curve(
