@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.dry_pass import find_problems
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import file_loader, find_problems, load_item, plain_reading, validate_row
+from wsss_ray.data.checks import file_loader, load_item, plain_reading, validate_row
 from wsss_ray.data.image import decode_mask, encode_grey, encode_jpeg, encode_mask, rotate
 from wsss_ray.data.source import Item, Source
 

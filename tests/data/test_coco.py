@@ -19,8 +19,8 @@ pytest.importorskip("ijson")
 from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
+from tests.data.dry_pass import find_problems
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import find_problems
 from wsss_ray.data.coco_categories import CATEGORY_IDS, CLASSES
 from wsss_ray.data.coco_index import read_shapes
 from wsss_ray.data.coco_masks import DrawRules, render_shapes, shape_mask, string_counts

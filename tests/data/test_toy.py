@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.data.dry_pass import find_problems
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import find_problems, plain_reading, validate_row
+from wsss_ray.data.checks import plain_reading, validate_row
 from wsss_ray.data.image import decode_image, decode_mask, decode_saliency
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig, class_names, draw_image, plan_image

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.dry_pass import find_problems
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import find_problems
 from wsss_ray.data.image import decode_mask, encode_jpeg, encode_mask
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.voc import CLASSES, xml_names

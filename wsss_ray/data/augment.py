@@ -31,9 +31,7 @@ Resize = Literal["none", "long_side", "short_side", "scale", "choice", "area", "
 class AugmentConfig(Config):
     """How a training sample is cut from an image; the default is that of the PSA family (EPS, SEAM, SMAF)."""
 
-    resize: Annotated[Literal["none", "long_side", "short_side", "scale", "choice", "area", "squash"], WEIGHTS] = (
-        "long_side"
-    )
+    resize: Annotated[Resize, WEIGHTS] = "long_side"
     """``long_side``, ``short_side``: to a whole number drawn from ``range``; ``scale``: by a factor from ``range``;
     ``choice``: by one of ``choices`` (DeepLab; sizes cut to whole numbers); ``area``: a random-resized crop;
     ``squash``: to the crop's square."""

@@ -195,26 +195,6 @@ def validate_row(row: Row, reading: Reading) -> list[Problem]:
     return made.problems
 
 
-def find_problems(source: Source, fast: bool = False, on_item: Callable[[Item], None] | None = None) -> list[Problem]:
-    """A dry pass over a source: every image, then what only the whole shows (ids used twice, empty splits, unused
-    classes).
-
-    ``fast`` opens headers only; ``on_item`` is called after each image (progress bars).
-    """
-    tally = Tally()
-    problems: list[Problem] = []
-    reading = source.load.reading if isinstance(source.load, ReadsFiles) else plain_reading(len(source.classes))
-    for item in source.items:
-        problems += tally.count(item)
-        if item.image is None and item.labels is not None:
-            problems += validate_row(source.load(item), reading) if not fast else []
-        else:
-            problems += inspect_item(item, reading, fast).problems
-        if on_item is not None:
-            on_item(item)
-    return problems + tally.finish(source)
-
-
 @dataclass
 class Tally:
     """Ids, splits and classes as the items go by."""
