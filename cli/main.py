@@ -76,15 +76,21 @@ def run(
 
 @app.command("list")
 def list_recipes() -> None:
-    """List the recipes that come with wsss-ray, and those of installed plug-ins."""
+    """List the recipes and the parts that a recipe can name, with the package of those that a plug-in brings."""
     from wsss_ray import studies
+    from wsss_ray.data.saliency import DETECTORS
+    from wsss_ray.data.sources import SOURCES
+    from wsss_ray.nets import BACKBONES
+    from wsss_ray.nets.deeplab import SEGMENTERS
+    from wsss_ray.refine.registry import REFINERS
 
     listed = studies.list_recipes()
     width = max(len(recipe.origin) for recipe in listed)
     for recipe in listed:
         typer.echo(f"{recipe.name:<14} {recipe.origin:<{width}}  {recipe.summary}")
-    for line in studies.list_broken():
-        typer.echo(line)
+    typer.echo()
+    for registry in (REFINERS, SEGMENTERS, BACKBONES, DETECTORS, SOURCES):
+        typer.echo(f"{registry.kind + 's':<19} {', '.join(registry.list_names())}")
 
 
 @app.command()

@@ -54,13 +54,6 @@ def list_recipes() -> list[ListedRecipe]:
     ]
 
 
-def list_broken() -> list[str]:
-    """What was left out of the methods of other packages, one line each: which, of what package, why."""
-    from wsss_ray.methods import METHODS
-
-    return list(METHODS.broken.values())
-
-
 def _first_line(part: object) -> str:
     return (part.__doc__ or "").strip().partition("\n")[0]
 

@@ -76,6 +76,10 @@ class Registry(Mapping[str, Part], Generic[Part]):
         """The package a part comes from, with its version where that is another one."""
         return self._parts[name][1]
 
+    def list_names(self) -> list[str]:
+        """Every name; behind that of another package's part, its package and version in brackets."""
+        return [name if origin == OWN else f"{name} ({origin})" for name, (_, origin) in self._parts.items()]
+
 
 def _origin(entry: EntryPoint) -> str:
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else entry.value

@@ -299,13 +299,13 @@ def test_own_coco_export_comes_back(tmp_path, polygons):
 
 def test_own_label_studio_export_comes_back(tmp_path):
     from wsss_ray.data.image import voc_palette
-    from wsss_ray.serve.annotations import label_studio_config, label_studio_task
+    from wsss_ray.serve.annotations import build_label_studio_config, build_label_studio_task
 
     root = tmp_path / "e"
     masks, classes = odd_masks(root), ["dog & co", "cat"]
-    tasks = [label_studio_task(f"images/{name}", mask, classes, 0.0) for name, mask in masks.items()]
+    tasks = [build_label_studio_task(f"images/{name}", mask, classes, 0.0) for name, mask in masks.items()]
     (root / "label_studio.json").write_text(json.dumps(tasks))
-    (root / "label_studio.xml").write_text(label_studio_config(classes, voc_palette().tolist()))
+    (root / "label_studio.xml").write_text(build_label_studio_config(classes, voc_palette().tolist()))
     assert detect_layout(root).source == "label_studio"
     data, rows = prepared(tmp_path / "out", root, "label_studio")
     assert data.manifest.classes == tuple(classes)

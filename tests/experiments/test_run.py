@@ -163,7 +163,7 @@ def test_thresholds_between_whole_per_cents_do_not_stand_in_their_neighbours_pla
         def __init__(self) -> None:
             self.points: dict[int, float | None] = {}
 
-        def metrics(self, values: dict[str, float | None], step: int = 0) -> None:
+        def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None:
             for name, value in values.items():
                 if name.endswith("threshold_percent"):
                     self.points[step] = value

@@ -17,7 +17,7 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.experiments import run as runs
+from wsss_ray.experiments import study_run
 from wsss_ray.experiments.study import Row, Study
 from wsss_ray.experiments.study_plan import (
     STALE,
@@ -271,7 +271,7 @@ def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypa
         raise KeyError("lost\nsecond line")
 
     row = SettledRow(0, study.rows[0].name, 0, tiny(0.2), "key")
-    monkeypatch.setattr(runs, "run", broken)
+    monkeypatch.setattr(study_run, "run", broken)
     entry = run_row(study, row, str(tmp_path), "parent")
     assert entry["status"] == "failed"
     assert entry["reason"].startswith("KeyError: ")
@@ -281,7 +281,7 @@ def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypa
     def refused(*args: Any, **options: Any) -> None:
         raise UserError("train.epochs: too few; raise it")
 
-    monkeypatch.setattr(runs, "run", refused)
+    monkeypatch.setattr(study_run, "run", refused)
     entry = run_row(study, row, str(tmp_path), "parent")
     assert entry["reason"] == "train.epochs: too few; raise it"
     assert "traceback" not in entry

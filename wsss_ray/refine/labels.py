@@ -21,7 +21,7 @@ from wsss_ray.refine.seeds import (
     PowerSeedsConfig,
     ThresholdSeedsConfig,
 )
-from wsss_ray.registry import Registry
+from wsss_ray.registry import Registry, require_settings
 
 GROUP, KIND = "wsss_ray.refiners", "refiner"
 
@@ -36,7 +36,7 @@ WITHOUT_NETWORK: dict[str, type[RefinerConfig]] = {
 }
 """Name -> settings of the refiners of this package that train no network."""
 
-_LABELLERS: Registry[type[RefinerConfig]] = Registry(GROUP, KIND, WITHOUT_NETWORK)
+_LABELLERS: Registry[type[RefinerConfig]] = Registry(GROUP, KIND, WITHOUT_NETWORK, require_settings(RefinerConfig))
 """These and the refiners of installed packages."""
 
 

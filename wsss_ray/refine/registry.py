@@ -4,7 +4,9 @@ from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.irn import IRNConfig
 from wsss_ray.refine.labels import GROUP, KIND, WITHOUT_NETWORK
 from wsss_ray.refine.psa import PSAConfig
-from wsss_ray.registry import Registry
+from wsss_ray.registry import Registry, require_settings
 
-REFINERS: Registry[type[RefinerConfig]] = Registry(GROUP, KIND, {**WITHOUT_NETWORK, "psa": PSAConfig, "irn": IRNConfig})
+REFINERS: Registry[type[RefinerConfig]] = Registry(
+    GROUP, KIND, {**WITHOUT_NETWORK, "psa": PSAConfig, "irn": IRNConfig}, require_settings(RefinerConfig)
+)
 """Name -> settings of the refiner."""
