@@ -28,6 +28,8 @@ from wsss_ray.refine.registry import REFINERS
 from wsss_ray.score.config import ScoreConfig
 
 Scale = Literal["toy", "small", "paper"]
+NAMED_PARTS = ("method", "refine", "network", "labels")
+"""Keys whose ``name`` says which settings stand below them."""
 if TYPE_CHECKING:
     Method = MethodConfig
     Refiner = RefinerConfig
@@ -251,8 +253,9 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """The recipe with ``key.path=value`` settings applied (values in YAML), checked as a whole.
 
     Setting ``method.profile`` or another key a default depends on re-derives only values that were not set, so
-    profiles are
-    chosen with ``--profile`` before overrides. Raises UserError for an unknown key, naming it and those there are.
+    profiles are chosen with ``--profile`` before overrides. Another ``refine.name``, ``method.name`` or
+    ``segment.network.name`` starts from the defaults of that part. Raises UserError for an unknown key, naming it and
+    those there are.
     """
     keys = {setting.partition("=")[0].strip() for setting in settings}
     value = _open_rules(recipe, recipe.model_dump(mode="json"), keys)
@@ -262,6 +265,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str) -> None:
     """Put ``key.path=value`` settings (values in YAML) into plain values; UserError for an unknown key."""
+    found: dict[str, Any] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -270,7 +274,8 @@ def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str
             parsed = yaml.safe_load(text)
         except yaml.YAMLError:
             parsed = text
-        _assign(value, key.strip(), parsed)
+        found[key.strip()] = parsed
+    _assign_all(value, found)
 
 
 def replace_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -280,8 +285,7 @@ def replace_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises UserError for an unknown key.
     """
     value = _open_rules(recipe, recipe.model_dump(mode="json"), set(changes))
-    for key, new in changes.items():
-        _assign(value, key, _plain(new))
+    _assign_all(value, {key: _plain(new) for key, new in changes.items()})
     return validate(value, f"{recipe.name} with {', '.join(changes)}")
 
 
@@ -303,7 +307,14 @@ def _open_rules(part: Localization, value: dict[str, Any], changed: set[str], pr
     return value
 
 
+def _assign_all(value: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Names of parts before their settings, in whichever order they were given."""
+    for key in sorted(changes, key=lambda key: not key.endswith(".name")):
+        _assign(value, key, changes[key])
+
+
 def _assign(value: dict[str, Any], key: str, new: Any) -> None:
+    above: Any = value
     here: Any = value
     *parents, last = key.split(".")
     for depth, name in enumerate(parents):
@@ -311,9 +322,12 @@ def _assign(value: dict[str, Any], key: str, new: Any) -> None:
             raise UserError(f"--set {key}: no key {'.'.join(parents[: depth + 1])!r}{_known(here)}")
         if here[name] is None:
             here[name] = {}
-        here = here[name]
+        above, here = here, here[name]
     if not isinstance(here, dict):
         raise UserError(f"--set {key}: {'.'.join(parents)!r} has no keys below it")
+    if last == "name" and parents and parents[-1] in NAMED_PARTS and here.get("name") != new:
+        # A key of another part can mean something else ('alpha' does): nothing is carried over but the profile.
+        here = above[parents[-1]] = {name: kept for name, kept in here.items() if name == "profile"}
     here[last] = new
 
 

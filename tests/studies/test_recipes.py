@@ -7,12 +7,14 @@ import torch
 
 from wsss_ray.config import UserError
 from wsss_ray.engine.gate import SSSS_GATE, WSFCN_GATE
+from wsss_ray.methods import METHODS
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import compute_lr_multiplier
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.irn import GRID_NOTE
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
+from wsss_ray.refine.registry import REFINERS
 from wsss_ray.studies import _scales as scales
 from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
 from wsss_ray.studies._steps import AFFINITYNET, IRNET
@@ -246,3 +248,24 @@ def test_walkers_fit_their_crops() -> None:
     assert (psa.train.optimizer.momentum, psa.train.optimizer.weight_decay) == (5e-4, 5e-4)
     assert (psa.train.batch_size, psa.train.optimizer.lr) == (8, 0.1)
     assert (psa.net.backbone, psa.train.augment.crop, psa.train.epochs) == ("resnet38", 448, 8)
+
+
+@pytest.mark.parametrize("name", sorted(set(REFINERS) - {"psa", "irn", "crf"}))
+def test_another_refiner_starts_from_its_own_defaults(name):
+    default = REFINERS[name]()
+    assert resolve("cam", settings=[f"refine.name={name}"]).refine == default
+    key, value = next((key, value) for key, value in default if isinstance(value, float | int))
+    changed = resolve("cam", settings=[f"refine.{key}={value * 2}", f"refine.name={name}"]).refine
+    assert changed.model_dump() == {**default.model_dump(), key: value * 2}
+
+
+def test_another_method_keeps_the_profile():
+    for profile in ("paper", "released"):
+        method = resolve("cam", profile=profile, settings=["method.name=l2g"]).method
+        assert method == METHODS["l2g"](profile=profile)
+
+
+def test_the_same_name_keeps_the_settings():
+    cam = resolve("cam")
+    assert resolve("cam", settings=["refine.name=crf"]) == cam
+    assert resolve("cam", settings=["train.optimizer.name=sgd"]).train.optimizer.lr == cam.train.optimizer.lr
