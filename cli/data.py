@@ -20,7 +20,7 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', 
 
 
 @app.command()
-def prepare(  # noqa: PLR0913  every parameter is an option of the command
+def prepare(
     source: Source,
     root: Root = None,
     out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
@@ -78,7 +78,7 @@ def show(
 
 
 @app.command()
-def saliency(  # noqa: PLR0913  every parameter is an option of the command
+def saliency(
     source: Source,
     root: Root = None,
     out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
