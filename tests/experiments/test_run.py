@@ -17,6 +17,8 @@ from wsss_ray.recipe import Recipe, load, override
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+SEEDS = ("miou", "recall", "precision")
+
 
 @pytest.fixture(scope="module")
 def first(ray_cluster: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
@@ -72,12 +74,18 @@ def test_how_maps_are_read_trains_nothing(first: FinishedRun, tiny: Recipe) -> N
     assert windowed.artifacts["maps"].record["content"] != first.artifacts["maps"].record["content"]
 
 
-def test_validation_every_other_epoch_changes_no_weight(first: FinishedRun, tiny: Recipe) -> None:
+def test_what_is_watched_changes_no_weight(first: FinishedRun, tiny: Recipe) -> None:
+    """mAP every other epoch, seeds in every one; no mask is read without asking."""
     out = str(Path(first.folder).parent.parent)
-    sparse = run(override(tiny, ["train.validate_every=2", "refine=null", "segment=null"]), RunOptions(out))
-    assert [epoch["mean_ap"] is None for epoch in sparse.history["train"]] == [True, False]
-    assert sparse.history["train"][-1]["mean_ap"] == first.history["train"][-1]["mean_ap"]
-    assert not sparse.artifacts["network"].reused
+    watching = override(tiny, ["train.validate_every=2", "train.validate_seeds=4", "refine=null", "segment=null"])
+    watched, plain = run(watching, RunOptions(out)), first.history["train"]
+    epochs = watched.history["train"]
+    assert not watched.artifacts["network"].reused
+    assert [epoch["mean_ap"] is None for epoch in epochs] == [True, False]
+    assert epochs[-1]["mean_ap"] == plain[-1]["mean_ap"]
+    assert [epoch["losses"] for epoch in epochs] == [epoch["losses"] for epoch in plain]
+    assert not any(key.startswith("seed_") for epoch in plain for key in epoch)
+    assert [all(0 <= epoch.get(f"seed_{name}", -1) <= 1 for name in SEEDS) for epoch in epochs] == [True, True]
 
 
 def test_half_finished_step_goes_on(first: FinishedRun, tiny: Recipe) -> None:
