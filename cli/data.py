@@ -9,7 +9,9 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Prepare, show and check images.")
 
-Source = Annotated[str, typer.Argument(help="voc, coco, folder or toy; auto looks what the folder is.")]
+Source = Annotated[
+    str, typer.Argument(help="voc, coco, folder, yolo, label_studio or toy; auto recognises the layout of the folder.")
+]
 Root = Annotated[Path | None, typer.Argument(help="Folder of the images.")]
 Options = Annotated[
     list[str] | None,

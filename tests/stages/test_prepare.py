@@ -36,6 +36,14 @@ def test_a_folder_is_prepared_once_and_again_when_it_changes(tmp_path: Path, cap
     assert prepare_images(root, out, {"seed": "5"}) not in (first, second), "other options, other data"
 
 
+@pytest.mark.parametrize("inside", ["results", "images/results", "../mine"])
+def test_results_inside_the_images_are_refused(inside: str, tmp_path: Path):
+    root = tagged(tmp_path / "mine", 4)
+    with pytest.raises(UserError, match="give --out a folder outside"):
+        prepare_images(root, str(root / inside))
+    assert not (root / "results").exists()
+
+
 def test_what_is_refused_leaves_nothing(tmp_path: Path):
     root, out = tagged(tmp_path / "a", 6, values=lambda mask: mask * 100), tmp_path / "out"
     with pytest.raises(UserError, match=r"mask_values=100:cat,200:dog") as error:

@@ -30,9 +30,8 @@ class ConsoleLog(Listener):
         """One line for a step that was loaded, one for a warning."""
         if artifact.reused:
             console.print(f"{title}: reused {artifact.stage}/{artifact.digest}")
-        prefix, _, last = title.rpartition("train")
-        if artifact.stage == "train" and not last and not prefix.strip().replace("base", "").strip():
-            warning = warn_of(self.chain[prefix.count("base")].method, artifact.record.get("history", []))
+        if artifact.record["step"].get("kind") == "localizer":
+            warning = warn_of(self.chain[title.count("base ")].method, artifact.record["history"])
             if warning is not None:
                 console.print(f"{title}: {warning}", style="bold yellow", markup=False, soft_wrap=True)
 

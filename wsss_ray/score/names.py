@@ -55,7 +55,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 @dataclass(frozen=True)
-class Step:
+class ScoredStep:
     """A scored step."""
 
     title: str
@@ -69,10 +69,10 @@ class Step:
     """The variants drawn as tiles, in order."""
 
 
-STEPS: dict[str, Step] = {
-    "seeds": Step("CAM seeds", "maps", "score", ("best", "fixed"), ("fixed",)),
-    "masks": Step("Pseudo masks", "masks", "score", ("mask",), ("mask",)),
-    "segmentation": Step(
+STEPS: dict[str, ScoredStep] = {
+    "seeds": ScoredStep("CAM seeds", "maps", "score", ("best", "fixed"), ("fixed",)),
+    "masks": ScoredStep("Pseudo masks", "masks", "score", ("mask",), ("mask",)),
+    "segmentation": ScoredStep(
         "Segmentation", "predictions", "val", ("crf", "multi_scale", "single_scale"), ("multi_scale", "crf")
     ),
 }

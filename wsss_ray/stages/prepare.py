@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from ray import cloudpickle
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import Step
+from wsss_ray.artifacts.store import Step, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
@@ -83,21 +83,27 @@ def prepare_images(
     given = str(root)
     if storage.exists(storage.join(given, MANIFEST)):
         return given
+    results = storage.find_local(out)
+    if results is not None and results.resolve().is_relative_to(Path(given).resolve()):
+        raise UserError(f"{out}: lies inside {given}, so results would be read as images; give --out a folder outside")
     layout = detect_layout(given)
     chosen = {**layout.options, **(options or {})}
     console.print(f"data: {layout.found}", soft_wrap=True, markup=False)
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(given).absolute().name).strip("-") or "data"
     where = storage.join(out, "data", f"{name}-{digest_folder(Path(given), layout.source, chosen)}")
-    if storage.exists(storage.join(where, MANIFEST)):
-        console.print(f"data: prepared already, in {where}", soft_wrap=True, markup=False)
-        return where
-    prepare_source(layout.source, Path(given), chosen, where, False, address)
+    with lock_folder(storage.join(out, "data")):
+        if storage.exists(storage.join(where, MANIFEST)):
+            console.print(f"data: prepared already, in {where}", soft_wrap=True, markup=False)
+        else:
+            prepare_source(layout.source, Path(given), chosen, where, False, address)
     return where
 
 
 def digest_folder(root: Path, source: str, options: Mapping[str, Any]) -> str:
     """12 hexadecimal digits over the names, sizes and times of all files and how they are read."""
-    hasher = hashlib.sha256(repr((source, sorted((key, str(value)) for key, value in options.items()))).encode())
+    hasher = hashlib.sha256(
+        repr((VERSION, source, sorted((key, str(value)) for key, value in options.items()))).encode()
+    )
     for path in walk_files(root):
         state = path.stat()
         line = f"{path.relative_to(root).as_posix()}\0{state.st_size}\0{state.st_mtime_ns}\n"
