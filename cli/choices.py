@@ -14,12 +14,12 @@ def find_data(data: str | None, out: str, address: str | None) -> str | None:
     return prepare_images(data, out, address=address)
 
 
-def find_scale(scale: str | None, recipe: str, data: str | None, profile: str | None) -> str:
+def find_scale(scale: str | None, name: str, data: str | None, profile: str | None) -> str:
     """The scale that is given, or the one that fits; says which and why."""
     from wsss_ray.studies import choose_scale, is_file
 
-    if scale is not None or is_file(recipe):
+    if scale is not None or is_file(name):
         return scale or "toy"
-    chosen = choose_scale(recipe, data, profile)
+    chosen = choose_scale(name, data, profile)
     typer.echo(f"scale: {chosen.scale} ({chosen.reason})")
     return str(chosen.scale)

@@ -59,7 +59,7 @@ def run(
     from wsss_ray.studies import build_study
 
     wanted = tuple(row.strip() for row in rows.split(",") if row.strip())
-    scale = find_scale(scale, "cam", data, profile)
+    scale = find_scale(scale, name, data, profile)
     options = StudyOptions(scale, profile, seeds, find_data(data, out, address), tuple(set_ or ()), wanted)
     table = summarize_study(run_study(build_study(name, scale, profile), options, out, address, max_concurrent))
     print_study(table)

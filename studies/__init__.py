@@ -104,8 +104,8 @@ class ChosenScale:
 
 
 def choose_scale(name: str, data: str | None, profile: str | None = None) -> ChosenScale:
-    """The scale that fits where none is given: ``toy`` for synthetic images; for others ``paper`` where this machine
-    has a GPU and the recipe's published weights, else ``small``.
+    """The scale that fits a recipe or a study where none is given: ``toy`` for synthetic images; for others ``paper``
+    where this machine has a GPU and all published weights it starts from, else ``small``.
     """
     if data is None:
         return ChosenScale("toy", "synthetic images")
@@ -115,10 +115,14 @@ def choose_scale(name: str, data: str | None, profile: str | None = None) -> Cho
 
     if not torch.cuda.is_available():
         return ChosenScale("small", "no GPU on this machine")
+    if name in study_names():
+        recipes = [row.recipe for row in build_study(name, "paper", profile or "paper").rows if row.recipe is not None]
+    else:
+        recipes = [_build(name, "paper", profile)]
+    weights = dict.fromkeys(net.weights for recipe in recipes for net in recipe.nets if net.weights is not None)
     try:
-        for net in _build(name, "paper", profile).nets:
-            if net.weights is not None:
-                locate_weights(net.weights)
+        for published in weights:
+            locate_weights(published)
     except UserError as error:
         return ChosenScale("small", f"weights of the paper's scale are missing: {error}")
     return ChosenScale("paper", "a GPU and all published weights are here")

@@ -19,7 +19,7 @@ from wsss_ray.refine.crf import PRESETS
 from ._steps import DEEPLAB_CRF, WALKERS, Head, Images, Trunk, Walker, build_deeplab
 
 Overrides = Mapping[str, Any]
-"""Keys of a recipe -> values, as ``wsss_ray.recipe.replaced`` takes them."""
+"""Keys of a recipe -> values, as ``wsss_ray.recipe.replace_settings`` takes them."""
 
 SGD = OptimizerConfig(lr=0.003, momentum=0.9, nesterov=True, weight_decay=5e-4)
 """What localizers of ``small`` train with, from ImageNet weights; heads at the multiples of the papers.

@@ -25,11 +25,12 @@ from wsss_ray.methods import METHODS, MethodConfig
 from wsss_ray.nets.deeplab import SEGMENTERS, SegmenterConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
+from wsss_ray.registry import Registry
 from wsss_ray.score.config import ScoreConfig
 
 Scale = Literal["toy", "small", "paper"]
-NAMED_PARTS = ("method", "refine", "network", "labels")
-"""Keys whose ``name`` says which settings stand below them."""
+PARTS: dict[str, Registry[Any]] = {"method": METHODS, "refine": REFINERS, "labels": REFINERS, "network": SEGMENTERS}
+"""Keys whose ``name`` says which settings stand below them -> the settings by name."""
 if TYPE_CHECKING:
     Method = MethodConfig
     Refiner = RefinerConfig
@@ -308,8 +309,8 @@ def _open_rules(part: Localization, value: dict[str, Any], changed: set[str], pr
 
 
 def _assign_all(value: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Names of parts before their settings, in whichever order they were given."""
-    for key in sorted(changes, key=lambda key: not key.endswith(".name")):
+    """Whole parts first, then their names, then what stands below, in whichever order they were given."""
+    for key in sorted(changes, key=lambda key: (key.removesuffix(".name").count("."), key.endswith(".name"))):
         _assign(value, key, changes[key])
 
 
@@ -318,21 +319,34 @@ def _assign(value: dict[str, Any], key: str, new: Any) -> None:
     here: Any = value
     *parents, last = key.split(".")
     for depth, name in enumerate(parents):
-        if not isinstance(here, dict) or name not in here:
-            raise UserError(f"--set {key}: no key {'.'.join(parents[: depth + 1])!r}{_known(here)}")
-        if here[name] is None:
-            here[name] = {}
+        known = _complete(parents[depth - 1] if depth else "", here)
+        if name not in known:
+            raise UserError(f"--set {key}: no key {'.'.join(parents[: depth + 1])!r}{_list_known(known)}")
+        here[name] = {} if known[name] is None else known[name]
         above, here = here, here[name]
     if not isinstance(here, dict):
         raise UserError(f"--set {key}: {'.'.join(parents)!r} has no keys below it")
-    if last == "name" and parents and parents[-1] in NAMED_PARTS and here.get("name") != new:
+    if last == "name" and parents and parents[-1] in PARTS and here.get("name") != new:
         # A key of another part can mean something else ('alpha' does): nothing is carried over but the profile.
         here = above[parents[-1]] = {name: kept for name, kept in here.items() if name == "profile"}
     here[last] = new
 
 
-def _known(here: Any) -> str:
-    return f"; known here: {', '.join(sorted(here))}" if isinstance(here, dict) and here else ""
+def _complete(kind: str, here: Any) -> dict[str, Any]:
+    """``here`` and, for a part that was just named, the defaults of what it leaves out; empty for a single value."""
+    if not isinstance(here, dict):
+        return {}
+    if kind not in PARTS or "name" not in here:
+        return here
+    chosen = {key: here[key] for key in ("name", "profile") if key in here}
+    try:
+        return {**PARTS[kind][str(here["name"])].model_validate(chosen).model_dump(mode="json"), **here}
+    except ValidationError:  # said when the whole recipe is validated
+        return here
+
+
+def _list_known(known: Mapping[str, Any]) -> str:
+    return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
 def explain(error: ValidationError, where: str) -> str:

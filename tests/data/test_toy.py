@@ -31,7 +31,7 @@ def test_rows_are_whole():
         np.testing.assert_array_equal(mask > 0, parts > 0)
 
 
-def test_a_image_depends_on_its_index_alone():
+def test_an_image_depends_on_its_index_alone():
     alone = draw_image(SMALL, "train", 7)
     more = SMALL.model_copy(update={"num_train": 9999})
     draw_image(more, "train", 3)

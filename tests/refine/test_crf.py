@@ -195,7 +195,7 @@ def test_sizes_must_agree() -> None:
         infer_marginals(np.zeros((3, 4, 3), np.uint8), np.zeros((2, 4, 3), np.float32), PRESETS["psa"])
 
 
-def test_a_image_without_labels_is_background() -> None:
+def test_an_image_without_labels_is_background() -> None:
     maps = ClassMaps("a", np.zeros(0, np.int32), np.zeros((0, 2, 3), np.float32), (5, 7))
     assert CRFRefinerConfig().refine(np.zeros((5, 7, 3), np.uint8), maps).tolist() == [[0] * 7] * 5
 

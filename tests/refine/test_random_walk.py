@@ -181,7 +181,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux alone")
-def test_memory_of_a_image_of_640_pixels() -> None:
+def test_memory_of_an_image_of_640_pixels() -> None:
     """The stated (3 pairs + 6 P) h (w + radius) numbers, and 16 MB of the allocator's: 41 MB, not 2.6 GB."""
     told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     grown = 1024 * int(told.stdout)

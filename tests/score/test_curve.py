@@ -97,7 +97,7 @@ def test_a_tie_is_background_in_the_precision_of_the_maps() -> None:
         assert curve.matrices()[:, 1, 1].tolist() == [3, 1]
 
 
-def test_a_image_without_classes_is_background() -> None:
+def test_an_image_without_classes_is_background() -> None:
     curve = ThresholdCurve([0.0, 0.5], 3)
     curve.add(np.array([[0, 2, 255]], np.uint8), np.zeros(0, np.int32), np.zeros((0, 1, 3), np.float32))
     assert curve.matrices()[:, :, 0].tolist() == [[1, 0, 1], [1, 0, 1]]

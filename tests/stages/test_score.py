@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from wsss_ray.experiments.log import flatten_scores
+from wsss_ray.experiments.study_run import keep_scores
+from wsss_ray.experiments.sweep_outcomes import collect_mious
 from wsss_ray.score.config import ScoreConfig
-from wsss_ray.score.names import NOT_SCORED
+from wsss_ray.score.names import NOT_SCORED, explain_missing, read_miou
 from wsss_ray.stages.score import summarize_totals
 
 LABELS = ("background", "cat", "dog")
@@ -34,3 +37,13 @@ def test_foreground_that_was_missed_is_a_score() -> None:
     found = summarize_totals(totals(matrix), "masks", LABELS, ScoreConfig(), {"mask": "train"})
     assert found["mask"]["miou"] == pytest.approx(0.25)
     assert found["mask"]["protocol"] == "train"
+
+
+def test_a_step_without_a_score_has_no_numbers_anywhere() -> None:
+    scores = {"seeds": {NOT_SCORED: "the ground truth holds background alone"}}
+    assert collect_mious(scores) == {}
+    assert keep_scores(scores) == {"seeds": {}}
+    assert list(flatten_scores("seeds", scores["seeds"])) == []
+    assert read_miou(scores, "seeds.fixed") is None
+    assert explain_missing(scores, "seeds.fixed") == "the ground truth holds background alone"
+    assert explain_missing(scores, "masks") == "nothing scored as masks"

@@ -11,12 +11,13 @@ from wsss_ray.methods import METHODS
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import compute_lr_multiplier
+from wsss_ray.nets.weight_registry import WEIGHTS
 from wsss_ray.recipe import Localization, Recipe, Scale, override
 from wsss_ray.refine.irn import GRID_NOTE
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.studies import _scales as scales
-from wsss_ray.studies import build_study, esol, ktse, resolve, ssss, wsfcn
+from wsss_ray.studies import build_study, choose_scale, esol, ktse, resolve, ssss, wsfcn
 from wsss_ray.studies._steps import AFFINITYNET, IRNET
 
 
@@ -163,7 +164,7 @@ def test_localizers_of_small_train_alike() -> None:
     assert resolve("smaf", "small").base.train.optimizer == scales.SGD
 
 
-def test_both_roads_of_small_predict_from_the_same_views() -> None:
+def test_both_kinds_of_small_predict_from_the_same_views() -> None:
     for name in ("ssss", "wsfcn"):
         single, several = resolve(name, "small").predict, resolve("cam", "small").predict
         assert single.gate.classes == "scores"
@@ -257,6 +258,58 @@ def test_another_refiner_starts_from_its_own_defaults(name):
     key, value = next((key, value) for key, value in default if isinstance(value, float | int))
     changed = resolve("cam", settings=[f"refine.{key}={value * 2}", f"refine.name={name}"]).refine
     assert changed.model_dump() == {**default.model_dump(), key: value * 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["refine.name=crf", "refine.crf.iterations=3", "refine.threshold=0.4"],
+        ["refine={name: crf}", "refine.crf.iterations=3", "refine.threshold=0.4"],
+        ["refine={name: seeds}", "refine.name=crf", "refine.crf.iterations=3", "refine.threshold=0.4"],
+    ],
+)
+@pytest.mark.parametrize("turn", range(3))
+def test_settings_of_another_part_hold_in_any_order(settings, turn):
+    given = resolve("l2g", settings=[*settings[turn:], *settings[:turn]]).refine
+    default = REFINERS["crf"]()
+    crf = default.crf.model_copy(update={"iterations": 3})
+    assert given == default.model_copy(update={"crf": crf, "threshold": 0.4})
+
+
+def test_nested_settings_of_another_method_start_from_its_profile():
+    for profile in ("paper", "released"):
+        changed = resolve("ssss", profile=profile, settings=["method.fca.dropout=0.2", "method.name=wsfcn"]).method
+        default = METHODS["wsfcn"](profile=profile)
+        assert changed == default.model_copy(update={"fca": default.fca.model_copy(update={"dropout": 0.2})})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["refine.name=pamr", "refine.crf.iterations=3"], "no key 'refine.crf'; known here: .*dilations"),
+        (["refine.name=nope", "refine.crf.iterations=3"], "unknown refiner 'nope'; known: seeds"),
+        (["method.name=wsfcn", "method.profile=nope", "method.fca.dropout=0.2"], "method"),
+    ],
+)
+def test_what_another_part_has_not_is_one_line(settings, said):
+    with pytest.raises(UserError, match=said) as error:
+        resolve("cam", settings=settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "scale"), [((), "small"), (("resnet38_imagenet", "deeplab_resnet101_coco"), "paper")]
+)
+def test_scale_of_a_study_looks_at_the_weights_of_its_rows(given, scale, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path))
+    for name in given:
+        (tmp_path / WEIGHTS[name].filename).touch()
+    assert choose_scale("cam", "data").scale == scale
+    assert choose_scale("esol.table1", "data").scale == "small"
+    assert choose_scale("cam", None).scale == "toy"
+    with pytest.raises(UserError, match="no recipe 'nope'"):
+        choose_scale("nope", "data")
 
 
 def test_another_method_keeps_the_profile():

@@ -16,7 +16,7 @@ from wsss_ray.artifacts.tables import read_counts
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, load_manifest
 from wsss_ray.recipe import SettledRecipe
-from wsss_ray.score.names import STEPS
+from wsss_ray.score.names import STEPS, take_scored
 
 RECORD = "run.json"
 
@@ -56,10 +56,7 @@ class RunFolder:
 
     def scored(self, step: str) -> dict[str, dict[str, Any]]:
         """Variant -> numbers with their protocol, of one step; empty where it was not scored."""
-        found = self.record["scores"].get(step, {})
-        return {
-            variant: found[variant] for variant in (STEPS[step].variants if step in STEPS else ()) if variant in found
-        }
+        return take_scored(step, self.record["scores"].get(step, {}))
 
     def counts(self, step: str) -> dict[str, tuple[list[str], np.ndarray]]:
         """Variant -> (image ids, (N, 3, K) counts) of one step; empty where its artifact is gone."""

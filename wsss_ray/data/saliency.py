@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wsss_ray.config import UserError
-from wsss_ray.registry import Registry
+from wsss_ray.registry import OWN, Registry
 
 Detector = Callable[[ModuleType, np.ndarray], np.ndarray]
 """(OpenCV, (H, W, 3) uint8 RGB of at least 8 x 8) -> (H, W) float32, soft saliency in [0, 1]."""
@@ -54,7 +54,9 @@ def load_opencv() -> ModuleType:
 def describe_detector(detector: str) -> dict[str, Any]:
     """What ``saliency.json`` says: detector, library and both versions."""
     DETECTORS[detector]
-    return {"detector": detector, "detector_version": VERSION, "library": f"opencv {load_opencv().__version__}"}
+    origin = DETECTORS.origin(detector)
+    library = f"opencv {load_opencv().__version__}" if origin == OWN else origin
+    return {"detector": detector, "detector_version": VERSION, "library": library}
 
 
 def detect_saliency(image: np.ndarray, detector: str = "border_cut") -> np.ndarray:
@@ -154,9 +156,10 @@ def read_origin(folder: str | Path | None) -> dict[str, Any] | None:
 
 def name_origin(made: dict[str, Any] | None) -> str:
     """How a score names the maps its method was given."""
-    name = (made or {}).get("detector")
+    name = str((made or {}).get("detector"))
     if name in DETECTORS:
-        return f"saliency by classical {name} ({(made or {}).get('library', 'opencv')})"
+        kind = "classical " if DETECTORS.origin(name) == OWN else ""
+        return f"saliency by {kind}{name} ({(made or {}).get('library', 'opencv')})"
     return "saliency as given with the data"
 
 

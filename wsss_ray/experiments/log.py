@@ -11,7 +11,7 @@ from wsss_ray.cluster.progress import console
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.recipe import Localization, dump
 from wsss_ray.reports.panels import draw_panels
-from wsss_ray.score.names import choose_variant, name_metric
+from wsss_ray.score.names import choose_variant, name_metric, take_scored
 from wsss_ray.stages.run import Listener, Run
 from wsss_ray.tracking import Tracker, flatten
 
@@ -104,9 +104,7 @@ def log_scores(tracker: Tracker, step: str, found: Mapping[str, Any]) -> None:
 
 def flatten_scores(step: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
     """Names and values in MLflow: ``seeds/fixed/miou``, ``seeds/fixed/iou/dog`` ..."""
-    for variant, values in found.items():
-        if not isinstance(values, Mapping) or "protocol" not in values:
-            continue
+    for variant, values in take_scored(step, found).items():
         for key, value in values.items():
             if isinstance(value, (int, float)):
                 yield name_metric(step, variant, key), value

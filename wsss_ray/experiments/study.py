@@ -10,8 +10,9 @@ from wsss_ray.recipe import Recipe, Scale, cut_after
 from wsss_ray.score.names import find_last_step, find_study_column
 
 Metric = str
-"""A column of a study's table, a key of ``score.names.study_columns``: ``seeds`` (mIoU of class maps at a threshold),
-``masks`` (of pseudo masks), ``segmentation`` (of predictions on val), ``pixel_accuracy``, ``params`` (millions) ..."""
+"""A column of a study's table, a key of ``score.names.list_study_columns``: ``seeds`` (mIoU of class maps at a
+threshold), ``masks`` (of pseudo masks), ``segmentation`` (of predictions on val), ``pixel_accuracy``,
+``params`` (millions) ..."""
 Profile = Literal["paper", "released"]
 
 

@@ -39,7 +39,7 @@ from wsss_ray.experiments.study_plan import (
 from wsss_ray.experiments.tags import name_data, read_commit
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
-from wsss_ray.score.names import list_kept_numbers
+from wsss_ray.score.names import list_kept_numbers, take_scored
 from wsss_ray.tracking import Tracker
 
 TABLE = "table.md"
@@ -53,7 +53,7 @@ def run_study(
     address: str | None = None,
     max_concurrent: int | None = None,
 ) -> dict[str, Any]:
-    """FinishedRun the rows of ``study`` that are not done yet, and return its results (``summarize_study`` reads them).
+    """Run the rows of ``study`` that are not done yet, and return its results (``summarize_study`` reads them).
 
     ``max_concurrent`` rows run at the same time, each on its share of the cluster (default as for sweeps); what two of
     them need is computed once. A row that fails is noted with its reason and the others go on. Raises UserError for
@@ -204,12 +204,8 @@ def keep_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
     """Step -> variant -> the numbers that a study's columns read, with their protocol."""
     kept = (*list_kept_numbers(), "protocol")
     return {
-        step: {
-            variant: {key: values.get(key) for key in kept}
-            for variant, values in scored.items()
-            if "protocol" in values
-        }
-        for step, scored in scores.items()
+        step: {variant: {key: values.get(key) for key in kept} for variant, values in take_scored(step, found).items()}
+        for step, found in scores.items()
     }
 
 

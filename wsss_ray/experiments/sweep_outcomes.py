@@ -11,6 +11,7 @@ from typing import Any, Literal
 from wsss_ray import storage
 from wsss_ray.experiments.sweep import READ_OFF_CURVE, Plan
 from wsss_ray.experiments.sweep_space import Point
+from wsss_ray.score.names import take_scored
 
 State = Literal["finished", "failed", "stopped"]
 
@@ -78,13 +79,13 @@ def count_draws(outcomes: Sequence[Outcome]) -> int:
     return sum(max(one.draws for one in line.outcomes) for line in group_lines(outcomes))
 
 
-def flatten_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def collect_mious(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """``seeds/best`` -> mIoU, of everything that was scored."""
     return {
         f"{step}/{variant}": values["miou"]
-        for step, variants in scores.items()
-        for variant, values in variants.items()
-        if values.get("miou") is not None and "protocol" in values
+        for step, found in scores.items()
+        for variant, values in take_scored(step, found).items()
+        if values.get("miou") is not None
     }
 
 

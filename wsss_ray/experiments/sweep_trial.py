@@ -18,12 +18,12 @@ from wsss_ray.config import Config, UserError
 from wsss_ray.experiments import log
 from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import build_recipe
-from wsss_ray.experiments.sweep_outcomes import Outcome, flatten_scores
+from wsss_ray.experiments.sweep_outcomes import Outcome, collect_mious
 from wsss_ray.experiments.sweep_search import WATCHED, read_point
 from wsss_ray.experiments.sweep_space import Axis, Point, name_point
 from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe
-from wsss_ray.score.names import read_miou
+from wsss_ray.score.names import explain_missing, read_miou
 from wsss_ray.stages.run import Listener
 from wsss_ray.stages.score import rescore
 from wsss_ray.tracking import Tracker
@@ -182,5 +182,5 @@ def rescore_seeds(done: FinishedRun, recipe: Recipe) -> Scores:
 
 def _score_outcome(metric: str, point: Point, seed: int, scores: Scores) -> Outcome:
     value = read_miou(scores, metric)
-    reason = "" if value is not None else f"nothing scored as {metric}"
-    return Outcome(point, seed, "finished", value, reason, flatten_scores(scores))
+    reason = "" if value is not None else explain_missing(scores, metric)
+    return Outcome(point, seed, "finished", value, reason, collect_mious(scores))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, PositiveInt
 
 from wsss_ray.config import Changes, Config
+from wsss_ray.score.confusion import Absent
 
 
 class ScoreConfig(Config):
@@ -18,7 +19,7 @@ class ScoreConfig(Config):
     """Points of the threshold curve, evenly spaced in [0, 1)."""
     at: Annotated[tuple[float, ...], Changes("scores")] = ()
     """Further thresholds of the curve, never the best one: a sweep over ``background`` reads its scores there."""
-    absent: Annotated[Literal["skip", "zero", "no_truth"], Changes("scores")] = "skip"
+    absent: Annotated[Absent, Changes("scores")] = "skip"
     """A class in neither truth nor prediction is left out of the mean, or counts as 0 (KTSE, SSSS)."""
 
     @property

@@ -177,6 +177,12 @@ def list_variants(kind: Kind) -> tuple[str, ...]:
     return next(step.variants for step in STEPS.values() if step.kind == kind)
 
 
+def take_scored(step: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Variant -> its numbers, of what the score of a step holds; empty where the step was not scored."""
+    variants = STEPS[step].variants if step in STEPS else ()
+    return {variant: found[variant] for variant in variants if variant in found}
+
+
 def choose_variant(step: str, scored: Container[str]) -> str | None:
     """The variant a paper usually prints, of those in ``scored``; None where there is none."""
     return next((name for name in STEPS[step].variants if name in scored), None)
@@ -212,6 +218,12 @@ def read_miou(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float | N
     name = variant or choose_variant(step, scored)
     value: float | None = scored[name].get("miou") if name is not None and name in scored else None
     return value
+
+
+def explain_missing(scores: Mapping[str, Mapping[str, Any]], metric: str) -> str:
+    """Why ``read_miou`` has no number: what the score of the step says, or that there is none."""
+    step, _ = split_metric(metric)
+    return str(scores.get(step, {}).get(NOT_SCORED, f"nothing scored as {metric}"))
 
 
 def _user_error(message: str) -> UserError:

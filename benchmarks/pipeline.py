@@ -1,6 +1,6 @@
-"""What the road costs: Ray against a bare loop, all thresholds against one, ten times the images against one.
+"""What the pipeline costs: Ray against a bare loop, all thresholds against one, ten times the images against one.
 
-Run: ``python benchmarks/road.py DATA NETWORK [--split val] [--workers 2]`` with prepared shards and the folder of a
+Run: ``python benchmarks/pipeline.py DATA NETWORK [--split val] [--workers 2]`` with prepared shards and the folder of a
 trained localizer (``results/train/...``). Both sides run in one call; ratios are printed, start-up is given apart.
 """
 
