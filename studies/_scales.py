@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from wsss_ray.data.augment import AugmentConfig
+from wsss_ray.data.colour import NormalizeConfig
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.deeplab import DeepLabV1Config, DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig
@@ -35,11 +36,12 @@ SEED_STRIDE: dict[Scale, int] = {"paper": 1, "small": 2, "toy": 2}
 """Grid of the maps where seeds alone are scored: full size in the papers."""
 
 SMALL_NET = NetConfig(
-    backbone="squeezenet",
-    weights="squeezenet_deep_compression",
-    output_stride=8,
-    # The early layers stay as published, as conv1a and b2 of ResNet-38 do; it is a third faster.
-    options={"freeze_through": 5, "unit_taps": True},
+    backbone="efficientnet_lite0",
+    weights="efficientnet_lite0_imagenet",
+    output_stride=16,
+    normalize=NormalizeConfig(preset="efficientnet_lite"),
+    # The early layers stay as published, as conv1a and b2 of ResNet-38 do; batches of 8 are too few for statistics.
+    options={"freeze_through": 3, "batch_norm": "frozen"},
 )
 
 
@@ -96,7 +98,7 @@ SMALL: dict[str, Overrides] = {
     },
     "crf": {"predict.crf.prune": PRUNE},
 }
-"""SqueezeNet on crops of 192; DeepLab keeps its version, not its trunk."""
+"""EfficientNet-Lite0 on crops of 192; DeepLab keeps its version, not its trunk."""
 
 TOY_NET = NetConfig(backbone="toy")
 

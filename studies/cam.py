@@ -1,7 +1,7 @@
 """CAM: multi-label classifier, class activation maps, dense CRF, DeepLab: the baseline of everything else.
 
 Published (ResNet-38, VOC): seeds 47.05 mIoU on train (EPS README, 20k iterations, threshold 0.2), 47.7 (PSA README).
-Run: ``wsss run cam`` (toy), ``wsss run cam --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss run cam`` (toy), ``wsss run cam --scale small --data URI`` (EfficientNet-Lite0, 2 cores).
 """
 
 from __future__ import annotations

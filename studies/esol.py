@@ -1,7 +1,7 @@
 """ESOL: expansion and shrinkage of class maps by learned offsets (Li et al. 2022, NeurIPS).
 
 Published: seeds 53.6, with IRN 68.7 mIoU on VOC train; 69.9 on val. No code was released: paper is the only profile.
-Run: ``wsss run esol`` (toy), ``wsss run esol --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss run esol`` (toy), ``wsss run esol --scale small --data URI`` (EfficientNet-Lite0, 2 cores).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """KTSE: knowledge transfer with simulated inter-image erasing (Chen et al. 2024, ECCV).
 
 Published: seeds 67.0, with IRN 73.8 mIoU on VOC train; 73.0 on val with DeepLab-v2 on ResNet-101.
-Run: ``wsss run ktse`` (toy), ``wsss run ktse --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss run ktse`` (toy), ``wsss run ktse --scale small --data URI`` (EfficientNet-Lite0, 2 cores).
 """
 
 from __future__ import annotations

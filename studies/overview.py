@@ -1,6 +1,6 @@
 """All methods side by side on one network and one data set, with precision, recall and cost: what no paper prints.
 
-Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small --data URI`` (2 cores).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Published: 59.7 mIoU on VOC val, 62.7 with a CRF (ResNet-38, README of the released code); the paper's text was not at
 hand, so both profiles are the released code.
-Run: ``wsss run ssss`` (toy), ``wsss run ssss --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss run ssss`` (toy), ``wsss run ssss --scale small --data URI`` (EfficientNet-Lite0, 2 cores).
 """
 
 from __future__ import annotations

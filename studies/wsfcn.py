@@ -1,7 +1,7 @@
 """WS-FCN: flexible context aggregation and semantically consistent fusion on SSSS (Wang et al. 2023, TNNLS).
 
 Published: 61.57 mIoU on VOC val, 63.23 with a CRF (ResNet-38, Table IV).
-Run: ``wsss run wsfcn`` (toy), ``wsss run wsfcn --scale small --data URI`` (SqueezeNet, 2 cores).
+Run: ``wsss run wsfcn`` (toy), ``wsss run wsfcn --scale small --data URI`` (EfficientNet-Lite0, 2 cores).
 """
 
 from __future__ import annotations
