@@ -6,13 +6,19 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import Json, Out, complete_run, print_json
+
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Two or more runs: folders, or names below --out/runs.")],
-    out: Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")] = "results",
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Two or more runs: folders, or names below --out/runs.", autocompletion=complete_run),
+    ],
+    out: Out = "results",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed of the resamples.")] = 0,
     all_classes: Annotated[bool, typer.Option("--all-classes", help="List every class, however many.")] = False,
+    json: Json = False,
 ) -> None:
     """Compare runs: recipe differences, scores, and whether the differences are statistically significant."""
     from wsss_ray.artifacts.record import open_run
@@ -21,6 +27,9 @@ def compare(
     from wsss_ray.reports.compare_tables import build_tables, list_untested
 
     result = compare_runs([open_run(name, out) for name in runs], resamples, seed)
+    if json:
+        print_json(result)
+        return
     for table in build_tables(result, all_classes):
         console.print(table)
     for text in list_untested(result):

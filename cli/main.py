@@ -8,11 +8,21 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import find_data, find_scale
+from wsss_ray.cli.choices import (
+    Json,
+    Out,
+    complete_recipe,
+    complete_setting,
+    find_data,
+    find_scale,
+    keep_stdout_clean,
+    print_json,
+)
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.data import app as data_app
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
+from wsss_ray.cli.runs import clean, doctor, runs
 from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
@@ -20,7 +30,6 @@ from wsss_ray.cli.weights import app as weights_app
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Weakly supervised segmentation from image-level labels, on Ray.",
 )
@@ -32,10 +41,15 @@ app.command()(sweep)
 app.command()(submit)
 app.command()(report)
 app.command()(predict)
+app.command()(runs)
+app.command()(clean)
+app.command()(doctor)
 
-Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE")
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE", autocompletion=complete_setting
+    ),
 ]
 ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")]
 OptionalScale = Annotated[
@@ -45,7 +59,27 @@ ProfileOption = Annotated[
     str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
-RecipeArgument = Annotated[str, typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE", autocompletion=complete_recipe),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from wsss_ray import __version__
+
+        typer.echo(f"wsss-ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before a command."""
 
 
 @app.command()
@@ -61,6 +95,8 @@ def run(
     profile: ProfileOption = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     address: Address = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
+    json: Json = False,
 ) -> None:
     """Train, localize, refine, segment, predict and score. Finished steps are reused; resumes after interruption."""
     from wsss_ray.experiments.run import RunOptions
@@ -68,14 +104,24 @@ def run(
     from wsss_ray.reports.closing import print_closing_table
     from wsss_ray.studies import resolve
 
-    scale = find_scale(scale, recipe, data, profile)
-    found = find_data(data, out, address)
-    resolved = resolve(recipe, scale=scale, profile=profile, data=found, seed=seed, settings=set_ or [])
-    print_closing_table(run_recipe(resolved, RunOptions(out, address)).open())
+    with keep_stdout_clean(json):
+        scale = find_scale(scale, recipe, data, profile)
+        found = find_data(data, out, address)
+        resolved = resolve(recipe, scale=scale, profile=profile, data=found, seed=seed, settings=set_ or [])
+        if plan:
+            from wsss_ray.experiments.plan import plan_run, print_plan
+
+            planned = plan_run(resolved, out)
+            print_plan(planned)
+        else:
+            finished = run_recipe(resolved, RunOptions(out, address)).open()
+            print_closing_table(finished)
+    if json:
+        print_json(planned if plan else {"run": finished.folder, **finished.record})
 
 
 @app.command("list")
-def list_recipes() -> None:
+def list_recipes(json: Json = False) -> None:
     """List the recipes and the parts that a recipe can name, with the package of those that a plug-in brings."""
     from wsss_ray import studies
     from wsss_ray.data.saliency import DETECTORS
@@ -85,11 +131,15 @@ def list_recipes() -> None:
     from wsss_ray.refine.registry import REFINERS
 
     listed = studies.list_recipes()
+    registries = (REFINERS, SEGMENTERS, BACKBONES, DETECTORS, SOURCES)
+    if json:
+        print_json({"recipes": listed, **{f"{parts.kind}s": parts.list_names() for parts in registries}})
+        return
     width = max(len(recipe.origin) for recipe in listed)
     for recipe in listed:
         typer.echo(f"{recipe.name:<14} {recipe.origin:<{width}}  {recipe.summary}")
     typer.echo()
-    for registry in (REFINERS, SEGMENTERS, BACKBONES, DETECTORS, SOURCES):
+    for registry in registries:
         typer.echo(f"{registry.kind + 's':<19} {', '.join(registry.list_names())}")
 
 

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import find_data, find_scale
+from wsss_ray.cli.choices import Json, Out, complete_study, find_data, find_scale, keep_stdout_clean, print_json
 
 app = typer.Typer(no_args_is_help=True, help="Run the tables and figures of the papers.")
-Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
-Name = Annotated[str, typer.Argument(help="A name from 'wsss study list', e.g. cam.baseline.")]
+Name = Annotated[
+    str, typer.Argument(help="A name from 'wsss study list', e.g. cam.baseline.", autocompletion=complete_study)
+]
 
 
 @app.command("list")
@@ -73,13 +74,17 @@ def report(
     scale: Annotated[str | None, typer.Option(help="Scale; default: the only one found.")] = None,
     out: Out = "results",
     to: Annotated[str | None, typer.Option(help="Also write the table to this file as Markdown.")] = None,
+    json: Json = False,
 ) -> None:
     """Compare with published numbers and ranking."""
     from wsss_ray import storage
     from wsss_ray.reports.study_table import find_results, summarize_study
     from wsss_ray.reports.study_text import print_study, write_markdown
 
-    table = summarize_study(find_results(name, out, scale))
-    print_study(table)
+    with keep_stdout_clean(json):
+        table = summarize_study(find_results(name, out, scale))
+        print_study(table)
+    if json:
+        print_json(table)
     if to is not None:
         storage.write_bytes(to, write_markdown(table).encode())

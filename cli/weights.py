@@ -7,16 +7,24 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import Json, complete_weights, print_json
+
 app = typer.Typer(no_args_is_help=True, help="List, fetch and check published weights.")
 Folder = Annotated[Path | None, typer.Option(help="Where the file is kept; default: WSSS_WEIGHTS, else the cache.")]
 
 
 @app.command("list")
-def list_weights() -> None:
+def list_weights(json: Json = False) -> None:
     """List the known weights, whether they are here, and where."""
     from wsss_ray.nets.weight_registry import WEIGHTS
     from wsss_ray.nets.weight_store import check_weights
 
+    if json:
+        states = {name: check_weights(name) for name in WEIGHTS}
+        print_json(
+            [{**vars(entry), **vars(states[name]), "path": str(states[name].path)} for name, entry in WEIGHTS.items()]
+        )
+        return
     for entry in WEIGHTS.values():
         state = check_weights(entry.name)
         typer.echo(f"{entry.name:<28} {state.verdict:<11} {state.place}")
@@ -24,7 +32,7 @@ def list_weights() -> None:
 
 
 @app.command()
-def fetch(name: str, folder: Folder = None) -> None:
+def fetch(name: Annotated[str, typer.Argument(autocompletion=complete_weights)], folder: Folder = None) -> None:
     """Download weights and verify them; run the same command to resume."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn

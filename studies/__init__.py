@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from wsss_ray.config import UserError
+from wsss_ray.config import UserError, suggest
 
 if TYPE_CHECKING:
     from wsss_ray.experiments.study import Profile, Study, StudyFunction
@@ -86,7 +86,8 @@ def _build(name: str, scale: str, profile: str | None) -> Recipe:
     if name not in names():
         if name in METHODS.broken:
             raise UserError(METHODS.broken[name])
-        raise UserError(f"no recipe {name!r}; there are: {', '.join(names())} (or give the path of a recipe file)")
+        meant = suggest(name, names()) or f"there are: {', '.join(names())}"
+        raise UserError(f"no recipe {name!r}; {meant} (or give the path of a recipe file)")
     size, side = _read(scale, SCALES, "--scale"), _read(profile or "paper", PROFILES, "--profile")
     module = load_modules().get(name)
     if module is not None and hasattr(module, "recipe"):

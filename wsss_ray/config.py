@@ -4,8 +4,9 @@ sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -63,3 +64,18 @@ def _selected(config: Config, results: tuple[Result, ...]) -> Iterator[tuple[str
         if declared in results:
             plain = config.model_dump(mode="json") if plain is None else plain
             yield name, plain[name]
+
+
+def list_keys(config: Config, prefix: str = "") -> Iterator[str]:
+    """The keys of all settings, nested ones as ``a.b``."""
+    for name in type(config).model_fields:
+        yield f"{prefix}{name}"
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from list_keys(value, f"{prefix}{name}.")
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """A question, "did you mean NAME?", for the known name that is most like ``given``; empty where none is."""
+    close = get_close_matches(given, list(known), n=1)
+    return f"did you mean {close[0]}?" if close else ""

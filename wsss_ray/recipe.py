@@ -6,7 +6,7 @@ A recipe is validated before Ray starts and saved with its run; running the save
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from wsss_ray import storage
-from wsss_ray.config import Changes, Config, UserError
+from wsss_ray.config import Changes, Config, UserError, list_keys, suggest
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.toy import ToyConfig
@@ -242,12 +242,14 @@ def load(where: str | Path) -> Recipe:
     return validate(value, str(where))
 
 
-def validate(value: dict[str, Any], where: str) -> Recipe:
-    """A checked recipe from plain values; ``where`` is named in the error."""
+def validate(value: dict[str, Any], where: str, known: Iterable[str] = ()) -> Recipe:
+    """A checked recipe from plain values; ``where`` is named in the error, and for an unknown key the one of ``known``
+    that was probably meant.
+    """
     try:
         return Recipe.model_validate(value)
     except ValidationError as error:
-        raise UserError(explain(error, where)) from None
+        raise UserError(explain(error, where, known)) from None
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -261,7 +263,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     keys = {setting.partition("=")[0].strip() for setting in settings}
     value = _open_rules(recipe, recipe.model_dump(mode="json"), keys)
     assign_settings(value, settings, "train.epochs=2")
-    return validate(value, "--set")
+    return validate(value, "--set", list_keys(recipe))
 
 
 def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str) -> None:
@@ -321,7 +323,8 @@ def _assign(value: dict[str, Any], key: str, new: Any) -> None:
     for depth, name in enumerate(parents):
         known = _complete(parents[depth - 1] if depth else "", here)
         if name not in known:
-            raise UserError(f"--set {key}: no key {'.'.join(parents[: depth + 1])!r}{_list_known(known)}")
+            wrong = ".".join(parents[: depth + 1])
+            raise UserError(f"--set {key}: no key {wrong!r}{_list_known(name, known)}")
         here[name] = {} if known[name] is None else known[name]
         above, here = here, here[name]
     if not isinstance(here, dict):
@@ -345,12 +348,15 @@ def _complete(kind: str, here: Any) -> dict[str, Any]:
         return here
 
 
-def _list_known(known: Mapping[str, Any]) -> str:
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
+def _list_known(name: str, known: Mapping[str, Any]) -> str:
+    """What to give instead: the key that is most like it, or all there are."""
+    return f"; {suggest(name, known) or 'known here: ' + ', '.join(sorted(known))}" if known else ""
 
 
-def explain(error: ValidationError, where: str) -> str:
-    """The first problems of a validation as one line: key, what is wrong, and how many more there are."""
+def explain(error: ValidationError, where: str, known: Iterable[str] = ()) -> str:
+    """The first problems of a validation as one line: key, what is wrong, and how many more there are; for an unknown
+    key the one of ``known`` that was probably meant.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
     key = (
@@ -358,7 +364,7 @@ def explain(error: ValidationError, where: str) -> str:
     )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "unknown key; 'wsss show RECIPE' lists the known ones"
+        message = "unknown key; " + (suggest(key, known) or "'wsss show RECIPE' lists the known ones")
     elif first["type"] == "union_tag_invalid":
         message = f"unknown name {first['ctx']['tag']!r}; known: {first['ctx']['expected_tags']}"
     elif "input" in first and not isinstance(first["input"], (dict, list)):

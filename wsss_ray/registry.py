@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Config, UserError, suggest
 
 log = logging.getLogger(__name__)
 Part = TypeVar("Part")
@@ -61,7 +61,8 @@ class Registry(Mapping[str, Part], Generic[Part]):
             return self._parts[name][0]
         if name in self.broken:
             raise UserError(self.broken[name])
-        raise UserError(f"unknown {self.kind} {name!r}; known: {', '.join(self._parts)}")
+        meant = suggest(name, self._parts)
+        raise UserError(f"unknown {self.kind} {name!r}; {meant}{' ' if meant else ''}known: {', '.join(self._parts)}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)

@@ -194,6 +194,34 @@ class Tracker:
         self._client.set_terminated(self.run_id, status)
 
 
+def check_store(out: str) -> str:
+    """Whether the MLflow store of ``out`` answers, in words; UserError where it does not. Creates nothing."""
+    uri = choose_store(out)
+    if uri.startswith("sqlite:///"):
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not path.exists():
+            return "not there yet, made by the first run"
+        import sqlite3
+
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
+                count = database.execute("select count(*) from runs").fetchone()[0]
+        except sqlite3.Error as error:
+            raise UserError(f"{path}: no MLflow database ({error}); move it away, or set MLFLOW_TRACKING_URI") from None
+        return f"{count} runs"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    try:
+        MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        reason = str(error).splitlines()[0][:160]
+        raise UserError(f"MLflow at {uri} does not answer ({reason}); correct MLFLOW_TRACKING_URI") from None
+    return "answers"
+
+
 def clean_name(name: str) -> str:
     """A name MLflow accepts: letters, digits, ``_ - . / :`` and spaces."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "_-./: ") else "_" for c in name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,10 +11,14 @@ import pytest
 
 from wsss_ray import storage
 from wsss_ray.artifacts.record import FinishedRun
+from wsss_ray.artifacts.store import Store
+from wsss_ray.artifacts.usage import remove
 from wsss_ray.data.manifest import load_manifest, write_manifest
+from wsss_ray.experiments.clean import list_unused
 from wsss_ray.experiments.log import log_scores
+from wsss_ray.experiments.plan import plan_run
 from wsss_ray.experiments.run import RunOptions, run
-from wsss_ray.recipe import Recipe, load, override
+from wsss_ray.recipe import Recipe, dump, load, override
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -24,6 +29,47 @@ SEEDS = ("miou", "recall", "precision")
 def first(ray_cluster: None, tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A finished run."""
     return run(tiny, RunOptions(str(tmp_path_factory.mktemp("first"))))
+
+
+def test_a_plan_says_what_is_reused_and_what_is_to_do(first: FinishedRun, tiny: Recipe) -> None:
+    out = first.folder.rsplit("/", 2)[0]
+    plan = plan_run(tiny, out)
+    assert [(step.title, step.stage, step.digest) for step in plan.steps] == [
+        (title, artifact.stage, artifact.digest) for title, artifact in first.steps
+    ]
+    assert plan.to_do == []
+    assert plan.seconds == 0
+    other = plan_run(override(tiny, ["refine.threshold=0.31"]), out)
+    assert [step.title for step in other.to_do] == ["refine", "score masks", "segment", "predict", "score segmentation"]
+    assert other.seconds is not None
+    assert other.seconds > 0
+    fresh = plan_run(override(tiny, ["data.toy.seed=5"]), out)
+    assert [step.title for step in fresh.to_do] == [title for title, _ in first.steps]
+    assert {step.title for step in fresh.steps if step.digest is not None} == {"data"}
+
+
+def test_cleaning_spares_what_runs_need(first: FinishedRun, tiny: Recipe) -> None:
+    out = first.folder.rsplit("/", 2)[0]
+    assert list_unused(out) == []
+    store = Store(out)
+    lost = store.folder("refine", "0123456789abcdef")
+    storage.write_bytes(storage.join(lost, "part.parquet"), b"left over")
+    started = override(tiny, ["refine.threshold=0.77"])
+    unfinished = storage.join(out, "runs", "cam-00000000")
+    storage.write_bytes(storage.join(unfinished, "recipe.yaml"), dump(started).encode())
+    planned = next(step for step in plan_run(started, out).steps if step.title == "refine")
+    needed = store.folder("refine", str(planned.digest))
+    storage.write_bytes(storage.join(needed, "part.parquet"), b"half of it")
+    assert [one.folder for one in list_unused(out)] == [lost]
+    assert list_unused(out, older_than=3600) == []
+    with store.lock("refine", "0123456789abcdef"):
+        assert remove(list_unused(out)) == []
+    assert [one.folder for one in remove(list_unused(out))] == [lost]
+    assert not storage.exists(lost)
+    assert storage.exists(needed)
+    shutil.rmtree(unfinished)
+    assert [one.folder for one in remove(list_unused(out))] == [needed]
+    assert plan_run(tiny, out).to_do == []
 
 
 def test_every_step_leaves_its_scores(first: FinishedRun) -> None:

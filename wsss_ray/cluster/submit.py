@@ -175,7 +175,7 @@ def connect(address: str) -> Any:
     try:
         client = JobSubmissionClient(address)
     except AuthenticationError as error:
-        given = "the token it was given is not the cluster's" if _sends_token() else "no token was given"
+        given = "the token it was given is not the cluster's" if sends_token() else "no token was given"
         raise UserError(
             f"{address}: the cluster wants a token and {given}; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH=FILE "
             "(or RAY_AUTH_TOKEN, or ~/.ray/auth_token) to the cluster's token"
@@ -251,7 +251,8 @@ def read_exit_code(info: Any, job: str) -> int:
     return int(code) if code > 0 else 128 - int(code)
 
 
-def _sends_token() -> bool:
+def sends_token() -> bool:
+    """Whether Ray is told to send a token and finds one."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return False
     places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 from wsss_ray.artifacts.store import digest
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Config, UserError, list_keys, suggest
 from wsss_ray.experiments.sweep_space import Axis, Point, build_grid, count_points, sample_points
 from wsss_ray.recipe import Recipe, cut_after, replace_settings
 from wsss_ray.score.names import STEPS, describe_metrics, split_metric
@@ -180,16 +179,6 @@ def _check_key(recipe: Recipe, key: str) -> None:
         if not isinstance(here, Config):
             return
         if name not in type(here).model_fields:
-            close = get_close_matches(key, list(_list_keys(recipe)), n=1)
-            fix = f"did you mean {close[0]}?" if close else "'wsss show RECIPE' lists the known ones"
+            fix = suggest(key, list_keys(recipe)) or "'wsss show RECIPE' lists the known ones"
             raise UserError(f"--over {key}: unknown key, {fix}")
         here = getattr(here, name)
-
-
-def _list_keys(config: Config, prefix: str = "") -> Iterator[str]:
-    """The keys of all settings, nested ones as ``a.b``."""
-    for name in type(config).model_fields:
-        yield f"{prefix}{name}"
-        value = getattr(config, name)
-        if isinstance(value, Config):
-            yield from _list_keys(value, f"{prefix}{name}.")

@@ -1,0 +1,88 @@
+"""``wsss runs``, ``clean`` and ``doctor``: what lies below --out, what of it no run needs, and what the machine has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wsss_ray.cli.choices import Json, Out, print_json
+
+MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+def runs(
+    out: Out = "results",
+    recipe: Annotated[str | None, typer.Option(help="Only runs of this recipe.")] = None,
+    sort: Annotated[str, typer.Option(help="finished, name, or a score: seeds, masks, segmentation.")] = "finished",
+    json: Json = False,
+) -> None:
+    """List finished runs with their scores."""
+    from wsss_ray.artifacts.usage import list_runs
+    from wsss_ray.cluster.progress import console
+    from wsss_ray.config import UserError
+    from wsss_ray.reports.layout import format_percent
+    from wsss_ray.reports.terminal import build_text_table
+    from wsss_ray.score.names import STEPS
+
+    if sort not in ("finished", "name", *STEPS):
+        raise UserError(f"--sort {sort}: choose finished, name, {', '.join(STEPS)}")
+    found = [run for run in list_runs(out) if recipe is None or run.recipe == recipe]
+    if sort == "name":
+        found.sort(key=lambda run: run.name)
+    elif sort in STEPS:
+        found.sort(key=lambda run: -run.scores.get(sort, -1.0))
+    if json:
+        print_json(found)
+        return
+    if not found:
+        typer.echo(f"no finished run below {out}")
+        return
+    headings = ("run", "scale", "seed", *(step.title for step in STEPS.values()), "finished")
+    rows = [
+        (
+            run.name,
+            run.scale,
+            str(run.seed),
+            *(format_percent(run.scores[step]) if step in run.scores else "-" for step in STEPS),
+            run.finished,
+        )
+        for run in found
+    ]
+    console.print(build_text_table(f"{len(found)} runs, mIoU in %", headings, rows, numeric=(2, 3, 4, 5)))
+
+
+def clean(
+    out: Out = "results",
+    unused: Annotated[bool, typer.Option("--unused", help="Artifacts that no run needs.")] = False,
+    older_than: Annotated[str, typer.Option(help="Only what was written so long ago: 30m, 12h, 7d, 2w.")] = "0m",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove; without it they are only listed.")] = False,
+) -> None:
+    """List artifacts that neither a finished run nor one to be resumed needs, and with --yes remove them."""
+    from wsss_ray.artifacts.usage import read_age, remove
+    from wsss_ray.config import UserError
+    from wsss_ray.experiments.clean import list_unused
+
+    if not unused:
+        raise UserError("say what to clean: wsss clean --unused lists what no run needs, with --yes it is removed")
+    found = list_unused(out, read_age(older_than))
+    gone = remove(found) if yes else []
+    for one in found:
+        typer.echo(f"{one.size / 2**20:9.1f} MB  {one.folder}{'' if one in gone or not yes else '  (in use, kept)'}")
+    size = sum(one.size for one in (gone if yes else found)) / 2**20
+    if yes:
+        typer.echo(f"removed {len(gone)} artifacts, {size:.1f} MB")
+    else:
+        typer.echo(f"{len(found)} artifacts, {size:.1f} MB; remove them with --yes" if found else "nothing to remove")
+
+
+def doctor(out: Out = "results") -> None:
+    """Check this machine: versions, CRF, GPU, weights, disk, MLflow, Ray. Exit code 1 where a run would fail."""
+    from wsss_ray.experiments.doctor import examine
+
+    bad = False
+    for check in examine(out):
+        bad |= check.verdict == "bad"
+        typer.echo(f"{MARKS[check.verdict]} {check.name}: {check.text}{f'; {check.fix}' if check.fix else ''}")
+    if bad:
+        raise typer.Exit(1)
