@@ -1,4 +1,4 @@
-"""A part of pytest: once all tests have run, in however many processes, every array of every golden file was read by one."""
+"""A part of pytest: after all tests, in however many processes they ran, every golden array was read by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden arrays that no test reads fail the run, in one process and in two; a run of some tests says nothing of them."""
+"""Golden arrays that no test reads fail the run, in one process and in two; some tests alone say nothing of them."""
 
 from __future__ import annotations
 
