@@ -31,7 +31,6 @@ TINY = (
 
 ROOT = Path(__file__).resolve().parent.parent
 
-
 LONGEST = (
     "experiments/test_run.py",
     "experiments/test_sweep_run.py",
@@ -53,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; the others keep their order."""
     ranks = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    if gone := [path for path in ranks if not path.is_file()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names {gone[0]}, which is not there")
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
