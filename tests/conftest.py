@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from tests.golden_files import NOT_RUN, GoldenFile
+from tests.golden_coverage import GoldenCoverage
+from tests.golden_files import GoldenFile
 from wsss_ray.recipe import Recipe
 from wsss_ray.studies import resolve
 
@@ -29,24 +31,30 @@ TINY = (
 
 ROOT = Path(__file__).resolve().parent.parent
 
+LONGEST = (
+    "experiments/test_run.py",
+    "experiments/test_sweep_run.py",
+    "experiments/test_study_run.py",
+)
+"""Files that take minutes, the longest first: with several processes, none of them is left for the end."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch which golden arrays are read, and let processes of pytest-xdist share the cores."""
+    config.pluginmanager.register(GoldenCoverage(ROOT / "tests", shared_root() / "golden"), "golden coverage")
+    # Ray's processes give way to all others by default: beside other tests they would hardly run.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    if hasattr(config, "workerinput"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks back at which golden arrays were read runs last."""
-    items.sort(key=lambda item: item.path.name == "test_golden_coverage.py")
-
-
-def pytest_deselected(items: list[pytest.Item]) -> None:
-    """Remember the tests of golden files that this session leaves out."""
-    NOT_RUN.update(item.nodeid for item in items if "golden" in getattr(item, "fixturenames", ()))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Remember the tests of golden files that were skipped."""
-    report = yield
-    if report.skipped and "golden" in getattr(item, "fixturenames", ()):
-        NOT_RUN.add(item.nodeid)
-    return report
+    """Long files first; the others keep their order."""
+    ranks = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    if gone := [path for path in ranks if not path.is_file()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names {gone[0]}, which is not there")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 def shared_root() -> Path:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 
 READ: dict[str, set[str]] = {}
-"""Name of a golden file -> its arrays that some test of this session has read."""
-NOT_RUN: set[str] = set()
-"""Tests that take the ``golden`` fixture and were deselected or skipped in this session."""
+"""Name of a golden file -> its arrays that some test of this process has read."""
 
 
 class GoldenFile(Mapping[str, np.ndarray]):

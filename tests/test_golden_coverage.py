@@ -1,61 +1,97 @@
-"""Every array of every golden file is read by some test."""
+"""Golden arrays that no test reads fail the run, in one process and in two; some tests alone say nothing of them."""
 
 from __future__ import annotations
 
-import ast
-from fnmatch import fnmatch
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.golden_files import NOT_RUN, READ
+from tests.golden_coverage import OTHERWISE
 
-TESTS = Path(__file__).resolve().parent
-NOTES = {"meta"}
-"""Where a file came from, in words: nothing to compare with."""
-OTHERWISE = {
-    "02_mxparams_*.params": "nets/test_weights.py",
-    "c01_efficientnet_*.npz": "nets/test_efficientnet.py",
-}
-"""Files that these tests account for themselves: one reads them as bytes, the other checks that it reads every array,
-where its weights are installed."""
+ROOT = Path(__file__).resolve().parent.parent
+CONFTEST = """
+from pathlib import Path
+import pytest
+from tests.golden_coverage import GoldenCoverage
+from tests.golden_files import GoldenFile
+
+HERE = Path(__file__).parent
+
+def pytest_configure(config):
+    config.pluginmanager.register(GoldenCoverage(HERE, HERE / "golden"))
+
+@pytest.fixture
+def golden():
+    return GoldenFile(HERE / "golden" / "a.npz")
+"""
+READER = """
+import pytest
+
+def test_first(golden):
+    assert golden["{}"] == 1
+
+def test_second():
+    pass
+"""
 
 
-def read_golden(path: Path) -> bool:
-    """Whether some function of a test file takes the ``golden`` fixture."""
-    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
-    return any(argument.arg == "golden" for function in functions for argument in function.args.args)
+def run_tests(folder: Path, read: tuple[str, str], *options: str) -> tuple[int, str]:
+    """The exit code and the words of a run of two files; each reads one of the arrays x and y of one golden file."""
+    (folder / "golden").mkdir()
+    np.savez(folder / "golden" / "a.npz", x=1, y=1, meta="by hand")
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    for name, array in zip(("test_a.py", "test_b.py"), read, strict=True):
+        (folder / name).write_text(READER.format(array))
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "-ra", "-p", "xdist", "-p", "no:cacheprovider", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return told.returncode, told.stdout + told.stderr
 
 
-def list_arrays(path: Path) -> set[str]:
-    """The arrays of an npz file; of any other file its name alone."""
-    if path.suffix != ".npz":
-        return {path.name}
-    with np.load(path) as arrays:
-        return set(arrays.files)
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_unread_array_fails_the_run(processes: str, tmp_path: Path) -> None:
+    code, said = run_tests(tmp_path, ("x", "x"), "-n", processes, "--dist=loadfile")
+    assert code == 1
+    assert "no test reads these arrays: {'a.npz': ['y']}" in said
+    assert "1 failed, 4 passed" in said
 
 
-def test_every_golden_array_is_read(shared: Path, request: pytest.FixtureRequest) -> None:
-    """Runs last, and says something only where all tests that read golden files ran before it."""
-    collected = {item.path for item in request.session.items}
-    readers = {path for path in TESTS.rglob("test_*.py") if read_golden(path)}
-    if readers - collected or any("::" in argument for argument in request.config.args):
-        pytest.skip(f"{len(readers - collected) or 'some'} test files that read golden files are not in this run")
-    left_out = sorted(test for test in NOT_RUN if not any(path in test for path in OTHERWISE.values()))
-    if left_out:
-        pytest.skip(f"{len(left_out)} tests that read golden files did not run, such as {left_out[0]}")
-    unread = {
-        path.name: missing
-        for path in sorted((shared / "golden").iterdir())
-        if path.suffix in (".npz", ".params") and not any(fnmatch(path.name, pattern) for pattern in OTHERWISE)
-        if (missing := list_arrays(path) - NOTES - READ.get(path.name, set()))
-    }
-    assert not unread, f"no test reads these arrays: {unread}"
+def test_arrays_read_by_different_processes_count(tmp_path: Path) -> None:
+    code, said = run_tests(tmp_path, ("x", "y"), "-n2", "--dist=loadfile")
+    assert code == 0, said
+    assert "5 passed" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["test_a.py"], "1 test files that read golden files are not in this run"),
+        (
+            ["-n2", "-k", "test_second or test_b"],
+            "1 tests that read golden files did not run, such as test_a.py::test_first",
+        ),
+        (["test_a.py::test_first", "test_b.py"], "some test files that read golden files are not in this run"),
+    ],
+)
+def test_part_of_the_tests_says_nothing_of_arrays(options: list[str], reason: str, tmp_path: Path) -> None:
+    code, said = run_tests(tmp_path, ("x", "x"), *options)
+    assert code == 0, said
+    assert "1 skipped" in said
+    assert reason in said
 
 
 @pytest.mark.parametrize("pattern", OTHERWISE)
 def test_files_accounted_for_elsewhere_are_named_there(pattern: str) -> None:
-    path = TESTS / OTHERWISE[pattern]
+    path = ROOT / "tests" / OTHERWISE[pattern]
     assert path.is_file(), f"{path.name} was renamed: name it here again"
     assert pattern.split("_")[0] in path.read_text()

@@ -18,6 +18,7 @@ pytest.importorskip("ray")
 import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
+from tests.local_ray import start_ray
 from wsss_ray.cluster.join import fit_runs, lay_out, release_orphans
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
@@ -26,7 +27,7 @@ from wsss_ray.recipe import Resources
 @pytest.fixture
 def two_cores() -> Iterator[None]:
     """A Ray with two cores."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_ray(2)
     yield
     ray.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -219,23 +220,26 @@ class Cable:
         self.loop.call_soon_threadsafe(abort)
 
 
-@pytest.fixture
-def dashboard() -> Iterator[tuple[str, int]]:
-    """Host and port of a real job server."""
-    ray = pytest.importorskip("ray")
-    pytest.importorskip("aiohttp_cors")
+def find_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = ray.init(
-        address="local",
-        num_cpus=1,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        dashboard_port=port,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-    )
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """Host and port of a real job server, beside whatever else runs Ray on this machine."""
+    pytest.importorskip("aiohttp_cors")
+    import ray
+    from ray._private import parameter
+
+    from tests.local_ray import start_ray
+
+    # The agent that takes jobs listens on one fixed port; only 'ray start' can be given another one.
+    params = functools.partial(parameter.RayParams, dashboard_agent_listen_port=find_port())
+    monkeypatch.setattr(parameter, "RayParams", params)
+    context = start_ray(1, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=find_port())
     host, _, given = str(context.dashboard_url).rpartition(":")
     yield host, int(given)
     ray.shutdown()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pytest
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import hold_folder
-from wsss_ray.cluster.join import join_cluster
 from wsss_ray.config import UserError
 from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.toy import ToyConfig
@@ -70,13 +68,6 @@ def study() -> Study:
 
 def entries(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row["seeds"].get("0", {}) for row in results["rows"]}
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """One local cluster for every call."""
-    with join_cluster():
-        yield
 
 
 def test_rows_run_fail_and_are_kept(study: Study, tmp_path: Path, ray_cluster: None) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from tests.local_ray import start_ray
 from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import Outcome
@@ -50,7 +51,7 @@ def one_cluster() -> Iterator[None]:
     """The tests share a cluster of two cores."""
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    start_ray(2)
     yield
     ray.shutdown()
 
@@ -218,7 +219,8 @@ def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
 
 def killed_trial(tmp_path: Path) -> None:
     """The first trial holds both cores in training when it dies; the second one needs them."""
-    made = plan_sweep(small(), parse_space(["train.epochs=200,1"]))
+    recipe = replace_settings(small(), {"refine": None})
+    made = plan_sweep(recipe, parse_space(["train.epochs=200,1"]), SweepOptions(metric="seeds.fixed"))
     killer = threading.Thread(target=kill_while_training, args=(tmp_path,), daemon=True)
     killer.start()
     outcomes = run_sweep(made, str(tmp_path), max_concurrent=1)
