@@ -24,9 +24,9 @@ def compile_kernel(fast: bool = False) -> Callable[[Kernel], Kernel]:
 
     def wrap(function: Kernel) -> Kernel:
         with _cache_in(find_cache_folder()):
-            kernel: Kernel = numba.njit(
-                cache=True, nogil=True, error_model="numpy", fastmath=FAST if fast else False
-            )(function)
+            kernel: Kernel = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST if fast else False)(
+                function
+            )
             return kernel
 
     return wrap

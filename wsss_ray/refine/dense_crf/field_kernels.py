@@ -129,7 +129,7 @@ def pack_energies(energies, lowest, labels, packed, size):  # type: ignore[no-un
 
 @compile_kernel()
 def unpack_marginals(packed, labels, size, marginals):  # type: ignore[no-untyped-def]
-    """packed (n * size,) marginals of ``labels`` -> (L, n); label 0 gets the rest, the labels left out stay 0."""
+    """Packed (n * size,) marginals of ``labels`` -> (L, n); label 0 gets the rest, the labels left out stay 0."""
     count = marginals.shape[1]
     for start in range(0, count, 64):
         end = min(count, start + 64)

@@ -41,8 +41,8 @@ def infer_field(
 ) -> np.ndarray:
     """(L, n) float32 energies, L > 1 -> (L, n) float32 marginals that sum to 1.
 
-    Raises UnfitError where weights are so large that exponentials overflow. A label other than 0 whose marginal is below ``drop`` at every pixel is left out from then on. Other threads may run
-    meanwhile.
+    Raises UnfitError where weights are so large that exponentials overflow. A label other than 0 whose marginal is
+    below ``drop`` at every pixel is left out from then on. Other threads may run meanwhile.
     """
     num_labels, count = energy.shape
     if float(bilateral.ones.max() + spatial.ones.max()) > LARGEST:

@@ -120,9 +120,7 @@ def slice_span(typingctx, out, place, start, origin, tables, rows, weights, pixe
                     value = _load(builder, table, builder.add(builder.mul(row, size_), offset), width)
                     spread = _spread(builder, weight, width)
                     found = (
-                        builder.fmul(spread, value)
-                        if found is None
-                        else _multiply_add(builder, spread, value, found)
+                        builder.fmul(spread, value) if found is None else _multiply_add(builder, spread, value, found)
                     )
             before = _load(builder, start_, builder.add(origin_, offset), width)
             _store(builder, builder.fadd(found, before), out_, builder.add(place_, offset), width)
