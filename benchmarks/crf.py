@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--json")
     given = parser.parse_args()
     files = sorted(Path(given.data).rglob("*.jpg"))[: given.images]
-    images = [np.asarray(Image.open(path).convert("RGB")) for path in files]
+    images = [np.array(Image.open(path).convert("RGB")) for path in files]
     start = time.process_time()
     for num_labels in (2, 3, 5):
         measure(images[0][:9, :9], make_scores((9, 9), num_labels, 0, False), PRESETS["psa"])

@@ -218,7 +218,7 @@ def _infer_reference(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -
         field.addPairwiseBilateral(
             sxy=config.bilateral_xy / config.scale,
             srgb=config.bilateral_rgb,
-            rgbim=make_guide(image, config),
+            rgbim=np.require(make_guide(image, config), requirements=["C", "W"]),
             compat=config.bilateral_weight,
         )
     marginals = np.array(field.inference(config.iterations), dtype=np.float32)
