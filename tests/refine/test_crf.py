@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
+from wsss_ray.refine import crf
 from wsss_ray.refine.crf import (
     PRESETS,
     CRFConfig,
@@ -28,6 +29,17 @@ from wsss_ray.refine.planes import add_power_background, pick_winners
 pytest.importorskip("pydensecrf")
 Golden = Callable[[str], dict[str, np.ndarray]]
 SAME_LIBRARY = 1e-5
+
+
+@pytest.fixture(params=["fast", "pydensecrf"], autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test holds for both engines, whichever the settings name."""
+    name = str(request.param)
+    if name == "fast":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(crf, "_infer_fast", crf._infer_reference)
+    return name
 
 
 @pytest.mark.parametrize("alpha", [4, 24, 32])
@@ -182,10 +194,12 @@ def test_pruned_labels_come_out_zero_and_the_background_stays() -> None:
     np.testing.assert_array_equal(pruned[[0, 1, 3]], smooth_scores(image, scores[[0, 1, 3]], PRESETS["psa"]))
 
 
-def test_one_label_needs_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_label_needs_no_library(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     image = np.zeros((3, 4, 3), np.uint8)
     assert smooth_scores(image, np.full((1, 3, 4), 0.3, np.float32), PRESETS["psa"]).tolist() == [[[1] * 4] * 3]
+    if engine == "fast":
+        return
     with pytest.raises(UserError, match="pip install pydensecrf2"):
         smooth_scores(image, np.full((2, 3, 4), 0.3, np.float32), PRESETS["psa"])
 

@@ -24,8 +24,8 @@ class Variant:
     title: str
     """After the step's title: "best threshold"."""
     protocol: str
-    """The sentence beside its number; ``{split}``, ``{threshold}``, ``{refiner}``, ``{views}`` and ``{labels}`` are
-    filled in."""
+    """The sentence beside its number; ``{split}``, ``{threshold}``, ``{refiner}``, ``{views}``, ``{dropped}`` and
+    ``{labels}`` are filled in."""
     by_image: bool = True
     """Whether it is a mask of every image; the best threshold is read off the curve of the whole set."""
     parts: bool = False
@@ -47,7 +47,7 @@ VARIANTS: dict[str, Variant] = {
         caption="seeds at {threshold}",
     ),
     "mask": Variant("refined", "{split}, refined by {refiner}, image labels used", parts=True, caption="pseudo mask"),
-    "crf": Variant("multi-scale + CRF", "{split}, {views} + CRF, {labels}", caption="prediction + CRF"),
+    "crf": Variant("multi-scale + CRF", "{split}, {views} + CRF{dropped}, {labels}", caption="prediction + CRF"),
     "multi_scale": Variant("multi-scale", "{split}, {views}, {labels}", caption="prediction"),
     "single_scale": Variant("single scale", "{split}, single scale, {labels}"),
 }

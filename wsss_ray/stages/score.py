@@ -18,12 +18,13 @@ from wsss_ray.artifacts.store import Artifact, Step
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, name_part, read_table
 from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, Shards, run_shards
-from wsss_ray.config import select
+from wsss_ray.config import Config, select
 from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import DataSet
 from wsss_ray.data.saliency import name_origin
 from wsss_ray.data.shards import read_shard
 from wsss_ray.recipe import Recipe, SettledRecipe
+from wsss_ray.refine.crf import CRFConfig
 from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
 from wsss_ray.score.bootstrap import stack_counts
 from wsss_ray.score.config import ScoreConfig
@@ -170,7 +171,8 @@ def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict
     used = "image labels used" if recipe.predict.gate.classes == "labels" else "no image labels"
     given = {
         "split": recipe.data.val_split if split == "val" else recipe.data.score_split,
-        "refiner": recipe.refine.name if recipe.refine is not None else "none",
+        "refiner": "none" if recipe.refine is None else recipe.refine.name + describe_dropped(recipe.refine),
+        "dropped": "" if recipe.predict.crf is None else describe_dropped(recipe.predict.crf),
         "views": f"scales {', '.join(f'{scale:g}' for scale in recipe.predict.scales)}{flip}",
         "labels": f"{used} at test time",
     }
@@ -182,6 +184,14 @@ def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict
         sentence = variant.protocol.format(**given, threshold=threshold)
         sentences[name] = f"{sentence}, {saliency}" if saliency else sentence
     return sentences
+
+
+def describe_dropped(config: Config) -> str:
+    """Below which marginal a CRF within these settings leaves labels out; empty where none does."""
+    if isinstance(config, CRFConfig):
+        return f" (labels below {config.drop:g} dropped)" if config.drop else ""
+    inner = (getattr(config, name) for name in type(config).model_fields)
+    return next((text for one in inner if isinstance(one, Config) and (text := describe_dropped(one))), "")
 
 
 def describe_saliency(recipe: Recipe, data: DataSet) -> str:

@@ -1,0 +1,151 @@
+"""Compiled parts of the mean field: one pass over the pixels, the lattices' blur, and the layout of labels."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from wsss_ray.refine.dense_crf.compiling import compile_kernel, inline_kernel
+from wsss_ray.refine.dense_crf.spans import blur_span, slice_span, splat_span
+
+NARROW = (0,)
+"""``lanes`` of spans of one float."""
+LOWEST = np.float32(-60)
+"""Below, an exponential is 0: denormal numbers are slow."""
+
+
+@intrinsic
+def _read_bits(typingctx, bits):  # type: ignore[no-untyped-def]
+    """int32 bits as a float32."""
+
+    def generate(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@inline_kernel
+def _exponentiate(x):  # type: ignore[no-untyped-def]
+    """e^x for x <= 88 in float32, relative error 2e-7 (the polynomial is Cephes' expf); 0 below ``LOWEST``."""
+    bounded = max(x, LOWEST)
+    whole = np.floor(bounded * np.float32(1.44269504) + np.float32(0.5))
+    rest = (bounded - whole * np.float32(0.693359375)) + whole * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)
+    p = p * rest + np.float32(1.3981999507e-3)
+    p = p * rest + np.float32(8.3334519073e-3)
+    p = p * rest + np.float32(4.1665795894e-2)
+    p = p * rest + np.float32(1.6666665459e-1)
+    p = p * rest + np.float32(5.0000001201e-1)
+    p = p * rest * rest + rest + np.float32(1.0)
+    p = p * _read_bits(numba.int32((numba.int32(whole) + numba.int32(127)) << numba.int32(23)))
+    return p if x > LOWEST else np.float32(0)
+
+
+@compile_kernel(fast=True)
+def blur_spans(one, two, before, after, reach, size, lanes):  # type: ignore[no-untyped-def]
+    """Blur the vertices (m + 1) * size along every axis in turn; 0 where the result is in ``one``, else 1.
+
+    The table without the result is cleared. Each axis follows the one before it two pieces behind, so that a piece is
+    still in the cache: no neighbour is farther away than the ``reach`` rows of a piece.
+    """
+    axes, count = before.shape
+    piece = max(reach, 64)
+    pieces = (count + piece - 1) // piece
+    for step in range(pieces + 2 * axes):
+        for j in range(axes):
+            at = step - 2 * j
+            if at < 0 or at >= pieces:
+                continue
+            source, target = (one, two) if j % 2 == 0 else (two, one)
+            for i in range(at * piece, min(count, at * piece + piece)):
+                blur_span(target, source, i + 1, np.int64(before[j, i]), np.int64(after[j, i]), size, lanes)
+        at = step - 2 * axes
+        if at >= 0:
+            done = one if axes % 2 == 1 else two
+            for k in range((at * piece + 1) * size, (min(count, at * piece + piece) + 1) * size):
+                done[k] = np.float32(0)
+    return axes % 2
+
+
+@compile_kernel(fast=True)
+def update_marginals(energies, first, blurred, fresh, rows, weights, buffers, peaks, kind, size, lanes):  # type: ignore[no-untyped-def]
+    """One mean-field update of all pixels: slice both lattices, softmax, splat, by chunks that stay in the cache.
+
+    energies (n * size,): those of the labels 1 and up, negative, less the best label's; first (n,): that of label 0,
+    plus both filters' answer to all ones where ``kind`` is above 0. blurred and fresh: tables of both lattices, read
+    and added to. buffers: (chunk * size,) and (chunk,). kind 0: there is nothing to slice yet; 2: the last update,
+    which writes marginals over the energies instead of splatting. peaks (size,) get each label's largest marginal.
+    """
+    values, scales = buffers
+    chunk = scales.size
+    for start in range(0, first.size, chunk):
+        count = min(chunk, first.size - start)
+        if kind == 0:
+            for t in range(count):
+                scales[t] = first[start + t]
+            for t in range(count * size):
+                values[t] = energies[start * size + t]
+        else:
+            for t in range(count):
+                i = start + t
+                answer = slice_span(values, t * size, energies, i * size, blurred, rows, weights, i, size, lanes)
+                scales[t] = first[i] - answer
+        for t in range(count * size):
+            values[t] = _exponentiate(values[t])
+        for t in range(count):
+            total = _exponentiate(scales[t])
+            for k in range(size):
+                total += values[t * size + k]
+            scales[t] = np.float32(1) / total
+        if kind == 2:
+            for t in range(count):
+                for k in range(size):
+                    energies[(start + t) * size + k] = values[t * size + k] * scales[t]
+            continue
+        for t in range(count):
+            splat_span(values, t * size, scales[t], fresh, rows, weights, start + t, size, lanes)
+        if peaks.size:
+            for t in range(count):
+                for k in range(size):
+                    peaks[k] = max(peaks[k], values[t * size + k] * scales[t])
+
+
+@compile_kernel()
+def pack_energies(energies, lowest, labels, packed, size):  # type: ignore[no-untyped-def]
+    """(L, n) energies -> packed (n * size,): least energy less that of ``labels``, in their order; -1e4 beyond them."""
+    count = lowest.size
+    for start in range(0, count, 64):
+        end = min(count, start + 64)
+        for k in range(labels.size):
+            for i in range(start, end):
+                packed[i * size + k] = lowest[i] - energies[labels[k], i]
+        for k in range(labels.size, size):
+            for i in range(start, end):
+                packed[i * size + k] = np.float32(-1e4)
+
+
+@compile_kernel()
+def unpack_marginals(packed, labels, size, marginals):  # type: ignore[no-untyped-def]
+    """Packed (n * size,) marginals of ``labels`` -> (L, n); label 0 gets the rest, the labels left out stay 0."""
+    count = marginals.shape[1]
+    for start in range(0, count, 64):
+        end = min(count, start + 64)
+        for i in range(start, end):
+            marginals[0, i] = np.float32(1)
+        for k in range(labels.size):
+            for i in range(start, end):
+                marginals[labels[k], i] = packed[i * size + k]
+                marginals[0, i] -= packed[i * size + k]
+        for i in range(start, end):
+            marginals[0, i] = max(marginals[0, i], np.float32(0))
+
+
+@compile_kernel()
+def keep_lanes(given, size, kept, fewer, kept_size):  # type: ignore[no-untyped-def]
+    """Spans of ``size`` -> spans of ``kept_size``, whose first lanes are the ``kept`` ones; beyond, as they are."""
+    for i in range(given.size // size):
+        for k in range(kept.size):
+            fewer[i * kept_size + k] = given[i * size + kept[k]]

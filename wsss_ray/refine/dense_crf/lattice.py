@@ -1,0 +1,173 @@
+"""The permutohedral lattice (Adams, Baek and Davis 2010) as pydensecrf has it: same float32 steps, same vertices."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from wsss_ray.refine.dense_crf import UnfitError
+from wsss_ray.refine.dense_crf.field_kernels import NARROW, blur_spans
+from wsss_ray.refine.dense_crf.lattice_kernels import (
+    elevate_points,
+    find_vertices,
+    join_neighbours,
+    rehash,
+    slice_plane,
+    splat_plane,
+)
+
+BLOCK = 1024
+"""Pixels that are placed on the lattice at a time, so that the steps between stay in the cache."""
+LARGE = 100_000
+"""From so many vertices on they are numbered in the order of their keys, which the blur reads in streams."""
+MAX_SPATIAL = 8
+"""Spatial lattices that are kept; images of one size share theirs."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A Gaussian filter over n points, normalised on both sides, times its weight. Row 0 is always zero."""
+
+    rows: np.ndarray
+    """(n, d + 1) uint32: the vertices around each point, counted from 1."""
+    weights: np.ndarray
+    """(n, d + 1) float32: barycentric weights times the square root of weight and normalisation."""
+    before: np.ndarray
+    """(d + 1, m) uint32: the row of each vertex's neighbour along an axis, 0 for none."""
+    after: np.ndarray
+    reach: int
+    """No neighbour is more than so many rows away."""
+    ones: np.ndarray
+    """(n,) float32: the filter's answer where every value is 1."""
+
+    @property
+    def num_vertices(self) -> int:
+        """Vertices that some point touches, m."""
+        return self.before.shape[1]
+
+
+def build_lattice(features: np.ndarray, weight: float) -> Lattice:
+    """(d, n) float32 features, in units of the kernel's widths -> its filter, times ``weight``."""
+    dim, count = features.shape
+    corners = dim + 1
+    rows, weights, keys, strides = _place_points(features)
+    num_vertices = len(keys)
+    order = np.argsort(keys)
+    numbers = (order + 1).astype(np.uint32)
+    if num_vertices >= LARGE:
+        place = np.zeros(num_vertices + 1, np.uint32)
+        place[numbers] = np.arange(1, num_vertices + 1, dtype=np.uint32)
+        rows = place[rows]
+        numbers = np.arange(1, num_vertices + 1, dtype=np.uint32)
+    before, after = (np.zeros((corners, num_vertices), np.uint32) for _ in range(2))
+    steps = corners * strides - strides.sum()
+    reach = max(1, int(join_neighbours(keys[order], numbers, steps, before, after)))
+    raw = Lattice(rows, weights, before, after, reach, np.ones(count, np.float32))
+    norm = np.float32(1) / np.sqrt(_filter_plane(raw, raw.ones) + np.float32(1e-20))
+    ones = _filter_plane(raw, norm) * norm * np.float32(weight)
+    return Lattice(rows, weights * (norm * np.float32(np.sqrt(weight)))[:, None], before, after, reach, ones)
+
+
+def _place_points(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(d, n) features -> rows and weights (n, d + 1), packed keys (m,) by number, and the strides they are packed by.
+
+    A key holds the first d coordinates of a vertex as one number, so that a neighbour is a constant away.
+    """
+    dim, count = features.shape
+    corners = dim + 1
+    inverse = np.float32(np.sqrt(2.0 / 3.0) * corners)
+    scale = np.array([1.0 / np.sqrt((i + 2) * (i + 1)) * inverse for i in range(dim)]).astype(np.float32)
+    low, strides = _measure_keys(features, scale)
+    rows = np.empty((count, corners), np.uint32)
+    weights = np.empty((count, corners), np.float32)
+    bits = 17
+    table, keys = np.full((1 << bits, 2), -1, np.int64), np.empty(1 << bits, np.int64)
+    state = np.array([0, 64 - bits], np.int64)
+    for start in range(0, count, BLOCK):
+        part = slice(start, min(count, start + BLOCK))
+        num_points = part.stop - start
+        values, rounded = (np.empty((corners, num_points), np.float32) for _ in range(2))
+        ranks, first = np.empty((corners, num_points), np.int32), np.empty(num_points, np.int64)
+        elevate_points(np.ascontiguousarray(features[:, part]), scale, low, strides, values, rounded, ranks, first)
+        find_vertices(values, ranks, first, strides, table, keys, rows[part], weights[part], state)
+        if (state[0] + corners * BLOCK) * 2 > len(table):
+            bits += 2
+            table, fewer = np.full((1 << bits, 2), -1, np.int64), keys
+            keys = np.empty(1 << bits, np.int64)
+            keys[: state[0]] = fewer[: state[0]]
+            rehash(keys, state[0], table, 64 - bits)
+            state[1] = 64 - bits
+    return rows, weights, keys[: state[0]], strides
+
+
+def _measure_keys(features: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest coordinates (d,), and strides (d + 1,) that leave every neighbour of every vertex a key of its own."""
+    dim = len(scale)
+    top, bottom = (edge.astype(np.float64) * scale for edge in (features.max(axis=1), features.min(axis=1)))
+    low = [bottom[j:].sum() - (j * top[j - 1] if j else 0) for j in range(dim)]
+    high = [top[j:].sum() - (j * bottom[j - 1] if j else 0) for j in range(dim)]
+    pad = 4 * (dim + 1)
+    base = np.floor(low).astype(np.int64) - pad
+    sizes = np.ceil(high).astype(np.int64) + pad - base
+    if np.prod(sizes.astype(np.float64)) >= 2.0**62:
+        raise UnfitError("a kernel is too narrow for the packed keys of its lattice")
+    strides = np.ones(dim + 1, np.int64)
+    strides[dim] = 0
+    for k in range(dim - 2, -1, -1):
+        strides[k] = strides[k + 1] * sizes[k + 1]
+    return base, strides
+
+
+def _filter_plane(lattice: Lattice, values: np.ndarray) -> np.ndarray:
+    """The filter as the lattice's weights have it, of one plane (n,)."""
+    table, other = (np.zeros(lattice.num_vertices + 1, np.float32) for _ in range(2))
+    splat_plane(values, lattice.rows, lattice.weights, table)
+    blurred = blur_spans(table, other, lattice.before, lattice.after, lattice.reach, 1, NARROW)
+    found = np.empty(len(values), np.float32)
+    slice_plane(table if blurred == 0 else other, lattice.rows, lattice.weights, found)
+    return found
+
+
+_spatial: OrderedDict[tuple[int, int, float, float], Lattice] = OrderedDict()
+_lock = threading.Lock()
+_own = threading.local()
+
+
+def find_spatial_lattice(height: int, width: int, spread: float, weight: float) -> Lattice:
+    """The spatial kernel of images of this size: built once, then shared by all of them."""
+    key = (height, width, spread, weight)
+    with _lock:
+        if key in _spatial:
+            _spatial.move_to_end(key)
+            return _spatial[key]
+    lattice = build_lattice(_make_positions(height, width, spread).reshape(2, -1), weight)
+    with _lock:
+        _spatial[key] = lattice
+        while len(_spatial) > MAX_SPATIAL:
+            _spatial.popitem(last=False)
+    return lattice
+
+
+def find_bilateral_lattice(guide: np.ndarray, spread: float, colours: float, weight: float) -> Lattice:
+    """The colour kernel of an (H, W, 3) uint8 image; a thread keeps the last one, for an image's other label sets."""
+    key = (guide.shape, hashlib.blake2b(guide.tobytes()).digest(), spread, colours, weight)
+    if getattr(_own, "key", None) != key:
+        positions = _make_positions(*guide.shape[:2], spread)
+        shades = guide.transpose(2, 0, 1).astype(np.float32) / np.float32(colours)
+        _own.key = None
+        _own.lattice = build_lattice(np.concatenate([positions, shades]).reshape(5, -1), weight)
+        _own.key = key
+    lattice: Lattice = _own.lattice
+    return lattice
+
+
+def _make_positions(height: int, width: int, spread: float) -> np.ndarray:
+    """(2, H, W) float32: x and y over the kernel's width."""
+    positions = np.empty((2, height, width), np.float32)
+    positions[0] = np.arange(width, dtype=np.float32)[None] / np.float32(spread)
+    positions[1] = np.arange(height, dtype=np.float32)[:, None] / np.float32(spread)
+    return positions

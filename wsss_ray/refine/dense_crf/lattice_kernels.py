@@ -1,0 +1,164 @@
+"""Compiled parts of the permutohedral lattice: vertices by hashing, neighbours by merging, one plane through it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wsss_ray.refine.dense_crf.compiling import compile_kernel
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@compile_kernel()
+def elevate_points(features, scale, low, strides, values, rounded, ranks, first):  # type: ignore[no-untyped-def]
+    """Place one block of points in the hyperplane and in a simplex, with pydensecrf's float32 steps in their order.
+
+    features (d, c), scale (d,) float32; low (d,) smallest coordinates, strides (d + 1,) int64. Written: values
+    (d + 1, c) float32, positions within the simplex over d + 1; ranks (d + 1, c) int32 of those, largest first; first
+    (c,) int64 packed keys of the vertices of remainder 0. rounded (d + 1, c) float32 is room to work in. Another
+    rounding would choose other vertices: no fast arithmetic here.
+    """
+    corners, count = values.shape
+    dim = corners - 1
+    down = np.float32(1) / np.float32(corners)
+    up = np.float32(corners)
+    for t in range(count):
+        values[0, t] = np.float32(0)
+        first[t] = 0
+    for j in range(dim, 0, -1):
+        for t in range(count):
+            scaled = features[j - 1, t] * scale[j - 1]
+            values[j, t] = values[0, t] - np.float32(j) * scaled
+            values[0, t] += scaled
+    for k in range(corners):
+        for t in range(count):
+            nearest = np.rint(down * values[k, t])
+            rounded[k, t] = nearest * up
+            values[k, t] -= rounded[k, t]
+            first[t] += np.int64(nearest)
+            ranks[k, t] = 0
+    for k in range(dim):
+        for j in range(k + 1, corners):
+            for t in range(count):
+                less = np.int32(values[k, t] < values[j, t])
+                ranks[k, t] += less
+                ranks[j, t] += np.int32(1) - less
+    for k in range(corners):
+        for t in range(count):
+            rank = np.int32(ranks[k, t] + first[t])
+            turn = up if rank < 0 else (-up if rank > dim else np.float32(0))
+            ranks[k, t] = rank + np.int32(turn)
+            rounded[k, t] += turn
+    for t in range(count):
+        first[t] = 0
+        values[0, t] = np.float32(0)
+    for j in range(dim, 0, -1):
+        for t in range(count):
+            scaled = features[j - 1, t] * scale[j - 1]
+            values[j, t] = ((values[0, t] - np.float32(j) * scaled) - rounded[j, t]) * down
+            values[0, t] += scaled
+    for t in range(count):
+        values[0, t] = (values[0, t] - rounded[0, t]) * down
+    for k in range(dim):
+        for t in range(count):
+            first[t] += (np.int64(rounded[k, t]) - low[k]) * strides[k]
+
+
+@compile_kernel()
+def find_vertices(values, ranks, first, strides, table, keys, rows, weights, state):  # type: ignore[no-untyped-def]
+    """Number the vertices around the pixels of one block and write their barycentric weights.
+
+    values (d + 1, c) float32 and ranks (d + 1, c) of the block's elevated positions, first (c,) int64 packed keys
+    of the vertices of remainder 0, strides (d + 1,) with 0 at the end; table (size, 2) int64, size a power of two,
+    holds key and number, -1 where free; keys (size,) by number. rows and weights (c, d + 1) are written. state holds
+    the number of vertices found so far, then the bits to shift a hash by.
+    """
+    corners, count = values.shape
+    dim = corners - 1
+    total = np.int64(0)
+    for k in range(dim):
+        total += strides[k]
+    shift = np.uint64(state[1])
+    mask = np.int64(table.shape[0] - 1)
+    found = state[0]
+    axis = np.zeros(corners, np.int64)
+    seen = np.full(corners, np.int64(-1))
+    for t in range(count):
+        for k in range(corners):
+            axis[ranks[k, t]] = k
+        weights[t, 0] = values[axis[dim], t] + (np.float32(1) - values[axis[0], t])
+        for r in range(1, corners):
+            weights[t, r] = values[axis[dim - r], t] - values[axis[corners - r], t]
+        key = first[t]
+        for r in range(corners):
+            if r > 0:
+                key += total - corners * strides[axis[corners - r]]
+            if key == seen[r] and t > 0:
+                rows[t, r] = rows[t - 1, r]
+                continue
+            place = np.int64((np.uint64(key) * GOLDEN) >> shift)
+            while table[place, 0] != key:
+                if table[place, 0] == -1:
+                    table[place, 0] = key
+                    table[place, 1] = found
+                    keys[found] = key
+                    found += 1
+                    break
+                place = (place + 1) & mask
+            rows[t, r] = table[place, 1] + 1
+            seen[r] = key
+    state[0] = found
+
+
+@compile_kernel()
+def rehash(keys, count, table, shift):  # type: ignore[no-untyped-def]
+    """Put the first ``count`` keys into an empty, larger table."""
+    mask = np.int64(table.shape[0] - 1)
+    for number in range(count):
+        place = np.int64((np.uint64(keys[number]) * GOLDEN) >> np.uint64(shift))
+        while table[place, 0] != -1:
+            place = (place + 1) & mask
+        table[place, 0] = keys[number]
+        table[place, 1] = number
+
+
+@compile_kernel()
+def join_neighbours(ordered, numbers, steps, before, after):  # type: ignore[no-untyped-def]
+    """Rows of both neighbours along every axis, by merging the sorted keys with themselves, moved by a step.
+
+    ordered (m,) sorted keys, numbers (m,) their rows, steps (d + 1,); before and after (d + 1, m) hold zeros, and at
+    [j, row - 1] get the row of the neighbour. Returns the farthest neighbour in rows.
+    """
+    count = ordered.size
+    reach = np.int64(0)
+    for j in range(steps.size):
+        b = 0
+        for a in range(count):
+            wanted = ordered[a] + steps[j]
+            while b < count and ordered[b] < wanted:
+                b += 1
+            if b < count and ordered[b] == wanted:
+                before[j, numbers[a] - 1] = numbers[b]
+                after[j, numbers[b] - 1] = numbers[a]
+                reach = max(reach, abs(np.int64(numbers[a]) - np.int64(numbers[b])))
+    return reach
+
+
+@compile_kernel()
+def splat_plane(values, rows, weights, table):  # type: ignore[no-untyped-def]
+    """Add a plane (n,) of values to the vertices (m + 1,) around its pixels; rows, weights (n, d + 1)."""
+    count, corners = rows.shape
+    for i in range(count):
+        for r in range(corners):
+            table[rows[i, r]] += weights[i, r] * values[i]
+
+
+@compile_kernel()
+def slice_plane(table, rows, weights, values):  # type: ignore[no-untyped-def]
+    """Read a plane (n,) of values from the vertices around its pixels."""
+    count, corners = rows.shape
+    for i in range(count):
+        total = np.float32(0)
+        for r in range(corners):
+            total += weights[i, r] * table[rows[i, r]]
+        values[i] = total
