@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +19,9 @@ from wsss_ray.data.files import Census, FileTable, is_image, make_ids
 from wsss_ray.data.image import encode_mask
 from wsss_ray.data.names import ClassNames, gather_classes, list_classes
 from wsss_ray.data.options import FileOptions, describe_reading, make_reading, read_options
-from wsss_ray.data.source import Item, Row, Source
+from wsss_ray.data.source import Item, Row, Source, read_file
 from wsss_ray.data.splits import draw_splits, order_splits
-from wsss_ray.data.text import read_text
+from wsss_ray.data.text import parse_xml, read_text
 
 _LABEL_KEYS = (
     *("polygonlabels", "choices", "rectanglelabels", "brushlabels", "ellipselabels", "keypointlabels", "labels"),
@@ -52,7 +51,7 @@ class Task:
 
 def find_export(folder: Path) -> Path | None:
     """The JSON file of a Label Studio export in a folder."""
-    for path in sorted(folder.glob("*.json")):
+    for path in (place for place in sorted(folder.glob("*.json")) if place.is_file()):
         with path.open("rb") as stream:
             head = stream.read(65536)
         listed = head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[")
@@ -193,10 +192,7 @@ def _find_classes(folder: Path, options: LabelStudioOptions, tasks: list[Task]) 
     if options.classes:
         return list_classes(options.classes, "--classes")
     for path in sorted(folder.glob("*.xml")):
-        try:
-            tree = ElementTree.fromstring(read_text(path).text)
-        except ElementTree.ParseError as error:
-            raise UserError(f"{path}: not valid XML ({error}); export it again or remove it") from error
+        tree = parse_xml(read_file(str(path)), str(path))
         names = [found.get("value", "") for found in tree.iter() if found.tag in ("Label", "Choice")]
         if names:
             return list_classes(list(dict.fromkeys(names)), str(path))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsss_ray.config import UserError
-from wsss_ray.data.coco_layout import annotation_files
+from wsss_ray.data.coco_layout import annotation_files, find_by_content
 from wsss_ray.data.files import is_image, is_system, walk_files
 from wsss_ray.data.label_studio import find_export
 from wsss_ray.data.tables import SPLIT_FOLDERS
@@ -29,7 +29,7 @@ def detect_layout(path: str | Path) -> Layout:
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a folder of images or prepared data")
-    for look in (_look_for_voc, _look_for_coco, _look_for_table, _look_for_yolo, _look_for_tasks, _look_for_tags):
+    for look in _LOOKS:
         found = look(root)
         if found is not None:
             return found
@@ -47,7 +47,14 @@ def _look_for_voc(root: Path) -> Layout | None:
 
 
 def _look_for_coco(root: Path) -> Layout | None:
-    files = annotation_files(root)
+    return _describe_coco(root, annotation_files(root))
+
+
+def _look_for_json(root: Path) -> Layout | None:
+    return _describe_coco(root, find_by_content(root))
+
+
+def _describe_coco(root: Path, files: list[tuple[str, Path]]) -> Layout | None:
     if not files:
         return None
     named = ", ".join(path.relative_to(root).as_posix() for _, path in files[:3])
@@ -83,3 +90,15 @@ def _look_for_tags(root: Path) -> Layout | None:
         return None
     splits = any(place.name.lower() in SPLIT_FOLDERS for place in folders)
     return Layout("folder", {}, f"{root} holds one folder of images per class" + (" and split" if splits else ""))
+
+
+_LOOKS = (
+    _look_for_voc,
+    _look_for_coco,
+    _look_for_table,
+    _look_for_yolo,
+    _look_for_tasks,
+    _look_for_json,
+    _look_for_tags,
+)
+"""In this order: what is told by its names goes first."""

@@ -12,6 +12,8 @@ from wsss_ray.config import UserError
 
 _BLANKS = re.compile(r"\s+")
 BACKGROUND = frozenset({"background", "__background__", "_background_", "bg"})
+LONGEST_ID = 200
+"""Bytes of an image id: file systems take 255 of a name, and endings are added."""
 VOID = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "unknown", "boundary", "border"})
 """Names of what is no class in lists of colours and values."""
 
@@ -32,9 +34,31 @@ def path_key(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
 
 
+def contain_path(written: str) -> str:
+    """A path as written, without what leads out of a folder: a drive, a root, ``..``."""
+    parts = re.sub(r"^[A-Za-z]:(?=[\\/])", "", written).replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "..", "."))
+
+
+def show_path(path: str) -> str:
+    """A path that can be stored and printed: bytes that are no UTF-8 become a mark."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def compose(text: str) -> str:
     """A file name with composed characters, as most tables write it."""
     return unicodedata.normalize("NFC", text)
+
+
+def find_id_fault(image_id: str) -> str | None:
+    """Why an image id cannot name a file, so that none is ever written outside a folder; None for a good one."""
+    if not image_id.strip() or image_id in (".", ".."):
+        return "names no file"
+    if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in image_id):
+        return "holds a slash, a control character or bytes that are no UTF-8"
+    if len(image_id.encode("utf-8", "surrogateescape")) > LONGEST_ID:
+        return f"is longer than {LONGEST_ID} bytes"
+    return None
 
 
 @dataclass(frozen=True)
