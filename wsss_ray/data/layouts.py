@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from wsss_ray.config import UserError
 from wsss_ray.data.coco_layout import annotation_files, find_by_content
+from wsss_ray.data.datumaro import find_subsets
 from wsss_ray.data.files import is_image, is_system, walk_files
 from wsss_ray.data.label_studio import find_export
 from wsss_ray.data.tables import SPLIT_FOLDERS
@@ -48,6 +49,12 @@ def _look_for_voc(root: Path) -> Layout | None:
 
 def _look_for_coco(root: Path) -> Layout | None:
     return _describe_coco(root, annotation_files(root))
+
+
+def _look_for_datumaro(root: Path) -> Layout | None:
+    files = find_subsets(root)
+    named = ", ".join(path.relative_to(root).as_posix() for path in files[:3])
+    return Layout("datumaro", {}, f"{root} has annotations in Datumaro's format ({named})") if files else None
 
 
 def _look_for_json(root: Path) -> Layout | None:
@@ -95,6 +102,7 @@ def _look_for_tags(root: Path) -> Layout | None:
 _LOOKS = (
     _look_for_voc,
     _look_for_coco,
+    _look_for_datumaro,
     _look_for_table,
     _look_for_yolo,
     _look_for_tasks,
