@@ -11,7 +11,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import As, Inspection, Problem, Reading, ReadsFiles, Tally, inspect_item
 from wsss_ray.data.files import short_list
-from wsss_ray.data.grey import Range, grey_kind, is_deep, join_ranges, read_range
+from wsss_ray.data.grey import GREY, Range, dump_grey, grey_kind, is_deep, join_ranges, read_range
 from wsss_ray.data.source import Item, Source, read_file
 
 _TWELVE_BITS = 4095
@@ -93,6 +93,8 @@ def survey_source(source: Source) -> tuple[Source, list[Problem]]:
     survey.problems += tally.finish(source)
     settled = _settle(reading, survey, source)
     made = replace(source, load=source.load.settle(settled), notes=[*source.notes, *survey.notes])
+    if survey.num_deep or settled.grey.given is not None:
+        made.options = {**made.options, GREY: dump_grey(settled.grey)}
     return made, survey.problems
 
 
