@@ -103,6 +103,7 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
     found = _read_layout(folder, chosen)
     if not found.entries:
         raise UserError(_ask_for_labels(folder, found))
+    _refuse_outer_folder(folder, found)
     classes, listed = _read_classes(folder, chosen, found)
     without = chosen.masks is not None and chosen.masks.lower() == "none"
     masks = _open_companions(folder, _MASKS, "mask", chosen.masks, TAILS)
@@ -131,6 +132,20 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
         options=described,
         notes=notes,
     )
+
+
+def _refuse_outer_folder(folder: Path, found: Found) -> None:
+    """UserError where all images lie in one folder that holds further ones: it is no class, but what holds them."""
+    names = {name for entry in found.entries for name in entry.line.labels or ()}
+    if found.layout != "folders" or len(names) > 1:
+        return
+    (name,) = names
+    inner = sorted({"/".join(entry.name.split("/")[:-1]) for entry in found.entries if entry.name.count("/") > 1})
+    if len(inner) > 1:
+        raise UserError(
+            f"{folder}: all images lie below {name}, so all would be of one class; give the folder that holds one "
+            f"folder per class ({short_list(inner)})"
+        )
 
 
 def _ask_for_labels(folder: Path, found: Found) -> str:

@@ -11,6 +11,7 @@ from wsss_ray.data.datumaro import find_subsets
 from wsss_ray.data.files import is_image, is_system, walk_files
 from wsss_ray.data.label_studio import find_export
 from wsss_ray.data.tables import SPLIT_FOLDERS
+from wsss_ray.data.voc import list_devkits
 from wsss_ray.data.yolo import find_names_file
 
 
@@ -41,10 +42,10 @@ def detect_layout(path: str | Path) -> Layout:
 
 
 def _look_for_voc(root: Path) -> Layout | None:
-    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (folder / "JPEGImages").is_dir():
-            return Layout("voc", {}, f"{root} is a Pascal VOC devkit ({folder.name}/JPEGImages)")
-    return None
+    found = list_devkits(root)
+    if not found:
+        return None
+    return Layout("voc", {}, f"{root} is a Pascal VOC devkit ({found[0].name}/JPEGImages)")
 
 
 def _look_for_coco(root: Path) -> Layout | None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from wsss_ray.config import UserError
 
 _BLANKS = re.compile(r"\s+")
+_ALIKE = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | dict.fromkeys("\u2018\u2019\u02bc", "'")
+)
+"""Dashes and apostrophes that programs put in place of the plain ones."""
 BACKGROUND = frozenset({"background", "__background__", "_background_", "bg"})
 LONGEST_ID = 200
 """Bytes of an image id: file systems take 255 of a name, and endings are added."""
@@ -26,7 +30,8 @@ def tidy_name(name: str) -> str:
 
 def name_key(name: str) -> str:
     """The same for names that a reader cannot tell apart, or only by case."""
-    return unicodedata.normalize("NFKC", tidy_name(unicodedata.normalize("NFKC", name))).casefold()
+    plain = unicodedata.normalize("NFKC", tidy_name(unicodedata.normalize("NFKC", name)))
+    return plain.translate(_ALIKE).casefold()
 
 
 def path_key(path: str) -> str:
@@ -102,4 +107,15 @@ def gather_classes(names: Iterable[str]) -> ClassNames:
         for key, found in sorted(spellings.items())
         if len(found) > 1
     ]
+    mixed = [name for name in chosen.values() if _mixes_scripts(name)]
+    notes += [
+        f"class {ascii(name)} ({name}) mixes letters of two scripts that look alike: is it meant?" for name in mixed
+    ]
     return ClassNames(tuple(chosen[key] for key in ordered), {key: i for i, key in enumerate(ordered)}, tuple(notes))
+
+
+def _mixes_scripts(name: str) -> bool:
+    """Whether a word has Latin letters beside Cyrillic or Greek ones."""
+    scripts = ("LATIN", "CYRILLIC", "GREEK")
+    words = [{unicodedata.name(c, "").split(" ")[0] for c in word} for word in re.findall(r"\w+", name)]
+    return any(sum(script in found for script in scripts) > 1 for found in words)

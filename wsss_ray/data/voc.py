@@ -262,11 +262,20 @@ def load_label_vectors(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def find_devkit(root: Path) -> Path:
-    """The folder that holds JPEGImages, at the root or where devkits and exports put it."""
-    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (folder / "JPEGImages").is_dir():
-            return folder
-    raise UserError(f"{root}: no JPEGImages folder; give VOCdevkit or VOCdevkit/VOC2012")
+    """The folder that holds JPEGImages, at the root or where devkits and exports put it; VOC2012 before other years."""
+    found = list_devkits(root)
+    if not found:
+        raise UserError(f"{root}: no JPEGImages folder; give VOCdevkit or VOCdevkit/VOC2012")
+    if len(found) > 1 and found[0].name != "VOC2012":
+        raise UserError(f"{root}: {found[0].name} and {found[1].name} both hold JPEGImages; give one of them")
+    return found[0]
+
+
+def list_devkits(root: Path) -> list[Path]:
+    """The folders with JPEGImages at the places where devkits and exports have them, the likeliest first."""
+    places = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
+    places += [place for base in (root, root / "VOCdevkit") for place in sorted(base.glob("VOC20??"))]
+    return [place for place in dict.fromkeys(places) if (place / "JPEGImages").is_dir()]
 
 
 def _read_classes(folder: Path, options: VocOptions) -> ClassNames:
