@@ -1,16 +1,18 @@
-"""Annotations in COCO's format as tools and people really write them."""
+"""Annotations and layouts as tools and people really write them."""
 
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from tests.data.drawing import prepared, tagged
-from tests.data.test_user_layouts import single
+from tests.data.drawing import draw, prepared, save, tagged
+from tests.data.test_user_layouts import single, voc
 from wsss_ray.config import UserError
 from wsss_ray.data.layouts import detect_layout
+from wsss_ray.data.names import gather_classes
 
 
 def each(change):
@@ -115,3 +117,37 @@ def test_images_without_labels_are_told_apart_from_no_images(tmp_path):
     with pytest.raises(UserError, match="holds 8 images, but nothing says their labels; add labels.csv"):
         prepared(tmp_path / "out", root, "folder")
     assert np.size(list((root / "images").iterdir())) == 8
+
+
+@pytest.mark.parametrize("year", ["VOC2007", "VOC2012"])
+def test_devkits_of_any_year_are_devkits(tmp_path, year):
+    root = voc(tmp_path / "v", list("abcd"), {"train": "a\nb\n", "val": "c\nd\n"})
+    (root / "VOC2012").rename(root / "moved")
+    (root / "moved").rename(root / year)
+    assert detect_layout(root).source == "voc"
+    _, rows = prepared(tmp_path / "out", root, "voc")
+    assert set(rows) == set("abcd")
+    if year != "VOC2012":
+        shutil.copytree(root / year, root / "VOC2008")
+        with pytest.raises(UserError, match="VOC2007 and VOC2008 both hold JPEGImages; give one of them"):
+            prepared(tmp_path / "two", root, "voc")
+
+
+def test_a_folder_around_the_classes_is_no_class(tmp_path):
+    for n in range(6):
+        save(tmp_path / "m" / "dataset" / ("cat", "dog")[n % 2] / f"{n}.jpg", draw([n % 2], n)[0])
+    with pytest.raises(UserError, match=r"all images lie below dataset, .* \(dataset/cat, dataset/dog\)"):
+        prepared(tmp_path / "out", tmp_path / "m")
+    data, _ = prepared(tmp_path / "inner", tmp_path / "m" / "dataset")
+    assert data.manifest.classes == ("cat", "dog")
+
+
+def test_dashes_and_apostrophes_look_alike_and_mixed_scripts_are_noted():
+    found = gather_classes(["t-shirt", "t\u2010shirt", "t\u2013shirt", "it's", "it\u2019s"])
+    assert len(found.names) == 2
+    assert len(found.notes) == 2
+    mixed = gather_classes(["cat", "\u0441at", "\u043a\u043e\u0448\u043a\u0430", "na\u00efve"])
+    assert len(mixed.names) == 4
+    assert [note for note in mixed.notes if "mixes letters" in note] == [
+        "class '\\u0441at' (\u0441at) mixes letters of two scripts that look alike: is it meant?"
+    ]
