@@ -10,7 +10,10 @@ import typer
 app = typer.Typer(no_args_is_help=True, help="Prepare, show and check images.")
 
 Source = Annotated[
-    str, typer.Argument(help="voc, coco, folder, yolo, label_studio or toy; auto recognises the layout of the folder.")
+    str,
+    typer.Argument(
+        help="voc, coco, folder, yolo, label_studio, datumaro or toy; auto recognises the layout of the folder."
+    ),
 ]
 Root = Annotated[Path | None, typer.Argument(help="Folder of the images.")]
 Options = Annotated[

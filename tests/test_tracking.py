@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wsss_ray.tracking import Tracker
+from wsss_ray.tracking import Tracker, clean_name
 
 NUM_PROCESSES, NUM_RUNS = 3, 5
 
@@ -70,3 +70,20 @@ def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str)
     client.delete_run(parent.run_id)
     assert Tracker(out, "study", {}, resume=parent.run_id).run_id != parent.run_id
     assert Tracker(out, "study", {}, resume="0" * 32).run_id not in (parent.run_id, "0" * 32)
+
+
+NAMES = (
+    *("\u732b", "\u72d7", "R&B <b>", "R+B <b>", "a b", "a_b", "a/b", "a//b", "a/", "/a", "..", "../a", ".", "..."),
+    *("a/./b", "a/../b", "\u00e9", "x" * 300, "x" * 299 + "y", "100%", "a:b", "a\nb", "\U0001f600"),
+)
+
+
+def test_names_of_metrics_stay_unique_and_are_taken_by_mlflow(tmp_path):
+    made = [clean_name(f"{part}{name}") for part in ("", "iou/") for name in NAMES]
+    assert len(set(made)) == len(made)
+    assert clean_name("iou/\u732b") == "iou/\u732b"
+    assert clean_name("e\u0301") == clean_name("\u00e9"), "two spellings of one letter are one name"
+    from mlflow.utils.validation import _validate_metric_name
+
+    for name in made:
+        _validate_metric_name(name)

@@ -33,7 +33,9 @@ class Changes:
 class Config(BaseModel):
     """Base of all settings: unknown keys and wrong types are refused, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
 
 
 def read_changes(config: type[Config], name: str) -> Result | None:

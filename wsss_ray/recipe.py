@@ -273,12 +273,24 @@ def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str
         key, equals, text = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting}: write key=value, for example --set {example}")
-        try:
-            parsed = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parsed = text
-        found[key.strip()] = parsed
+        found[key.strip()] = read_typed(text)
     _assign_all(value, found)
+
+
+def read_typed(text: str) -> Any:
+    """A value as it was typed: YAML's lists, maps, quotes, null, true and false, numbers in their plain form, else the
+    text itself, which a field of numbers still reads (``1e3``); nothing loses a character (``a #b``, ``2024_01``).
+    """
+    plain = text.strip()
+    try:
+        parsed = yaml.safe_load(plain)
+    except yaml.YAMLError:
+        return plain
+    if parsed is None or plain[:1] in ("[", "{", "'", '"'):
+        return parsed
+    if isinstance(parsed, bool):
+        return parsed if plain.lower() in ("true", "false") else plain
+    return parsed if isinstance(parsed, (int, float)) and repr(parsed) == plain.removeprefix("+") else plain
 
 
 def replace_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import uuid
@@ -47,6 +48,13 @@ def list_names(uri: str) -> list[str]:
     filesystem, path = open_fs(uri)
     infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     return sorted(info.base_name for info in infos if info.is_file and not info.base_name.startswith(".tmp-"))
+
+
+def read_local(path: str | Path) -> bytes:
+    """A whole file of this machine; OSError for a pipe, socket or device, whose reading might never end."""
+    if not Path(path).is_file() and os.path.exists(path) and not os.path.isdir(path):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return Path(path).read_bytes()
 
 
 def read_bytes(uri: str) -> bytes:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
+import posixpath
+import re
 import time
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +20,8 @@ from wsss_ray.config import UserError
 
 EXPERIMENT = "wsss-ray"
 _MAX_METRICS, _MAX_PARAMS = 1000, 100
+_LONGEST_NAME = 250
+"""Characters of a metric's name that MLflow stores."""
 
 
 def choose_store(out: str) -> str:
@@ -223,8 +229,19 @@ def check_store(out: str) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A name MLflow accepts: letters, digits, ``_ - . / :`` and spaces."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "_-./: ") else "_" for c in name)
+    """A name MLflow accepts, another one for every name: letters and digits of all scripts, ``_ - . / :`` and spaces
+    stay, what else there is becomes its number.
+    """
+    kept = "".join(c if re.match(r"[\w\-./: ]", c) else f"_{ord(c):x}_" for c in unicodedata.normalize("NFC", name))
+    if posixpath.normpath(kept) != kept or kept.startswith(("..", "/")) or kept == ".":
+        kept = re.sub(r"(?<![^/])\.+(?![^/])|/(?=/|$)|^/", _number_marks, kept)
+    if len(kept) > _LONGEST_NAME:
+        kept = f"{kept[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return kept
+
+
+def _number_marks(found: re.Match[str]) -> str:
+    return "".join(f"_{ord(c):x}_" for c in found[0])
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.data.drawing import draw, save, tagged
+from tests.data.test_datumaro import make_datumaro
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import plain_reading, validate_row
 from wsss_ray.data.saliency import DETECTORS, describe_detector, detect_saliency
@@ -80,6 +81,7 @@ MAKERS = {
     "folder": tagged,
     "yolo": make_yolo,
     "label_studio": make_tasks,
+    "datumaro": make_datumaro,
     "toy": lambda root: None,
 }
 
@@ -120,7 +122,9 @@ def test_an_unknown_option_is_one_line(name, opened):
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(UserError, match="unknown source 'nonesuch'; known: voc, coco, folder, yolo, label_studio, toy"):
+    with pytest.raises(
+        UserError, match="unknown source 'nonesuch'; known: voc, coco, folder, yolo, label_studio, datumaro, toy"
+    ):
         open_source("nonesuch")
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.data.drawing import draw, prepared, save, shown, tagged, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.files import Companions, FileTable, image_endings, is_system, make_ids
-from wsss_ray.data.image import decode_image, decode_saliency
+from wsss_ray.data.image import decode_image, decode_mask, decode_saliency
 from wsss_ray.data.names import gather_classes, list_classes
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.text import read_text
@@ -64,6 +64,26 @@ def test_heic_needs_its_plug_in(tmp_path):
     write_table(tmp_path / "labels.csv", [("cat/b.HEIC", "cat")])
     with pytest.raises(UserError, match=r"b\.HEIC: .* need pillow-heif"):
         prepared(tmp_path / "out", tmp_path)
+
+
+def test_heic_is_read_with_its_plug_in(tmp_path):
+    """It is stored as PNG, so that whoever reads the prepared data needs no plug-in."""
+    pytest.importorskip("pillow_heif", reason="pip install 'wsss-ray[heic]'")
+    assert {".heic", ".heif"} <= image_endings()
+    for place in range(4):
+        image, mask = draw([place % 2], place, (64, 96))
+        path = save(tmp_path / "images" / f"p{place}.HEIC", image, format="HEIF", quality=100, chroma=444)
+        assert path.read_bytes()[4:8] == b"ftyp"
+        save(tmp_path / "masks" / f"p{place}.png", mask)
+    write_table(tmp_path / "labels.csv", [(f"p{place}.HEIC", ("cat", "dog")[place % 2]) for place in range(4)])
+    data, rows = prepared(tmp_path / "out", tmp_path, classes="cat,dog")
+    assert data.notes == []
+    for place in range(4):
+        image, mask = draw([place % 2], place, (64, 96))
+        row = rows[f"p{place}"]
+        assert row["image"].startswith(b"\x89PNG")
+        assert np.abs(decode_image(row["image"]).astype(int) - image).mean() < 4
+        np.testing.assert_array_equal(decode_mask(row["mask"]), mask)
 
 
 def test_images_of_one_stem_are_different_images(tmp_path):

@@ -150,7 +150,7 @@ def test_wrong_folders(tmp_path, devkit):
     path.write_text("a\na\n")
     with pytest.raises(UserError, match=r"train\.txt: 1 ids come twice"):
         open_source("voc", devkit)
-    with pytest.raises(UserError, match="unknown source .vic.; known: .*voc.*toy"):
+    with pytest.raises(UserError, match="unknown source .vic.; did you mean voc. known: .*voc.*toy"):
         open_source("vic")
 
 

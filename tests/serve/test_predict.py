@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import numpy as np
 import pytest
 import ray
 import torch
+from PIL import Image
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, save_state
 from wsss_ray.artifacts.tables import name_part, write_table
 from wsss_ray.config import UserError
+from wsss_ray.data.grey import Grey, dump_grey
 from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
@@ -217,6 +220,90 @@ def test_files_table_and_resuming(store: Path, images: Path, tmp_path: Path, loc
     local.clear()
     predict(model, [str(images / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
     assert local == ["a"]
+
+
+def answered(out: Path) -> tuple[set[str], set[str]]:
+    """The names of masks and of overlays in a folder."""
+    masks, overlays = out / "masks", out / "overlays"
+    return (
+        {path.relative_to(masks).with_suffix("").as_posix() for path in masks.rglob("*.png")},
+        {path.relative_to(overlays).with_suffix("").as_posix() for path in overlays.rglob("*.jpg")},
+    )
+
+
+def test_answers_of_images_that_are_gone_or_broken_are_removed(
+    store: Path, images: Path, tmp_path: Path, local, capsys
+):
+    out, model = tmp_path / "out", str(store / "train" / "seg")
+    predict(model, [str(images)], str(out), PLAIN)
+    (out / "masks" / "mine.png").write_bytes(b"somebody's own")
+    (images / "inner" / "a.png").unlink()
+    (images / "inner" / "grey.png").write_bytes(b"broken now")
+    assert predict(model, [str(images)], str(out), PLAIN) == (0, 1, 3)
+    assert answered(out) == ({"a", "mine"}, {"a"})
+    assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
+    assert {row["image"] for row in rows(out / "skipped.csv")} == {"cut", "text", "inner/grey"}
+    said = capsys.readouterr().out
+    assert "removed 1 answers of images that are gone or changed" in said
+    assert "removed 1 answers of images that cannot be read any more" in said
+
+
+def test_images_of_an_earlier_call_stay_while_they_are_there(store: Path, images: Path, tmp_path: Path, local):
+    out, model = tmp_path / "out", str(store / "train" / "seg")
+    predict(model, [str(images / "a.jpg")], str(out), PLAIN)
+    predict(model, [str(images / "inner" / "grey.png")], str(out), PLAIN)
+    assert answered(out)[0] == {"a", "grey"}
+    assert {row["image"] for row in rows(out / "predictions.csv")} == {"a", "grey"}
+
+
+def test_answers_of_another_model_or_setting_never_mix(store: Path, images: Path, tmp_path: Path, local, capsys):
+    """Back at the first setting everything is predicted again, since its files are no longer there."""
+    out, model = tmp_path / "out", str(store / "train" / "seg")
+    predict(model, [str(images)], str(out), PLAIN)
+    first = (out / "masks" / "a.png").read_bytes()
+    local.clear()
+    predict(model, [str(images / "a.jpg")], str(out), ["scales=[0.5]", "crf=null"])
+    assert local == ["a"]
+    assert answered(out) == ({"a"}, {"a"})
+    assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
+    assert "removed 3 answers of another model or setting" in capsys.readouterr().out
+    local.clear()
+    predict(model, [str(images)], str(out), PLAIN)
+    assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
+    assert (out / "masks" / "a.png").read_bytes() == first
+
+
+def test_deep_grey_is_read_as_in_training(store: Path, tmp_path: Path, local):
+    """A range that was stated when the data was prepared holds for every image that is asked about later."""
+    where = store / "data" / "d1" / "manifest.json"
+    manifest = storage.read_json(str(where))
+    manifest["options"]["grey"] = dump_grey(Grey((0.0, 4095.0), {}, (9999.0,)))
+    storage.write_json(str(where), manifest)
+    values = np.random.default_rng(0).integers(0, 4095, (30, 32)).astype(np.uint16)
+    eight = np.clip(np.rint(values / 4095.0 * 255), 0, 255).astype(np.uint8)
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    Image.fromarray(values).save(folder / "deep.tif")
+    (folder / "eight.png").write_bytes(encode_grey(eight))
+    model = open_model(str(store / "runs" / "cam-1"), PLAIN)
+    assert model.grey == dump_grey(Grey((0.0, 4095.0), {}, (9999.0,)))
+    predict(str(store / "runs" / "cam-1"), [str(folder)], str(tmp_path / "out"), PLAIN)
+    masks = [decode_mask((tmp_path / "out" / "masks" / f"{name}.png").read_bytes()) for name in ("deep", "eight")]
+    np.testing.assert_array_equal(*masks)
+    laid = [(tmp_path / "out" / "overlays" / f"{name}.jpg").read_bytes() for name in ("deep", "eight")]
+    assert laid[0] == laid[1]
+
+
+def test_only_regular_files_are_asked_about(store: Path, images: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: neither a regular file nor a folder"):
+        list_images([str(tmp_path / "pipe.png")], str(tmp_path / "out"))
+    os.mkfifo(images / "pipe.png")
+    (images / "@eaDir").mkdir()
+    (images / "@eaDir" / "a.jpg").write_bytes((images / "a.jpg").read_bytes())
+    (images / "b.JFIF").write_bytes((images / "a.jpg").read_bytes())
+    names = {one.image for one in list_images([str(images)], str(tmp_path / "out"))}
+    assert names == {"a", "b", "inner/grey", "inner/a", "cut", "text"}
 
 
 def test_killed_half_way(store: Path, images: Path, tmp_path: Path, local, monkeypatch):

@@ -322,3 +322,39 @@ def test_the_same_name_keeps_the_settings():
     cam = resolve("cam")
     assert resolve("cam", settings=["refine.name=crf"]) == cam
     assert resolve("cam", settings=["train.optimizer.name=sgd"]).train.optimizer.lr == cam.train.optimizer.lr
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("2024_01", "2024_01"),
+        ("1e3", "1e3"),
+        ("no", "no"),
+        ("on", "on"),
+        ("0,3", "0,3"),
+        ("a #b", "a #b"),
+        ("a: b", "a: b"),
+        ("007", "007"),
+        ("2024-01-01", "2024-01-01"),
+        ("12", "12"),
+        ("1.50", "1.50"),
+        ("'12'", "12"),
+        (" x y ", "x y"),
+        ("C:\\x", "C:\\x"),
+        ("null", None),
+    ],
+)
+def test_texts_are_what_was_typed(typed, value):
+    assert override(resolve("cam"), [f"data.train_split={typed}"]).data.train_split == value
+
+
+@pytest.mark.parametrize(("typed", "value"), [("1e-1", 0.1), ("0.50", 0.5), (".5", 0.5), ("1", 1.0)])
+def test_numbers_may_be_written_in_any_way(typed, value):
+    assert override(resolve("cam"), [f"score.background={typed}"]).score.background == value
+
+
+@pytest.mark.parametrize("typed", ["0,3", "yes", "no", "1e3", "2024-01-01", "a"])
+def test_a_wrong_type_is_one_line(typed):
+    with pytest.raises(UserError, match=r"train\.epochs") as error:
+        override(resolve("cam"), [f"train.epochs={typed}"])
+    assert "\n" not in str(error.value)

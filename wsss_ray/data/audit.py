@@ -51,6 +51,7 @@ def audit_facts(facts: Sequence[Facts], classes: Sequence[str]) -> list[str]:
     """Notes about what is rare; UserError for what is wrong with most images, with the likely reason and the fix."""
     notes = [*_check_palettes(facts), *_check_grey(facts), *_find_doubles(facts, classes)]
     notes += _check_masks([one for one in facts if one.raw is not None and one.labels is not None], classes)
+    notes += _find_unshown([one for one in facts if one.values is not None], classes)
     outside = [one.image_id for one in facts if one.outside]
     if len(outside) > _MOST * len(facts):
         raise UserError(
@@ -127,7 +128,32 @@ def _find_doubles(facts: Iterable[Facts], classes: Sequence[str]) -> list[str]:
 
 
 def _check_masks(facts: list[Facts], classes: Sequence[str]) -> list[str]:
-    """Masks against image labels."""
+    """Masks against image labels, over all images and in every split that is large enough to tell."""
+    notes = _compare_masks(facts, classes)
+    splits = {split for one in facts for split in one.splits}
+    for split in sorted(splits):
+        own = [one for one in facts if split in one.splits]
+        if _FEW <= len(own) < len(facts):
+            try:
+                _compare_masks(own, classes)
+            except UserError as error:
+                raise UserError(f"split {split!r}: {error}") from None
+    return notes
+
+
+def _find_unshown(facts: list[Facts], classes: Sequence[str]) -> list[str]:
+    """Classes that image labels name and no mask shows, though other classes are shown."""
+    found = []
+    for label, name in enumerate(classes):
+        images = [one for one in facts if label in (one.labels or ())]
+        if len(images) >= _FEW and not any(label in one.shown for one in images):
+            found.append(f"{name!r} ({len(images)} images)")
+    if not found:
+        return []
+    return [f"no mask shows {short_list(found)}: its score will mean nothing; are its masks missing?"]
+
+
+def _compare_masks(facts: list[Facts], classes: Sequence[str]) -> list[str]:
     if not facts:
         return []
     read = [one for one in facts if one.values is not None]
@@ -160,6 +186,11 @@ def _why_empty(facts: list[Facts], empty: list[Facts], classes: Sequence[str]) -
             f"{_suggest(facts, classes)[1:] or ' --set mask_values=VALUE:CLASS,...'}"
         )
     first = empty[0].image_id
+    if set(found) == {IGNORE}:
+        return (
+            f"masks of {len(empty)} of {len(facts)} images are {IGNORE} everywhere, which is ignored, the first is "
+            f"{first}: give the folder of the right masks, --set mask_values={IGNORE}:CLASS, or --set masks=none"
+        )
     if set(found) <= {0, IGNORE} and IGNORE in found:
         name = classes[0] if len(classes) == 1 else "CLASS"
         return (

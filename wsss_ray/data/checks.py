@@ -18,6 +18,7 @@ from wsss_ray.data import image as pic
 from wsss_ray.data.audit import Facts
 from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep
 from wsss_ray.data.masks import MaskTable, read_mask
+from wsss_ray.data.names import find_id_fault
 from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
 
 As = Literal["shown", "stored"]
@@ -209,6 +210,10 @@ class Tally:
         if item.image_id in self.seen:
             what = "id is used twice; rename one of the two images or remove the second line"
             problems.append(Problem(item.image_id, what, kind="id twice"))
+        fault = find_id_fault(item.image_id)
+        if fault is not None:
+            what = f"image id {item.image_id[:60]!r} {fault}; rename the image"
+            problems.append(Problem(item.file or item.image_id, what, kind="id"))
         if not item.splits:
             what = "is in no split and will not be used; give it one"
             problems.append(Problem(item.image_id, what, "warning", "no split"))

@@ -6,6 +6,7 @@ Image-level labels are the categories of an image's annotations, never what a re
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from wsss_ray.data.coco_index import CocoImage, iterate_files, iterate_images, r
 from wsss_ray.data.coco_layout import UNSPLIT, Part, find_parts
 from wsss_ray.data.coco_masks import Crowd, DrawRules, Overlap, pycocotools_mask, reach_outside, render_shapes
 from wsss_ray.data.files import SALIENCY_TAILS, Census, Companions, make_ids
+from wsss_ray.data.grey import FileError
 from wsss_ray.data.image import encode_mask
-from wsss_ray.data.names import compose, list_classes, path_key
+from wsss_ray.data.names import compose, contain_path, list_classes, path_key
 from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
 from wsss_ray.data.shards import cache_root
 from wsss_ray.data.source import FACTS, Item, Row, Source
@@ -136,7 +138,7 @@ class CocoItems:
             tuple(sorted({table[number] - 1 for number in wanted})),
             saliency=str(saliency) if saliency is not None else None,
             splits=(part.split,),
-            file=image.file,
+            file=contain_path(image.file),
             extra={
                 "index": str(part.index),
                 "image": image.id,
@@ -227,7 +229,11 @@ class CocoLoader:
         outside = False
         if self.masks and not item.extra.get("bare"):
             shapes = read_shapes(item.extra["index"], item.extra["image"])
-            drawn = render_shapes(shapes, self.tables[item.extra["part"]], size, self.rules, where)
+            try:
+                drawn = render_shapes(shapes, self.tables[item.extra["part"]], size, self.rules, where)
+            except UserError as error:
+                # The same words without their numbers are the same trouble.
+                raise FileError(str(error), re.sub(r"[\d.e+-]+", "", str(error).removeprefix(where))) from error
             outside = not self.cut and reach_outside(shapes, size)
             item = replace(item, mask=encode_mask(drawn))
         try:
@@ -235,9 +241,8 @@ class CocoLoader:
         except UserError as error:
             if str(error).startswith(f"{item.image_id}: {size[0]}x{size[1]} "):
                 stated = f"{size[0]}x{size[1]} (height x width)"
-                raise UserError(
-                    f"{where} is {stated} there, but {item.image!r} is not; correct one of the two"
-                ) from error
+                text = f"{where} is {stated} there, but {item.image!r} is not; correct one of the two"
+                raise FileError(text, "size of an image") from error
             raise
         return {**row, FACTS: replace(row[FACTS], outside=outside)}
 

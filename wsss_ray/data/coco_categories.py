@@ -90,6 +90,15 @@ def _number_categories(
     tables = {}
     for part in parts:
         own = [one for one in listed[part.split] if name_key(one.name) not in dropped]
+        keys = Counter(name_key(one.name) for one in own)
+        parents = {name_key(one.parent) for one in own}
+        twins = [one for one in own if keys[name_key(one.name)] > 1 and not one.num_annotations]
+        twins = [one for one in twins if name_key(one.name) in parents]
+        own = [one for one in own if one not in twins]
+        notes += [
+            f"category {one.name!r} (id {one.id}) has no annotation and was left out: it is the root of another one"
+            for one in twins
+        ]
         list_classes([one.name for one in own], str(part.file))
         for one in own:
             names.setdefault(name_key(one.name), one.name)

@@ -237,7 +237,7 @@ class _Reader:
         try:
             shape = value["segmentation"] if "bbox" not in value else value.get("segmentation")
             bare = not shape or (isinstance(shape, list) and not any(shape))
-            crowd = int(bool(value.get("iscrowd", 0)))
+            crowd = int(bool(int(value.get("iscrowd") or 0)))
             number = self.number(value.get("id", 0), "annotation")
             image = self.number(value["image_id"], "image")
             category = self.number(value["category_id"], "category")

@@ -16,7 +16,8 @@ from pathlib import Path
 from wsss_ray.config import UserError
 from wsss_ray.data.coco_index import build_index
 from wsss_ray.data.files import FileTable, is_system
-from wsss_ray.data.tables import read_split
+from wsss_ray.data.names import contain_path
+from wsss_ray.data.tables import SPLIT_FOLDERS, read_split
 
 _YEARS = ("2014", "2017")
 _SPLITS = ("train", "val")
@@ -52,7 +53,7 @@ class Part:
         for place in sorted((place for place in self.below if place), key=len, reverse=True):
             if name.startswith(f"{place}/"):
                 return name[len(place) + 1 :]
-        return name.lstrip("./")
+        return contain_path(name)
 
 
 def find_parts(root: Path, wanted: Sequence[str], folder: Path) -> list[Part]:
@@ -91,26 +92,50 @@ def _find_official(root: Path, wanted: Sequence[str], folder: Path) -> list[Part
 
 def annotation_files(root: Path) -> list[tuple[str, Path]]:
     """(split, file) of every file of a layout that tools export."""
-    found = []
-    for file in sorted((root / "annotations").glob("instances_*.json")):
-        word = re.sub(r"_?20\d\d$", "", file.stem.removeprefix("instances_"))
-        found.append((UNSPLIT if word.lower() == UNSPLIT else read_split(word) or UNSPLIT, file))
-    if found:
-        return found
-    places = sorted(place for place in root.iterdir() if place.is_dir() and not is_system(place.name))
-    roboflow = [(place, place / "_annotations.coco.json") for place in places]
-    found = [(read_split(place.name) or UNSPLIT, file) for place, file in roboflow if file.is_file()]
-    single = (root / "_annotations.coco.json", root / "result.json", root / "annotations.json")
-    return found or [(UNSPLIT, file) for file in single if file.is_file()][:1]
+    found = [
+        (_read_word(file.stem.removeprefix("instances_")), file)
+        for file in sorted((root / "annotations").glob("instances_*.json"))
+        if file.is_file()
+    ]
+    if not found:
+        places = sorted(place for place in root.iterdir() if place.is_dir() and not is_system(place.name))
+        roboflow = [(place, place / "_annotations.coco.json") for place in places]
+        found = [(_read_word(place.name), file) for place, file in roboflow if file.is_file()]
+    if not found:
+        single = (root / "_annotations.coco.json", root / "result.json", root / "annotations.json")
+        found = [(UNSPLIT, file) for file in single if file.is_file()][:1]
+    return found
+
+
+def find_by_content(root: Path) -> list[tuple[str, Path]]:
+    """(split, file) of the JSON files of any name, at the top or in ``annotations``, that are in COCO's format."""
+    files = [file for place in (root, root / "annotations") for file in sorted(place.glob("*.json"))]
+    return [(_read_word(file.stem), file) for file in files if file.is_file() and _looks_like_coco(file)]
+
+
+def _read_word(name: str) -> str:
+    """The split that the name of a file or folder says, whatever stands around it."""
+    words = [word for word in re.split(r"[^A-Za-z]+", name.lower()) if word in SPLIT_FOLDERS]
+    return read_split(words[0]) or UNSPLIT if len(words) == 1 else UNSPLIT
+
+
+def _looks_like_coco(path: Path) -> bool:
+    """Whether a JSON file begins like annotations in COCO's format: an object that lists images or the like."""
+    with path.open("rb") as stream:
+        head = stream.read(65536).replace(b"\0", b"")
+    start = head.lstrip(b"\xef\xbb\xbf\xff\xfe \r\n\t").startswith(b"{")
+    lists = re.search(rb'"(images|annotations|categories)"\s*:\s*\[', head)
+    return start and lists is not None and b'"items"' not in head
 
 
 def _find_others(root: Path, wanted: Sequence[str], folder: Path) -> list[Part]:
     parts = []
-    for split, file in annotation_files(root):
+    for split, file in annotation_files(root) or find_by_content(root):
         if wanted and split not in wanted:
             continue
         own = "" if file.parent in (root, root / "annotations") else file.parent.relative_to(root).as_posix()
         word = file.stem.removeprefix("instances_")
+        word = re.sub(r"[^A-Za-z0-9]*(annotations|coco)[^A-Za-z0-9]*", "", word)
         places = [own, f"images/{word}", word, f"images/{split}", split, "images", ""]
         below = tuple(dict.fromkeys(place for place in places if not place or (root / place).is_dir()))
         parts.append(

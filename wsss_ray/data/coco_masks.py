@@ -16,6 +16,8 @@ from wsss_ray.config import UserError
 from wsss_ray.data.coco_index import Annotation
 from wsss_ray.data.image import IGNORE
 
+_FARTHEST = 100_000
+"""Coordinates beyond it are refused: drawing takes memory with the length of a line."""
 Crowd = Literal["included", "excluded", "ignore"]
 Overlap = Literal["smallest", "last", "first"]
 
@@ -53,6 +55,8 @@ def _check_polygons(polygons: list[Any], where: str) -> None:
         numbers = isinstance(polygon, list) and all(isinstance(value, (int, float)) for value in polygon)
         if not numbers or not np.isfinite(polygon).all():
             raise UserError(f"{where}: a polygon is a list of numbers x, y, x, y, ...; correct it")
+        if polygon and max(map(abs, polygon)) > _FARTHEST:
+            raise UserError(f"{where}: a polygon reaches {max(polygon, key=abs):g}, which is in no image; correct it")
         if len(polygon) % 2:
             raise UserError(f"{where}: a polygon of {len(polygon)} numbers has half a point; correct it")
         if len(polygon) < 6:

@@ -14,10 +14,19 @@ from PIL import Image
 
 from wsss_ray.config import UserError
 from wsss_ray.data.image import NEEDS, register_plugins
-from wsss_ray.data.names import compose, path_key
+from wsss_ray.data.names import LONGEST_ID, compose, find_id_fault, path_key
 
 _SYSTEM = frozenset(
-    {"@eadir", "__macosx", "thumbs.db", "desktop.ini", "#recycle", "$recycle.bin", "system volume information"}
+    {
+        "@eadir",
+        "__macosx",
+        "thumbs.db",
+        "desktop.ini",
+        "#recycle",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+    }
 )
 _NO_IMAGES = frozenset({".pdf", ".eps", ".ps", ".wmf", ".emf", ".mpg", ".mpeg", ".h5", ".hdf", ".grib", ".bufr"})
 """Endings that PIL registers for what is no raster image here."""
@@ -215,11 +224,12 @@ class Companions:
                 names = " and ".join(str(one.path.relative_to(self.folder)) for one in found[:2])
                 raise UserError(f"{self.folder}: {names} both fit {relative}; remove or rename one of the two")
             if found:
-                return self._claim(found[0].path, relative)
+                return self.claim(found[0].path, relative)
         self.lacking.append(relative)
         return None
 
-    def _claim(self, path: Path, relative: str) -> Path:
+    def claim(self, path: Path, relative: str) -> Path:
+        """Give a file to the image at this relative path; UserError where it belongs to another already."""
         other = self._claims.setdefault(path, relative)
         if other != relative:
             raise UserError(
@@ -269,10 +279,11 @@ def make_ids(relatives: Iterable[str]) -> dict[str, str]:
     """Relative path -> image id: its parts joined by ``__`` without the ending.
 
     Where two would share one, also in another case, each keeps its ending, and a digest of its path where that does not
-    tell them apart either.
+    tell them apart either, or where its name is too long or holds what no file may be called.
     """
     listed = list(dict.fromkeys(relatives))
     ids = {name: "__".join(PurePosixPath(compose(name)).with_suffix("").parts) for name in listed}
+    ids = {name: _with_digest(name) if find_id_fault(made) else made for name, made in ids.items()}
     for make in (_with_ending, _with_digest):
         counts = Counter(path_key(made) for made in ids.values())
         ids = {name: make(name) if counts[path_key(made)] > 1 else made for name, made in ids.items()}
@@ -284,4 +295,6 @@ def _with_ending(name: str) -> str:
 
 
 def _with_digest(name: str) -> str:
-    return f"{_with_ending(name)}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    plain = "".join(c if c.isprintable() and c != "\\" else "_" for c in _with_ending(name))
+    short = plain.encode("utf-8", "replace")[: LONGEST_ID - 40].decode("utf-8", "ignore")
+    return f"{short}_{hashlib.sha256(name.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"

@@ -7,9 +7,10 @@ top or in one folder per split). Optional beside them: ``classes.txt``, ``masks/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -29,7 +30,16 @@ from wsss_ray.data.files import (
     short_list,
     split_companion,
 )
-from wsss_ray.data.names import BACKGROUND, ClassNames, gather_classes, list_classes, name_key, path_key
+from wsss_ray.data.names import (
+    BACKGROUND,
+    ClassNames,
+    contain_path,
+    gather_classes,
+    list_classes,
+    name_key,
+    path_key,
+    show_path,
+)
 from wsss_ray.data.options import FileOptions, FilePath, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.splits import draw_splits, order_splits
@@ -92,18 +102,17 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
     folder = Path(root)
     found = _read_layout(folder, chosen)
     if not found.entries:
-        left = "; ".join(found.census.notes(0))
-        raise UserError(
-            f"{folder}: no images found; add labels.csv, metadata.jsonl or one folder per class"
-            + (f" ({left})" if left else "")
-        )
+        raise UserError(_ask_for_labels(folder, found))
+    _refuse_outer_folder(folder, found)
     classes, listed = _read_classes(folder, chosen, found)
+    without = chosen.masks is not None and chosen.masks.lower() == "none"
     masks = _open_companions(folder, _MASKS, "mask", chosen.masks, TAILS)
     saliency = _open_companions(folder, _SALIENCY, "saliency map", chosen.saliency, SALIENCY_TAILS)
     ordered = listed or len(classes.names) == 1
     folders = (masks.folder if masks else None, folder)
     reading = make_reading(chosen, len(classes.names), classes.find, folders, ordered)
     items = _make_items(found, classes, listed, (masks, saliency))
+    items = [replace(item, mask=None) for item in items] if without else items
     if any(item.mask for item in items) and not ordered and not reading.masks.colours and not reading.masks.values:
         raise UserError(_ask_for_order(folder, classes.names))
     notes = [*found.notes, *classes.notes, *found.census.notes(len(items))]
@@ -123,6 +132,30 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
         options=described,
         notes=notes,
     )
+
+
+def _refuse_outer_folder(folder: Path, found: Found) -> None:
+    """UserError where all images lie in one folder that holds further ones: it is no class, but what holds them."""
+    names = {name for entry in found.entries for name in entry.line.labels or ()}
+    if found.layout != "folders" or len(names) > 1:
+        return
+    (name,) = names
+    inner = sorted({"/".join(entry.name.split("/")[:-1]) for entry in found.entries if entry.name.count("/") > 1})
+    if len(inner) > 1:
+        raise UserError(
+            f"{folder}: all images lie below {name}, so all would be of one class; give the folder that holds one "
+            f"folder per class ({short_list(inner)})"
+        )
+
+
+def _ask_for_labels(folder: Path, found: Found) -> str:
+    """That nothing says the labels of the images there, or that there are none."""
+    fix = "add labels.csv (columns image, labels), metadata.jsonl or one folder per class"
+    there = sum(_is_photograph(path, folder) for path in FileTable(folder).images)
+    if there:
+        return f"{folder}: holds {there} images, but nothing says their labels; {fix}"
+    left = "; ".join(found.census.notes(0))
+    return f"{folder}: no images found; {fix}" + (f" ({left})" if left else "")
 
 
 def _ask_for_order(folder: Path, names: Sequence[str]) -> str:
@@ -148,7 +181,7 @@ def _read_layout(folder: Path, options: FolderOptions) -> Found:
         inner = [place for place in _split_folders(folder) if (place / name).is_file()]
         if inner:
             return _read_split_tables(inner, name, options.encoding)
-    return _read_tagged(folder)
+    return _read_tagged(folder, options)
 
 
 def _split_folders(folder: Path) -> list[Path]:
@@ -189,17 +222,35 @@ def _find_listed(folder: Path, base: Path, layout: str, lines: list[Line], notes
     others = [path for path in table.images if _is_photograph(path, base)]
     found.beside = _split_off_masks([path for path in others if path not in set(named)], named, base)
     taken = {str(path) for path in (*named, *found.beside.values())}
-    found.census.leave_out(f"not listed in {layout}", sum(str(path) not in taken for path in others))
+    unlisted = [path for path in others if str(path) not in taken]
+    found.census.leave_out(f"not listed in {layout}", len(unlisted))
+    found.notes = [*found.notes, *_find_other_masks(unlisted, entries, base)]
     count_unreadable(table.files, found.census)
     return found
 
 
+def _find_other_masks(unlisted: Iterable[Path], entries: Iterable[Entry], base: Path) -> list[str]:
+    """A note for each folder in which most files are named like the images, though it is not called ``masks``."""
+    stems = {path_key(Path(entry.name).stem) for entry in entries}
+    tops: dict[Path, list[bool]] = {}
+    for path in unlisted:
+        if path.parent != base:
+            key, _ = split_companion(path_key(path.name), TAILS)
+            tops.setdefault(base / path.relative_to(base).parts[0], []).append(key in stems)
+    return [
+        f"{top}: {sum(fits)} files there are named like images; if they are masks, give --set masks={top}"
+        for top, fits in sorted(tops.items())
+        if sum(fits) > len(fits) / 2 and sum(fits) > len(stems) / 2
+    ]
+
+
 def _name_below(image: Path, base: Path, written: str) -> str:
-    """The image's path below ``base`` or ``base``/images; as written where it lies elsewhere."""
+    """The image's path below ``base`` or ``base``/images; elsewhere the one written, without what leads up."""
+    plain = Path(os.path.abspath(image))
     for place in (base / "images", base):
-        if image.is_relative_to(place):
-            return image.relative_to(place).as_posix()
-    return PurePosixPath(written.replace("\\", "/")).name
+        if plain.is_relative_to(os.path.abspath(place)):
+            return plain.relative_to(os.path.abspath(place)).as_posix()
+    return contain_path(written)
 
 
 def _is_photograph(path: Path, base: Path) -> bool:
@@ -208,22 +259,27 @@ def _is_photograph(path: Path, base: Path) -> bool:
     return top not in _BESIDES or top == "images" or path.parent == base
 
 
-def _read_tagged(folder: Path) -> Found:
-    """One folder per class, at the top or below one folder per split."""
+def _read_tagged(folder: Path, options: FolderOptions) -> Found:
+    """One folder per class, at the top or below one folder per split.
+
+    Folders of masks and saliency maps are no classes, unless these lie elsewhere or are ruled out.
+    """
+    beside = {"images", *(() if options.masks else _MASKS), *(() if options.saliency else _SALIENCY)}
+    elsewhere = [Path(os.path.normpath(given)) for given in (options.masks, options.saliency) if given]
     splits = _split_folders(folder)
     found = Found("folders", [])
     for base in splits or [folder]:
         split = read_split(base.name) if splits else None
         for inner in sorted(path for path in base.iterdir() if path.is_dir() and not is_system(path.name)):
-            if inner.name.lower() in _BESIDES:
+            if inner.name.lower() in beside or Path(os.path.normpath(inner)) in elsewhere:
                 continue
             table = FileTable(inner)
-            beside = _split_off_masks(table.images, table.images, inner)
-            masks = set(beside.values())
+            paired = _split_off_masks(table.images, table.images, inner)
+            masks = set(paired.values())
             for image in (path for path in table.images if path not in masks):
                 name = (f"{split}/" if split else "") + image.relative_to(base).as_posix()
                 found.entries.append(Entry(image, name, Line(name, (inner.name,), split, str(inner)), base))
-            found.beside |= beside
+            found.beside |= paired
             count_unreadable(table.files, found.census)
         loose = [path for path in base.iterdir() if path.is_file() and is_image(path.name) and not is_system(path.name)]
         found.census.leave_out("in no class folder", len(loose))
@@ -300,10 +356,10 @@ def _make_items(
                 image_id,
                 str(entry.image),
                 labels,
-                mask=_path_of(line.mask, entry.base) or _match(masks, entry, image_id) or _text(found.beside, entry),
-                saliency=_path_of(line.saliency, entry.base) or _match(saliency, entry, image_id),
+                mask=_match(masks, entry, image_id, line.mask) or _text(found.beside, entry),
+                saliency=_match(saliency, entry, image_id, line.saliency),
                 splits=(entry.line.split,) if entry.line.split else (),
-                file=entry.name,
+                file=show_path(entry.name),
                 extra={"unknown_classes": unknown, "labels_file": entry.line.where} if unknown else {},
             )
         )
@@ -329,11 +385,11 @@ def _look_up(
     return tuple(sorted(indices)), tuple(unknown)
 
 
-def _path_of(given: str | None, base: Path) -> str | None:
-    return str(base / given) if given else None
-
-
-def _match(companions: Companions | None, entry: Entry, image_id: str) -> str | None:
+def _match(companions: Companions | None, entry: Entry, image_id: str, given: str | None) -> str | None:
+    """The file that the table names, else the one whose name fits."""
+    if given:
+        named = entry.base / given.replace("\\", "/")
+        return str(companions.claim(named, entry.name) if companions is not None else named)
     path = companions.find(entry.name, image_id) if companions is not None else None
     return str(path) if path is not None else None
 

@@ -14,6 +14,8 @@ from wsss_ray.config import UserError
 
 Range = tuple[float, float]
 """The values that are black and white."""
+GREY = "grey"
+"""Key of a manifest's options: how images of more than 8 bits were read."""
 _BITS, _MIN, _MAX, _SMIN, _SMAX, _NODATA = 258, 280, 281, 340, 341, 42113
 _DEFAULT: dict[str, Range] = {"I;16": (0.0, 65535.0), "F": (0.0, 1.0)}
 
@@ -39,6 +41,23 @@ class Grey:
 
 
 PLAIN = Grey()
+
+
+def dump_grey(grey: Grey) -> dict[str, Any]:
+    """A reading as JSON, so that it travels with data and trained networks; NaN and infinity as words."""
+    found = {kind: list(values) for kind, values in grey.found.items()}
+    given = None if grey.given is None else list(grey.given)
+    return {"given": given, "found": found, "nodata": [str(value) for value in grey.nodata]}
+
+
+def load_grey(value: Mapping[str, Any]) -> Grey:
+    """The reading that ``dump_grey`` described; the plain one of nothing."""
+    if not value:
+        return PLAIN
+    low, high = value["given"] or (0.0, 0.0)
+    found = {str(kind): (float(first), float(last)) for kind, (first, last) in value["found"].items()}
+    given = (float(low), float(high)) if value["given"] else None
+    return Grey(given, found, tuple(float(one) for one in value["nodata"]))
 
 
 def is_deep(image: Image.Image) -> bool:

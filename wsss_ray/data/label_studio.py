@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -13,16 +12,14 @@ from urllib.parse import unquote
 from pydantic import Field
 
 from wsss_ray.config import UserError
-from wsss_ray.data.checks import FileLoader, Reading
-from wsss_ray.data.coco_index import Annotation
-from wsss_ray.data.coco_masks import DrawRules, render_shapes
+from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, FileTable, is_image, make_ids
-from wsss_ray.data.image import encode_mask
 from wsss_ray.data.names import ClassNames, gather_classes, list_classes
 from wsss_ray.data.options import FileOptions, describe_reading, make_reading, read_options
-from wsss_ray.data.source import Item, Row, Source
+from wsss_ray.data.shapes import ShapeLoader, describe_shapes
+from wsss_ray.data.source import Item, Source, read_file
 from wsss_ray.data.splits import draw_splits, order_splits
-from wsss_ray.data.text import read_text
+from wsss_ray.data.text import parse_xml, read_text
 
 _LABEL_KEYS = (
     *("polygonlabels", "choices", "rectanglelabels", "brushlabels", "ellipselabels", "keypointlabels", "labels"),
@@ -52,7 +49,7 @@ class Task:
 
 def find_export(folder: Path) -> Path | None:
     """The JSON file of a Label Studio export in a folder."""
-    for path in sorted(folder.glob("*.json")):
+    for path in (place for place in sorted(folder.glob("*.json")) if place.is_file()):
         with path.open("rb") as stream:
             head = stream.read(65536)
         listed = head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"[")
@@ -94,7 +91,7 @@ def open_label_studio(root: str | Path | None, **options: Any) -> Source:
         name="label_studio",
         classes=list(classes.names),
         items=items,
-        load=LabelStudioLoader(FileLoader(make_reading(chosen, len(classes.names), classes.find))),
+        load=ShapeLoader(FileLoader(make_reading(chosen, len(classes.names), classes.find))),
         splits=order_splits(items),
         options={
             "labels_from": export.name,
@@ -103,31 +100,6 @@ def open_label_studio(root: str | Path | None, **options: Any) -> Source:
         },
         notes=notes,
     )
-
-
-@dataclass(frozen=True)
-class LabelStudioLoader:
-    """The ``load`` of an export: draws the polygons, then reads the image; runs on workers."""
-
-    load: FileLoader
-
-    @property
-    def reading(self) -> Reading:
-        """How the images are read."""
-        return self.load.reading
-
-    def settle(self, reading: Reading) -> LabelStudioLoader:
-        """The same with another reading."""
-        return LabelStudioLoader(self.load.settle(reading))
-
-    def __call__(self, item: Item) -> Row:
-        """The row of an item; UserError names the image."""
-        if "size" not in item.extra:
-            return self.load(item)
-        shapes = [Annotation(place, label, -1.0, False, [list(ring)]) for place, (label, ring) in item.extra["shapes"]]
-        indices = {label: label for label in range(1, self.reading.num_classes + 1)}
-        mask = render_shapes(shapes, indices, item.extra["size"], DrawRules(), str(item.image))
-        return self.load(replace(item, mask=encode_mask(mask)))
 
 
 def _read_task(value: Any, where: str) -> Task | None:
@@ -193,10 +165,7 @@ def _find_classes(folder: Path, options: LabelStudioOptions, tasks: list[Task]) 
     if options.classes:
         return list_classes(options.classes, "--classes")
     for path in sorted(folder.glob("*.xml")):
-        try:
-            tree = ElementTree.fromstring(read_text(path).text)
-        except ElementTree.ParseError as error:
-            raise UserError(f"{path}: not valid XML ({error}); export it again or remove it") from error
+        tree = parse_xml(read_file(str(path)), str(path))
         names = [found.get("value", "") for found in tree.iter() if found.tag in ("Label", "Choice")]
         if names:
             return list_classes(list(dict.fromkeys(names)), str(path))
@@ -209,9 +178,9 @@ def _find_classes(folder: Path, options: LabelStudioOptions, tasks: list[Task]) 
 def _make_item(task: Task, classes: ClassNames, image: Path, image_id: str, name: str) -> Item:
     found = {label: classes.find(label) for label in task.labels}
     unknown = tuple(label for label, index in found.items() if index is None)
-    shapes = [(place, (found[label] or 0) + 1, ring) for place, (label, ring) in enumerate(task.polygons)]
+    shapes = [((found[label] or 0) + 1, [list(ring)]) for label, ring in task.polygons if found[label] is not None]
     extra: dict[str, Any] = {"unknown_classes": unknown} if unknown else {}
     if task.size is not None:
-        extra |= {"size": task.size, "shapes": [(place, (index, ring)) for place, index, ring in shapes]}
+        extra |= describe_shapes(shapes, task.size)
     labels = tuple(sorted({index for index in found.values() if index is not None}))
     return Item(image_id, str(image), labels, file=name, extra=extra)

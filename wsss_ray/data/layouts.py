@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsss_ray.config import UserError
-from wsss_ray.data.coco_layout import annotation_files
+from wsss_ray.data.coco_layout import annotation_files, find_by_content
+from wsss_ray.data.datumaro import find_subsets
 from wsss_ray.data.files import is_image, is_system, walk_files
 from wsss_ray.data.label_studio import find_export
 from wsss_ray.data.tables import SPLIT_FOLDERS
+from wsss_ray.data.voc import list_devkits
 from wsss_ray.data.yolo import find_names_file
 
 
@@ -29,7 +31,7 @@ def detect_layout(path: str | Path) -> Layout:
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give a folder of images or prepared data")
-    for look in (_look_for_voc, _look_for_coco, _look_for_table, _look_for_yolo, _look_for_tasks, _look_for_tags):
+    for look in _LOOKS:
         found = look(root)
         if found is not None:
             return found
@@ -40,14 +42,27 @@ def detect_layout(path: str | Path) -> Layout:
 
 
 def _look_for_voc(root: Path) -> Layout | None:
-    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (folder / "JPEGImages").is_dir():
-            return Layout("voc", {}, f"{root} is a Pascal VOC devkit ({folder.name}/JPEGImages)")
-    return None
+    found = list_devkits(root)
+    if not found:
+        return None
+    return Layout("voc", {}, f"{root} is a Pascal VOC devkit ({found[0].name}/JPEGImages)")
 
 
 def _look_for_coco(root: Path) -> Layout | None:
-    files = annotation_files(root)
+    return _describe_coco(root, annotation_files(root))
+
+
+def _look_for_datumaro(root: Path) -> Layout | None:
+    files = find_subsets(root)
+    named = ", ".join(path.relative_to(root).as_posix() for path in files[:3])
+    return Layout("datumaro", {}, f"{root} has annotations in Datumaro's format ({named})") if files else None
+
+
+def _look_for_json(root: Path) -> Layout | None:
+    return _describe_coco(root, find_by_content(root))
+
+
+def _describe_coco(root: Path, files: list[tuple[str, Path]]) -> Layout | None:
     if not files:
         return None
     named = ", ".join(path.relative_to(root).as_posix() for _, path in files[:3])
@@ -83,3 +98,16 @@ def _look_for_tags(root: Path) -> Layout | None:
         return None
     splits = any(place.name.lower() in SPLIT_FOLDERS for place in folders)
     return Layout("folder", {}, f"{root} holds one folder of images per class" + (" and split" if splits else ""))
+
+
+_LOOKS = (
+    _look_for_voc,
+    _look_for_coco,
+    _look_for_datumaro,
+    _look_for_table,
+    _look_for_yolo,
+    _look_for_tasks,
+    _look_for_json,
+    _look_for_tags,
+)
+"""In this order: what is told by its names goes first."""

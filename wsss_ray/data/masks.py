@@ -19,6 +19,7 @@ from wsss_ray.data.text import read_text
 Colour = tuple[int, int, int]
 _COLOUR_LISTS = ("labelmap.txt", "label_colors.txt")
 _SHOWN_COLOURS = 3
+_BLACK: Colour = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,18 @@ class MaskTable:
     """The order of the classes is known, so that an index means a class."""
 
     def known_colours(self) -> dict[Colour, int]:
-        """Every colour that means an index here."""
+        """Every colour that means an index here; black is the background where a stated table names no other."""
         if self.colours:
-            return dict(self.colours)
+            return {**({} if 0 in self.colours.values() else {_BLACK: 0}), **self.colours}
+        if self.values:
+            return {}
         palette = voc_palette()
         indices = [*range(self.num_classes + 1), self.ignore]
         return {_colour(palette[index]): index for index in indices}
+
+    def lists_greys(self) -> bool:
+        """Whether the stated colours are all greys, so that stored greys mean colours and no indices."""
+        return bool(self.colours) and all(red == green == blue for red, green, blue in self.colours)
 
 
 @dataclass(frozen=True)
@@ -70,9 +77,11 @@ def read_mask(data: bytes, name: str, table: MaskTable) -> MaskRead:
         return _read_colours(image, name, table)
     values = _stored_values(image, data, name)
     raw = np.unique(values).tolist()
+    if table.lists_greys() and not table.by_index and image.mode in ("1", "L", "P"):
+        return _read_colours(image, name, table)
     palette: dict[int, Colour] = {}
     if image.mode == "P" and not table.by_index and not table.values:
-        palette = _used_palette(image, raw)
+        palette = _used_palette(image, raw, bool(table.colours))
         decided = _by_palette(palette, table, name)
         if decided is not None:
             return MaskRead(_look_up(values, decided), tuple(raw), False)
@@ -118,14 +127,16 @@ def _by_value(
     return MaskRead(values, tuple(raw), is_png and not foreign, palette=foreign, beyond=beyond)
 
 
-def _used_palette(image: Image.Image, raw: list[int]) -> dict[int, Colour]:
-    """Colours of the stored values; empty where the palette is a ramp of greys or those of VOC, index by index."""
+def _used_palette(image: Image.Image, raw: list[int], stated: bool) -> dict[int, Colour]:
+    """Colours of the stored values; empty where the palette is a ramp of greys, or that of VOC, index by index, and
+    nobody stated what colours mean.
+    """
     flat = image.getpalette("RGB") or []
     colours = np.zeros((256, 3), np.uint8)
     given = np.array(flat, np.uint8).reshape(-1, 3)[:256]
     colours[: len(given)] = given
     expected = voc_palette()
-    if all((colours[value] == expected[value]).all() for value in raw):
+    if not stated and all((colours[value] == expected[value]).all() for value in raw):
         return {}
     if all((colours[value] == value).all() for value in raw):
         return {}
@@ -159,10 +170,15 @@ def _read_colours(image: Image.Image, name: str, table: MaskTable) -> MaskRead:
             raise FileError(f"{name}: colours of VOC, and nothing says their classes; give labelmap.txt", "mask order")
         lookup = np.array([known[colour] for colour in colours], np.uint8)
         return MaskRead(lookup[inverse].reshape(packed.shape), tuple(range(len(colours))), False)
-    if all(red == green == blue for red, green, blue in colours) and not table.colours:
+    if all(red == green == blue for red, green, blue in colours) and (not table.colours or table.by_index):
         values = np.array([red for red, _, _ in colours], np.uint8)[inverse].reshape(packed.shape)
         read = _by_value(values, np.unique(values).tolist(), table, name, False, {})
         return MaskRead(read.mask, read.raw, False, beyond=read.beyond)
+    if table.by_index:
+        raise FileError(
+            f"{name}: a colour image holds no indices; leave masks_by=index out, or save a grey PNG",
+            "mask colours",
+        )
     raise FileError(_unknown_colours(name, [colour for colour in colours if colour not in known]), "mask colours")
 
 

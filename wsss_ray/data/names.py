@@ -11,7 +11,13 @@ from dataclasses import dataclass
 from wsss_ray.config import UserError
 
 _BLANKS = re.compile(r"\s+")
+_ALIKE = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-") | dict.fromkeys("\u2018\u2019\u02bc", "'")
+)
+"""Dashes and apostrophes that programs put in place of the plain ones."""
 BACKGROUND = frozenset({"background", "__background__", "_background_", "bg"})
+LONGEST_ID = 200
+"""Bytes of an image id: file systems take 255 of a name, and endings are added."""
 VOID = frozenset({"ignore", "ignored", "void", "unlabeled", "unlabelled", "unknown", "boundary", "border"})
 """Names of what is no class in lists of colours and values."""
 
@@ -24,7 +30,8 @@ def tidy_name(name: str) -> str:
 
 def name_key(name: str) -> str:
     """The same for names that a reader cannot tell apart, or only by case."""
-    return unicodedata.normalize("NFKC", tidy_name(unicodedata.normalize("NFKC", name))).casefold()
+    plain = unicodedata.normalize("NFKC", tidy_name(unicodedata.normalize("NFKC", name)))
+    return plain.translate(_ALIKE).casefold()
 
 
 def path_key(path: str) -> str:
@@ -32,9 +39,31 @@ def path_key(path: str) -> str:
     return unicodedata.normalize("NFC", path.replace("\\", "/")).casefold()
 
 
+def contain_path(written: str) -> str:
+    """A path as written, without what leads out of a folder: a drive, a root, ``..``."""
+    parts = re.sub(r"^[A-Za-z]:(?=[\\/])", "", written).replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "..", "."))
+
+
+def show_path(path: str) -> str:
+    """A path that can be stored and printed: bytes that are no UTF-8 become a mark."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def compose(text: str) -> str:
     """A file name with composed characters, as most tables write it."""
     return unicodedata.normalize("NFC", text)
+
+
+def find_id_fault(image_id: str) -> str | None:
+    """Why an image id cannot name a file, so that none is ever written outside a folder; None for a good one."""
+    if not image_id.strip() or image_id in (".", ".."):
+        return "names no file"
+    if any(c in "/\\" or unicodedata.category(c) in ("Cc", "Cs") for c in image_id):
+        return "holds a slash, a control character or bytes that are no UTF-8"
+    if len(image_id.encode("utf-8", "surrogateescape")) > LONGEST_ID:
+        return f"is longer than {LONGEST_ID} bytes"
+    return None
 
 
 @dataclass(frozen=True)
@@ -78,4 +107,15 @@ def gather_classes(names: Iterable[str]) -> ClassNames:
         for key, found in sorted(spellings.items())
         if len(found) > 1
     ]
+    mixed = [name for name in chosen.values() if _mixes_scripts(name)]
+    notes += [
+        f"class {ascii(name)} ({name}) mixes letters of two scripts that look alike: is it meant?" for name in mixed
+    ]
     return ClassNames(tuple(chosen[key] for key in ordered), {key: i for i, key in enumerate(ordered)}, tuple(notes))
+
+
+def _mixes_scripts(name: str) -> bool:
+    """Whether a word has Latin letters beside Cyrillic or Greek ones."""
+    scripts = ("LATIN", "CYRILLIC", "GREEK")
+    words = [{unicodedata.name(c, "").split(" ")[0] for c in word} for word in re.findall(r"\w+", name)]
+    return any(sum(script in found for script in scripts) > 1 for found in words)

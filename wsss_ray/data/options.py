@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
@@ -27,9 +28,12 @@ def _split_list(value: Any) -> Any:
 
 
 def _split_range(value: Any) -> Any:
-    if isinstance(value, str):
-        return [part.strip() for part in value.replace(",", ":").strip("[] ").split(":")]
-    return value
+    if not isinstance(value, str):
+        return value
+    parts = re.split(r"[:,]", value.strip("[]() ")) if ":" not in value else value.strip("[]() ").split(":")
+    if len(parts) != 2:
+        raise ValueError("write LOW:HIGH, the values that are black and white, for example 0:4095")
+    return [part.strip() for part in parts]
 
 
 def _split_pairs(value: Any) -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -89,7 +88,7 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
     if isinstance(where, bytes):
         return where
     try:
-        return storage.read_bytes(where) if "://" in where else Path(where).read_bytes()
+        return storage.read_bytes(where) if "://" in where else storage.read_local(where)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(

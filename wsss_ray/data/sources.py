@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wsss_ray.data.coco import open_coco
+from wsss_ray.data.datumaro import open_datumaro
 from wsss_ray.data.folder import open_folder
 from wsss_ray.data.label_studio import open_label_studio
 from wsss_ray.data.options import convert_options
@@ -25,6 +26,7 @@ SOURCES: Registry[Callable[..., Source]] = Registry(
         "folder": open_folder,
         "yolo": open_yolo,
         "label_studio": open_label_studio,
+        "datumaro": open_datumaro,
         "toy": open_toy,
     },
 )

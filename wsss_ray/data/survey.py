@@ -11,9 +11,10 @@ from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import As, Inspection, Problem, Reading, ReadsFiles, Tally, inspect_item
 from wsss_ray.data.files import short_list
-from wsss_ray.data.grey import Range, grey_kind, is_deep, join_ranges, read_range
+from wsss_ray.data.grey import GREY, Range, dump_grey, grey_kind, is_deep, join_ranges, read_range
 from wsss_ray.data.source import Item, Source, read_file
 
+_TWELVE_BITS = 4095
 _TOPS = (1.0, 255.0, 65535.0)
 """Values that may mean 1 in saliency maps."""
 
@@ -92,6 +93,8 @@ def survey_source(source: Source) -> tuple[Source, list[Problem]]:
     survey.problems += tally.finish(source)
     settled = _settle(reading, survey, source)
     made = replace(source, load=source.load.settle(settled), notes=[*source.notes, *survey.notes])
+    if survey.num_deep or settled.grey.given is not None:
+        made.options = {**made.options, GREY: dump_grey(settled.grey)}
     return made, survey.problems
 
 
@@ -124,9 +127,8 @@ def _settle(reading: Reading, survey: Survey, source: Source) -> Reading:
     survey.notes += notes
     saliency_as, notes = survey.saliency.settle("saliency map", None)
     survey.notes += notes
-    top = find_saliency_top(source)
-    if top is not None and top != 255:
-        survey.notes.append(f"no saliency map holds more than {top:g}: {top:g} was read as surely salient")
+    top, note = find_saliency_top(source)
+    survey.notes += [note] if note else []
     grey = replace(reading.grey, found=dict(survey.ranges))
     if survey.num_deep:
         survey.notes.append(_describe_grey(reading, survey))
@@ -144,12 +146,13 @@ def _describe_grey(reading: Reading, survey: Survey) -> str:
     return f"{count} grey images of more than 8 bits: {words or 'values'} became black to white, as their files say"
 
 
-def find_saliency_top(source: Source) -> float | None:
-    """The value that means 1 in all saliency maps of a source: 1, 255 or 65535; None where there are no maps.
+def find_saliency_top(source: Source) -> tuple[float | None, str | None]:
+    """The value that means 1 in all saliency maps of a source (1, 255 or 65535; None without maps), and a note where
+    they hold little of it. UserError for 12 bits in 16.
 
-    Maps are decoded only until one shows more than 1, which the first one mostly does.
+    Maps are decoded only until one is bright, which the first one mostly is.
     """
-    largest, deep = 0.0, False
+    largest, deep, first = 0.0, False, ""
     for item in source.items:
         if item.saliency is None:
             continue
@@ -158,14 +161,25 @@ def find_saliency_top(source: Source) -> float | None:
             image = pic.load_image(read_file(item.saliency, "saliency map"), name)
         except UserError:
             continue  # said where the file is read
-        deep = deep or is_deep(image)
-        if image.mode not in ("L", "LA") and not is_deep(image):
-            return 255.0
+        if image.mode not in ("L", "LA", "1") and not is_deep(image):
+            return 255.0, None
+        deep, first = deep or is_deep(image), first or name
         extrema = image.getextrema()
-        top = max(float(np.max(pair)) for pair in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
-        largest = max(largest, top)
-        if largest > (255 if deep else 1):
-            return 65535.0 if deep and largest > 255 else 255.0
+        largest = max(
+            largest, *(float(np.max(pair)) for pair in (extrema if isinstance(extrema[0], tuple) else [extrema]))
+        )
+        if largest > (255 if not deep else 65535) / 2:
+            break
     if largest == 0:
-        return None
-    return next(top for top in _TOPS if largest <= top)
+        return None, None
+    if 255 < largest <= _TWELVE_BITS:
+        raise UserError(
+            f"{first}: no saliency map holds more than {largest:g} of 65535; save them in 8 bits, or scale them to the "
+            "whole range of 16 bits"
+        )
+    top = next((top for top in _TOPS if largest <= top), _TOPS[-1])
+    if top == 1:
+        return top, "no saliency map holds more than 1: 1 was read as surely salient"
+    if largest <= top / 2 and not (deep and top == 255):
+        return top, f"no saliency map holds more than {largest:g} of {top:g}: nothing is read as surely salient"
+    return top, None

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from charset_normalizer import from_bytes
 
+from wsss_ray import storage
 from wsss_ray.config import UserError
 
 _MARKS = (
@@ -29,6 +31,8 @@ _OTHERS = ("cp1251", "cp1253", "cp1255", "cp1256", "koi8_r", "cp866")
 _WIDE_PAGES = ("gb18030", "big5", "shift_jis", "euc_jp", "euc_kr")
 _ENOUGH = 400
 """Bytes beyond ASCII from which the code page of a Chinese, Japanese or Korean text is certain."""
+_LARGEST = 1_000_000_000
+"""Bytes of a text file that is read as a whole."""
 GUESSED = "not UTF-8, read as"
 """How a note about a guessed encoding begins."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -107,6 +111,29 @@ def parse_json(text: str, where: str) -> Any:
         raise UserError(f"{where}: line {error.lineno}: not valid JSON ({error.msg}); correct it") from error
 
 
+def parse_xml(data: bytes, where: str) -> ElementTree.Element:
+    """The root of an XML file, also in encodings that the parser does not know; UserError names the file."""
+    try:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        declared = re.match(rb"\s*<\?xml[^>]*encoding=[\"']([\w.-]+)[\"'][^>]*\?>", data)
+        if declared is None and _reads_as_utf8(data):
+            raise UserError(f"{where}: not valid XML ({error}); copy it again") from error
+    try:
+        text = _decode(data, Path(where), declared[1].decode("ascii") if declared else None)[0]
+        return ElementTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text))
+    except ElementTree.ParseError as error:
+        raise UserError(f"{where}: not valid XML ({error}); copy it again") from error
+
+
+def _reads_as_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def strip_invisible(text: str) -> str:
     """Without blanks, byte order marks and zero-width marks at both ends."""
     return text.strip(" \t\r\n\v\f\u00a0\u2007\u202f\u3000\ufeff\u200b\u200c\u200d\u2060")
@@ -119,10 +146,18 @@ def read_text(path: str | Path, encoding: str | None = None) -> TextFile:
     """
     where = Path(path)
     try:
-        data = where.read_bytes()
+        _refuse_size(where)
+        data = storage.read_local(where)
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error.strerror or error}); put the file there") from error
     return TextFile(where, *_decode(data, where, encoding))
+
+
+def _refuse_size(path: Path) -> None:
+    """UserError for a file that is too large for a list, a table or the JSON of an export, and would fill memory."""
+    size = path.stat().st_size
+    if size > _LARGEST:
+        raise UserError(f"{path}: {size / 1e9:.1f} GB, which is no list or table of images; give a smaller file")
 
 
 def _decode(data: bytes, path: Path, encoding: str | None) -> tuple[str, str, bool]:
@@ -131,7 +166,9 @@ def _decode(data: bytes, path: Path, encoding: str | None) -> tuple[str, str, bo
     try:
         return _without_nulls(data.decode(name), path), name, False
     except LookupError as error:
-        raise UserError(f"encoding {encoding!r} is unknown; give a name such as utf-8, cp1252 or gb18030") from error
+        raise UserError(
+            f"{path}: encoding {name!r} is unknown; give a name such as utf-8, cp1252 or gb18030"
+        ) from error
     except UnicodeDecodeError as error:
         if marked or encoding:
             line = data[: error.start].count(b"\n") + 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from wsss_ray.data.files import Census, image_endings, is_image, is_system, shor
 from wsss_ray.data.masks import MaskTable, find_colour_list, read_colour_list, read_mask
 from wsss_ray.data.names import BACKGROUND, VOID, ClassNames, compose, list_classes, name_key
 from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
-from wsss_ray.data.source import Item, Source
+from wsss_ray.data.source import Item, Source, read_file
 from wsss_ray.data.splits import draw_splits, order_splits
-from wsss_ray.data.text import read_text, strip_invisible
+from wsss_ray.data.text import parse_xml, read_text, strip_invisible
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -176,12 +175,15 @@ class VocLabels:
         if self.source == "masks":
             if mask is None:
                 return None, {}
-            read = read_mask(mask.read_bytes(), str(mask), self.masks)
+            read = read_mask(read_file(str(mask), "mask"), str(mask), self.masks)
             values = np.unique(read.mask).tolist()
             return tuple(int(value) - 1 for value in values if value not in (0, pic.IGNORE)), {}
         if annotation is None:
             return None, {}
-        found = {label: self.classes.find(label) for label in xml_names(annotation.read_bytes(), str(annotation))}
+        found = {
+            label: self.classes.find(label)
+            for label in xml_names(read_file(str(annotation), "annotation"), str(annotation))
+        }
         unknown = tuple(sorted(label for label, index in found.items() if index is None))
         extra = {"unknown_classes": unknown, "labels_file": str(annotation)} if unknown else {}
         return tuple(sorted({index for index in found.values() if index is not None})), extra
@@ -226,10 +228,7 @@ class VocItems:
 
 def xml_names(data: bytes | str, name: str = "annotation") -> list[str]:
     """The ``name`` of every object of an annotation, in order; names of body parts are not objects."""
-    try:
-        tree = ElementTree.fromstring(data)
-    except ElementTree.ParseError as error:
-        raise UserError(f"{name}: not valid XML ({error}); copy it again") from error
+    tree = parse_xml(data if isinstance(data, bytes) else data.encode(), name)
     return [(found.findtext("name") or "").strip() for found in tree.iter("object")]
 
 
@@ -263,11 +262,20 @@ def load_label_vectors(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def find_devkit(root: Path) -> Path:
-    """The folder that holds JPEGImages, at the root or where devkits and exports put it."""
-    for folder in (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"):
-        if (folder / "JPEGImages").is_dir():
-            return folder
-    raise UserError(f"{root}: no JPEGImages folder; give VOCdevkit or VOCdevkit/VOC2012")
+    """The folder that holds JPEGImages, at the root or where devkits and exports put it; VOC2012 before other years."""
+    found = list_devkits(root)
+    if not found:
+        raise UserError(f"{root}: no JPEGImages folder; give VOCdevkit or VOCdevkit/VOC2012")
+    if len(found) > 1 and found[0].name != "VOC2012":
+        raise UserError(f"{root}: {found[0].name} and {found[1].name} both hold JPEGImages; give one of them")
+    return found[0]
+
+
+def list_devkits(root: Path) -> list[Path]:
+    """The folders with JPEGImages at the places where devkits and exports have them, the likeliest first."""
+    places = [root, root / "VOC2012", root / "VOCdevkit" / "VOC2012"]
+    places += [place for base in (root, root / "VOCdevkit") for place in sorted(base.glob("VOC20??"))]
+    return [place for place in dict.fromkeys(places) if (place / "JPEGImages").is_dir()]
 
 
 def _read_classes(folder: Path, options: VocOptions) -> ClassNames:

@@ -2,60 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections import Counter
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment
-from PIL import Image
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.data.image import IGNORE, decode_image, decode_mask
 from wsss_ray.data.manifest import DataSet, open_data
 from wsss_ray.data.shards import read_shard
-
-_SIDE = 260
-"""Long side of the images on the sheet."""
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:1180px;padding:0 1rem;color:#222}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}code{overflow-wrap:anywhere}
-table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}
-.note{background:#fff6dd;border-left:4px solid #d9a400;padding:.3rem .8rem;
-margin:.3rem 0;overflow-wrap:anywhere}
-.sheet{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(270px,1fr))}
-figure{margin:0}img{max-width:100%;image-rendering:auto}figcaption{font-size:.85rem;overflow-wrap:anywhere}
-.key{display:inline-block;width:.8em;height:.8em;margin-right:.4em;border:1px solid #888}
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ manifest.num_images }} images, {{ manifest.classes|length }} classes, source <code>{{ manifest.source }}</code>,
-<code>{{ uri }}</code></p>
-<h2>Notes</h2>
-{% for note in notes %}<p class="note">{{ note }}</p>{% else %}<p>None.</p>{% endfor %}
-<h2>Splits</h2>
-<table><tr><th>split</th><th>images</th><th>with mask</th><th>with saliency</th></tr>
-{% for split in splits %}<tr><td>{{ split.name }}</td><td>{{ split.images }}</td><td>{{ split.masks }}</td>
-<td>{{ split.saliency }}</td></tr>{% endfor %}</table>
-<h2>Classes</h2>
-<table><tr><th>class</th><th>index</th>{% for split in splits %}<th>{{ split.name }}</th>{% endfor %}</tr>
-{% for one in classes %}<tr><td><span class="key" style="background:{{ one.colour }}"></span>{{ one.name }}</td>
-<td>{{ loop.index }}</td>{% for count in one.counts %}<td>{{ count }}</td>{% endfor %}</tr>{% endfor %}</table>
-<h2>Images</h2>
-<p>{{ images|length }} of {{ manifest.num_images }}, each with its labels and its mask laid over it.</p>
-<div class="sheet">{% for image in images %}<figure><img src="{{ image.data }}" alt="{{ image.name }}">
-<figcaption><b>{{ image.name }}</b> ({{ image.splits }})<br>labels: {{ image.labels }}<br>mask: {{ image.mask }}
-</figcaption></figure>{% endfor %}</div>
-<h2>Choices</h2><pre>{{ options }}</pre>
-</body></html>
-"""
+from wsss_ray.reports.drawing import overlay_mask
+from wsss_ray.reports.images import BUDGET, encode_image
+from wsss_ray.reports.layout import build_document, build_section, build_table
+from wsss_ray.reports.panels import choose_rows
 
 
 @dataclass
@@ -66,55 +29,53 @@ class _Seen:
     """Split -> class -> images."""
     masks: Counter[str] = field(default_factory=Counter)
     saliency: Counter[str] = field(default_factory=Counter)
-    images: list[dict[str, Any]] = field(default_factory=list)
+    panels: list[str] = field(default_factory=list)
+    """One image each, as HTML."""
 
 
 def write_data_page(uri: str, out: Path, num_images: int = 24) -> str:
     """Write the page of prepared data; says where. UserError where there is no data."""
     data = open_data(uri)
-    seen = _gather(data, num_images)
-    text = render_data_page(data, seen)
+    text = build_data_page(data, _gather(data, num_images))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        storage.write_bytes(str(out), text.encode())
+        storage.write_bytes(str(out), text.encode("utf-8", "replace"))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error}); choose another --out") from error
     return f"{data.manifest.num_images} images, {len(data.notes)} notes: {out}"
 
 
-def render_data_page(data: DataSet, seen: _Seen) -> str:
+def build_data_page(data: DataSet, seen: _Seen) -> str:
     """The page as HTML; every text of the data is escaped."""
     manifest = data.manifest
-    splits = [
-        {"name": name, "images": info.num_images, "masks": seen.masks[name], "saliency": seen.saliency[name]}
+    counts = [
+        [name, str(info.num_images), str(seen.masks[name]), str(seen.saliency[name])]
         for name, info in manifest.splits.items()
     ]
     classes = [
-        {
-            "name": name,
-            "colour": "rgb({},{},{})".format(*manifest.palette[index]),
-            "counts": [seen.labels.get(split, Counter())[index - 1] for split in manifest.splits],
-        }
+        [name, str(index), *(str(seen.labels.get(split, Counter())[index - 1]) for split in manifest.splits)]
         for index, name in enumerate(manifest.classes, start=1)
     ]
-    template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(
-        title=f"Data: {data.uri.rstrip('/').rpartition('/')[2]}",
-        uri=data.uri,
-        manifest=manifest,
-        notes=data.notes,
-        splits=splits,
-        classes=classes,
-        images=seen.images,
-        options="\n".join(f"{key}: {value}" for key, value in manifest.options.items()),
-    )
+    notes = "".join(f"<p>{escape(note)}</p>" for note in data.notes) or "<p>None.</p>"
+    choices = "\n".join(f"{key}: {value}" for key, value in manifest.options.items())
+    lead = f"{len(seen.panels)} of {manifest.num_images}, each with its labels and its mask laid over it."
+    sections = [
+        build_section("Notes", notes),
+        build_section("Splits", build_table(("split", "images", "with mask", "with saliency"), counts)),
+        build_section("Classes", build_table(("class", "mask index", *manifest.splits), classes)),
+        build_section("Images", f'<div class="panels">{"".join(seen.panels)}</div>' if seen.panels else "", lead),
+        build_section("Choices", f"<pre>{escape(choices)}</pre>" if choices else ""),
+    ]
+    facts = {"images": manifest.num_images, "classes": len(manifest.classes), "source": manifest.source}
+    return build_document(f"Data: {data.uri.rstrip('/').rpartition('/')[2]}", facts, sections, data.uri)
 
 
 def _gather(data: DataSet, num_images: int) -> _Seen:
-    """Counts over all shards, and images from all of them in turn."""
+    """Counts over all shards, and images spread evenly over them."""
     seen = _Seen()
     shards = data.manifest.shards
-    per_shard = -(-num_images // max(1, len(shards)))
+    wanted = set(choose_rows([(shard.path, shard.num_rows) for shard in shards], num_images))
+    share = BUDGET // max(1, num_images)
     for shard in shards:
         rows = read_shard(data.uri, shard)
         for split in shard.splits:
@@ -123,37 +84,39 @@ def _gather(data: DataSet, num_images: int) -> _Seen:
                 counts.update(row["labels"] or ())
             seen.masks[split] += shard.num_masks
             seen.saliency[split] += shard.num_saliency
-        places = np.linspace(0, len(rows) - 1, min(per_shard, len(rows))).astype(int) if rows else np.array([], int)
-        for place in dict.fromkeys(places.tolist()):
-            if len(seen.images) < num_images:
-                seen.images.append(_describe_image(rows[place], data, shard.splits))
+        chosen = [row for place, row in enumerate(rows) if (shard.path, place) in wanted]
+        seen.panels += [_build_panel(row, data, shard.splits, share) for row in chosen]
     return seen
 
 
-def _describe_image(row: dict[str, Any], data: DataSet, splits: tuple[str, ...]) -> dict[str, Any]:
-    names = data.labels
+def _build_panel(row: dict[str, Any], data: DataSet, splits: tuple[str, ...], share: int) -> str:
+    """One image with its mask over it, its name, labels and what the mask shows; at most ``share`` characters."""
     pixels = decode_image(row["image"], row["image_id"])
     mask = None if row["mask"] is None else decode_mask(row["mask"], row["image_id"])
-    found = [] if mask is None else np.unique(mask).tolist()
-    said = ["ignored" if value == IGNORE else names[value] for value in found if value]
+    found = [] if mask is None else [value for value in np.unique(mask).tolist() if value]
+    drawn = pixels if mask is None else overlay_mask(pixels, mask, _fill_palette(data))
     labels = None if row["labels"] is None else [data.manifest.classes[label] for label in row["labels"]]
-    return {
-        "name": row["image_id"],
-        "splits": ", ".join(splits),
-        "labels": "unknown" if labels is None else ", ".join(labels) or "none",
-        "mask": "none" if mask is None else ", ".join(said) or "background alone",
-        "data": _draw(pixels, mask, np.array(data.manifest.palette, np.uint8)),
-    }
+    said = "unknown" if labels is None else ", ".join(labels) or "none"
+    key = "".join(_build_key(value, data) for value in found)
+    shown = "no mask" if mask is None else f"mask: {key}" if found else "mask: background alone"
+    name = escape(row["image_id"])
+    return (
+        f'<figure class="panel"><img src="{encode_image(drawn, share)}" alt="{name}" loading="lazy"><figcaption>'
+        f"<b>{name}</b><span>{escape(', '.join(splits))}</span><span>labels: {escape(said)}</span><span>{shown}</span>"
+        "</figcaption></figure>"
+    )
 
 
-def _draw(pixels: np.ndarray, mask: np.ndarray | None, palette: np.ndarray) -> str:
-    """A small JPEG as a data URI, the mask's colours over the image."""
-    if mask is not None:
-        colours = palette[np.minimum(mask, len(palette) - 1)].astype(np.float32)
-        over = (mask != 0)[..., None]
-        pixels = np.where(over, 0.45 * pixels + 0.55 * colours, pixels).astype(np.uint8)
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+def _build_key(value: int, data: DataSet) -> str:
+    """A class of a mask with its colour."""
+    name, colour = (
+        ("ignored", (160, 160, 160)) if value == IGNORE else (data.labels[value], data.manifest.palette[value])
+    )
+    return f'<i class="swatch" style="background:rgb{tuple(colour)}"></i>{escape(name)} '
+
+
+def _fill_palette(data: DataSet) -> np.ndarray:
+    """(256, 3) uint8: the colours of the data, black where it lists fewer."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(data.manifest.palette)] = np.array(data.manifest.palette, np.uint8)[:256]
+    return palette

@@ -12,10 +12,9 @@ from pyarrow import fs as pafs
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.data.files import is_image, is_system
 from wsss_ray.data.manifest import MANIFEST, load_manifest
 from wsss_ray.data.shards import read_shard_table
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,16 @@ def list_images(places: Sequence[str], out: str) -> list[ImageRef]:
         info = filesystem.get_file_info(path)
         if info.type == pafs.FileType.NotFound:
             raise UserError(f"{place}: no such image or folder; correct the path")
+        if info.type not in (pafs.FileType.File, pafs.FileType.Directory):
+            raise UserError(f"{place}: neither a regular file nor a folder; give one of them")
         if info.type == pafs.FileType.File:
-            found.append(ImageRef(Path(path).stem, uri, _stamp_file(info)))
+            found.append(ImageRef(Path(path).stem, uri, stamp_file(info)))
         elif storage.exists(storage.join(uri, MANIFEST)):
             found += _list_prepared(uri)
         else:
             found += _list_folder(uri, filesystem, path, out)
     if not found:
-        raise UserError(f"{', '.join(places)}: no images there ({', '.join(sorted(SUFFIXES))}); correct the path")
+        raise UserError(f"{', '.join(places)}: no images there that can be read; correct the path")
     return _name_apart(found)
 
 
@@ -57,9 +58,9 @@ def _list_folder(uri: str, filesystem: pafs.FileSystem, path: str, out: str) -> 
     for info in filesystem.get_file_info(pafs.FileSelector(path, recursive=True)):
         inner = info.path[len(path) :].lstrip("/")
         where = place_below(uri, inner)
-        hidden = any(part.startswith(".") for part in inner.split("/"))
-        if info.is_file and not hidden and Path(inner).suffix.lower() in SUFFIXES and not where.startswith(f"{out}/"):
-            found.append(ImageRef(inner.rpartition(".")[0], where, _stamp_file(info)))
+        hidden = any(is_system(part) for part in inner.split("/"))
+        if info.is_file and not hidden and is_image(inner) and not where.startswith(f"{out}/"):
+            found.append(ImageRef(inner.rpartition(".")[0], where, stamp_file(info)))
     return sorted(found, key=lambda one: one.where)
 
 
@@ -88,7 +89,8 @@ def place_below(folder: str, name: str) -> str:
     return storage.join(folder, name)
 
 
-def _stamp_file(info: pafs.FileInfo) -> str:
+def stamp_file(info: pafs.FileInfo) -> str:
+    """What changes when a file does."""
     return f"{info.size}-{info.mtime_ns}"
 
 

@@ -33,7 +33,7 @@ def predict_rows(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict[
 
     UserError names the row of a bad image.
     """
-    images = [decode_image(_read_row(row), f"row {number}") for number, row in enumerate(rows)]
+    images = [decode_image(_read_row(row), f"row {number}", predictor.grey) for number, row in enumerate(rows)]
     return [_describe(one, np.asarray(predictor.palette)) for one in predictor.predict_images(images)]
 
 

@@ -19,8 +19,10 @@ from wsss_ray import storage
 from wsss_ray.artifacts.network import NETWORK, LocalizerSpec, SegmenterSpec, check_predicts, open_predictor, read_spec
 from wsss_ray.artifacts.record import RECORD, find_artifact
 from wsss_ray.config import Config, UserError
+from wsss_ray.data.grey import GREY, load_grey
 from wsss_ray.data.image import voc_palette
 from wsss_ray.data.manifest import load_manifest
+from wsss_ray.data.text import read_text
 from wsss_ray.engine.predict import MAX_SCORES, ImageScores, MaskPredictor, PredictConfig, read_masks
 from wsss_ray.recipe import assign_settings, explain, load
 
@@ -36,11 +38,13 @@ class Model(Config):
     """Foreground classes; background comes first in masks and is not listed."""
     palette: tuple[tuple[int, int, int], ...]
     predict: PredictConfig
+    grey: dict[str, Any] = {}
+    """How images of more than 8 bits were read in training (``data.grey.dump_grey``)."""
 
     @property
     def card(self) -> dict[str, Any]:
         """What ``model_card.json`` holds."""
-        return self.model_dump(mode="json", include={"classes", "palette", "predict"})
+        return self.model_dump(mode="json", include={"classes", "palette", "predict", "grey"})
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def open_model(where: str, settings: Sequence[str] = (), classes: Path | None = 
     model = _find_model(where)
     spec = check_predicts(read_spec(model.folder), model.folder)
     if classes is not None:
-        names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for _, line in read_text(classes).lines()]
         model = model.model_copy(update={"classes": tuple(names)})
     if len(model.classes) != spec.num_classes:
         raise UserError(
@@ -121,7 +125,8 @@ def _read_run(run: str, folder: str | None = None) -> Model:
     recipe = storage.join(run, "recipe.yaml")
     predict = load(recipe).predict if storage.exists(recipe) else PredictConfig()
     manifest = load_manifest(record["data"])
-    return Model(folder=folder, classes=manifest.classes, palette=manifest.palette, predict=predict)
+    grey = manifest.options.get(GREY, {})
+    return Model(folder=folder, classes=manifest.classes, palette=manifest.palette, predict=predict, grey=grey)
 
 
 def _find_run_of(folder: str) -> str | None:
@@ -151,6 +156,7 @@ class Predictor:
     def __init__(self, model: Model, batch_size: int = 8, max_scores: int = MAX_SCORES) -> None:
         self.model, self.max_scores = model, max_scores
         self.names = ("background", *model.classes)
+        self.grey = load_grey(model.grey)
         self.palette = np.asarray(model.palette, dtype=np.uint8)
         trained = open_predictor(model.folder)
         self.spec: LocalizerSpec | SegmenterSpec = trained.spec

@@ -21,7 +21,6 @@ import pyarrow as pa
 from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL
 from wsss_ray.artifacts.store import digest
-from wsss_ray.artifacts.tables import read_table
 from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, run_shards
@@ -31,11 +30,12 @@ from wsss_ray.data.shards import read_shard_table
 from wsss_ray.data.source import read_file
 from wsss_ray.recipe import Resources
 from wsss_ray.reports.drawing import overlay_mask
+from wsss_ray.serve.answers import STATES, Rows, keep_present, read_rows, remove_broken, remove_others
 from wsss_ray.serve.listing import ImageRef, list_images, make_absolute, place_below
 from wsss_ray.serve.model import Model, Prediction, Predictor, open_model
 
-VERSION = 2
-"""2: columns image and area_fractions."""
+VERSION = 3
+"""3: deep grey is read as in training, and whether overlays are drawn is part of it."""
 SCHEMA = pa.schema(
     [
         ("image", pa.string()),
@@ -48,8 +48,6 @@ SCHEMA = pa.schema(
         ("reduced", pa.bool_()),
     ]
 )
-Rows = dict[str, dict[str, Any]]
-"""Image -> its row of ``SCHEMA``."""
 _SHOWN = 10
 
 
@@ -93,7 +91,9 @@ class PredictImagesWorker:
             rows.append({"image": one.image, "where": one.where, "stamp": one.stamp, "error": None})
             try:
                 data = inside[one.where, one.row] if one.row is not None else read_file(one.where, "image")
-                images[number] = decode_image(data, one.image if one.row is not None else one.where)
+                images[number] = decode_image(
+                    data, one.image if one.row is not None else one.where, self.predictor.grey
+                )
             except UserError as error:
                 rows[-1]["error"] = str(error)
         predictions = self.predictor.predict_images(list(images.values()))
@@ -139,6 +139,7 @@ class PredictCounts:
 def predict_images(model: str, places: Sequence[str], out: str, options: PredictOptions) -> PredictCounts:
     """Predict every image of ``places`` (files, folders, URIs, prepared shards) into ``out``.
 
+    Answers of another model or setting, and of images that are gone or changed, are removed from ``out``.
     Writes ``masks/<image>.png``, ``overlays/<image>.jpg``, ``predictions.csv`` and ``skipped.csv``. Raises UserError
     where no image could be read at all.
     """
@@ -146,8 +147,10 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
     out = make_absolute(out)
     images = list_images(places, out)
     weights = hashlib.sha256(storage.read_bytes(storage.join(opened.folder, MODEL))).hexdigest()
-    state = storage.join(out, ".predictions", digest({"version": VERSION, "weights": weights, "card": opened.card}))
-    known = read_rows(state)
+    made = {"version": VERSION, "weights": weights, "card": opened.card, "overlays": options.overlays}
+    state = storage.join(out, STATES, digest(made))
+    remove_others(out, state)
+    known = keep_present(read_rows(state), images, out)
     _refuse_other(images, known, out)
     seen = {(one["image"], one["stamp"]) for one in known.values()}
     waiting = [one for one in images if (one.image, one.stamp) not in seen]
@@ -160,7 +163,8 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
         job = ShardJob("predict", make_worker, write_plan(waiting, plan), state, network=True)
         with join_cluster(options.address):
             run_shards(job, plan_machines(options.resources))
-    known = read_rows(state, {one.image: one.stamp for one in images})
+    known = keep_present(read_rows(state, {one.image: one.stamp for one in images}), images, out)
+    remove_broken(known, out)
     _write_tables(known, opened, out)
     return _count(known, images, {one.image for one in waiting}, out)
 
@@ -193,18 +197,6 @@ def write_plan(waiting: Sequence[ImageRef], folder: str) -> list[tuple[str, int]
         storage.write_json(storage.join(folder, f"{name}.json"), chosen)
         chunks.append((name, len(chosen)))
     return chunks
-
-
-def read_rows(state: str, prefer: dict[str, str] | None = None) -> Rows:
-    """Image -> its row; of a file predicted in several versions the one whose stamp ``prefer`` gives."""
-    known: Rows = {}
-    for name in storage.list_names(state):
-        if name.endswith(".parquet"):
-            for row in read_table(storage.join(state, name)).to_pylist():
-                wanted = (prefer or {}).get(row["image"])
-                if row["image"] not in known or row["stamp"] == wanted:
-                    known[row["image"]] = row
-    return known
 
 
 def _refuse_other(images: Sequence[ImageRef], known: Rows, out: str) -> None:

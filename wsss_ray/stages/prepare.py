@@ -41,6 +41,8 @@ from wsss_ray.stages.run import Steps
 
 VERSION = 1
 """1: as first written."""
+FOLDER_VERSION = 2
+"""Of what is made of a user's own folder. 2: stated colours decide over known palettes, ids are file names."""
 _SHOWN = 20
 _FACTS = TypeAdapter(list[Facts])
 _BAD = TypeAdapter(list[Problem])
@@ -102,7 +104,7 @@ def prepare_images(
 def digest_folder(root: Path, source: str, options: Mapping[str, Any]) -> str:
     """12 hexadecimal digits over the names, sizes and times of all files and how they are read."""
     hasher = hashlib.sha256(
-        repr((VERSION, source, sorted((key, str(value)) for key, value in options.items()))).encode()
+        repr((FOLDER_VERSION, source, sorted((key, str(value)) for key, value in options.items()))).encode()
     )
     for path in walk_files(root):
         state = path.stat()

@@ -14,8 +14,11 @@ from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
+from wsss_ray.data.checks import ReadsFiles
+from wsss_ray.data.grey import PLAIN, Grey
 from wsss_ray.data.saliency import NOTE, describe_detector, detect_saliency
 from wsss_ray.data.source import Item, Source, read_file
+from wsss_ray.data.survey import survey_source
 from wsss_ray.recipe import Resources
 
 _SHOWN = 20
@@ -34,12 +37,17 @@ def make_saliency(
     """
     made = describe_detector(detector)
     name = source.name
+    source, problems = survey_source(source)
+    faults = [str(problem) for problem in problems if problem.kind == "id"]
+    if faults:
+        raise UserError(faults[0])
     items = [item for item in source.items if item.image is not None]
     if not items:
         raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
     _claim(out, made)
     with join_cluster(address):
-        bad = detect_all(items, out, detector, plan_machines(Resources()))
+        grey = source.load.reading.grey if isinstance(source.load, ReadsFiles) else PLAIN
+        bad = detect_all(items, out, (detector, grey), plan_machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
@@ -51,14 +59,16 @@ def make_saliency(
     return len(items) - len(bad)
 
 
-def detect_all(items: list[Item], out: str, detector: str, layout: Machines) -> list[str]:
-    """Detect in every image that has no map yet; what went wrong, one line an image."""
+def detect_all(items: list[Item], out: str, how: tuple[str, Grey], layout: Machines) -> list[str]:
+    """Detect in every image that has no map yet, by a detector in images whose deep grey is read in this way; what went
+    wrong, one line an image.
+    """
     ready = set(storage.list_names(out))
     todo = [item for item in items if f"{item.image_id}.png" not in ready]
     bad: list[str] = []
     with Bar("saliency", len(items)) as bar:
         bar.at(len(items) - len(todo), "resumed" if len(todo) < len(items) else None)
-        for row in _made(todo, out, detector, layout) if todo else ():
+        for row in _made(todo, out, how, layout) if todo else ():
             bad += [str(line) for line in row["bad"]]
             bar.advance(int(row["items"]))
     return bad
@@ -81,13 +91,13 @@ def _short(made: dict[str, Any]) -> str:
     return " ".join(str(made.get(key, "?")) for key in ("detector", "detector_version", "library"))
 
 
-def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterator[dict[str, Any]]:
+def _made(todo: list[Item], out: str, how: tuple[str, Grey], layout: Machines) -> Iterator[dict[str, Any]]:
     size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
     light = [(item.image_id, item.image) for item in todo]
     parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
     pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
         _detect_part,  # type: ignore[arg-type]
-        fn_args=(out, detector),
+        fn_args=(out, *how),
         batch_size=1,
         compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
         num_cpus=1,
@@ -95,13 +105,13 @@ def _made(todo: list[Item], out: str, detector: str, layout: Machines) -> Iterat
     yield from pipeline.iter_rows()
 
 
-def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str) -> dict[str, Any]:
+def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str, grey: Grey) -> dict[str, Any]:
     """Some images, in a Ray task; each map is written whole or not at all."""
     items: list[tuple[str, str | bytes]] = cloudpickle.loads(batch["items"][0])
     bad = []
     for image_id, image in items:
         try:
-            pixels = pic.decode_image(read_file(image, "image"), image if isinstance(image, str) else image_id)
+            pixels = pic.decode_image(read_file(image, "image"), image if isinstance(image, str) else image_id, grey)
         except UserError as error:
             bad.append(str(error))
             continue
