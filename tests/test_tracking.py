@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wsss_ray.artifacts.store import Artifact
+from wsss_ray.experiments.log import MlflowLog
 from wsss_ray.tracking import Tracker
 
 NUM_PROCESSES, NUM_RUNS = 3, 5
@@ -70,3 +72,15 @@ def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str)
     client.delete_run(parent.run_id)
     assert Tracker(out, "study", {}, resume=parent.run_id).run_id != parent.run_id
     assert Tracker(out, "study", {}, resume="0" * 32).run_id not in (parent.run_id, "0" * 32)
+
+
+def test_monitors_stand_beside_losses_and_not_among_them(out: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    losses = {"total": 0.5, "inverse": -0.01, "monitor/offset": 0.7}
+    record = {"step": {"kind": "localizer"}, "history": [{"epoch": 2, "losses": losses}]}
+    tracker = Tracker(out, "run", {"kind": "run"})
+    MlflowLog(tracker).hear_step("base train", Artifact("train", "0123", "", record))
+    tracker.finish()
+    found = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db").get_run(tracker.run_id).data.metrics
+    assert found == {"base_train/loss/total": 0.5, "base_train/loss/inverse": -0.01, "base_train/monitor/offset": 0.7}
