@@ -93,33 +93,33 @@ def published_coco(profile: Profile) -> Recipe:
 
 WIDTH: dict[Scale, int] = {"paper": 256, "small": 64, "toy": 64}
 """Channels of the head."""
+EPOCHS: dict[Scale, tuple[int, int, int]] = {"small": (7, 4, 2), "toy": (10, 5, 4)}
+"""Of training, of its warm-up in which pseudo labels get a classifier first, and of the ramp after it."""
 LEARNING: scales.Overrides = {
-    # Pseudo labels need a classifier first: half of the epochs warm up in both profiles, the background plane too, and
-    # the other losses come in by and by. A plane that did not learn loses every background pixel as SSR begins, and
-    # pushes the classes down.
+    # An untrained plane loses every background pixel as SSR begins, and pushes the classes down.
     "method.warmup_background": True,
-    "method.warmup_epochs": 5,
-    "method.ramp_epochs": 4,
     # In both profiles. A joint mean gives the foreground next to no weight against the background, and signed planes
-    # are pushed down for as long as it is labelled: on a short schedule the labels follow them.
+    # are pushed down for as long as that is their label; on a short schedule the labels follow them.
     "method.ce_mean": "separate",
     "method.rectify_scores": True,
     "localize.stride": 4,
-    "train.epochs": 10,
 }
-BATCH: dict[Profile, scales.Overrides] = {"paper": {}, "released": {"train.batch_milestones": {5: 16}}}
-"""Released: the batch grows where the warm-up ends."""
 
 
 def shrink(made: Recipe, scale: Scale, profile: Profile) -> Recipe:
     """A recipe of KTSE at a scale; below ``paper`` its backbone starts from that of a trained CAM."""
     if scale == "paper":
         return made
+    epochs, warmup, ramp = EPOCHS[scale]
     own = {
         **LEARNING,
-        **BATCH[profile],
-        "method.hidden": WIDTH[scale],
         "base": take_localizer(cam.recipe(scale, profile)),
+        "method.hidden": WIDTH[scale],
+        "method.warmup_epochs": warmup,
+        "method.ramp_epochs": ramp,
+        "train.epochs": epochs,
+        # Released: the batch grows where the warm-up ends.
+        "train.batch_milestones": {warmup: 16} if profile == "released" else {},
     }
     return scales.shrink(made, scale, own, own)
 

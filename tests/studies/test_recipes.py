@@ -138,7 +138,7 @@ def test_rows_say_where_refiners_leave_the_release() -> None:
 
 
 def test_esol_alpha_and_rate_at_small_scales() -> None:
-    steps: dict[Scale, float] = {"toy": 0.001, "small": 0.0003}
+    steps: dict[Scale, float] = {"toy": 0.003, "small": 0.0003}
     for scale, step in steps.items():
         _, expansion, shrinkage = chain_of(esol.recipe(scale))
         assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(step)
@@ -191,7 +191,7 @@ def test_ktse_on_short_schedules(profile: str) -> None:
 
 
 def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
-    for scale, warm_up in (("toy", 5), ("small", 5), ("paper", 10)):
+    for scale, warm_up in (("toy", 5), ("small", 4), ("paper", 10)):
         made = resolve("ktse", scale, "released")
         assert made.method.warmup_epochs == warm_up
         assert made.train.batch_milestones == {warm_up: 16}
