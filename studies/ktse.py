@@ -13,18 +13,20 @@ from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.experiments.study import Profile, Study, StudyFunction
+from wsss_ray.experiments.study import Profile, Row, Study, StudyFunction
 from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets.deeplab import DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig
-from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replace_settings
+from wsss_ray.recipe import NetConfig, Recipe, Scale, SegmentConfig, replace_settings, take_localizer
 from wsss_ray.refine.crf import PRESETS
 from wsss_ray.refine.irn import IRNConfig
 from wsss_ray.refine.seeds import ConfidentSeedsConfig
 from wsss_ray.score.config import ScoreConfig
 
 from . import _scales as scales
-from ._rows import Table, make_rows
+from . import cam
+from ._numbers_ktse import PUBLISHED
+from ._rows import make_rows
 from ._steps import IRNET, Images, build_deeplab, build_protocol
 
 
@@ -89,31 +91,37 @@ def published_coco(profile: Profile) -> Recipe:
     return replace_settings(published(profile), {"name": "ktse-coco", **changes})
 
 
+WIDTH: dict[Scale, int] = {"paper": 256, "small": 64, "toy": 64}
+"""Channels of the head."""
+EPOCHS: dict[Scale, tuple[int, int, int]] = {"small": (7, 4, 2), "toy": (10, 5, 4)}
+"""Of training, of its warm-up in which pseudo labels get a classifier first, and of the ramp after it."""
 LEARNING: scales.Overrides = {
-    # Pseudo labels need a classifier first: two thirds of the epochs warm up in both profiles, the background too.
-    # A plane that did not learn loses every background pixel as SSR begins, and pushes the classes down.
+    # An untrained plane loses every background pixel as SSR begins, and pushes the classes down.
     "method.warmup_background": True,
-    "method.hidden": 64,
+    # In both profiles. A joint mean gives the foreground next to no weight against the background, and signed planes
+    # are pushed down for as long as that is their label; on a short schedule the labels follow them.
+    "method.ce_mean": "separate",
+    "method.rectify_scores": True,
     "localize.stride": 4,
 }
-SMALL: scales.Overrides = {
-    **LEARNING,
-    "method.warmup_epochs": 6,
-    # The pooled classifier learns more slowly than CAM's (the paper: 40 epochs, IRN's CAM 5).
-    "train.epochs": 9,
-}
-TOY: scales.Overrides = {**LEARNING, "method.warmup_epochs": 10}
-BATCH: dict[Scale, dict[Profile, scales.Overrides]] = {
-    "small": {"paper": {}, "released": {"train.batch_milestones": {6: 16}}},
-    "toy": {"paper": {}, "released": {"train.batch_milestones": {10: 16}}},
-}
-"""Released: the batch grows where the warm-up ends."""
 
 
 def shrink(made: Recipe, scale: Scale, profile: Profile) -> Recipe:
-    """A recipe of KTSE at a scale."""
-    small, toy = {**SMALL, **BATCH["small"][profile]}, {**TOY, **BATCH["toy"][profile]}
-    return scales.shrink(made, scale, small, toy)
+    """A recipe of KTSE at a scale; below ``paper`` its backbone starts from that of a trained CAM."""
+    if scale == "paper":
+        return made
+    epochs, warmup, ramp = EPOCHS[scale]
+    own = {
+        **LEARNING,
+        "base": take_localizer(cam.recipe(scale, profile)),
+        "method.hidden": WIDTH[scale],
+        "method.warmup_epochs": warmup,
+        "method.ramp_epochs": ramp,
+        "train.epochs": epochs,
+        # Released: the batch grows where the warm-up ends.
+        "train.batch_milestones": {warmup: 16} if profile == "released" else {},
+    }
+    return scales.shrink(made, scale, own, own)
 
 
 def recipe(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
@@ -142,128 +150,6 @@ def segment_by_vgg(made: Recipe, images: Images, scale: Scale, profile: Profile)
     """A published recipe at a scale, under L2G's DeepLab-v2 on VGG-16 and that one's CRF."""
     vgg = {"segment": build_deeplab("v2", "vgg16", images), "predict": build_protocol("deeplab_v2_vgg")}
     return shrink(replace_settings(made, vgg), scale, profile)
-
-
-BEST = "seeds at their best threshold (published: from 0.10 to 0.29)"
-COCO = "the classifier's COCO settings were not released; here VOC's"
-PUBLISHED: dict[str, Table] = {
-    "table1": {
-        "IRN": {"seeds": 48.3, "masks": 66.3},
-        "MBMNet": {"seeds": 50.2, "masks": 66.8},
-        "CONTA": {"seeds": 48.8, "masks": 67.9},
-        "AdvCAM": {"seeds": 55.6, "masks": 69.9},
-        "RIB": {"seeds": 56.6, "masks": 70.6},
-        "ReCAM": {"seeds": 56.6, "masks": 70.5},
-        "ESOL": {"seeds": 53.6, "masks": 68.7},
-        "CLIMS": {"seeds": 56.6, "masks": 70.5},
-        "AEFT": {"seeds": 56.0, "masks": 71.0},
-        "ACR": {"seeds": 60.3, "masks": 72.3},
-        "FPR": {"seeds": 63.8},
-        "KTSE": {"seeds": 67.0, "masks": 73.8, "note": BEST},
-    },
-    "table2": {
-        "DRS": {"supervision": "I+S", "segmentation": 63.6, "test": 64.4},
-        "GSM": {"supervision": "I+S", "segmentation": 63.3, "test": 63.6},
-        "NSROM": {"supervision": "I+S", "segmentation": 65.5, "test": 65.3},
-        "EPS": {"supervision": "I+S", "segmentation": 67.0, "test": 67.3},
-        "L2G": {"supervision": "I+S", "segmentation": 68.5, "test": 68.9},
-        "AffinityNet": {"supervision": "I", "segmentation": 58.4, "test": 60.5},
-        "ICD": {"supervision": "I", "segmentation": 61.2, "test": 60.9},
-        "BES": {"supervision": "I", "segmentation": 60.1, "test": 61.1},
-        "ECS": {"supervision": "I", "segmentation": 62.1, "test": 63.4},
-        "KTSE": {
-            "segmentation": 67.3,
-            "test": 67.0,
-            "note": "settings of the segmenter not stated; here those of L2G's release",
-        },
-    },
-    "table3": {
-        "DRS": {"supervision": "I+S", "segmentation": 71.2, "test": 71.4},
-        "NSROM": {"supervision": "I+S", "segmentation": 70.4, "test": 70.2},
-        "EPS": {"supervision": "I+S", "segmentation": 71.0, "test": 71.8},
-        "AuxSeg": {"supervision": "I+S", "segmentation": 69.0, "test": 68.6},
-        "PPC with saliency": {"supervision": "I+S", "segmentation": 72.6, "test": 73.6},
-        "RCA": {"supervision": "I+S", "segmentation": 72.2, "test": 72.8},
-        "L2G": {"supervision": "I+S", "segmentation": 72.1, "test": 71.7},
-        "W-OOD": {"supervision": "I+O", "segmentation": 69.8, "test": 69.9},
-        "CLIP-ES": {"supervision": "I+L", "segmentation": 71.1, "test": 71.4},
-        "LPCAM": {"supervision": "I+S", "segmentation": 71.8, "test": 72.1},
-        "AdvCAM": {"supervision": "I", "segmentation": 68.1, "test": 68.0},
-        "CDA": {"supervision": "I", "segmentation": 66.1, "test": 66.8},
-        "OC-CSE": {"supervision": "I", "segmentation": 68.4, "test": 68.2},
-        "RIB": {"supervision": "I", "segmentation": 68.3, "test": 68.6},
-        "AMR": {"supervision": "I", "segmentation": 68.8, "test": 69.1},
-        "MCTformer": {"supervision": "I", "segmentation": 71.9, "test": 71.6},
-        "AFA": {"supervision": "I", "segmentation": 66.0, "test": 66.3},
-        "SIPE": {"supervision": "I", "segmentation": 68.8, "test": 69.7},
-        "ReCAM": {"supervision": "I", "segmentation": 68.5, "test": 68.4},
-        "PPC": {"supervision": "I", "segmentation": 67.7, "test": 67.4},
-        "ViT-PCM": {"supervision": "I", "segmentation": 70.3, "test": 70.9},
-        "S-BCE": {"supervision": "I", "segmentation": 70.0, "test": 71.3},
-        "AEFT": {"supervision": "I", "segmentation": 70.9, "test": 71.7},
-        "ToCo": {"supervision": "I", "segmentation": 69.8, "test": 70.5},
-        "OCR": {"supervision": "I", "segmentation": 72.7, "test": 72.0},
-        "ACR": {"supervision": "I", "segmentation": 71.9, "test": 71.9},
-        "BECO": {"supervision": "I", "segmentation": 72.1, "test": 71.8},
-        "FPR": {"supervision": "I", "segmentation": 70.3, "test": 70.1},
-        "MARS": {"supervision": "I", "segmentation": 70.3, "test": 71.2},
-        "KTSE": {
-            "segmentation": 73.0,
-            "test": 72.9,
-            "note": "one network; BECO's co-training is not implemented",
-        },
-    },
-    "table4": {
-        "IAL": {"supervision": "I+S", "segmentation": 27.7},
-        "GWSM": {"supervision": "I+S", "segmentation": 28.4},
-        "EPS": {"supervision": "I+S", "segmentation": 35.7},
-        "I2CRC": {"supervision": "I+S", "segmentation": 31.2},
-        "RCA": {"supervision": "I+S", "segmentation": 36.8},
-        "MDBA": {"supervision": "I+S", "segmentation": 37.8},
-        "BFBP": {"supervision": "I", "segmentation": 20.4},
-        "SEC": {"supervision": "I", "segmentation": 29.4},
-        "CONTA": {"supervision": "I", "segmentation": 23.7},
-        "KTSE": {"segmentation": 37.2, "note": COCO},
-    },
-    "table5": {
-        "L2G": {"supervision": "I+S", "segmentation": 44.2},
-        "CLIP-ES": {"supervision": "I+L", "segmentation": 45.4},
-        "LPCAM": {"supervision": "I+S", "segmentation": 42.1},
-        "OC-CSE": {"supervision": "I", "segmentation": 36.4},
-        "CDA": {"supervision": "I", "segmentation": 33.2},
-        "RIB": {"supervision": "I", "segmentation": 43.8},
-        "MCTformer": {"supervision": "I", "segmentation": 42.0},
-        "SIPE": {"supervision": "I", "segmentation": 40.6},
-        "ToCo": {"supervision": "I", "segmentation": 41.3},
-        "OCR": {"supervision": "I", "segmentation": 42.5},
-        "ACR": {"supervision": "I", "segmentation": 45.3},
-        "BECO": {"supervision": "I", "segmentation": 45.1},
-        "FPR": {"supervision": "I", "segmentation": 43.9},
-        "USAGE": {"supervision": "I", "segmentation": 44.3},
-        "KTSE": {"segmentation": 45.9, "note": COCO},
-    },
-    "table6": {
-        "Base": {"seeds": 54.2},
-        "Base + SIE": {"seeds": 57.1},
-        "Base + SSR": {"seeds": 57.4},
-        "Base + MGA": {"seeds": 60.2},
-        "Base + SIE + SSR": {
-            "seeds": 63.8,
-            "note": "the table's ticks are unreadable in our copy; values from the text of Sec. 4.3",
-        },
-        "Base + SIE + SSR + MGA": {"seeds": 67.0},
-    },
-    "table7": {
-        "Base": {"seeds": 54.2},
-        "Rigid classification (ACoL)": {"seeds": 55.6},
-        "Soft GPP feature (AEFT)": {
-            "seeds": 54.9,
-            "note": "our interpretation; no code of this row was released",
-        },
-        "GA": {"seeds": 58.7},
-        "GA + LA": {"seeds": 60.2},
-    },
-}
 
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -368,6 +254,33 @@ def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     return build_ablation("table7", "KTSE: ways to align an erased image", scale, profile, rows)
 
 
+def head(scale: Scale = "toy", profile: Profile = "paper") -> Study:
+    """The base beside CAM, and beside a CAM that is given the same start and schedule: what start, rate, width and
+    pooling are worth.
+    """
+    plain = cam.recipe(scale, profile)
+    base = replace_settings(build_seeds(scale, profile, **switch()), {"base": take_localizer(plain)})
+    rows = {
+        "CAM": replace_settings(plain, {"refine": None, "segment": None, "localize.stride": base.localize.stride}),
+        "CAM from CAM": replace_settings(base, {"method": plain.method}),
+        "Base": base,
+        "Base, mean pooling": scales.set_method(base, pooling="mean"),
+        "Base, head at ten times the rate": scales.set_method(base, new_layer_multiplier=10.0),
+        "Base, head four times as wide": scales.set_method(base, hidden=4 * WIDTH[scale]),
+        "Base, mean pooling at ten times the rate": scales.set_method(base, pooling="mean", new_layer_multiplier=10.0),
+        "Base, published start": replace_settings(base, {"base": None}),
+    }
+    return Study(
+        name="ktse.head",
+        title="KTSE: the base beside CAM",
+        source="no published counterpart",
+        metric="seeds",
+        variant="best",
+        rows=tuple(Row(name, made) for name, made in rows.items()),
+        also=("mean_ap", "precision", "recall", "seeds.fixed", "minutes"),
+    )
+
+
 STUDIES: dict[str, StudyFunction] = {
     "table1": table1,
     "table2": table2,
@@ -376,4 +289,5 @@ STUDIES: dict[str, StudyFunction] = {
     "table5": table5,
     "table6": table6,
     "table7": table7,
+    "head": head,
 }

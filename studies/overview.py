@@ -44,10 +44,13 @@ def components(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         "KTSE": ktse.build_seeds(scale, profile),
         "ESOL baseline": esol.keep_seeds(esol.recipe_baseline(scale, "paper")),
         "ESOL classifier": esol.build_phase(scale, "classifier"),
+        "ESOL classifier + clip": esol.build_phase(scale, "classifier", **esol.CLASSIFIER_CLIPPED),
+        "ESOL expansion only, maps unclipped": esol.build_phase(scale, "expansion", **esol.UNCLIPPED),
         "ESOL expansion only": esol.build_phase(scale, "expansion"),
         "ESOL": esol.build_phase(scale, "shrinkage"),
     }
-    return compare_seeds("overview.components", "KTSE by part, ESOL by phase", rows)
+    also = ("mean_ap", "offset", *SEED_COLUMNS)
+    return compare("overview.components", "KTSE by part, ESOL by phase", "seeds", also, rows, "best")
 
 
 def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:

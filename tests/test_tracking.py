@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from wsss_ray.artifacts.store import Artifact
+from wsss_ray.experiments.log import MlflowLog
 from wsss_ray.tracking import Tracker, clean_name
 
 NUM_PROCESSES, NUM_RUNS = 3, 5
@@ -87,3 +89,15 @@ def test_names_of_metrics_stay_unique_and_are_taken_by_mlflow(tmp_path):
 
     for name in made:
         _validate_metric_name(name)
+
+
+def test_monitors_stand_beside_losses_and_not_among_them(out: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    losses = {"total": 0.5, "inverse": -0.01, "monitor/offset": 0.7}
+    record = {"step": {"kind": "localizer"}, "history": [{"epoch": 2, "losses": losses}]}
+    tracker = Tracker(out, "run", {"kind": "run"})
+    MlflowLog(tracker).hear_step("base train", Artifact("train", "0123", "", record))
+    tracker.finish()
+    found = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db").get_run(tracker.run_id).data.metrics
+    assert found == {"base_train/loss/total": 0.5, "base_train/loss/inverse": -0.01, "base_train/monitor/offset": 0.7}

@@ -85,7 +85,11 @@ class Trainable(Protocol):
     """
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Named scalar parts; the trainer sums them. Parts named ``monitor/...`` are logged, not summed."""
+        """Named scalar parts; the trainer sums them. Parts named ``monitor/...`` are logged, not summed.
+
+        Their means over an epoch are in the history, in MLflow (``train/monitor/...``) and on the run's page, and in a
+        study's column where ``score.names.MONITORS`` lists one.
+        """
 
     def param_groups(self) -> list[ParamGroup]:
         """Every trainable parameter in exactly one group; frozen ones in none."""

@@ -82,8 +82,9 @@ class Localization(Config):
     train: TrainConfig = TrainConfig()
     localize: LocalizeConfig = LocalizeConfig()
     base: Annotated[Localization | None, Changes("nothing")] = None
-    """The localizer trained before this one, for methods that start from another (SMAF, ESOL's later phases). Training
-    depends on the digest of what it left behind."""
+    """The localizer trained before this one: methods that want one take it over whole (SMAF, ESOL's later phases), the
+    backbone of any other starts from its backbone and not from ``net.weights``. Training depends on the digest of what
+    it left behind."""
 
     @model_validator(mode="before")
     @classmethod

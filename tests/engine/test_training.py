@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from wsss_ray.artifacts.network import MODEL, build_localizer, save_state
+from wsss_ray.config import UserError
 from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
@@ -17,7 +18,7 @@ from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
 from wsss_ray.engine.validate import World
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weights import load_weights
-from wsss_ray.recipe import Recipe, override, take_localizer
+from wsss_ray.recipe import Recipe, override, replace_settings, take_localizer
 from wsss_ray.studies import resolve
 
 SETTINGS = ("net.options={width: 16}", "train.augment.crop=48", "train.batch_size=4", "train.epochs=4")
@@ -88,3 +89,28 @@ def test_single_stage_starts_from_any_trained_localizer(name: str, tmp_path: Pat
     values = list(before.state_dict().values())
     for key, tensor in network.backbone.state_dict().items():
         assert any(tensor.shape == value.shape and torch.equal(tensor, value) for value in values), key
+
+
+@pytest.mark.parametrize("donor", ["cam", "l2g"])
+def test_a_backbone_starts_from_that_of_its_base(donor: str, tmp_path: Path) -> None:
+    """Whatever the method, unless it takes its base over whole: the one that the base's maps are read from."""
+    base = take_localizer(replace_settings(small(donor), {"base": None}))
+    torch.manual_seed(7)
+    trained: Any = build_localizer(base, 5)
+    save_state(trained, tmp_path / MODEL)
+    for name in ("cam", "eps", "l2g", "ktse", "ssss", "wsfcn"):
+        part = take_localizer(replace_settings(small(name), {"base": base}))
+        torch.manual_seed(8)
+        network: Any = build_localizer(part, 5, pretrained=True, base_folder=str(tmp_path))
+        for key, tensor in network.backbone.state_dict().items():
+            assert torch.equal(tensor, trained.backbone.state_dict()[key]), (name, key)
+        torch.manual_seed(8)
+        alone: Any = build_localizer(take_localizer(replace_settings(small(name), {"base": None})), 5)
+        assert network.state_dict().keys() == alone.state_dict().keys(), "nothing else of the base is kept"
+
+
+@pytest.mark.parametrize("net", ["{backbone: toy, options: {width: 24}}", "{backbone: squeezenet}"])
+def test_a_base_on_another_backbone_is_refused(net: str) -> None:
+    base = override(replace_settings(small("cam"), {"base": None}), [f"net={net}"])
+    with pytest.raises(UserError, match=r"net is Toy of 64 channels, base.net .*: give both the same backbone"):
+        build_localizer(take_localizer(replace_settings(small("ktse"), {"base": base})), 5)

@@ -11,10 +11,11 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from tests.fuse_all import fuse_all
@@ -23,7 +24,7 @@ from wsss_ray.contracts import IGNORE, Batch, Localizer, Progress, Segments
 from wsss_ray.engine.fusion import Pass
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.cam import CAMConfig
-from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.backbone import Backbone, find_backbone
 
 CROP = 48
 CLASS_COUNTS = (1, 3)
@@ -134,6 +135,7 @@ def check_localizer(case: Case, class_counts: tuple[int, ...] = CLASS_COUNTS) ->
         check_groups(case.build(num_classes))
         check_training(case, num_classes)
         check_missing_needs(case, num_classes)
+        check_backbone(case, num_classes)
         for size in SIZES:
             check_outputs(case, num_classes, size)
         check_saving(case, num_classes)
@@ -254,6 +256,49 @@ def check_outputs(case: Case, num_classes: int, size: tuple[int, int]) -> None:
         scores = model.scores(images)
         assert scores.shape[:2] == (2, num_classes + 1)
         assert torch.allclose(scores.sum(dim=1), torch.ones_like(scores[:, 0]), atol=1e-5)
+
+
+def check_backbone(case: Case, num_classes: int) -> None:
+    """The first backbone inside is the one its evidence is read from: what another network starts from."""
+    model = case.build(num_classes).eval()
+    trunk = find_backbone(model)
+    weights = [p.requires_grad_(True) for p in trunk.parameters()]
+    gradients = torch.autograd.grad(model.evidence(torch.randn(1, 3, *SIZES[0])).sum(), weights, allow_unused=True)
+    assert any(gradient is not None and bool(gradient.any()) for gradient in gradients)
+
+
+def check_maps_settings(case: Case, num_classes: int) -> None:
+    """What a field says it changes only behind training, such as maps or scores, changes no loss and no group."""
+    torch.manual_seed(0)
+    batch, fields = case.batch(num_classes), type(case.config).model_fields
+    before = read_training(case, batch, num_classes)
+    for name in fields:
+        value = getattr(case.config, name)
+        if read_changes(type(case.config), name) in ("weights", None):
+            continue
+        for other in list_others(fields[name].annotation, value):
+            try:
+                changed = type(case.config).model_validate({**case.config.model_dump(), name: other})
+            except ValidationError:
+                continue
+            assert read_training(dataclasses.replace(case, config=changed), batch, num_classes) == before, name
+
+
+def list_others(annotation: Any, value: Any) -> list[Any]:
+    """Values to try in place of one."""
+    options = [annotation, *get_args(annotation)]
+    named = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
+    number = value if isinstance(value, int | float) and not isinstance(value, bool) else 1
+    return [other for other in (*named, True, False, number / 2, number + 1, number * 64, None) if other != value]
+
+
+def read_training(case: Case, batch: Batch, num_classes: int) -> tuple[list[tuple[str, float]], list[Any]]:
+    """The losses of the case's steps, and its groups by size and rate."""
+    model, found = case.build(num_classes).train(), []
+    for progress in case.steps:
+        torch.manual_seed(3)
+        found += [(name, part.item()) for name, part in model.loss(batch, progress).items()]
+    return found, [(group.name, len(group.params), group.lr_multiplier) for group in model.param_groups()]
 
 
 def check_saving(case: Case, num_classes: int) -> None:

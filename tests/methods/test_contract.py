@@ -12,8 +12,10 @@ import pytest
 from tests.methods.contract import (
     CLASS_COUNTS,
     Case,
+    check_backbone,
     check_groups,
     check_localizer,
+    check_maps_settings,
     check_missing_needs,
     check_outputs,
     check_saving,
@@ -76,6 +78,16 @@ def test_its_maps(name: str, num_classes: int, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_its_weights_are_all_there_is(name: str) -> None:
     check_saving(default(name), 3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_network_can_start_from_its_backbone(name: str) -> None:
+    check_backbone(default(name), 3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_how_its_maps_are_read_trains_nothing(name: str) -> None:
+    check_maps_settings(default(name), 3)
 
 
 OUTSIDE = '''

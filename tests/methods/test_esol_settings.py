@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tests.methods.contract import TinyBackbone
+from tests.methods.contract import MIDDLE, Case, TinyBackbone, check_maps_settings, make_batch
 from tests.methods.esol_phases import plan_phases
 from wsss_ray.config import UserError
 from wsss_ray.methods.esol.network import ESOLConfig
@@ -57,6 +57,35 @@ def test_the_classifiers_logits_are_clipped_as_in_training() -> None:
         outputs.append((net.logits(images), net.maps(images)))
     assert torch.equal(outputs[0][0], outputs[1][0])
     assert not torch.equal(outputs[0][1], outputs[1][1])
+
+
+@pytest.mark.parametrize("phase", ["expansion", "shrinkage"])
+def test_how_maps_are_read_trains_nothing_in_the_later_phases(phase: Any) -> None:
+    base = ESOLConfig()
+    if phase == "shrinkage":
+        check_maps_settings(Case(ESOLConfig(phase=phase, expansion_sampler=False), base), 3)
+    else:
+        check_maps_settings(Case(ESOLConfig(phase=phase), base), 3)
+
+
+def test_clipping_is_all_that_the_clipped_classifier_adds() -> None:
+    """Its maps are those of an expansion whose offsets have not moved, and its logits and loss those of training."""
+    images, batch = torch.randn(2, 3, 48, 48), make_batch(3)
+
+    def build(**settings: Any) -> Any:
+        torch.manual_seed(1)
+        return ESOLConfig(init="identity", **settings).build(TinyBackbone(), 3)
+
+    plain, clipped = build().eval(), build(clip_at_inference="always").eval()
+    still = ESOLConfig(phase="expansion", init="identity").build(TinyBackbone(), 3, build()).eval()
+    with torch.no_grad():
+        assert not torch.equal(plain.maps(images), clipped.maps(images))
+        torch.testing.assert_close(clipped.maps(images), still.maps(images))
+        assert torch.equal(plain.logits(images), clipped.logits(images))
+        assert torch.equal(plain.loss(batch, MIDDLE)["cls"], clipped.loss(batch, MIDDLE)["cls"])
+    off = build(clip_at_inference=False).eval()
+    with torch.no_grad():
+        assert torch.equal(plain.maps(images), off.maps(images)), "the classifier is not clipped unless 'always'"
 
 
 def test_advice_names_the_keys_of_the_recipe() -> None:

@@ -50,6 +50,7 @@ OTHER_SWITCHES: list[dict[str, Any]] = [
     {"erase_mode": "soft"},
     {"ce_mean": "joint", "inter_source": "features", "label_order": "threshold_then_refine"},
     {"new_layer_multiplier": 10.0},
+    {"pooling": "mean", "ramp_epochs": 10},
 ]
 
 
@@ -164,6 +165,31 @@ def test_warm_up_ends_at_its_epoch() -> None:
     model, batch = network(KTSEConfig(profile="released"), 3), make_batch(3)
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=9))) == {"cls"}
     assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=10))) >= PARTS["full"]
+
+
+def test_losses_come_in_by_and_by_after_the_warm_up() -> None:
+    batch = make_batch(3)
+    whole = network(KTSEConfig(profile="released"), 3).eval().loss(batch, AFTER_WARM_UP)
+    model = network(KTSEConfig(profile="released", warmup_epochs=3, ramp_epochs=4), 3).eval()
+    assert set(model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=2))) == {"cls"}
+    for epoch, factor in ((3, 0.2), (5, 0.6), (6, 0.8), (7, 1.0), (30, 1.0)):
+        parts = model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=epoch))
+        assert parts.keys() == whole.keys()
+        for name, part in parts.items():
+            kept = name == "cls" or name.startswith("monitor/")
+            torch.testing.assert_close(part, whole[name] * (1 if kept else factor), msg=f"{name} in epoch {epoch}")
+    for row in (TABLE_7["rigid"], TABLE_7["soft gpp"]):
+        model = network(KTSEConfig(ramp_epochs=1, **row), 3).eval()
+        early, late = (model.loss(batch, dataclasses.replace(AFTER_WARM_UP, epoch=epoch)) for epoch in (0, 1))
+        (name,) = PARTS["rigid" if "rigid" in early else "soft gpp"] - {"cls"}
+        torch.testing.assert_close(early[name], late[name] / 2)
+
+
+def test_mean_pooling_is_that_of_cam() -> None:
+    model, images = network(KTSEConfig(pooling="mean"), 3).eval(), torch.randn(2, 3, CROP, CROP)
+    torch.testing.assert_close(model.logits(images), model.maps(images).mean(dim=(2, 3)))
+    names = {name for name, _ in network(KTSEConfig(), 3).named_parameters()}
+    assert {name for name, _ in model.named_parameters()} == {name for name in names if "pooling" not in name}
 
 
 def test_the_background_plane_alone_learns_labels_in_the_warm_up() -> None:

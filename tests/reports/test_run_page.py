@@ -21,7 +21,7 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion, find_ticks
 from wsss_ray.reports.images import BUDGET, Chosen, choose_images, draw_images, encode_image
 from wsss_ray.reports.page import LIMIT, write_page
-from wsss_ray.reports.run_page import build_run_page
+from wsss_ray.reports.run_page import build_run_page, draw_history
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -286,6 +286,16 @@ def test_charts_place_points_and_bars() -> None:
     assert high > low, "larger values stand higher"
     assert drawn.count('class="line1"') == 4, "the line, and one error bar with its two ends"
     assert draw_chart([Series("none", [], [], 1)], Axes("T", "x", "y")) == ""
+
+
+def test_each_monitor_of_a_training_has_its_chart() -> None:
+    """Also one that begins later, as KTSE's do after its warm-up; none is drawn among the losses."""
+    losses = [{"total": 1.0, "cls": 1.0}, {"total": 0.9, "cls": 0.8, "kt": 0.1, "monitor/erased": 0.25}]
+    history = [{"epoch": epoch, "losses": found} for epoch, found in enumerate(losses)]
+    loss, monitor = draw_history("train", history)
+    assert "train: erased" in monitor
+    assert "monitor" not in loss + monitor
+    assert len(draw_history("train", [{"epoch": 0, "losses": {"total": 1.0, "cls": 1.0}}])) == 1
 
 
 def test_words_beside_near_marks_stand_apart() -> None:

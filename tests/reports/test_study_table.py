@@ -16,6 +16,7 @@ import pytest
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.experiments.study_run import keep_last_epoch
 from wsss_ray.reports.chart_png import spans_decades
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart
 from wsss_ray.reports.page import write_page
@@ -168,6 +169,18 @@ def test_pixel_accuracy_and_parameters_have_their_own_source(results: dict[str, 
     report = summarize_study({**results, "metric": "pixel_accuracy"})
     assert report.lines[0].cells["pixel_accuracy"].mean == pytest.approx(75.0)
     assert report.lines[0].cells["params"].difference == pytest.approx(-7.5)
+
+
+def test_last_epoch_gives_precision_and_monitors(results: dict[str, Any]) -> None:
+    losses = [{"total": 0.5, "monitor/offset": 0.1, "monitor/outside": 0.0}, {"total": 0.4, "monitor/offset": 0.7}]
+    history = [{"epoch": epoch, "losses": found, "mean_ap": 0.8 + epoch / 10} for epoch, found in enumerate(losses)]
+    results["rows"][0]["seeds"] = {"0": seed(0.3, **keep_last_epoch(history))}
+    results["rows"][1]["seeds"] = {"0": seed(0.3, **keep_last_epoch(()))}
+    first, second = summarize_study({**results, "also": ["mean_ap", "offset", "outside"]}).lines[:2]
+    assert first.cells["mean_ap"].mean == pytest.approx(90)
+    assert first.cells["offset"].mean == pytest.approx(0.7)
+    assert first.cells["outside"].mean is None
+    assert second.cells["offset"].mean is None
 
 
 def test_reader_is_told_the_setting(results: dict[str, Any]) -> None:

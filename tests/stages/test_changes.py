@@ -17,7 +17,7 @@ from wsss_ray.experiments.run import run_steps
 from wsss_ray.experiments.settle import settle_recipe
 from wsss_ray.recipe import Recipe, replace_settings, validate
 from wsss_ray.stages.run import Run, Steps
-from wsss_ray.studies import resolve
+from wsss_ray.studies import build_study, resolve
 
 SPLIT = SplitInfo(num_images=4, digest="0" * 16, has_masks=True, has_saliency=True)
 MANIFEST = Manifest(
@@ -152,6 +152,30 @@ def test_single_stage_settings_count_too() -> None:
         changed = None if key.startswith(INPUTS) or key in CHOICES else change(recipe, key, annotation, value)
         if changed is not None and key.startswith("method.") and what == "weights":
             assert digest_steps(changed)["train"] != before["train"], key
+
+
+def test_a_study_trains_the_cam_that_ktse_starts_from_once() -> None:
+    rows = {row.name: row.recipe for row in build_study("overview.components").rows}
+    cam, ktse = (digest_steps(replace_settings(rows[name], {"seed": 1})) for name in ("CAM", "KTSE"))
+    assert ktse["base train"] == cam["train"]
+    longer = digest_steps(replace_settings(rows["KTSE"], {"seed": 1, "base.train.epochs": 40}))
+    assert longer["train"] != ktse["train"]
+
+
+def test_clipped_and_unclipped_rows_share_their_trainings() -> None:
+    steps = {row.name: digest_steps(row.recipe) for row in build_study("esol.clipping").rows}
+    assert len({found["train"] for found in steps.values()}) == 3
+    assert len({found["localize"] for found in steps.values()}) == 6
+
+
+def test_how_maps_are_read_counts_where_training_scores_them() -> None:
+    """Scales and flips do not: seeds are scored at a single one."""
+    recipe = replace_settings(resolve("esol", "toy"), {"train.validate_seeds": 4, "train.validate_images": 0})
+    before = digest_steps(recipe)["train"]
+    for key, value in (("method.clip_at_inference", False), ("localize.stride", 8), ("localize.fusion.reduce", "mean")):
+        assert digest_steps(replace_settings(recipe, {key: value}))["train"] != before, key
+    for key, value in (("localize.scales", (1.0, 2.0)), ("localize.flip", False)):
+        assert digest_steps(replace_settings(recipe, {key: value}))["train"] == before, key
 
 
 def test_a_setting_that_says_nothing_is_found() -> None:

@@ -12,7 +12,7 @@ from wsss_ray.methods.ktse.config import IRN_FUSION, KTSEConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.optim import compute_lr_multiplier
 from wsss_ray.nets.weight_registry import WEIGHTS
-from wsss_ray.recipe import Localization, Recipe, Scale, override
+from wsss_ray.recipe import Localization, Recipe, Scale, override, take_localizer
 from wsss_ray.refine.irn import GRID_NOTE
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
 from wsss_ray.refine.registry import REFINERS
@@ -138,7 +138,7 @@ def test_rows_say_where_refiners_leave_the_release() -> None:
 
 
 def test_esol_alpha_and_rate_at_small_scales() -> None:
-    steps: dict[Scale, float] = {"toy": 0.001, "small": 0.0003}
+    steps: dict[Scale, float] = {"toy": 0.003, "small": 0.0003}
     for scale, step in steps.items():
         _, expansion, shrinkage = chain_of(esol.recipe(scale))
         assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(step)
@@ -173,8 +173,25 @@ def test_both_kinds_of_small_predict_from_the_same_views() -> None:
         assert resolve(name, "paper").predict.scales == (1.0, 0.5, 1.5, 2.0)
 
 
+@pytest.mark.parametrize("profile", ["paper", "released"])
+def test_ktse_on_short_schedules(profile: str) -> None:
+    """A trained CAM to start from, losses that come in by and by, and the released side of what kills numbers."""
+    for scale in ("toy", "small"):
+        for made in (resolve("ktse", scale, profile), *run_rows("ktse.table6", scale, profile).values()):
+            plain = resolve("cam", scale, profile)
+            assert made.base == take_localizer(plain)
+            assert (made.method.ce_mean, made.method.rectify_scores) == ("separate", True)
+            assert 0 < made.method.ramp_epochs < made.train.epochs - made.method.warmup_epochs + 1
+    paper = resolve("ktse", "paper", profile)
+    assert paper.base is None
+    assert paper.method == KTSEConfig(profile=profile)
+    assert (paper.method.ramp_epochs, paper.method.pooling, paper.method.warmup_background) == (0, "gpp", False)
+    released = profile == "released"
+    assert (paper.method.ce_mean, paper.method.rectify_scores) == ("separate" if released else "joint", released)
+
+
 def test_ktse_batch_grows_where_its_warm_up_ends() -> None:
-    for scale, warm_up in (("toy", 10), ("small", 6), ("paper", 10)):
+    for scale, warm_up in (("toy", 5), ("small", 4), ("paper", 10)):
         made = resolve("ktse", scale, "released")
         assert made.method.warmup_epochs == warm_up
         assert made.train.batch_milestones == {warm_up: 16}

@@ -14,9 +14,10 @@ from wsss_ray.config import Config, UserError, select
 from wsss_ray.contracts import Localizer, Need, Segments
 from wsss_ray.engine.passes import Device
 from wsss_ray.engine.train import TrainConfig
+from wsss_ray.engine.watch import take_single_scale
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import build_backbone
-from wsss_ray.nets.backbone import Backbone
+from wsss_ray.nets.backbone import Backbone, start_backbone
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Refiner, SegmentConfig
 
@@ -49,9 +50,16 @@ class LocalizerSpec(Config):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What can change its weights: not how maps are read, nor what it starts from."""
-        parts = {"method": self.localization.method, "net": self.net, "train": self.train}
-        return {name: select(part, "weights") for name, part in parts.items()}
+        """What can change its weights and history: not what it starts from, nor how maps are read, unless seeds are
+        scored in training.
+        """
+        method = self.localization.method
+        parts = {"method": method, "net": self.net, "train": self.train}
+        found = {name: select(part, "weights") for name, part in parts.items()}
+        if self.train.validate_seeds:
+            single = take_single_scale(self.localization.localize)
+            found["seeds"] = {"method": select(method, "maps", "scores"), "localize": select(single, "maps")}
+        return found
 
     def build(self, pretrained: bool = False, base_folder: str | None = None) -> nn.Module:
         """The network, from published weights where ``pretrained``, its base with the weights in ``base_folder``."""
@@ -153,13 +161,22 @@ def check_backbone(net: NetConfig) -> None:
 def build_localizer(
     localization: Localization, num_classes: int, pretrained: bool = False, base_folder: str | None = None
 ) -> nn.Module:
-    """A localizer and, inside it, the one it is built on (with the weights in ``base_folder`` where that is given)."""
-    base = None
-    if localization.base is not None and localization.method.wants_base:
-        base = build_localizer(localization.base, num_classes)
-        if base_folder is not None:
-            load_state(base, storage.join(base_folder, MODEL))
-    return localization.method.build(_build_backbone(localization.net, pretrained and base is None), num_classes, base)
+    """A localizer on a backbone from published weights (``pretrained``), or from its base where it has one.
+
+    A method that wants its base takes it over whole, any other one starts its backbone from the base's. The base has
+    the weights in ``base_folder`` where that is given.
+    """
+    method = localization.method
+    backbone = _build_backbone(localization.net, pretrained and localization.base is None)
+    if localization.base is None:
+        return method.build(backbone, num_classes)
+    base = build_localizer(localization.base, num_classes)
+    if base_folder is not None:
+        load_state(base, storage.join(base_folder, MODEL))
+    if method.wants_base:
+        return method.build(backbone, num_classes, base)
+    start_backbone(backbone, base)
+    return method.build(backbone, num_classes)
 
 
 def save_state(module: nn.Module, path: Path) -> None:

@@ -33,6 +33,11 @@ class SeedReading:
     """The method's own threshold."""
 
 
+def take_single_scale(config: LocalizeConfig) -> LocalizeConfig:
+    """How maps are read while a localizer trains: at scale 1 without flips, the rest as given."""
+    return config.model_copy(update={"scales": (1.0,), "flip": False})
+
+
 class SeedWatch:
     """Up to ``limit`` evenly spaced images of a split with their masks, held decoded.
 
@@ -54,7 +59,7 @@ class SeedWatch:
         ]
         self.truths = [decode_mask(row["mask"], row["image_id"]) for row in found]
         self.reading = reading
-        self.config = reading.localize.model_copy(update={"scales": (1.0,), "flip": False})
+        self.config = take_single_scale(reading.localize)
 
     def score_seeds(self, network: nn.Module, device: torch.device) -> dict[str, float]:
         """Of single-scale seeds, in [0, 1]: ``seed_miou`` at their best threshold; ``seed_recall`` and

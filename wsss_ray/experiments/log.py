@@ -85,7 +85,10 @@ class PanelLog(Listener):
 
 
 def _name_epoch(name: str, epoch: Mapping[str, Any]) -> dict[str, float | None]:
-    losses = {f"{name}/loss/{part}": value for part, value in epoch["losses"].items()}
+    losses = {
+        f"{name}/{part}" if part.startswith("monitor/") else f"{name}/loss/{part}": value
+        for part, value in epoch["losses"].items()
+    }
     keys = ("mean_ap", "images_per_second", "peak_memory_mb", "learning_rate")
     seeds = ("seed_miou", "seed_recall", "seed_precision")
     return {**losses, **{f"{name}/{key}": epoch.get(key) for key in (*keys, *seeds)}}

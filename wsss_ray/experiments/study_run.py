@@ -194,6 +194,7 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
         "scores": keep_scores(done.scores),
         "params": params,
         "train_seconds": done.train_seconds,
+        **keep_last_epoch(done.history.get("train", ())),
         "run": done.folder.rsplit("/", 1)[-1],
         "mlflow_run": done.mlflow_run,
         "seconds": time.monotonic() - start,
@@ -207,6 +208,15 @@ def keep_scores(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, 
         step: {variant: {key: values.get(key) for key in kept} for variant, values in take_scored(step, found).items()}
         for step, found in scores.items()
     }
+
+
+def keep_last_epoch(history: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Of the localizer's last epoch what a study's columns read: its average precision and its monitors by name."""
+    if not history:
+        return {}
+    last = history[-1]
+    monitors = {name: value for name, value in last["losses"].items() if name.startswith("monitor/")}
+    return {"mean_ap": last.get("mean_ap"), **monitors}
 
 
 def describe_failure(error: Exception, seconds: float) -> dict[str, Any]:

@@ -32,7 +32,10 @@ class MethodConfig(Config):
 
     @property
     def wants_base(self) -> bool:
-        """Whether it starts from another trained localizer (SMAF, ESOL's later phases)."""
+        """Whether it takes over another trained localizer whole, which ``build`` is given (SMAF, ESOL's later phases).
+
+        Every other method can have a base too: its backbone then starts from the base's.
+        """
         return False
 
     def fusion(self) -> FusionRule:
@@ -48,5 +51,5 @@ class MethodConfig(Config):
         return None
 
     def build(self, backbone: Backbone, num_classes: int, base: nn.Module | None = None) -> nn.Module:
-        """The localizer (``contracts.Localizer``); ``base`` is the one it starts from, whose weights come later."""
+        """The localizer (``contracts.Localizer``); ``base`` is the one it takes over (``wants_base``)."""
         raise TypeError(f"method {self.name!r} has no build()")

@@ -63,6 +63,33 @@ class Backbone(nn.Module):
         return self
 
 
+def find_backbone(network: nn.Module) -> Backbone:
+    """The first backbone inside a network: of a localizer the one that its maps are read from.
+
+    Raises UserError where there is none.
+    """
+    found = next((part for part in network.modules() if isinstance(part, Backbone)), None)
+    if found is None:
+        raise UserError(f"{type(network).__name__} has no backbone that another network could start from")
+    return found
+
+
+def start_backbone(backbone: Backbone, trained: nn.Module) -> None:
+    """Give ``backbone`` the weights of the one inside a trained network; UserError where it is another kind."""
+    source = find_backbone(trained)
+    wanted, found = ({key: value.shape for key, value in part.state_dict().items()} for part in (backbone, source))
+    if type(backbone) is not type(source) or wanted != found:
+        raise UserError(
+            f"net is {_name_backbone(backbone)}, base.net {_name_backbone(source)}: give both the same backbone, "
+            "or set 'base' to null"
+        )
+    backbone.load_state_dict(source.state_dict())
+
+
+def _name_backbone(backbone: Backbone) -> str:
+    return f"{type(backbone).__name__} of {backbone.channels['out']} channels"
+
+
 def check_output_stride(name: str, output_stride: int, allowed: Sequence[int]) -> None:
     """Raise UserError where the backbone ``name`` has no such output stride; it lists those ``allowed``."""
     if output_stride not in allowed:

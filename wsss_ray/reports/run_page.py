@@ -140,11 +140,13 @@ def pick_mark_colour(place: int) -> int:
 
 
 def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[str]:
-    """The losses of one training over its epochs and, where it was measured, its average precision."""
+    """The losses of one training over its epochs, its average precision where it was measured, and its monitors."""
     if not history:
         return []
     epochs = [epoch["epoch"] + 1 for epoch in history]
-    names = [name for name in history[0]["losses"] if name != "total"]
+    every = dict.fromkeys(name for epoch in history for name in epoch["losses"])
+    monitors = [name for name in every if name.startswith("monitor/")]
+    names = [name for name in history[0]["losses"] if name not in ("total", *monitors)]
     wanted = ["total", *names] if 1 < len(names) <= 3 else ["total"]
     lines = [
         Series(name if len(wanted) > 1 else "", epochs, [epoch["losses"][name] for epoch in history], place, dots=True)
@@ -156,6 +158,11 @@ def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[str]:
     if ranked:
         line = Series("", [x for x, _ in ranked], [y for _, y in ranked], 3, dots=True)
         charts.append(draw_chart([line], Axes(f"{title}: image-level mAP % on val", "epoch", "mAP %", whole=True)))
+    for name in monitors:
+        label, values = name.removeprefix("monitor/"), [epoch["losses"].get(name) for epoch in history]
+        seen = [(x, value) for x, value in zip(epochs, values, strict=True) if value is not None]
+        line = Series("", [x for x, _ in seen], [value for _, value in seen], 2, dots=True)
+        charts.append(draw_chart([line], Axes(f"{title}: {label}", "epoch", label, whole=True)))
     return charts
 
 

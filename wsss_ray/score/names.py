@@ -140,7 +140,15 @@ def list_study_columns() -> dict[str, Column]:
     for index, name in PARTS.items():
         columns[name] = Column(f"recall on {name} % (synthetic parts)", "part_recall", part=index)
     columns["minutes"] = Column("minutes of training", "train_seconds", factor=1 / 60, scored=False)
+    columns["mean_ap"] = Column("image-level mAP %, val", "mean_ap", scored=False)
+    for key, title in MONITORS.items():
+        columns[key] = Column(title, f"monitor/{key}", factor=1.0, scored=False)
     return columns
+
+
+MONITORS: dict[str, str] = {"offset": "mean offset, cells", "outside": "share of samples outside the map"}
+"""What a localizer's training monitors (``monitor/offset``) that a study can show -> its column head; the last epoch's
+mean."""
 
 
 _OF_THE_STEP = {

@@ -83,8 +83,9 @@ class ESOLConfig(MethodConfig):
     clip_detach: Annotated[bool, Changes("weights")] = True
     """Whether the maximum is a constant for the gradient; Eq. 7 does not say. Clipped places then have no gradient, so
     that the inverse loss only takes down what lies below the ceiling."""
-    clip_at_inference: Annotated[bool, Changes("maps")] = True
-    """Whether maps are read off clipped features; ``logits`` are those of training, always clipped."""
+    clip_at_inference: Annotated[bool | Literal["always"], Changes("maps")] = True
+    """Whether maps are read off clipped features, in the phases that train on them; ``always``: the classifier's too,
+    which tells what clipping alone does. ``logits`` are those of training: clipped in the later phases."""
     gamma: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
     """Weight of the classification loss in the shrinkage (Eq. 6)."""
     mu: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
@@ -112,6 +113,16 @@ class ESOLConfig(MethodConfig):
     def wants_base(self) -> bool:
         """True in the phases that start from the one before."""
         return self.phase != "classifier"
+
+    @property
+    def clips(self) -> bool:
+        """Whether the phase trains on clipped features."""
+        return self.phase != "classifier"
+
+    @property
+    def clips_maps(self) -> bool:
+        """Whether maps are read off clipped features."""
+        return self.clip_at_inference == "always" or (self.clips and bool(self.clip_at_inference))
 
     def fusion(self) -> FusionRule:
         """IRN's: rectified maps of all scales and flips are summed, then each class is divided by its maximum."""
@@ -201,21 +212,21 @@ class ESOL(nn.Module):
 
     def evidence(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w) signed scores of the phase's whole network, clipped as ``maps`` are."""
-        return self._compute_scores(images, self.config.clip_at_inference)
+        return self._compute_scores(images, self.config.clips_maps)
 
     def maps(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, h, w), non-negative: Eq. 2 before it is divided by its maximum."""
         return torch.relu(self.evidence(images))
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, C), clipped; the classifier is linear and has no bias, so pooling may come last."""
-        return spatial_mean(self._compute_scores(images, True))
+        """(B, 3, H, W) -> (B, C), clipped as in training; the classifier is linear without bias: pooling comes last."""
+        return spatial_mean(self._compute_scores(images, self.config.clips))
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """Classifier: L (Eq. 1). Expansion: -alpha L (Eq. 5). Shrinkage: gamma L + mu L_area (Eq. 6)."""
         config = self.config
         monitors: dict[str, Tensor] = {}
-        scores = self._compute_scores(batch.image, True, monitors)
+        scores = self._compute_scores(batch.image, config.clips, monitors)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         logits = spatial_mean(scores)
         cross_entropy = classification_loss(logits, batch.labels)
@@ -255,7 +266,7 @@ class ESOL(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and config.phase == "classifier"):
             features = self.backbone(images)["out"]
         features = self._apply_extra(self.conv1, features, monitors)
-        if clip and config.phase != "classifier":
+        if clip:
             features = clip_features(features, config.beta, config.clip_max, config.clip_detach)
         if self.conv2 is not None and not (config.phase == "expansion" and config.conv2 == "skip"):
             features = self._apply_extra(self.conv2, features, monitors)

@@ -66,6 +66,9 @@ class KTSEConfig(MethodConfig):
     soft_gpp_alignment: Annotated[bool, Changes("weights")] = False
     """Table 7's AEFT row: Eq. 8 on the pooled maps of the GPP head (our reading; no code was released for it)."""
 
+    pooling: Annotated[Literal["gpp", "mean"], Changes("weights")] = "gpp"
+    """How class planes become logits: gated pyramid pooling (Sec. 3.1), or their plain mean over the image as in CAM,
+    with which the base tells what the pooling itself is worth."""
     hidden: Annotated[PositiveInt, Changes("weights")] = 256
     """Channels between the two 1x1 convolutions of the head."""
     new_layer_multiplier: Annotated[PositiveFloat, Changes("weights")] = 1.0
@@ -78,6 +81,9 @@ class KTSEConfig(MethodConfig):
     In neither the paper nor the code. An untrained plane loses every background pixel as SSR begins, and its
     cross-entropy pushes the classes down until all pixels are labelled background; long training recovers from that.
     """
+    ramp_epochs: Annotated[NonNegativeInt, Changes("weights")] = 0
+    """Epochs after the warm-up in which all losses but L_cls come in, by a factor that grows by the same amount each
+    epoch: of 4 it is 0.2, 0.4, 0.6 and 0.8, then 1. Neither the paper nor the code has it."""
     activation: Annotated[Literal["max", "minmax"], Changes("weights")] = "max"
     """How maps are normalised before thresholds 0.6 and 0.2 (Eq. 1 against the code)."""
 
@@ -156,6 +162,10 @@ class KTSEConfig(MethodConfig):
     def erases(self) -> bool:
         """Whether a loss reads the erased image."""
         return self.ga or self.la or self.rigid_classification or self.soft_gpp_alignment
+
+    def ramp_at(self, epoch: int) -> float:
+        """What the losses beside L_cls are multiplied by in an epoch after the warm-up, in (0, 1]."""
+        return min(1.0, (epoch - self.warmup_epochs + 1) / (self.ramp_epochs + 1))
 
     @property
     def needs_partner_planes(self) -> bool:

@@ -12,7 +12,7 @@ from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE, Batch, ParamGroup, Progress
 from wsss_ray.methods.ktse import labels as pseudo
 from wsss_ray.methods.ktse import losses as terms
-from wsss_ray.methods.ktse.pooling import GPPHead
+from wsss_ray.methods.ktse.pooling import GPPHead, PlaneHead
 from wsss_ray.methods.layers import classification_loss, resize_bilinear
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import group_parameters
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from wsss_ray.methods.ktse.config import KTSEConfig
 
 HEIGHT, WIDTH = -2, -1
+HEADS: dict[str, type[PlaneHead]] = {"gpp": GPPHead, "mean": PlaneHead}
+"""``KTSEConfig.pooling`` -> the head."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class KTSE(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.head = GPPHead(backbone.channels["out"], num_classes, config.hidden)
+        self.head = HEADS[config.pooling](backbone.channels["out"], num_classes, config.hidden)
 
     def planes(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C + 1, h, w) float32, signed, background first."""
@@ -79,7 +81,10 @@ class KTSE(nn.Module):
         return group_parameters(self, (1.0, 1.0, new, new), bias_decay=None)
 
     def loss(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """Eq. 10, each part with its weight; L_cls (Eq. 2) alone in the warm-up. Every branch has gradient."""
+        """Eq. 10, each part with its weight; L_cls (Eq. 2) alone in the warm-up, the others ramped in after it.
+
+        Every branch has gradient.
+        """
         config, num = self.config, len(batch.image)
         partner = self._choose_partner(batch)
         if progress.epoch < config.warmup_epochs:
@@ -99,7 +104,9 @@ class KTSE(nn.Module):
         if partner is not None:
             other = None if alone is None else planes[num:]
             parts |= self._joined_parts(batch, partner, anchor.planes, other, target)
-        return parts
+        factor = config.ramp_at(progress.epoch)
+        kept = {name for name in parts if name == "cls" or name.startswith("monitor/")}
+        return {name: part if name in kept else factor * part for name, part in parts.items()}
 
     def _read_anchor(self, planes: Tensor, batch: Batch) -> Anchor:
         """Logits, pooled maps and activations (Eq. 1) of the images themselves."""

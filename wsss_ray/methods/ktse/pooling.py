@@ -62,16 +62,19 @@ class GatedPyramidPooling(nn.Module):
         return coarse
 
 
-class GPPHead(nn.Module):
-    """Two 1x1 convolutions to C + 1 planes, background first, and gated pooling of the C foreground ones (Sec. 3.1)."""
+class PlaneHead(nn.Module):
+    """Two 1x1 convolutions to C + 1 planes, background first, and the mean of the C foreground ones over the image."""
 
     def __init__(self, channels: int, num_classes: int, hidden: int = 256) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
         self.classify = nn.Conv2d(hidden, num_classes + 1, 1, bias=False)
-        self.pooling = GatedPyramidPooling(num_classes)
+        self.add_pooling(num_classes)
         nn.init.xavier_uniform_(self.reduce.weight)
         nn.init.xavier_uniform_(self.classify.weight)
+
+    def add_pooling(self, num_classes: int) -> None:
+        """Give the head what ``pool`` needs: nothing here."""
 
     def planes(self, taps: Tensor) -> Tensor:
         """(B, channels, h, w) backbone features -> (B, C + 1, h, w) signed planes, background first."""
@@ -86,5 +89,19 @@ class GPPHead(nn.Module):
 
     def pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) foreground planes -> (B, C) logits and the (B, C, h, w) pooled maps they come from."""
+        return spatial_mean(features), features
+
+
+class GPPHead(PlaneHead):
+    """The same planes under gated pyramid pooling (Sec. 3.1)."""
+
+    pooling: GatedPyramidPooling
+
+    def add_pooling(self, num_classes: int) -> None:
+        """The gates."""
+        self.pooling = GatedPyramidPooling(num_classes)
+
+    def pool(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) foreground planes -> (B, C) logits and the (B, C, h, w) gated maps they come from."""
         pooled = self.pooling(features)
         return score_classes(features, pooled), pooled
