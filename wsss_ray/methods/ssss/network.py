@@ -44,6 +44,7 @@ class SingleStageConfig(MethodConfig):
     psi: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.3
     """Probability with which the gate lets the shallow feature through."""
     gate_at_test: Annotated[GateRule, Changes("weights")] = "blend"
+    """It changes no weight, but the precision measured while training, and what the stored network answers."""
     penalty_power: Annotated[float, Field(ge=0), Changes("weights")] = 3.0
     """p of the size-focal penalty."""
     penalty_floor: Annotated[float, Field(gt=0), Changes("weights")] = 0.01
