@@ -7,6 +7,7 @@ saliency. What the paper leaves open (batch, optimiser, flips, jitter) is the re
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from wsss_ray.data.augment import AugmentConfig, JitterConfig
@@ -20,7 +21,7 @@ from wsss_ray.refine.seeds import ThresholdSeedsConfig
 
 from . import _scales as scales
 from . import eps
-from ._numbers_l2g import PUBLISHED
+from ._numbers_l2g import FIGURE, PUBLISHED
 from ._rows import keep_test, keep_val, make_rows
 from ._steps import RESNET38, Head, Trunk, build_deeplab, build_protocol
 
@@ -165,12 +166,11 @@ def recipe_coco(scale: Scale = "toy", profile: Profile = "paper") -> Recipe:
 
 TRAIN_AUG: dict[Scale, str | None] = {"paper": "train_aug", "small": None, "toy": None}
 """The paper scores its ablations on the augmented training list; small data may have no such list."""
-CLASSIFIER_MAPS: dict[Profile, dict[str, Any]] = {
-    "paper": {"map_form": "attention"},
-    "released": {"map_form": "logits"},
+LOCAL: dict[Profile, dict[str, Any]] = {
+    "paper": {"saliency": False, "local_only": True, "map_form": "attention"},
+    "released": {"saliency": False, "local_only": True, "map_form": "logits"},
 }
 """The local network alone, without saliency, is a plain classifier: its maps are the published ones at every scale."""
-FIGURE = "value only in the figure"
 TEST = "test server: 'wsss run --set data.val_split=test' on data with that split, then 'wsss export --voc-server'"
 
 
@@ -180,19 +180,14 @@ def build_variant(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
 
 
 def build_ablation(scale: Scale, profile: Profile, **settings: Any) -> Recipe:
-    """The same, scored on the list of the ablations."""
-    return score_ablation(build_variant(scale, profile, **settings))
-
-
-def score_ablation(made: Recipe) -> Recipe:
-    """The recipe, scored on the list of the ablations."""
-    return replace_settings(made, {"data.score_split": TRAIN_AUG[made.scale]})
+    """The same, scored on the list of the ablations; ``saliency`` False is the recipe without it."""
+    made = recipe(scale, profile) if settings.get("saliency", True) else recipe_plain(scale, profile)
+    return replace_settings(scales.set_method(made, **settings), {"data.score_split": TRAIN_AUG[scale]})
 
 
 def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Baseline, sliding window, local network, L2G, none with saliency."""
     plain = replace_settings(eps.recipe_baseline(scale, profile), {"data.score_split": TRAIN_AUG[scale]})
-    local = {"saliency": False, "local_only": True, **CLASSIFIER_MAPS[profile]}
     return Study(
         name="l2g.table1",
         title="L2G: the effect of local views, without saliency",
@@ -206,8 +201,8 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
                 "CAM + sliding window": scales.set_method(
                     plain, window=fit_patch(scale, 320), window_stride=fit_patch(scale, 64)
                 ),
-                "Local": build_ablation(scale, profile, **local),
-                "L2G": score_ablation(recipe_plain(scale, profile)),
+                "Local": build_ablation(scale, profile, **LOCAL[profile]),
+                "L2G": build_ablation(scale, profile, saliency=False),
             },
         ),
     )
@@ -215,7 +210,6 @@ def table1(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Attention transfer and shape transfer."""
-    local = {"saliency": False, "local_only": True, **CLASSIFIER_MAPS[profile]}
     return Study(
         name="l2g.table2",
         title="L2G: local-to-global transfer and shape",
@@ -225,8 +219,8 @@ def table2(scale: Scale = "toy", profile: Profile = "paper") -> Study:
         rows=make_rows(
             PUBLISHED["table2"],
             {
-                "Local": build_ablation(scale, profile, **local),
-                "L2G": score_ablation(recipe_plain(scale, profile)),
+                "Local": build_ablation(scale, profile, **LOCAL[profile]),
+                "L2G": build_ablation(scale, profile, saliency=False),
                 "Local + Shape": build_ablation(scale, profile, local_only=True, local_background=True),
                 "L2G + Shape": build_ablation(scale, profile),
             },
@@ -333,7 +327,7 @@ TRUNKS: dict[str, tuple[Trunk, str]] = {"table5": ("vgg16", "VGG-16"), "table6":
 HEADS: tuple[Head, ...] = ("v1", "v2")
 
 
-def build_segmentation(key: str, scale: Scale, profile: Profile) -> Study:
+def build_segmentation(key: str, scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Table 5 or 6 on val: EPS and L2G under both DeepLabs; the released CRF is fed a wrapped image."""
     trunk, name = TRUNKS[key]
     made = {
@@ -351,7 +345,7 @@ def build_segmentation(key: str, scale: Scale, profile: Profile) -> Study:
     )
 
 
-def build_test(key: str) -> Study:
+def build_test(key: str, scale: Scale = "toy", profile: Profile = "paper") -> Study:
     """Table 5 or 6 on test: quoted, since the masks are not public."""
     ours = [f"{title} {head.upper()}" for title in ("EPS", "L2G") for head in HEADS]
     return Study(
@@ -362,26 +356,6 @@ def build_test(key: str) -> Study:
         variant="crf",
         rows=make_rows(keep_test(PUBLISHED[key]), note=dict.fromkeys(ours, TEST)),
     )
-
-
-def table5(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Segmentation on val, VGG-16."""
-    return build_segmentation("table5", scale, profile)
-
-
-def table6(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Segmentation on val, ResNet-101."""
-    return build_segmentation("table6", scale, profile)
-
-
-def table5_test(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Segmentation on test, VGG-16."""
-    return build_test("table5")
-
-
-def table6_test(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """Segmentation on test, ResNet-101."""
-    return build_test("table6")
 
 
 def table7(scale: Scale = "toy", profile: Profile = "paper") -> Study:
@@ -417,9 +391,9 @@ STUDIES: dict[str, StudyFunction] = {
     "figure5_views": figure5_views,
     "table3": table3,
     "table4": table4,
-    "table5": table5,
-    "table5_test": table5_test,
-    "table6": table6,
-    "table6_test": table6_test,
+    "table5": partial(build_segmentation, "table5"),
+    "table5_test": partial(build_test, "table5"),
+    "table6": partial(build_segmentation, "table6"),
+    "table6_test": partial(build_test, "table6"),
     "table7": table7,
 }
