@@ -86,11 +86,14 @@ def test_l2g_shows_separate_and_shared_networks_at_both_thresholds() -> None:
     assert "seeds.best" in study.columns
 
 
-def test_smaf_fuses_several_scales() -> None:
+def test_smaf_fuses_several_scales_and_trains_gently() -> None:
     for scale in SCALES:
         for profile in ("paper", "released"):
             over_cam = run_rows("overview.localizers", scale, profile)["SMAF over CAM"]
             for recipe in (smaf.recipe(scale, profile), over_cam):
                 assert len(recipe.base.localize.scales) >= 3, (scale, profile)
                 assert max(recipe.base.localize.scales) > 1
-    assert smaf.recipe("small").localize.scales == eps.recipe("small").localize.scales
+    small = smaf.recipe("small")
+    assert small.localize.scales == eps.recipe("small").localize.scales
+    assert small.base is not None
+    assert small.train.optimizer.lr == pytest.approx(0.1 * small.base.train.optimizer.lr)
