@@ -5,6 +5,7 @@ from __future__ import annotations
 from ._quoted import EPS_IN_L2G
 from ._rows import Table
 
+FIGURE = "value only in the figure"
 UNSTATED = "DeepLab version of the val column not stated"
 USERS = "issues 20 and 36 of the released code"
 USERS_SEEDS = "issue 36 of the released code, threshold 0.25"

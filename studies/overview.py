@@ -5,6 +5,8 @@ Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small
 
 from __future__ import annotations
 
+from wsss_ray.engine.gate import BackgroundRule
+from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.experiments.study import Metric, Profile, Row, Study, StudyFunction
 from wsss_ray.recipe import Recipe, Scale, replace_settings, take_localizer
 from wsss_ray.refine.psa import LABELS_NOTE, PSAConfig
@@ -25,7 +27,7 @@ def localizers(scale: Scale = "toy", profile: Profile = "paper") -> Study:
     rows = {
         "CAM": plain,
         "EPS": eps.recipe(scale, profile),
-        "L2G without saliency": l2g.build_variant(scale, profile, saliency=False),
+        "L2G without saliency": l2g.recipe_plain(scale, profile),
         "L2G": l2g.recipe(scale, profile),
         "SMAF over EPS": smaf.recipe(scale, profile),
         "SMAF over CAM": smaf.recipe_over(take_localizer(plain), scale, profile),
@@ -71,21 +73,36 @@ def refined(scale: Scale = "toy", profile: Profile = "paper") -> Study:
 
 
 def single_stage(scale: Scale = "toy", profile: Profile = "paper") -> Study:
-    """SSSS and WS-FCN against CAM, CRF and DeepLab, all with one CRF preset at test time."""
-    around = ssss.recipe(scale, profile)
-    variants = {
+    """SSSS and WS-FCN against CAM, CRF and DeepLab, each tested as its authors do; the rows say how."""
+    rows = {
+        "CAM + CRF + DeepLab": cam.recipe(scale, profile),
+        "SSSS": ssss.recipe(scale, profile),
         "SSSS + FCA": wsfcn.build_variant(scale, profile, coupling="gci"),
         "SSSS + SF2": wsfcn.build_variant(scale, profile, context="aspp"),
         "WS-FCN": wsfcn.recipe(scale, profile),
     }
-    rows = {
-        "CAM + CRF + DeepLab": replace_settings(cam.recipe(scale, profile), {"predict.crf": around.predict.crf}),
-        "SSSS": around,
-        **{label: replace_settings(around, {"method": variant.method}) for label, variant in variants.items()},
-    }
     also = ("segmentation.single_scale", "segmentation.multi_scale", "pixel_accuracy", "params", "minutes")
     title = "single-stage methods and the multi-stage pipeline"
     return compare("overview.single_stage", title, "segmentation", also, rows)
+
+
+def describe_protocol(predict: PredictConfig) -> str:
+    """How a network is tested, in a line: which classes may answer, the background, widths and weight of the CRF."""
+    gate, crf = predict.gate, predict.crf
+    classes = {"all": "all classes", "scores": "classes by image scores", "labels": "classes by image labels"}
+    background = describe_background(gate.background)
+    if crf is None:
+        return f"{classes[gate.classes]}, background {background}, no CRF"
+    before = "" if gate.crf_background is None else f" (before the CRF {describe_background(gate.crf_background)})"
+    kernels = f"{crf.gaussian_xy:g}, {crf.gaussian_weight:g} and {crf.bilateral_xy:g}, {crf.bilateral_rgb:g}, "
+    kernels += f"{crf.bilateral_weight:g}"
+    return f"{classes[gate.classes]}, background {background}{before}, CRF {kernels}"
+
+
+def describe_background(rule: BackgroundRule) -> str:
+    """The rule of the background as a formula of the probabilities p, background first."""
+    formulas = {"own": "p0", "power": f"p0^{rule.value:g}", "constant": f"{rule.value:g}"}
+    return formulas.get(rule.kind, f"(1 - max p)^{rule.value:g}")
 
 
 def compare_seeds(name: str, title: str, rows: dict[str, Recipe]) -> Study:
@@ -97,9 +114,14 @@ def compare(
     name: str, title: str, metric: Metric, also: tuple[str, ...], rows: dict[str, Recipe], variant: str | None = None
 ) -> Study:
     """A study without published numbers."""
-    notes = {label: LABELS_NOTE for label, recipe in rows.items() if isinstance(recipe.refine, PSAConfig)}
-    made = tuple(Row(label, recipe, note=notes.get(label, "")) for label, recipe in rows.items())
+    made = tuple(Row(label, recipe, note=describe_row(recipe, metric)) for label, recipe in rows.items())
     return Study(name, title, SOURCE, metric, made, variant=variant, also=also)
+
+
+def describe_row(recipe: Recipe, metric: Metric) -> str:
+    """Where PSA leaves its release; where networks are compared that are tested in different ways, in which."""
+    notes = [LABELS_NOTE] if isinstance(recipe.refine, PSAConfig) else []
+    return "; ".join([*notes, describe_protocol(recipe.predict)] if metric == "segmentation" else notes)
 
 
 STUDIES: dict[str, StudyFunction] = {

@@ -69,7 +69,7 @@ SMALL: scales.Overrides = {
     "method.skip_channels": 24,
     "method.dilations": (4, 8, 12),
     "method.pamr_dilations": (1, 2, 4, 8, 12),
-    "method.multipliers": (1.0, 2.0, 10.0, 20.0),
+    "method.new_layer_multiplier": 1.0,
     # A third of the epochs only warms up, so it has one more than a classifier alone.
     "method.warmup_epochs": 2,
     "train.epochs": 6,
@@ -80,7 +80,7 @@ TOY: scales.Overrides = {
     "method.skip_channels": 16,
     "method.dilations": (2, 4, 6),
     "method.pamr_dilations": (1, 2, 4, 8),
-    "method.multipliers": (1.0, 2.0, 10.0, 20.0),
+    "method.new_layer_multiplier": 1.0,
     "method.warmup_epochs": 5,
     "predict.scales": SCALES,
 }

@@ -66,6 +66,11 @@ def test_profiles_and_presets() -> None:
     assert row[2] == (True, True, True, 0.1, "none", 30.0, 4, "roi")
     assert (voc.background_target, coco.background_target, coco.sampling) == ("binary", "soft", "random")
     assert L2GConfig(profile="released", kd_weight=2, pcm=False).kd_weight == 2
+    plain = L2GConfig(profile="released", saliency=False)
+    assert (plain.num_views, plain.sampling, plain.background_target) == (4, "corners", "soft")
+    assert (plain.hard_target, plain.local_background, plain.pcm, plain.kd_weight) == (True, True, True, 10.0)
+    assert L2GConfig(saliency=False).background_target == "ignore"
+    assert (paper.shared, released.shared) == (False, False)
     assert L2GConfig.model_validate_json(released.model_dump_json()) == released
     rule = released.fusion()
     assert (rule.rectify, rule.interpolation, rule.reduce, rule.epsilon) == ("after", "bicubic", "mean", 1e-8)
@@ -341,6 +346,42 @@ def test_target_by_hand() -> None:
     assert torch.allclose(soft[0, 2, 0], torch.tensor([0.0, 0.0, 0.0, 0.4]))
     whole = make_transfer_target(attended[:, :2], 2, saliency, 0.1, "complement", True)
     assert torch.allclose(whole[0, 2, 0], torch.tensor([0.0, 1.0, 0.5, 1.0]))
+
+
+def test_target_without_saliency_by_hand() -> None:
+    # Channels: a present class, an absent one and the local background; four cells.
+    scores = torch.tensor([[[[2.0, 1.0, 0.5, -1.0]], [[9.0, 9.0, 9.0, 9.0]], [[1.0, 4.0, -2.0, -3.0]]]])
+    labels = torch.tensor([[1.0, 0.0]])
+    released = L2GConfig(profile="released", saliency=False)
+    assert released.hard_target
+    attended = keep_strongest(compute_attention(scores, labels))
+    target = make_transfer_target(attended, 2, None, released.threshold, released.background_target, False)
+    # The winner of each cell keeps the value it has, and background is one of those that can win.
+    hand = torch.tensor([[1.0, 0.0, 0.25, 0.0], [0.0] * 4, [0.0, 1.0, 0.0, 0.0]])
+    assert torch.allclose(target[0, :, 0], hand)
+    probabilities = torch.tensor([[[[0.5, 0.25, 0.5, 0.5]], [[0.25] * 4], [[0.25, 0.5, 0.25, 0.25]]]])
+    squares = [0.25 + 0.0625 + 0.0625 + 0.25, 4 * 0.0625, 0.0625 + 0.25 + 0.0625 + 0.0625]
+    assert transfer_loss(probabilities, target).item() == pytest.approx(sum(squares) / 12, abs=1e-7)
+    paper = L2GConfig(saliency=False)
+    several = compute_attention(scores[:, :2], labels)
+    plain = make_transfer_target(several, 2, None, paper.threshold, paper.background_target, True)
+    assert torch.allclose(plain[0, :, 0], torch.tensor([[1.0, 0.5, 0.25, 0.0], [0.0] * 4]))
+    assert transfer_loss(probabilities, plain).item() == pytest.approx(
+        (0.25 + 0.0625 + 0.0625 + 0.25 + 4 * 0.0625) / 8, abs=1e-7
+    )
+
+
+@pytest.mark.parametrize(("profile", "taught"), [("paper", False), ("released", True)])
+def test_background_has_a_target_without_saliency_in_the_released_profile_alone(profile: str, taught: bool) -> None:
+    config = L2GConfig(profile=profile, saliency=False, **SMALL)
+    model, batch = build(config, 3).train(), make_batch(3)
+    size = (4, 4)
+    attended = compute_attention(model.local_scores(batch.image[:, :, :32, :32]), batch.labels)
+    target = make_transfer_target(attended, 3, None, config.threshold, config.background_target, False)
+    probabilities = torch.full((2, 4, *size), 0.25, requires_grad=True)
+    (gradient,) = torch.autograd.grad(transfer_loss(probabilities, target), probabilities)
+    assert bool(gradient[:, 3].any()) is taught
+    assert gradient[:, :3].any()
 
 
 def test_empty_and_full_saliency() -> None:

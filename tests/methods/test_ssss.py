@@ -446,6 +446,14 @@ def test_published_size_and_rates() -> None:
     assert sum(p.numel() for group in groups for p in group.params) == 137_104_500
 
 
+def test_new_layers_learn_at_the_rate_that_is_asked_for() -> None:
+    model = SMALL.model_copy(update={"new_layer_multiplier": 1.0}).build(tiny(), 3)
+    groups = {group.name: (group.lr_multiplier, group.weight_decay) for group in model.param_groups()}
+    assert groups["new weights"] == (1, None)
+    assert groups["new biases"] == (2, 0)
+    assert groups["pretrained weights"] == (1, None)
+
+
 def test_contract_with_the_other_gate_and_ordinary_norms() -> None:
     check_localizer(
         Case(SMALL.model_copy(update={"gate_at_test": "expectation", "context_norms": "train"}), backbone=tiny)

@@ -227,7 +227,7 @@ def test_single_stage_recipes_end_at_their_own_masks() -> None:
         "constant",
         "area",
     )
-    assert wsfcn.recipe("paper").method.multipliers == (1.0, 2.0, 20.0, 40.0)
+    assert wsfcn.recipe("paper").method.new_layer_multiplier == 20
     assert wsfcn.recipe("paper", "released").method.fca.dilations == (1, 12, 24, 36)
 
 

@@ -31,7 +31,6 @@ from wsss_ray.refine.pamr import refine_with_pamr
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 DropRate = Annotated[float, Field(ge=0, lt=1)]
-Multipliers = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
 class SingleStageConfig(MethodConfig):
@@ -45,6 +44,7 @@ class SingleStageConfig(MethodConfig):
     psi: Annotated[float, Field(ge=0, lt=1), Changes("weights")] = 0.3
     """Probability with which the gate lets the shallow feature through."""
     gate_at_test: Annotated[GateRule, Changes("weights")] = "blend"
+    """It changes no weight, but the precision measured while training, and what the stored network answers."""
     penalty_power: Annotated[float, Field(ge=0), Changes("weights")] = 3.0
     """p of the size-focal penalty."""
     penalty_floor: Annotated[float, Field(gt=0), Changes("weights")] = 0.01
@@ -58,8 +58,9 @@ class SingleStageConfig(MethodConfig):
     """... and this value."""
     segmentation_weight: Annotated[float, Field(ge=0), Changes("weights")] = 1.0
     head_dropout: Annotated[tuple[DropRate, DropRate], Changes("weights")] = (0.5, 0.1)
-    multipliers: Annotated[Multipliers, Changes("weights")] = (1.0, 2.0, 10.0, 20.0)
-    """Learning rates of pretrained weights, pretrained biases, new weights and new biases over the base rate."""
+    new_layer_multiplier: Annotated[PositiveFloat, Changes("weights")] = 10.0
+    """Learning rate of all that is not backbone over the backbone's. Published for ResNet-38 and 20 epochs; short
+    schedules take less, since a decoder at ten times the rate has not learnt the classes when the warm-up ends."""
 
     def fusion(self) -> FusionRule:
         """Probabilities are averaged, neither rectified nor normalised (SSSS infer_val)."""
@@ -162,5 +163,6 @@ class SingleStageNetwork(nn.Module):
         return parts
 
     def param_groups(self) -> list[ParamGroup]:
-        """Pretrained and new, weights and biases; biases are not decayed."""
-        return group_parameters(self, self.config.multipliers)
+        """Pretrained and new, weights and biases; biases at twice the rate, not decayed."""
+        new = self.config.new_layer_multiplier
+        return group_parameters(self, (1.0, 2.0, new, 2 * new))

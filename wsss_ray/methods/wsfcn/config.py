@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 from wsss_ray.config import Changes, Config
 from wsss_ray.methods.ssss.decoder import DecoderASPP, Norms, SkipAndCue
-from wsss_ray.methods.ssss.network import DropRate, Multipliers, SingleStageConfig, SingleStageNetwork
+from wsss_ray.methods.ssss.network import DropRate, SingleStageConfig, SingleStageNetwork
 from wsss_ray.methods.wsfcn.context import (
     FCA,
     RELEASED_FCA,
@@ -48,7 +48,7 @@ class WSFCNConfig(SingleStageConfig):
     """Of ``gci``."""
     warmup_epochs: Annotated[NonNegativeInt, Changes("weights")] = 7
     """Epochs with the classification loss alone (Sec. IV-B)."""
-    multipliers: Annotated[Multipliers, Changes("weights")] = (1.0, 2.0, 20.0, 40.0)
+    new_layer_multiplier: Annotated[PositiveFloat, Changes("weights")] = 20.0
     """The code's, for all that is not backbone; Sec. IV-B says 20 times, "i.e. 0.001", of a base rate of 0.001."""
 
     @model_validator(mode="before")
