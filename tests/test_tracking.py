@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from pathlib import Path
 
@@ -70,3 +71,30 @@ def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str)
     client.delete_run(parent.run_id)
     assert Tracker(out, "study", {}, resume=parent.run_id).run_id != parent.run_id
     assert Tracker(out, "study", {}, resume="0" * 32).run_id not in (parent.run_id, "0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")]
+)
+def test_a_run_ends_as_what_happened_in_it_and_no_child_outlives_it(
+    out: str, error: BaseException | None, status: str
+) -> None:
+    parent = Tracker(out, "sweep", {})
+    before = Tracker(out, "trial", {}, parent.run_id)
+    with contextlib.suppress(ValueError, KeyboardInterrupt), parent.hold_children():
+        during = Tracker(out, "trial", {}, parent.run_id)
+        assert parent.status == "RUNNING"
+        if error is not None:
+            raise error
+    client = parent._client
+    states = [client.get_run(run.run_id).info.status for run in (before, during, parent)]
+    assert states == ["KILLED", "KILLED", status]
+    assert parent.status == status
+
+
+def test_a_store_that_is_gone_leaves_the_run_open_and_hides_no_error(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(out, "study", {})
+    monkeypatch.setattr(tracker, "run_id", "0" * 32)
+    with pytest.raises(ValueError, match="why"), tracker.hold_children():
+        raise ValueError("why")
+    assert tracker.status == "RUNNING", "it is logged again by the next call"
