@@ -7,6 +7,7 @@ memory is printed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -101,4 +102,7 @@ def main(sizes: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main([int(value) for value in sys.argv[1:]] or [10_000, 100_000, 1_000_000])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0].partition(":")[0])
+    usual = [10_000, 100_000, 1_000_000]
+    parser.add_argument("sizes", type=int, nargs="*", default=usual, help="numbers of annotations in a file")
+    main(parser.parse_args().sizes)

@@ -20,6 +20,10 @@ Options = Annotated[
     list[str] | None,
     typer.Option("--set", help="Source option, e.g. val_fraction=0.1. Values are taken as typed.", metavar="KEY=VALUE"),
 ]
+DetectorOptions = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Source option, or detector option: detector.network=u2net.", metavar="KEY=VALUE"),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
 
@@ -87,19 +91,22 @@ def saliency(
     source: Source,
     root: Root = None,
     out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
-    detector: Annotated[str, typer.Option(help="border_cut, fine_grained or spectral_residual.")] = "border_cut",
-    set_: Options = None,
+    detector: Annotated[
+        str, typer.Option(help="border_cut, fine_grained, spectral_residual, or onnx: a trained network.")
+    ] = "border_cut",
+    set_: DetectorOptions = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over images that cannot be read.")] = False,
     address: Address = None,
 ) -> None:
-    """Make saliency maps with a classical detector, for images that come without any."""
-    from wsss_ray.data.options import parse_settings
+    """Make saliency maps, by a classical detector or a trained network, for images that come without any."""
+    from wsss_ray.data.options import parse_settings, take_part
     from wsss_ray.data.sources import open_source
     from wsss_ray.stages.saliency import make_saliency
 
     name, detected = _detect(source, root)
-    opened = open_source(name, root, **{**detected, **parse_settings(set_ or [])})
-    make_saliency(opened, out, detector, skip_bad, address)
+    chosen, options = take_part(parse_settings(set_ or []), "detector")
+    opened = open_source(name, root, **{**detected, **options})
+    make_saliency(opened, out, detector, chosen, skip_bad, address)
 
 
 @app.command()

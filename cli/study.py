@@ -78,7 +78,8 @@ def report(
 ) -> None:
     """Compare with published numbers and ranking."""
     from wsss_ray import storage
-    from wsss_ray.reports.study_table import find_results, summarize_study
+    from wsss_ray.reports.study_results import find_results
+    from wsss_ray.reports.study_table import summarize_study
     from wsss_ray.reports.study_text import print_study, write_markdown
 
     with keep_stdout_clean(json):

@@ -28,7 +28,7 @@ def list_weights(json: Json = False) -> None:
     for entry in WEIGHTS.values():
         state = check_weights(entry.name)
         typer.echo(f"{entry.name:<28} {state.verdict:<11} {state.place}")
-        typer.echo(f"{'':<28} {', '.join(entry.backbones)}; {entry.source}; licence: {entry.licence}")
+        typer.echo(f"{'':<28} {', '.join(entry.backbones) or 'saliency'}; {entry.source}; licence: {entry.licence}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from wsss_ray.config import UserError, suggest
 
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from wsss_ray.experiments.study import Profile, Study, StudyFunction
     from wsss_ray.recipe import Recipe, Scale
 
-Choice = TypeVar("Choice")
-SCALES: dict[str, Scale] = {"toy": "toy", "small": "small", "paper": "paper"}
-PROFILES: dict[str, Profile] = {"paper": "paper", "released": "released"}
+Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def _build(name: str, scale: str, profile: str | None) -> Recipe:
             raise UserError(METHODS.broken[name])
         meant = suggest(name, names()) or f"there are: {', '.join(names())}"
         raise UserError(f"no recipe {name!r}; {meant} (or give the path of a recipe file)")
-    size, side = _read(scale, SCALES, "--scale"), _read(profile or "paper", PROFILES, "--profile")
+    size, side = _read_setting(scale, profile or "paper")
     module = load_modules().get(name)
     if module is not None and hasattr(module, "recipe"):
         built: Recipe = module.recipe(size, side)
@@ -134,12 +132,20 @@ def is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml")) or Path(name).is_file()
 
 
-def _read(given: str, known: Mapping[str, Choice], option: str) -> Choice:
+def _read_setting(scale: str, profile: str) -> tuple[Scale, Profile]:
+    """Scale and profile as typed."""
+    from wsss_ray.experiments.study import Profile
+    from wsss_ray.recipe import SCALES
+
+    return _read(scale, SCALES, "--scale"), _read(profile, get_args(Profile), "--profile")
+
+
+def _read(given: str, known: Sequence[Choice], option: str) -> Choice:
     """The choice of this name; UserError lists those there are."""
     if given not in known:
         *others, last = known
         raise UserError(f"{option} {given}: choose {', '.join(others)} or {last}")
-    return known[given]
+    return next(one for one in known if one == given)
 
 
 def study_names() -> list[str]:
@@ -153,4 +159,4 @@ def build_study(name: str, scale: str = "toy", profile: str = "paper") -> Study:
     listed: Mapping[str, StudyFunction] = getattr(load_modules().get(module), "STUDIES", {})
     if key not in listed:
         raise UserError(f"no study {name!r}; there are: {', '.join(study_names())}")
-    return listed[key](_read(scale, SCALES, "--scale"), _read(profile, PROFILES, "--profile"))
+    return listed[key](*_read_setting(scale, profile))

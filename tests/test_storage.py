@@ -1,8 +1,10 @@
-"""A full disk is one line that names the place, whoever noticed it."""
+"""A full disk is one line that names the place, whoever noticed it; tables are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,3 +59,10 @@ def test_a_step_on_a_full_disk_names_its_folder(tmp_path: Path) -> None:
         steps.find_or_compute("training", Training(), fails(wrapped()))
     with pytest.raises(ZeroDivisionError):
         steps.find_or_compute("training", Training(), fails(ZeroDivisionError()))
+
+
+def test_no_cell_of_a_table_is_a_formula() -> None:
+    hostile = ["=1+1", "+SUM(A1)", "-2+3", "@cmd", "\t=1", "\r=1", "\n=1"]
+    plain = ["a=1", "cat, dog", 'say "no"', "", "-0.5", "+3e-2", -0.5, 7]
+    rows = list(csv.reader(io.StringIO(storage.format_csv([hostile, plain]).decode(), newline="")))
+    assert rows == [[f"'{text}" for text in hostile], [str(cell) for cell in plain]]

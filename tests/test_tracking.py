@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from pathlib import Path
 
@@ -101,3 +102,30 @@ def test_monitors_stand_beside_losses_and_not_among_them(out: str) -> None:
     tracker.finish()
     found = MlflowClient(tracking_uri=f"sqlite:///{out}/mlflow.db").get_run(tracker.run_id).data.metrics
     assert found == {"base_train/loss/total": 0.5, "base_train/loss/inverse": -0.01, "base_train/monitor/offset": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (KeyboardInterrupt(), "KILLED"), (ValueError("x"), "FAILED")]
+)
+def test_a_run_ends_as_what_happened_in_it_and_no_child_outlives_it(
+    out: str, error: BaseException | None, status: str
+) -> None:
+    parent = Tracker(out, "sweep", {})
+    before = Tracker(out, "trial", {}, parent.run_id)
+    with contextlib.suppress(ValueError, KeyboardInterrupt), parent.hold_children():
+        during = Tracker(out, "trial", {}, parent.run_id)
+        assert parent.status == "RUNNING"
+        if error is not None:
+            raise error
+    client = parent._client
+    states = [client.get_run(run.run_id).info.status for run in (before, during, parent)]
+    assert states == ["KILLED", "KILLED", status]
+    assert parent.status == status
+
+
+def test_a_store_that_is_gone_leaves_the_run_open_and_hides_no_error(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(out, "study", {})
+    monkeypatch.setattr(tracker, "run_id", "0" * 32)
+    with pytest.raises(ValueError, match="why"), tracker.hold_children():
+        raise ValueError("why")
+    assert tracker.status == "RUNNING", "it is logged again by the next call"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
@@ -29,6 +29,7 @@ from wsss_ray.registry import Registry
 from wsss_ray.score.config import ScoreConfig
 
 Scale = Literal["toy", "small", "paper"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
 PARTS: dict[str, Registry[Any]] = {"method": METHODS, "refine": REFINERS, "labels": REFINERS, "network": SEGMENTERS}
 """Keys whose ``name`` says which settings stand below them -> the settings by name."""
 if TYPE_CHECKING:

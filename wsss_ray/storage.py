@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import uuid
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs as pafs
 
 from wsss_ray.config import UserError
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""How a text begins that spreadsheets would run."""
 
 
 def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -107,6 +113,27 @@ def read_json(uri: str) -> Any:
 def write_json(uri: str, value: Any) -> None:
     """A JSON file with sorted keys, written atomically."""
     write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def format_csv(lines: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file, UTF-8, one line each.
+
+    Spreadsheets run a cell that begins with ``= + - @``, a tab or a line break as a formula, whoever named the file it
+    speaks of: an apostrophe before it makes it text. Numbers stay numbers.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([_as_text(cell) for cell in line] for line in lines)
+    return text.getvalue().encode()
+
+
+def _as_text(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def find_local(uri: str) -> Path | None:

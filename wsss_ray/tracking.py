@@ -11,7 +11,7 @@ import re
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +117,21 @@ class Tracker:
             ) from error
         self.run_id, self.experiment_id = run.info.run_id, experiment_id
         self._pending: list[Any] = []
+        self.status = "RUNNING"
+        """As the store knows it."""
 
     def __enter__(self) -> Tracker:
         return self
+
+    @contextlib.contextmanager
+    def hold_children(self) -> Iterator[None]:
+        """``with tracker`` for a run whose children run inside: what still claims to run before or after is killed."""
+        with self:
+            self.end_children()
+            try:
+                yield
+            finally:
+                self.end_children()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """End the run: FINISHED, KILLED after ctrl-C, or FAILED; never hides why."""
@@ -198,6 +210,7 @@ class Tracker:
         """Send what is queued and end the run (FINISHED, FAILED or KILLED)."""
         self.flush()
         self._client.set_terminated(self.run_id, status)
+        self.status = status
 
 
 def check_store(out: str) -> str:

@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import json
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,15 @@ def test_compressed_strings_and_lists_are_the_same():
         for counts in (encoded, runs):
             found = shape_mask({"size": [37, 53], "counts": counts}, 37, 53, "here")
             np.testing.assert_array_equal(found, bitmap.astype(bool))
+
+
+def test_the_benchmark_explains_itself():
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "coco_memory.py"
+    done = subprocess.run([sys.executable, path, "--help"], capture_output=True, text=True)
+    assert (done.returncode, "numbers of annotations" in done.stdout) == (0, True), done.stderr
+    done = subprocess.run([sys.executable, path, "many"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

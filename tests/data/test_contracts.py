@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from tests.data.drawing import draw, save, tagged
+from tests.data.salient_networks import write_network
 from tests.data.test_datumaro import make_datumaro
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import plain_reading, validate_row
-from wsss_ray.data.saliency import DETECTORS, describe_detector, detect_saliency
+from wsss_ray.data.saliency import DETECTORS, detect_saliency, open_detector
 from wsss_ray.data.source import SCHEMA
 from wsss_ray.data.sources import SOURCES, open_source
 from wsss_ray.data.survey import survey_source
@@ -130,12 +131,15 @@ def test_an_unknown_source_names_the_known_ones():
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("size", [(1, 1), (7, 90), (33, 50), (64, 9)])
-def test_every_detector_gives_maps_of_any_size(name, size):
+def test_every_detector_gives_maps_of_any_size(name, size, tmp_path):
     pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
+    options = {"file": str(write_network(tmp_path / "redness.onnx"))} if name == "onnx" else {}
+    detector = pickle.loads(pickle.dumps(open_detector(name, options)))
     image = np.random.default_rng(size[1]).integers(0, 256, (*size, 3), np.uint8)
-    found = detect_saliency(image, name)
+    found = detect_saliency(image, detector)
     assert found.shape == size
     assert found.dtype == np.uint8
-    assert np.array_equal(found, detect_saliency(image, name))
-    assert not detect_saliency(np.full((*size, 3), 77, np.uint8), name).any(), "nothing stands out of one colour"
-    assert describe_detector(name)["detector"] == name
+    assert np.array_equal(found, detect_saliency(image, detector))
+    assert not detect_saliency(np.full((*size, 3), 77, np.uint8), detector).any(), "nothing stands out of one colour"
+    assert detector.made["detector"] == name
+    assert json.loads(json.dumps(detector.made)) == detector.made, "the note is JSON, and compared after reading"

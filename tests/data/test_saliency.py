@@ -9,17 +9,11 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
-from wsss_ray.data import saliency as module
-from wsss_ray.data.saliency import (
-    DETECTORS,
-    describe_detector,
-    detect_saliency,
-    make_centre_prior,
-    measure_border_distance,
-    name_origin,
-    read_origin,
-    stretch,
-)
+from wsss_ray.data.detector import stretch
+from wsss_ray.data.saliency import NOTE, detect_saliency, name_origin, open_detector, read_origin
+from wsss_ray.data.saliency_opencv import load_opencv, make_centre_prior, measure_border_distance
+
+CLASSICAL = ("border_cut", "fine_grained", "spectral_residual")
 
 
 @pytest.fixture
@@ -38,34 +32,35 @@ def scene(height: int = 90, width: int = 120, seed: int = 0) -> tuple[np.ndarray
 
 def test_border_cut_finds_the_object(cv2) -> None:
     image, inside = scene()
-    found = detect_saliency(image) >= 128
+    found = detect_saliency(image, open_detector("border_cut")) >= 128
     assert found.shape == inside.shape
     assert (found & inside).sum() / (found | inside).sum() > 0.9
 
 
 def test_maps_are_the_same_again_and_mirror_with_the_image(cv2) -> None:
     image, _ = scene(seed=1)
-    first = detect_saliency(image)
+    detector = open_detector("border_cut")
+    first = detect_saliency(image, detector)
     cv2.setRNGSeed(7)
-    assert np.array_equal(first, detect_saliency(image))
-    turned = detect_saliency(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
+    assert np.array_equal(first, detect_saliency(image, detector))
+    turned = detect_saliency(np.ascontiguousarray(image[:, ::-1]), detector)[:, ::-1]
     assert np.mean(np.abs(first.astype(int) - turned)) < 8
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", CLASSICAL)
 def test_any_size_and_a_plain_image(cv2, detector: str) -> None:
     for height, width in ((1, 1), (7, 300), (8, 8), (33, 500), (301, 17)):
         grey = np.random.default_rng(height).integers(0, 255, (height, width, 3), np.uint8)
-        found = detect_saliency(grey, detector)
+        found = detect_saliency(grey, open_detector(detector))
         assert found.shape == (height, width)
         assert found.dtype == np.uint8
-    assert not detect_saliency(np.full((40, 50, 3), 90, np.uint8), detector).any()
+    assert not detect_saliency(np.full((40, 50, 3), 90, np.uint8), open_detector(detector)).any()
 
 
 def test_own_detectors_of_opencv_are_spread(cv2) -> None:
     image, _ = scene()
     for detector in ("fine_grained", "spectral_residual"):
-        found = detect_saliency(image, detector)
+        found = detect_saliency(image, open_detector(detector))
         assert found.min() == 0
         assert found.max() == 255
 
@@ -88,21 +83,21 @@ def test_prior_and_spread() -> None:
 
 def test_unknown_detector_and_missing_library(cv2, monkeypatch) -> None:
     with pytest.raises(UserError, match="known: border_cut"):
-        describe_detector("pfan")
-    with pytest.raises(UserError, match="known: border_cut"):
-        detect_saliency(scene()[0], "pfan")
+        open_detector("pfan")
+    with pytest.raises(UserError, match="saliency detector 'border_cut' has no option 'side'; known: none"):
+        open_detector("border_cut", {"side": "3"})
     monkeypatch.setitem(__import__("sys").modules, "cv2", SimpleNamespace(__version__="1"))
     with pytest.raises(UserError, match="wsss-ray\\[saliency\\]"):
-        module.load_opencv()
+        load_opencv()
 
 
 def test_the_note_reaches_the_words_of_a_score(cv2, tmp_path) -> None:
     assert read_origin(None) is None
     assert name_origin(read_origin(tmp_path)) == name_origin(None) == "saliency as given with the data"
-    (tmp_path / module.NOTE).write_text(json.dumps(describe_detector("border_cut")))
+    (tmp_path / NOTE).write_text(json.dumps(open_detector("border_cut").made))
     made = read_origin(tmp_path)
-    assert made == describe_detector("border_cut")
+    assert made == open_detector("border_cut").made
     assert "classical border_cut (opencv" in name_origin(made)
-    (tmp_path / module.NOTE).write_text("{")
+    (tmp_path / NOTE).write_text("{")
     with pytest.raises(UserError, match="not JSON"):
         read_origin(tmp_path)

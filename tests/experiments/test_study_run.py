@@ -18,12 +18,10 @@ from wsss_ray.engine.train import TrainConfig
 from wsss_ray.experiments import study_run
 from wsss_ray.experiments.study import Row, Study
 from wsss_ray.experiments.study_plan import (
-    STALE,
     OpenStudy,
     SettledRow,
     StudyOptions,
     choose_rows,
-    locate_study,
     make_slug,
     mark_stale,
     open_study,
@@ -33,6 +31,7 @@ from wsss_ray.experiments.study_run import run_row, run_study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.recipe import DataConfig, NetConfig, Recipe
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
+from wsss_ray.reports.study_results import STALE, locate_study
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import format_rows
 

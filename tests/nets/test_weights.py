@@ -253,6 +253,7 @@ def test_registry_is_well_formed():
         assert entry.licence
         assert entry.source
         assert bool(entry.digest) == bool(entry.algorithm)
-        assert Path(entry.filename).suffix in (".params", ".pth", ".npz", ".safetensors")
+        kinds = (".params", ".pth", ".npz", ".safetensors") if entry.backbones else (".onnx",)
+        assert Path(entry.filename).suffix in kinds
     assert WEIGHTS["resnet38_imagenet"].digest == "ff21f45d6bf03284100dcbec571edfad"
     assert WEIGHTS["resnet50_imagenet_19c8e357"].digest == "19c8e357"

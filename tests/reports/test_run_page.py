@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,16 +14,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.fake_run import fake_run, prepare
+from tests.fake_run import CLASSES, fake_run, prepare
 from wsss_ray import storage
 from wsss_ray.artifacts.record import open_run
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, read_table, write_table
 from wsss_ray.config import UserError
+from wsss_ray.data.image import decode_mask
 from wsss_ray.data.manifest import load_manifest
-from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion, find_ticks
+from wsss_ray.data.shards import read_shard
+from wsss_ray.reports import tiles
+from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion
 from wsss_ray.reports.images import BUDGET, Chosen, choose_images, draw_images, encode_image
 from wsss_ray.reports.page import LIMIT, write_page
-from wsss_ray.reports.run_page import build_run_page, draw_history
+from wsss_ray.reports.run_page import build_image_section, build_run_page, draw_history
+from wsss_ray.reports.ticks import find_ticks
+from wsss_ray.score.names import NOT_SCORED
 
 VOID = {"meta", "img", "br", "hr", "input", "link"}
 
@@ -127,6 +134,70 @@ def test_no_text_of_a_file_becomes_markup(tmp_path: Path) -> None:
     assert page.count("&lt;script&gt;") > 20
 
 
+def test_hostile_ids_of_images_become_text(tmp_path: Path) -> None:
+    run = open_run(fake_run(tmp_path, "fake-1", prepare(tmp_path / "data")))
+    shown = [replace(one, image_id=one.image_id + HOSTILE) for one in draw_images(run, "masks")]
+    drawn = build_image_section(run, "masks", [replace(one, group=HOSTILE) for one in shown[:1]] + shown[1:], 0)
+    parsed(drawn)
+    assert "<script" not in drawn
+    assert drawn.count("&lt;script&gt;") > len(shown)
+
+
+def test_a_browser_may_run_the_pages_own_script_alone(page: str) -> None:
+    """The policy names the digest of the script as it stands on the page: any other, or another address, is refused."""
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', page)
+    assert page.index("Content-Security-Policy") < page.index("<style>") < page.index("<script>")
+    rules = {name: value for name, _, value in (rule.strip().partition(" ") for rule in policy.split(";"))}
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data:",
+        "style-src": "'unsafe-inline'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "script-src": f"'sha256-{digest}'",
+    }
+    assert not re.search(r"<[^>]*\son[a-z]+=", page), "no script in attributes, which the policy would refuse"
+
+
+def test_why_nothing_was_scored_is_said(tmp_path: Path) -> None:
+    run = open_run(fake_run(tmp_path, "fake-1", prepare(tmp_path / "data")))
+    masks = run.record["scores"]["masks"]
+    run.record["scores"] = {"seeds": {NOT_SCORED: f"all pixels are 255 {HOSTILE}"}, "masks": masks}
+    page = build_run_page(run, 0)
+    assert "CAM seeds: not scored: all pixels are 255 &lt;script&gt;" in page
+    assert "Pseudo masks mIoU" in page
+    reason = {NOT_SCORED: "the ground truth holds background alone"}
+    run.record["scores"] = {"seeds": reason, "masks": reason}
+    page = build_run_page(run, 0)
+    parsed(page)
+    assert page.count(": not scored: the ground truth holds background alone") == 2
+    assert "no ground truth" not in page
+    run.record["scores"] = {}
+    assert "This data has no ground truth, so nothing was scored." in build_run_page(run, 0)
+
+
+def test_each_part_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_run(fake_run(tmp_path, "fake-1", prepare(tmp_path / "data", num_images=20), {"003"}))
+    before = draw_images(run, "masks")
+    read: list[str] = []
+
+    def count(reader: Any) -> Any:
+        def call(*where: Any, **options: Any) -> Any:
+            read.append("/".join(str(one) for one in where))
+            return reader(*where, **options)
+
+        return call
+
+    monkeypatch.setattr(tiles, "read_table", count(tiles.read_table))
+    monkeypatch.setattr(tiles, "read_shard_table", count(tiles.read_shard_table))
+    assert draw_images(run, "masks") == before
+    assert len(before) > 12
+    assert len(read) == len(set(read)) == 3 * 4, "images, maps and masks of four shards"
+    assert list(dict.fromkeys(one.group.split()[0] for one in before)) == ["best", "worst", "random", "class"]
+
+
 def test_noise_images_of_real_size_stay_below_the_limit(tmp_path: Path) -> None:
     data = prepare(tmp_path / "data", num_images=6, size=(375, 500))
     run = open_run(fake_run(tmp_path, "fake-1", data))
@@ -140,7 +211,7 @@ def test_tiles_show_image_truth_map_and_mask(tmp_path: Path) -> None:
     fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"), {"003"})
     shown = {one.image_id: one for one in draw_images(open_run("fake-1", str(tmp_path)), "masks")}
     assert [caption for caption, _ in shown["003"].tiles] == ["image", "ground truth", "class map", "pseudo mask"]
-    assert shown["003"].group == "best" or shown["003"].group == "worst"
+    assert shown["003"].group == "worst"
     assert shown["003"].score == 0
     assert shown["003"].labels == (1,)
     assert shown["003"].size == (24, 32)
@@ -321,4 +392,14 @@ def test_confusion_shares_are_of_the_truth(num_classes: int) -> None:
 
 
 def test_fake_data_has_the_classes(tmp_path: Path) -> None:
-    assert load_manifest(prepare(tmp_path / "data")).splits["train"].num_images == 12
+    where = prepare(tmp_path / "data")
+    manifest = load_manifest(where)
+    assert list(manifest.classes) == CLASSES
+    assert manifest.splits["train"].num_images == 12
+    seen = {name: set() for name in ("labels", "mask")}
+    for shard in manifest.shards_of("train"):
+        for row in read_shard(where, shard.path):
+            assert len(row["labels"]) == 1
+            seen["labels"] |= set(row["labels"])
+            seen["mask"] |= set(np.unique(decode_mask(row["mask"])).tolist())
+    assert seen == {"labels": {0, 1, 2}, "mask": {0, 1, 2, 3, 255}}

@@ -21,7 +21,8 @@ from wsss_ray.reports.chart_png import spans_decades
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart
 from wsss_ray.reports.page import write_page
 from wsss_ray.reports.study_page import build_study_page
-from wsss_ray.reports.study_table import find_results, read_column, summarize_study
+from wsss_ray.reports.study_results import find_results
+from wsss_ray.reports.study_table import read_column, summarize_study
 from wsss_ray.reports.study_text import (
     describe_ranking,
     describe_setting,

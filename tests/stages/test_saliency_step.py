@@ -1,17 +1,23 @@
-"""The saliency step without a cluster, and what data and scores then say about where saliency came from."""
+"""The saliency step, and what data and scores then say about where saliency came from."""
 
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 from PIL import Image
+from ray import cloudpickle
+from typer.testing import CliRunner
 
+from tests.data.salient_networks import write_network
+from wsss_ray.cli.data import app
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest
-from wsss_ray.data.saliency import NOTE, describe_detector
+from wsss_ray.data.saliency import NOTE, detect_saliency, open_detector
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.experiments.settle import settle_recipe
@@ -20,7 +26,6 @@ from wsss_ray.stages import prepare, saliency
 from wsss_ray.stages.score import describe_protocols, describe_saliency
 from wsss_ray.studies import cam, eps, smaf
 
-cloudpickle = pytest.importorskip("ray").cloudpickle
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
 
 
@@ -46,8 +51,7 @@ def images(tmp_path: Path) -> Path:
 def detect_without_ray(root: Path, out: Path) -> list[str]:
     """What the tasks of the step do, in this process."""
     items = [(item.image_id, item.image) for item in open_source("folder", root).items]
-    batch = {"items": np.array([cloudpickle.dumps(items)], dtype=object)}
-    return list(saliency._detect_part(batch, str(out), "fine_grained")["bad"][0])
+    return saliency.write_maps(items, str(out), open_detector("fine_grained"))
 
 
 def prepared(root: Path, out: Path, maps: Path | None, tmp_path: Path) -> Manifest:
@@ -78,14 +82,14 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(images: Path, tmp_
 
 def test_a_folder_keeps_to_one_detector(tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    saliency._claim(str(out), describe_detector("fine_grained"))
-    saliency._claim(str(out), describe_detector("fine_grained"))
+    saliency._claim(str(out), open_detector("fine_grained").made)
+    saliency._claim(str(out), open_detector("fine_grained").made)
     with pytest.raises(UserError, match="fine_grained .*border_cut.*another --out"):
-        saliency._claim(str(out), describe_detector("border_cut"))
+        saliency._claim(str(out), open_detector("border_cut").made)
     (out / NOTE).unlink()
     (out / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="did not make"):
-        saliency._claim(str(out), describe_detector("border_cut"))
+        saliency._claim(str(out), open_detector("border_cut").made)
 
 
 def test_images_without_files_are_refused_before_anything(tmp_path: Path) -> None:
@@ -114,10 +118,10 @@ def test_scores_name_where_saliency_came_from(images: Path, tmp_path: Path) -> N
     out = tmp_path / "maps"
     detect_without_ray(images, out)
     given = prepared(images, tmp_path / "given", out, tmp_path)
-    saliency._claim(str(tmp_path / "note"), describe_detector("fine_grained"))
+    saliency._claim(str(tmp_path / "note"), open_detector("fine_grained").made)
     (out / NOTE).write_bytes((tmp_path / "note" / NOTE).read_bytes())
     made = prepared(images, tmp_path / "made", out, tmp_path)
-    assert made.options["saliency"] == describe_detector("fine_grained")
+    assert made.options["saliency"] == open_detector("fine_grained").made
     assert {name: split.digest for name, split in made.splits.items()} == {
         name: split.digest for name, split in given.splits.items()
     }
@@ -137,3 +141,43 @@ def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Pa
         prepare.prepare_source(
             "folder", images, {"saliency": str(tmp_path / "empty")}, str(tmp_path / "out"), False, None
         )
+
+
+def test_the_command_runs_a_network_on_a_cluster(images: Path, tmp_path: Path, ray_cluster: None) -> None:
+    """``wsss data saliency --detector onnx`` as typed: maps, note and manifest; the second call only looks."""
+    network = write_network(tmp_path / "redness.onnx")
+    out = tmp_path / "maps"
+    command = ["saliency", "folder", str(images), "--out", str(out), "--detector", "onnx"]
+    settings = ["--set", f"detector.file={network}", "--set", "detector.side=64", "--set", "val_fraction=0.1"]
+    said = CliRunner().invoke(app, [*command, *settings], catch_exceptions=False).output
+    assert "4 saliency maps by onnx" in said
+    opened = open_detector("onnx", {"file": str(network), "side": 64})
+    assert json.loads((out / NOTE).read_text()) == opened.made
+    for item in open_source("folder", images).items:
+        pixels = np.asarray(Image.open(str(item.image)).convert("RGB"))
+        assert np.array_equal(np.asarray(Image.open(out / f"{item.image_id}.png")), detect_saliency(pixels, opened))
+    times = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "v.png").unlink()
+    CliRunner().invoke(app, [*command, *settings], catch_exceptions=False)
+    again = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {name for name in times if times[name] != again[name]} == {"v.png"}
+    made = prepared(images, tmp_path / "data", out, tmp_path)
+    sentences = describe_protocols(settle_recipe(eps.recipe(), made), DataSet("", made), "maps")
+    assert all("saliency by onnx redness.onnx (onnxruntime " in text for text in sentences.values())
+    with pytest.raises(UserError, match=r"holds maps of onnx 1 .* \[64, 64\], not of onnx 1 .* \[32, 32\]; choose"):
+        CliRunner().invoke(app, [*command, *settings[:2], "--set", "detector.side=32"], catch_exceptions=False)
+
+
+def test_one_process_sets_a_network_up_once(images: Path, tmp_path: Path, ray_cluster: None) -> None:
+    detector = open_detector("onnx", {"file": str(write_network(tmp_path / "redness.onnx")), "side": 64})
+    items = [(item.image_id, item.image) for item in open_source("folder", images).items]
+    batch = {"items": np.array([cloudpickle.dumps(items[:2])], dtype=object)}
+    sent = ray.put(detector)
+    for _ in range(2):
+        assert saliency._detect_part(batch, str(tmp_path / "maps"), sent)["items"] == [2]
+    kept = saliency._opened[sent.hex()]
+    assert saliency._opened == {sent.hex(): kept}
+    assert kept is not detector
+    assert "_session" in vars(kept.find), "its session is open"
+    assert saliency._detect_part(batch, str(tmp_path / "maps"), ray.put(open_detector("fine_grained")))["bad"] == [[]]
+    assert sent.hex() not in saliency._opened, "another detector takes the place of the last one"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -18,7 +18,8 @@ from wsss_ray.data.masks import Find, MaskTable, find_colour_list, name_index, p
 Settings = TypeVar("Settings", bound=Config)
 
 
-def _split_list(value: Any) -> Any:
+def split_list(value: Any) -> Any:
+    """``[a, b]`` or ``a,b`` as typed -> a list of texts; anything else as it is."""
     if isinstance(value, str):
         inner = value.strip()
         if inner.startswith("[") and inner.endswith("]"):
@@ -47,8 +48,8 @@ def _split_pairs(value: Any) -> Any:
 
 
 FilePath = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_split_list)]
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_split_list)]
+Words = Annotated[tuple[str, ...], BeforeValidator(split_list)]
+Numbers = Annotated[tuple[float, ...], BeforeValidator(split_list)]
 Pair = Annotated[tuple[float, float], BeforeValidator(_split_range)]
 Meanings = Annotated[dict[str, str], BeforeValidator(_split_pairs)]
 
@@ -93,20 +94,33 @@ def parse_settings(settings: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def read_options(source: str, kind: type[Settings], options: Mapping[str, Any]) -> Settings:
-    """Options of a source as its settings; UserError names the first one that is unknown or of a wrong type."""
+def take_part(settings: Mapping[str, str], part: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Settings of a part, ``part.key`` without its prefix, and all the others."""
+    inner = {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}
+    return inner, {key: value for key, value in settings.items() if not key.startswith(f"{part}.")}
+
+
+def read_options(source: str, kind: type[Settings], options: Mapping[str, Any], part: str = "source") -> Settings:
+    """Options of a source, or of another ``part``, as its settings.
+
+    UserError names the first one that is unknown or of a wrong type.
+    """
     unknown = sorted(options.keys() - kind.model_fields.keys())
     if unknown:
-        raise UserError(
-            f"source {source!r} has no option {unknown[0]!r}; known: {', '.join(sorted(kind.model_fields))}"
-        )
+        raise UserError(_refuse(part, source, unknown[0], kind.model_fields))
     try:
         return kind.model_validate(dict(options))
     except ValidationError as error:
         raise UserError(f"{source}: {_describe(error)}") from None
 
 
-def convert_options(source: str, opener: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def _refuse(part: str, name: str, option: str, known: Iterable[str]) -> str:
+    return f"{part} {name!r} has no option {option!r}; known: {', '.join(sorted(known)) or 'none'}"
+
+
+def convert_options(
+    source: str, opener: Callable[..., Any], options: Mapping[str, Any], part: str = "source"
+) -> dict[str, Any]:
     """Options for an opener of keyword-only parameters, converted by their types where they were typed as text.
 
     An opener that takes ``**options`` gets them as they are.
@@ -117,7 +131,7 @@ def convert_options(source: str, opener: Callable[..., Any], options: Mapping[st
     known = {one.name for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
     unknown = sorted(options.keys() - known)
     if unknown:
-        raise UserError(f"source {source!r} has no option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        raise UserError(_refuse(part, source, unknown[0], known))
     hints = get_type_hints(opener)
     converted = {}
     for name, value in options.items():

@@ -14,10 +14,8 @@ from wsss_ray.config import UserError
 from wsss_ray.experiments.settle import check_recipe, describe_inputs
 from wsss_ray.experiments.study import Row, Study, shorten_recipe
 from wsss_ray.recipe import Recipe, override
+from wsss_ray.reports.study_results import RESULTS, STALE
 
-RESULTS = "results.json"
-STALE = "stale"
-"""State of a seed that was finished with another recipe, data or version."""
 SAME = ("profile", "data", "settings")
 """What kept results must have been made with to be continued."""
 
@@ -68,11 +66,6 @@ class SettledRow:
     recipe: Recipe
     key: str
     """Digest that its result is known by: recipe, data and versions of the steps."""
-
-
-def locate_study(out: str, name: str, scale: str) -> str:
-    """Where a study keeps its results."""
-    return storage.join(storage.make_absolute(out), "studies", f"{name}-{scale}")
 
 
 def make_slug(name: str) -> str:

@@ -6,7 +6,6 @@ import io
 import os
 import tempfile
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -20,23 +19,22 @@ from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import hold_folder
 from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
 from wsss_ray.cluster.progress import console
-from wsss_ray.config import UserError
 from wsss_ray.contracts import Trainable
+from wsss_ray.experiments.failures import describe_failure
 from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.study import Study
 from wsss_ray.experiments.study_plan import (
-    RESULTS,
     OpenStudy,
     SettledRow,
     StudyOptions,
     choose_rows,
     keep_startable,
-    locate_study,
     mark_stale,
     open_study,
     plan_rows,
 )
 from wsss_ray.experiments.tags import name_data, read_commit
+from wsss_ray.reports.study_results import RESULTS, locate_study
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
 from wsss_ray.score.names import list_kept_numbers, take_scored
@@ -95,23 +93,16 @@ def run_rows(
     tracker = Tracker(storage.make_absolute(out), opened.study.name, tags, resume=results["mlflow_run"])
     results |= {"mlflow_run": tracker.run_id, "mlflow_status": "RUNNING"}
     save_study(opened)
-    status = "FAILED"
     try:
-        tracker.end_children()
-        if planned:
-            with join_cluster(address):
-                share = choose_concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
-                for row, entry in run_concurrently(opened.study, planned, out, tracker.run_id, share):
-                    _keep_result(opened, row, entry)
-        log_study(tracker, results)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
+        with tracker.hold_children():
+            if planned:
+                with join_cluster(address):
+                    share = choose_concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
+                    for row, entry in run_concurrently(opened.study, planned, out, tracker.run_id, share):
+                        _keep_result(opened, row, entry)
+            log_study(tracker, results)
     finally:
-        tracker.end_children()
-        tracker.finish(status)
-        results["mlflow_status"] = status
+        results["mlflow_status"] = tracker.status
         save_study(opened)
 
 
@@ -170,7 +161,7 @@ def run_concurrently(
             yield row, ray.get(ended[0])
         except RayError as error:
             release_orphans()
-            yield row, describe_failure(error, 0.0)
+            yield row, note_failure(error, 0.0)
 
 
 def _run_row_in(folder: str, study: Study, row: SettledRow, out: str, parent: str, share: int) -> dict[str, Any]:
@@ -188,7 +179,7 @@ def run_row(study: Study, row: SettledRow, out: str, parent: str, share: int = 1
         counted = "params" in (study.metric, *study.also, *study.rows[row.place].published)
         params = count_parameters(done) if counted else None
     except Exception as error:  # whatever a row runs into, the others go on
-        return describe_failure(error, time.monotonic() - start)
+        return note_failure(error, time.monotonic() - start)
     return {
         "status": "finished",
         "scores": keep_scores(done.scores),
@@ -219,13 +210,10 @@ def keep_last_epoch(history: Sequence[Mapping[str, Any]]) -> dict[str, float | N
     return {"mean_ap": last.get("mean_ap"), **monitors}
 
 
-def describe_failure(error: Exception, seconds: float) -> dict[str, Any]:
-    """One line for the table, and the traceback of what is not the user's to fix, which the driver prints."""
-    line = next((line for line in str(error).splitlines() if line.strip()), "no message")[:400]
-    if isinstance(error, UserError):
-        return {"status": "failed", "reason": line, "seconds": seconds}
-    whole = "".join(traceback.format_exception(error))
-    return {"status": "failed", "reason": f"{type(error).__name__}: {line}", "seconds": seconds, "traceback": whole}
+def note_failure(error: Exception, seconds: float) -> dict[str, Any]:
+    """What the results keep of a failure, and its traceback where it has one, which the driver prints."""
+    reason, trace = describe_failure(error)
+    return {"status": "failed", "reason": reason, "seconds": seconds, **({"traceback": trace} if trace else {})}
 
 
 def count_parameters(done: FinishedRun) -> float:

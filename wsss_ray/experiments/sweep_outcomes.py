@@ -39,6 +39,8 @@ class Outcome:
     """Seed score of the last epoch, with early stopping."""
     draws: int = 1
     """How often tpe drew its point."""
+    traceback: str = ""
+    """Of what is not the user's to fix: on its way to the driver, which prints it; it is not kept."""
 
     @property
     def key(self) -> str:

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,22 +67,13 @@ def _run_alone(
     outcomes = [outcome for outcome in outcomes if outcome.state != "failed"]
     tags = {**tag_run(plan.recipe), "kind": "sweep", "sweep": plan.name, "search": plan.search}
     tracker = Tracker(out, f"sweep {plan.name}", tags, resume=earlier)
-    status = "FAILED"
-    try:
-        tracker.end_children()
+    with tracker.hold_children():
         tracker.log_params({f"over.{axis.key}": _axis_text(axis) for axis in plan.axes})
         kept = f" ({len(outcomes)} trials kept)" if outcomes else ""
         console.print(f"sweep: {folder.folder}{kept}", soft_wrap=True, markup=False)
         recorder = _Recorder(plan, folder, outcomes, tracker.run_id)
         with join_cluster(address):
             _run_trials(plan, recorder, out, max_concurrent)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.end_children()
-        tracker.finish(status)
     close_sweep(plan, recorder.outcomes, folder, tracker)
     return recorder.outcomes
 
@@ -170,7 +161,10 @@ class _Recorder(tune.Callback):
         return good
 
     def add(self, new: Sequence[Outcome]) -> None:
-        """Note outcomes and print them."""
+        """Note outcomes and print them, what several share of a failure once."""
+        for trace in dict.fromkeys(one.traceback for one in new if one.traceback):
+            console.print(trace, soft_wrap=True, markup=False)
+        new = [replace(one, traceback="") for one in new]
         for one in new:
             text = f"{one.state}: {one.reason}"
             if one.state == "finished":

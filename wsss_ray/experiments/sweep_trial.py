@@ -14,8 +14,9 @@ from typing import Any
 from ray import tune
 
 from wsss_ray.artifacts.record import FinishedRun
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Config
 from wsss_ray.experiments import log
+from wsss_ray.experiments.failures import describe_failure
 from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import build_recipe
 from wsss_ray.experiments.sweep_outcomes import Outcome, collect_mious
@@ -111,8 +112,8 @@ def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Wat
         for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
             outcomes.append(_log_read_off(context, *pair, recipe, done))
     except Exception as error:
-        reason = _describe_error(error)
-        return [Outcome(*pair, state="failed", reason=reason) for pair in pairs]
+        reason, trace = describe_failure(error)
+        return [Outcome(*pair, state="failed", reason=reason, traceback=trace) for pair in pairs]
     outcomes[0].seconds = time.monotonic() - start
     return outcomes
 
@@ -135,13 +136,6 @@ class _EpochListener(Listener):
     def hear_epoch(self, title: str, epoch: Mapping[str, Any]) -> None:
         """One epoch of a training."""
         self.on_epoch(title, epoch)
-
-
-def _describe_error(error: Exception) -> str:
-    """One line: the first says which step, the last one what happened in its worker."""
-    texts = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    reason = texts[0] if isinstance(error, UserError) or len(texts) == 1 else f"{texts[0]} {texts[-1]}"
-    return reason[:300]
 
 
 def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Outcome:

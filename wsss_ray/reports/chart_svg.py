@@ -9,6 +9,8 @@ from html import escape
 
 import numpy as np
 
+from wsss_ray.reports.ticks import find_ticks
+
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 38
 _MAX_NAME = 16
@@ -192,21 +194,6 @@ def draw_confusion(matrix: np.ndarray, labels: Sequence[str]) -> str:
         f'<div class="scroll"><svg class="confusion" viewBox="0 0 {width:.0f} {height:.0f}" {style} role="img" '
         f'aria-label="confusion matrix">{"".join(body)}</svg></div>'
     )
-
-
-def find_ticks(low: float, high: float, count: int = 5, inside: bool = False) -> list[float]:
-    """About ``count`` round numbers that enclose [low, high] (or lie within it)."""
-    if high <= low:
-        high = low + (abs(low) or 1.0) * 0.1
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = (math.ceil, math.floor) if inside else (math.floor, math.ceil)
-    start, stop = (
-        first(low / step - 1e-9 if inside else low / step + 1e-9),
-        last(high / step + (1e-9 if inside else -1e-9)),
-    )
-    return [round(place * step, 10) for place in range(start, max(stop, start + (0 if inside else 1)) + 1)]
 
 
 def format_tick(value: float) -> str:

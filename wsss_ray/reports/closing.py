@@ -20,14 +20,20 @@ def list_scores(run: RunFolder) -> list[tuple[str, str, str]]:
             epoch = history[-1]["epoch"] + 1
             value = format_percent(history[-1]["mean_ap"])
             lines.append((f"image-level mAP ({title})", value, f"val, after epoch {epoch}"))
+    unscored = list_unscored(run)
     for step in STEPS:
-        reason = run.record.get("scores", {}).get(step, {}).get(NOT_SCORED)
-        if reason is not None:
-            lines.append((STEPS[step].title, "-", f"not scored: {reason}"))
+        if step in unscored:
+            lines.append((STEPS[step].title, "-", f"not scored: {unscored[step]}"))
         for variant, values in run.scored(step).items():
             lines.append((f"{make_title(step, variant)}: mIoU", format_percent(values["miou"]), values["protocol"]))
             lines += list_part_recalls(values)
     return lines
+
+
+def list_unscored(run: RunFolder) -> dict[str, str]:
+    """Step -> why it has no score though the data has ground truth."""
+    scores = run.record.get("scores", {})
+    return {step: str(scores[step][NOT_SCORED]) for step in STEPS if NOT_SCORED in scores.get(step, {})}
 
 
 def list_part_recalls(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.config import UserError
 from wsss_ray.score.bootstrap import Difference, compare_counts
 from wsss_ray.score.names import STEPS
+from wsss_ray.tracking import flatten
 
 IDLE = {"name", "resources", "tags", "version"}
 """Parts of a recipe that change no result."""
@@ -104,16 +105,6 @@ def find_differences(recipes: Sequence[dict[str, Any]]) -> dict[str, tuple[Any, 
     keys = dict.fromkeys(key for one in flat for key in one if key.split(".")[0] not in IDLE)
     values = {key: tuple(one.get(key) for one in flat) for key in keys}
     return {key: found for key, found in values.items() if any(value != found[0] for value in found[1:])}
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as ``a.b.c`` keys; lists stay whole."""
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat.update(flatten(inner, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
 
 
 def collect_scores(runs: Sequence[RunFolder], step: str) -> list[ScoreLine]:

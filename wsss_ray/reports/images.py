@@ -18,13 +18,11 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.tiles import (
     GROUND_TRUTH,
     NamedMask,
+    PartReader,
     Tile,
     draw_map,
     draw_mask,
     draw_seeds,
-    read_given,
-    read_maps,
-    read_masks,
 )
 from wsss_ray.score.confusion import Counts, compute_mean_iou
 from wsss_ray.score.names import STEPS, choose_variant
@@ -120,7 +118,9 @@ def draw_images(run: RunFolder, step: str, budget: int = BUDGET) -> list[Shown]:
     chosen = chosen[: budget // (4 * LEAST)]
     share = budget // max(1, 4 * len(chosen))
     artist = _Artist(run, step, folder, np.asarray(manifest.palette, dtype=np.uint8))
-    return [artist.draw(one, shard_of[one.image_id], share) for one in chosen]
+    by_shard = sorted(chosen, key=lambda one: shard_of[one.image_id])
+    drawn = {one.image_id: artist.draw(one, shard_of[one.image_id], share) for one in by_shard}
+    return [drawn[one.image_id] for one in chosen]
 
 
 class _Artist:
@@ -129,6 +129,7 @@ class _Artist:
     def __init__(self, run: RunFolder, step: str, folder: str, palette: np.ndarray) -> None:
         self.step, self.folder, self.palette = step, folder, palette
         self.data = str(run.record["data"])
+        self.reader = PartReader()
         kind, split = STEPS[step].kind, STEPS[step].split
         self.of_maps = kind == "maps"
         self.maps = folder if self.of_maps else run.artifact("maps") if split == "score" else None
@@ -136,7 +137,7 @@ class _Artist:
 
     def draw(self, one: Chosen, shard: str, share: int) -> Shown:
         """The panel of one image; each tile has at most ``share`` characters."""
-        given = read_given(self.data, shard, one.image_id)
+        given = self.reader.read_given(self.data, shard, one.image_id)
         tiles: list[Tile] = [("image", given.pixels)]
         found = {index + 1 for index in given.classes}
         if given.truth is not None:
@@ -144,11 +145,11 @@ class _Artist:
             found |= find_labels(given.truth)
         masks = []
         if self.maps is not None:
-            maps = read_maps(self.maps, shard, one.image_id)
+            maps = self.reader.read_maps(self.maps, shard, one.image_id)
             tiles.append(draw_map(given.pixels, maps))
             masks = [draw_seeds(maps, variant, threshold) for variant, threshold in self.thresholds.items()]
         if not self.of_maps:
-            masks = read_masks(self.step, self.folder, shard, one.image_id)
+            masks = self.reader.read_masks(self.step, self.folder, shard, one.image_id)
         for mask in masks:
             tiles.append(draw_mask(given.pixels, mask, self.palette))
             found |= find_labels(mask.mask)

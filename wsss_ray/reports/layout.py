@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from html import escape
 
 from wsss_ray.reports.style import SCRIPT, STYLE
+
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    f"script-src 'sha256-{b64encode(sha256(SCRIPT.encode()).digest()).decode()}'"
+)
+"""What a browser lets a page do: show the images and the style inside it and run its own script, and nothing else."""
 
 
 def build_document(title: str, facts: Mapping[str, object], sections: Sequence[str], foot: str) -> str:
@@ -13,6 +21,7 @@ def build_document(title: str, facts: Mapping[str, object], sections: Sequence[s
     listed = "".join(f"<span>{escape(key)} <b>{escape(str(value))}</b></span>" for key, value in facts.items())
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
         f'<header><h1>{escape(title)}</h1><p class="facts">{listed}</p></header>'

@@ -7,7 +7,7 @@ from wsss_ray.artifacts.record import RunFolder, open_run
 from wsss_ray.config import UserError
 from wsss_ray.reports.images import BUDGET, LEAST
 from wsss_ray.reports.run_page import build_image_sections, build_run_page
-from wsss_ray.reports.study_table import find_results
+from wsss_ray.reports.study_results import find_results
 from wsss_ray.score.names import STEPS
 
 LIMIT = 10_000_000

@@ -16,18 +16,16 @@ from wsss_ray.reports.tiles import (
     GROUND_TRUTH,
     GivenImage,
     NamedMask,
+    PartReader,
     Tile,
     draw_map,
     draw_mask,
-    read_given,
-    read_maps,
-    read_masks,
 )
 from wsss_ray.score.names import STEPS
 
 NUM_ROWS = 8
 SHEETS = {"score": "train", "val": "val"}
-"""Which split's ground truth a step reads (``Step.split``) -> name of the sheet its images are drawn on."""
+"""Which split's ground truth a step reads (``ScoredStep.split``) -> name of the sheet its images are drawn on."""
 
 
 def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str, str], folder: str) -> list[Path]:
@@ -49,7 +47,8 @@ def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str
         path = target / f"{name}.png"
         rows = choose_rows(data.shards(splits[split]))
         made: dict[str, str] = {kind: artifacts[kind] for kind in kinds}
-        draw_sheet([_draw_row(data, row, made) for row in rows]).save(path, optimize=True)
+        reader = PartReader()
+        draw_sheet([_draw_row(data, reader, row, made) for row in rows]).save(path, optimize=True)
         if local is None:
             storage.write_bytes(storage.join(folder, "panels", path.name), path.read_bytes())
         paths.append(path)
@@ -67,12 +66,12 @@ def choose_rows(shards: Sequence[tuple[str, int]], count: int = NUM_ROWS) -> lis
     return picked
 
 
-def _draw_row(data: DataSet, row: tuple[str, int], artifacts: Mapping[str, str]) -> Panel:
+def _draw_row(data: DataSet, reader: PartReader, row: tuple[str, int], artifacts: Mapping[str, str]) -> Panel:
     """One image: what the data gives, then what the artifacts hold, in the order of the steps."""
     palette = np.asarray(data.manifest.palette, dtype=np.uint8)
     shard, place = row
     image_id = read_shard(data.uri, shard, columns=["image_id"])[place]["image_id"]
-    given = read_given(data.uri, shard, image_id)
+    given = reader.read_given(data.uri, shard, image_id)
     names = [data.manifest.classes[index] for index in given.classes]
     panel = Panel(f"{image_id}: {', '.join(names)}", [("image", given.pixels), _draw_truth(given, palette)])
     for key, step in STEPS.items():
@@ -80,10 +79,10 @@ def _draw_row(data: DataSet, row: tuple[str, int], artifacts: Mapping[str, str])
         if folder is None:
             continue
         if step.kind == "maps":
-            maps = read_maps(folder, shard, image_id)
+            maps = reader.read_maps(folder, shard, image_id)
             panel.tiles.append(draw_map(given.pixels, maps, "class map (max over classes)"))
         else:
-            masks = read_masks(key, folder, shard, image_id)
+            masks = reader.read_masks(key, folder, shard, image_id)
             panel.tiles += [draw_mask(given.pixels, mask, palette) for mask in masks]
     return panel
 

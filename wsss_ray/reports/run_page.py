@@ -11,6 +11,7 @@ import yaml
 
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion
+from wsss_ray.reports.closing import list_unscored
 from wsss_ray.reports.images import BUDGET, Shown, draw_images
 from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration, format_percent
 from wsss_ray.score.names import NUMBERS, STEPS, VARIANTS, choose_variant, make_title
@@ -57,15 +58,17 @@ def pick_colour(step: str) -> int:
 
 
 def build_headline(run: RunFolder) -> str:
-    """The number of every scored step, large, with its protocol."""
+    """The number of every scored step, large, with its protocol, and why other steps have none."""
     tiles = [
         f'<div class="score s{pick_colour(step)}"><small>{STEPS[step].title} mIoU</small>'
         f"<b>{format_percent(values['miou'])} <small>%</small></b><small>{escape(values['protocol'])}</small></div>"
         for step, (_, values) in find_usual(run).items()
     ]
-    if not tiles:
-        return '<p class="soft">This data has no ground truth, so nothing was scored.</p>'
-    return f'<div class="tiles3">{"".join(tiles)}</div>'
+    missing = [f"{STEPS[step].title}: not scored: {reason}" for step, reason in list_unscored(run).items()]
+    if not tiles and not missing:
+        missing = ["This data has no ground truth, so nothing was scored."]
+    notes = "".join(f'<p class="soft">{escape(text)}</p>' for text in missing)
+    return f'<div class="tiles3">{"".join(tiles)}</div>{notes}' if tiles else notes
 
 
 def build_score_table(run: RunFolder) -> str:

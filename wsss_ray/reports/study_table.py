@@ -8,13 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wsss_ray import storage
-from wsss_ray.config import UserError
+from wsss_ray.reports.study_results import STALE
 from wsss_ray.score.names import Column, choose_variant, find_study_column, list_study_columns
 from wsss_ray.score.rank import Agreement, measure_agreement
 
 Status = Literal["finished", "partly", "failed", "not run", "quoted"]
-SCALES = ("toy", "small", "paper")
 
 
 @dataclass(frozen=True)
@@ -113,29 +111,11 @@ def summarize_study(results: Mapping[str, Any]) -> StudyTable:
     )
 
 
-def find_results(name: str, out: str, scale: str | None = None) -> dict[str, Any]:
-    """The kept results of a study by name, or of the folder ``name``; UserError where there is not exactly one."""
-    found: dict[str, Any]
-    direct = storage.join(storage.make_absolute(name), "results.json")
-    if storage.exists(direct):
-        found = storage.read_json(direct)
-        return found
-    scales = (scale,) if scale else SCALES
-    places = [storage.join(storage.make_absolute(out), "studies", f"{name}-{one}", "results.json") for one in scales]
-    there = [place for place in places if storage.exists(place)]
-    if not there:
-        raise UserError(f"no results of study {name!r} below {out}: run it with 'wsss study run {name}'")
-    if len(there) > 1:
-        raise UserError(f"study {name!r} was run at several scales below {out}: choose one with --scale")
-    found = storage.read_json(there[0])
-    return found
-
-
 def _summarize_row(row: Mapping[str, Any], metrics: Sequence[str], metric: str, variant: str | None) -> Line:
     seeds = row.get("seeds", {})
     finished = [seeds[key] for key in sorted(seeds, key=int) if seeds[key]["status"] == "finished"]
     failed = [seed for seed in seeds.values() if seed["status"] == "failed"]
-    num_stale = sum(seed["status"] == "stale" for seed in seeds.values())
+    num_stale = sum(seed["status"] == STALE for seed in seeds.values())
     cells = {}
     for key in metrics:
         found = [read_column(seed, key, metric, variant) for seed in finished]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import decode_maps, name_part, read_table
@@ -43,31 +45,51 @@ class NamedMask:
     """(H, W) uint8."""
 
 
-def read_given(data: str, shard: str, image_id: str) -> GivenImage:
-    """One image of a shard of prepared data."""
-    table = read_shard_table(data, shard, columns=["image_id", "image", "labels", "mask"])
-    row = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
-    return GivenImage(
-        image_id=image_id,
-        pixels=decode_image(row["image"], image_id),
-        classes=tuple(row["labels"] or ()),
-        truth=None if row["mask"] is None else decode_mask(row["mask"], image_id),
-    )
+class PartReader:
+    """Images by shard and id, from prepared data and from what a run made of it.
 
+    Of every folder the part that was read last is kept, so images asked for shard by shard read each part once.
+    """
 
-def read_maps(folder: str, shard: str, image_id: str) -> ClassMaps:
-    """The class maps of one image of a shard."""
-    return decode_maps(_read_row(folder, shard, image_id))
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[str, pa.Table, dict[str, int]]] = {}
 
+    def read_given(self, data: str, shard: str, image_id: str) -> GivenImage:
+        """One image of a shard of prepared data."""
+        columns = ["image_id", "image", "labels", "mask"]
+        row = self._find_row(data, shard, image_id, lambda: read_shard_table(data, shard, columns=columns))
+        return GivenImage(
+            image_id=image_id,
+            pixels=decode_image(row["image"], image_id),
+            classes=tuple(row["labels"] or ()),
+            truth=None if row["mask"] is None else decode_mask(row["mask"], image_id),
+        )
 
-def read_masks(step: str, folder: str, shard: str, image_id: str) -> list[NamedMask]:
-    """The drawn variants of a step for one image, of those its artifact holds as masks."""
-    row = _read_row(folder, shard, image_id)
-    return [
-        NamedMask(VARIANTS[variant].caption, decode_mask(row[variant], image_id))
-        for variant in STEPS[step].drawn
-        if row.get(variant) is not None
-    ]
+    def read_maps(self, folder: str, shard: str, image_id: str) -> ClassMaps:
+        """The class maps of one image of a shard."""
+        return decode_maps(self._read_row(folder, shard, image_id))
+
+    def read_masks(self, step: str, folder: str, shard: str, image_id: str) -> list[NamedMask]:
+        """The drawn variants of a step for one image, of those its artifact holds as masks."""
+        row = self._read_row(folder, shard, image_id)
+        return [
+            NamedMask(VARIANTS[variant].caption, decode_mask(row[variant], image_id))
+            for variant in STEPS[step].drawn
+            if row.get(variant) is not None
+        ]
+
+    def _read_row(self, folder: str, shard: str, image_id: str) -> dict[str, Any]:
+        """The row of an image in the part that an artifact made of a shard."""
+        where = storage.join(folder, name_part(shard))
+        return self._find_row(folder, shard, image_id, lambda: read_table(where))
+
+    def _find_row(self, folder: str, shard: str, image_id: str, read: Callable[[], pa.Table]) -> dict[str, Any]:
+        if self._kept.get(folder, ("",))[0] != shard:
+            table = read()
+            self._kept[folder] = shard, table, {name: row for row, name in enumerate(table["image_id"].to_pylist())}
+        _, table, places = self._kept[folder]
+        row: dict[str, Any] = table.slice(places[image_id], 1).to_pylist()[0]
+        return row
 
 
 def draw_seeds(maps: ClassMaps, variant: str, threshold: float) -> NamedMask:
@@ -86,10 +108,3 @@ def draw_map(image: np.ndarray, maps: ClassMaps, caption: str = "class map") -> 
 def draw_mask(image: np.ndarray, named: NamedMask, palette: np.ndarray) -> Tile:
     """A mask in class colours over the image."""
     return named.caption, overlay_mask(image, named.mask, palette)
-
-
-def _read_row(folder: str, shard: str, image_id: str) -> dict[str, Any]:
-    """The row of an image in the part that an artifact made of a shard."""
-    table = read_table(storage.join(folder, name_part(shard)))
-    row: dict[str, Any] = table.slice(table["image_id"].to_pylist().index(image_id), 1).to_pylist()[0]
-    return row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import shutil
@@ -110,8 +109,7 @@ def _write_names(run_folder: str, to: Path) -> bool:
     names = open_data(read_record(run_folder)["data"]).file_names()
     if all(Path(file).with_suffix("").as_posix() == image_id for image_id, file in names.items()):
         return False
-    with (to / NAMES).open("w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows([("image_id", "file"), *sorted(names.items())])
+    (to / NAMES).write_bytes(storage.format_csv([("image_id", "file"), *sorted(names.items())]))
     return True
 
 

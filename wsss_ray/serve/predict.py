@@ -6,9 +6,7 @@ settings>``; an image is predicted again when its file has changed, or when the 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -218,6 +216,4 @@ def _write_tables(known: Rows, model: Model, out: str) -> None:
         found = zip(row["classes"], row["area_fractions"], row["confidences"], strict=True)
         predictions += [[image, names[index], f"{area:.6f}", f"{sure:.6f}"] for index, area, sure in found]
     for name, lines in (("predictions.csv", predictions), ("skipped.csv", skipped)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(lines)
-        storage.write_bytes(storage.join(out, name), text.getvalue().encode())
+        storage.write_bytes(storage.join(out, name), storage.format_csv(lines))

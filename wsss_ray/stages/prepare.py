@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import ray
 from pydantic import TypeAdapter
 from ray import cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Step, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
+from wsss_ray.cluster.parts import run_parts
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data.audit import Facts
@@ -202,14 +202,7 @@ def _written(
     parts = [{"name": name, "splits": list(splits), "items": _pack(items)} for name, splits, items in plan]
     if not parts:
         raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
-    pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        _write,  # type: ignore[arg-type]
-        fn_args=(load, out),
-        batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
-        num_cpus=1,
-    )
-    yield from pipeline.iter_rows()
+    yield from run_parts(_write, parts, (load, out), layout)
 
 
 def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import ray
-from ray import cloudpickle
+from ray import ObjectRef, cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
+from wsss_ray.cluster.parts import run_parts
 from wsss_ray.cluster.progress import Bar, console
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import ReadsFiles
+from wsss_ray.data.detector import Detector
 from wsss_ray.data.grey import PLAIN, Grey
-from wsss_ray.data.saliency import NOTE, describe_detector, detect_saliency
+from wsss_ray.data.saliency import NOTE, detect_saliency, open_detector
 from wsss_ray.data.source import Item, Source, read_file
 from wsss_ray.data.survey import survey_source
 from wsss_ray.recipe import Resources
@@ -27,7 +29,12 @@ _pack: Callable[[Any], bytes] = cloudpickle.dumps
 
 
 def make_saliency(
-    source: Source, out: str, detector: str = "border_cut", skip_bad: bool = False, address: str | None = None
+    source: Source,
+    out: str,
+    detector: str = "border_cut",
+    options: Mapping[str, Any] | None = None,
+    skip_bad: bool = False,
+    address: str | None = None,
 ) -> int:
     """Write ``<id>.png`` for every image of a source into ``out``, beside a note of what made them; returns how many
     maps are there.
@@ -35,7 +42,6 @@ def make_saliency(
     Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
     ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
-    made = describe_detector(detector)
     name = source.name
     source, problems = survey_source(source)
     faults = [str(problem) for problem in problems if problem.kind == "id"]
@@ -44,10 +50,11 @@ def make_saliency(
     items = [item for item in source.items if item.image is not None]
     if not items:
         raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
-    _claim(out, made)
+    opened = open_detector(detector, options)
+    _claim(out, opened.made)
     with join_cluster(address):
         grey = source.load.reading.grey if isinstance(source.load, ReadsFiles) else PLAIN
-        bad = detect_all(items, out, (detector, grey), plan_machines(Resources()))
+        bad = detect_all(items, out, (opened, grey), plan_machines(Resources()))
     if bad and not skip_bad:
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
@@ -59,7 +66,7 @@ def make_saliency(
     return len(items) - len(bad)
 
 
-def detect_all(items: list[Item], out: str, how: tuple[str, Grey], layout: Machines) -> list[str]:
+def detect_all(items: list[Item], out: str, how: tuple[Detector, Grey], layout: Machines) -> list[str]:
     """Detect in every image that has no map yet, by a detector in images whose deep grey is read in this way; what went
     wrong, one line an image.
     """
@@ -80,40 +87,51 @@ def _claim(out: str, made: dict[str, Any]) -> None:
     if storage.exists(note):
         found = storage.read_json(note)
         if found != made:
-            raise UserError(f"{out}: holds maps of {_short(found)}, not of {_short(made)}; choose another --out")
+            there, wanted = _tell_apart(found, made)
+            raise UserError(f"{out}: holds maps of {there}, not of {wanted}; choose another --out")
     elif any(name.endswith(".png") for name in storage.list_names(out)):
         raise UserError(f"{out}: holds images that this step did not make; choose another --out")
     else:
         storage.write_json(note, made)
 
 
-def _short(made: dict[str, Any]) -> str:
-    return " ".join(str(made.get(key, "?")) for key in ("detector", "detector_version", "library"))
+def _tell_apart(found: dict[str, Any], made: dict[str, Any]) -> tuple[str, str]:
+    """Two notes in a few words each: what made the maps, and whatever else differs."""
+    always = ("detector", "detector_version", "library", "network")
+    keys = [*always, *sorted(key for key in made if key not in always and found.get(key) != made[key])]
+    first, second = (" ".join(str(note[key]) for key in keys if key in note) for note in (found, made))
+    return first, second
 
 
-def _made(todo: list[Item], out: str, how: tuple[str, Grey], layout: Machines) -> Iterator[dict[str, Any]]:
+def _made(todo: list[Item], out: str, how: tuple[Detector, Grey], layout: Machines) -> Iterator[dict[str, Any]]:
     size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
     light = [(item.image_id, item.image) for item in todo]
     parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
-    pipeline = ray.data.from_items(parts, override_num_blocks=len(parts)).map_batches(
-        _detect_part,  # type: ignore[arg-type]
-        fn_args=(out, *how),
-        batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
-        num_cpus=1,
-    )
-    yield from pipeline.iter_rows()
+    yield from run_parts(_detect_part, parts, (out, ray.put(how[0]), how[1]), layout)
 
 
-def _detect_part(batch: dict[str, np.ndarray], out: str, detector: str, grey: Grey) -> dict[str, Any]:
-    """Some images, in a Ray task; each map is written whole or not at all."""
-    items: list[tuple[str, str | bytes]] = cloudpickle.loads(batch["items"][0])
+_opened: dict[str, Detector] = {}
+"""The detector that was used last in this process: a network is set up once, not for every part."""
+
+
+def _detect_part(batch: dict[str, np.ndarray], out: str, sent: ObjectRef[Detector], grey: Grey) -> dict[str, Any]:
+    """Some images, in a Ray task."""
+    if sent.hex() not in _opened:
+        _opened.clear()
+        _opened[sent.hex()] = ray.get(sent)
+    items = cloudpickle.loads(batch["items"][0])
+    return {"bad": [write_maps(items, out, _opened[sent.hex()], grey)], "items": [len(items)]}
+
+
+def write_maps(items: Iterable[tuple[str, str | bytes]], out: str, detector: Detector, grey: Grey = PLAIN) -> list[str]:
+    """Write the maps of images given by id and file, each whole or not at all; what went wrong, one line an image."""
     bad = []
     for image_id, image in items:
         try:
             pixels = pic.decode_image(read_file(image, "image"), image if isinstance(image, str) else image_id, grey)
+            found = detect_saliency(pixels, detector)
         except UserError as error:
             bad.append(str(error))
             continue
-        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(detect_saliency(pixels, detector)))
-    return {"bad": [bad], "items": [len(items)]}
+        storage.write_bytes(storage.join(out, f"{image_id}.png"), pic.encode_grey(found))
+    return bad
