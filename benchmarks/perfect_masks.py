@@ -23,7 +23,7 @@ from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig, draw_image
 from wsss_ray.engine.train import Training, train_network
 from wsss_ray.engine.validate import World
-from wsss_ray.nets.deeplab import DeepLab, DeepLabV1Config
+from wsss_ray.nets.deeplab import DeepLab
 from wsss_ray.recipe import SegmentConfig
 from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.studies import cam
@@ -38,7 +38,7 @@ def choose_segmenter(head: str) -> SegmentConfig:
         chosen: SegmentConfig = TOY[head]["segment"]
         return chosen
     base: SegmentConfig = TOY["deeplab_v1"]["segment"]
-    return base.model_copy(update={"network": DeepLabV1Config(kind="linear", multi_scale_input=False)})
+    return base.model_copy(update={"network": base.network.model_copy(update={"kind": "linear"})})
 
 
 def read_truth(toy: ToyConfig, image_id: str) -> np.ndarray:

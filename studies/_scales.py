@@ -103,7 +103,7 @@ SMALL: dict[str, Overrides] = {
 TOY_NET = NetConfig(backbone="toy", weights="toy_pretrained")
 
 
-def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
+def _train_toy(epochs: int, lr: float = 2e-3) -> TrainConfig:
     return TrainConfig(
         epochs=epochs,
         batch_size=8,
@@ -112,6 +112,8 @@ def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
     )
 
 
+TOY_HEAD: dict[str, Any] = {"multi_scale_input": False, "lr_multipliers": (1.0, 1.0, 1.0, 1.0)}
+"""AdamW's steps do not shrink with the gradient: ten times the rate stops a head of three layers from learning."""
 TOY: dict[str, Overrides] = {
     "localizer": {"net": TOY_NET, "train": _train_toy(15)},
     "localize": {"localize.scales": (0.75, 1.0, 1.5), "localize.stride": 2},
@@ -125,13 +127,13 @@ TOY: dict[str, Overrides] = {
     "psa": {"refine.radius": 3, "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
     "deeplab_v1": {
         "segment": SegmentConfig(
-            network=DeepLabV1Config(rate=6, hidden=256, multi_scale_input=False), net=TOY_NET, train=_train_toy(10)
+            network=DeepLabV1Config(rate=4, hidden=128, dropout=0.1, channel_dropout=False, **TOY_HEAD),
+            net=TOY_NET,
+            train=_train_toy(10),
         )
     },
     "deeplab_v2": {
-        "segment": SegmentConfig(
-            network=DeepLabV2Config(rates=(1, 3, 6), multi_scale_input=False), net=TOY_NET, train=_train_toy(10)
-        )
+        "segment": SegmentConfig(network=DeepLabV2Config(rates=(1, 3, 6), **TOY_HEAD), net=TOY_NET, train=_train_toy(10))
     },
     "predict": {"predict.scales": (0.75, 1.0, 1.25), "predict.flip": True},
     "crf": {"predict.crf.prune": PRUNE},
