@@ -100,10 +100,10 @@ SMALL: dict[str, Overrides] = {
 }
 """EfficientNet-Lite0 on crops of 192; DeepLab keeps its version, not its trunk."""
 
-TOY_NET = NetConfig(backbone="toy")
+TOY_NET = NetConfig(backbone="toy", weights="toy_pretrained")
 
 
-def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
+def _train_toy(epochs: int, lr: float = 2e-3) -> TrainConfig:
     return TrainConfig(
         epochs=epochs,
         batch_size=8,
@@ -112,10 +112,12 @@ def _train_toy(epochs: int, lr: float = 5e-4) -> TrainConfig:
     )
 
 
+TOY_HEAD: dict[str, Any] = {"multi_scale_input": False, "lr_multipliers": (1.0, 1.0, 1.0, 1.0)}
+"""AdamW's steps do not shrink with the gradient: ten times the rate stops a head of three layers from learning."""
 TOY: dict[str, Overrides] = {
     "localizer": {"net": TOY_NET, "train": _train_toy(15)},
     "localize": {"localize.scales": (0.75, 1.0, 1.5), "localize.stride": 2},
-    # The frozen network below IRN's branch is untrained here, so its boundaries are weak.
+    # The network below IRN's branch is frozen and saw images of another world, so its boundaries are weak.
     "irn": {
         "refine.canvas": None,
         "refine.train_radius": 4,
@@ -125,18 +127,20 @@ TOY: dict[str, Overrides] = {
     "psa": {"refine.radius": 3, "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
     "deeplab_v1": {
         "segment": SegmentConfig(
-            network=DeepLabV1Config(rate=6, hidden=256, multi_scale_input=False), net=TOY_NET, train=_train_toy(10)
+            network=DeepLabV1Config(rate=4, hidden=128, dropout=0.1, channel_dropout=False, **TOY_HEAD),
+            net=TOY_NET,
+            train=_train_toy(10),
         )
     },
     "deeplab_v2": {
         "segment": SegmentConfig(
-            network=DeepLabV2Config(rates=(1, 3, 6), multi_scale_input=False), net=TOY_NET, train=_train_toy(10)
+            network=DeepLabV2Config(rates=(1, 3, 6), **TOY_HEAD), net=TOY_NET, train=_train_toy(10)
         )
     },
     "predict": {"predict.scales": (0.75, 1.0, 1.25), "predict.flip": True},
     "crf": {"predict.crf.prune": PRUNE},
 }
-"""A small network of its own, from random weights, on crops of 112."""
+"""A small network of its own, from weights that ship with the package, on crops of 112."""
 
 TABLES: dict[Scale, Mapping[str, Overrides]] = {"paper": {}, "small": SMALL, "toy": TOY}
 

@@ -22,10 +22,12 @@ TINY = (
     "train.batch_size=8",
     "train.augment.crop=56",
     "net.options={width: 16}",
+    "net.weights=null",
     "localize.scales=[1.0]",
     "segment.train.epochs=1",
     "segment.train.augment.crop=56",
     "segment.net.options={width: 16}",
+    "segment.net.weights=null",
     "predict.scales=[1.0]",
 )
 

