@@ -115,6 +115,10 @@ def test_every_command_parses(page: Path) -> None:
     for arguments in commands_of(page.read_text(encoding="utf-8")):
         if not arguments or arguments == ["--help"] or arguments[0].isupper():
             continue
+        if arguments[0].startswith("-"):
+            options = [option for one in get_command(app).params for option in one.opts]
+            assert arguments[0] in options, f"{name_of(page)}: wsss {arguments[0]}: no such option"
+            continue
         try:
             name, given = parse(arguments)
         except Exception as error:

@@ -57,7 +57,8 @@ def pretrain_toy(config: PretrainConfig) -> Toy:
     print(f"{config.num_images} images drawn in {time.perf_counter() - began:.0f} s", flush=True)
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 5])
-    backbone = Toy(16, config.width, "train").to(memory_format=torch.channels_last)
+    backbone = Toy(16, config.width, "train")
+    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = nn.Linear(backbone.channels["out"], NUM_CLASSES + len(SHAPES) + len(TEXTURES))
     parameters = [*backbone.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay)
