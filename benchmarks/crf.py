@@ -73,8 +73,8 @@ def compare(name: str, num_labels: int, images: list[np.ndarray], drop: float) -
         equal.append(np.mean(slow[1] == quick[1]))
     both = np.array(times)
     low, high = np.percentile(both[:, 0] / both[:, 1], [10, 90])
-    total = both.mean(axis=0)
-    return Line(name, num_labels, *total.tolist(), total[0] / total[1], low, high, float(np.mean(equal)))
+    mean = [float(side) for side in both.mean(axis=0)]
+    return Line(name, num_labels, mean[0], mean[1], mean[0] / mean[1], float(low), float(high), float(np.mean(equal)))
 
 
 def list_presets(wanted: str) -> list[str]:

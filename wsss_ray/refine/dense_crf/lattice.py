@@ -47,7 +47,7 @@ class Lattice:
     @property
     def num_vertices(self) -> int:
         """Vertices that some point touches, m."""
-        return self.before.shape[1]
+        return int(self.before.shape[1])
 
 
 def build_lattice(features: np.ndarray, weight: float) -> Lattice:
@@ -156,7 +156,7 @@ def find_bilateral_lattice(guide: np.ndarray, spread: float, colours: float, wei
     """The colour kernel of an (H, W, 3) uint8 image; a thread keeps the last one, for an image's other label sets."""
     key = (guide.shape, hashlib.blake2b(guide.tobytes()).digest(), spread, colours, weight)
     if getattr(_own, "key", None) != key:
-        positions = _make_positions(*guide.shape[:2], spread)
+        positions = _make_positions(guide.shape[0], guide.shape[1], spread)
         shades = guide.transpose(2, 0, 1).astype(np.float32) / np.float32(colours)
         _own.key = None
         _own.lattice = build_lattice(np.concatenate([positions, shades]).reshape(5, -1), weight)
