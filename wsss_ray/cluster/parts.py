@@ -18,7 +18,7 @@ def run_parts(
 ) -> Iterator[dict[str, Any]]:
     """The result of each part, in any order; at most ``layout.inference_workers`` run at once, one core each."""
     pipeline = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map_batches(
-        work,  # type: ignore[arg-type]
+        work,
         fn_args=arguments,
         batch_size=1,
         compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
