@@ -121,9 +121,14 @@ def format_csv(lines: Iterable[Sequence[object]]) -> bytes:
     Spreadsheets run a cell that begins with ``= + - @``, a tab or a line break as a formula, whoever named the file it
     speaks of: an apostrophe before it makes it text. Numbers stay numbers.
     """
+    return "".join(_format_line([_as_text(cell) for cell in line]) for line in lines).encode()
+
+
+def _format_line(cells: Sequence[object]) -> str:
+    """Ends in a line feed alone; written with a carriage return first, so that cells with either are quoted."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_as_text(cell) for cell in line] for line in lines)
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _as_text(cell: object) -> object:

@@ -141,7 +141,7 @@ class SalientNetwork:
         height, width = self.size
         scaled = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR), np.float32)
         white = 255.0 if self.expects.white == "255" else max(1.0, float(scaled.max()))
-        values = (scaled / white - np.asarray(self.expects.mean, np.float32)) / np.asarray(self.expects.std, np.float32)
+        values = (scaled / white - np.array(self.expects.mean)) / np.array(self.expects.std)
         batch = np.ascontiguousarray(values.transpose(2, 0, 1)[None], FLOATS[self._input.type])
         try:
             (given,) = self._session.run([self.output_name], {self._input.name: batch})
