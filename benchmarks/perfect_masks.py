@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def choose_segmenter(head: str) -> SegmentConfig:
     return base.model_copy(update={"network": base.network.model_copy(update={"kind": "linear"})})
 
 
+@cache
 def read_truth(toy: ToyConfig, image_id: str) -> np.ndarray:
     """The mask of an image by its id."""
     split, index = image_id.split("_")
