@@ -63,8 +63,8 @@ def _adamw(lr: float) -> OptimizerConfig:
 
 
 def _seam_head(rate: int) -> DeepLabV1Config:
-    """SEAM's head with its BatchNorms, which a short schedule needs."""
-    return DeepLabV1Config(kind="seam", hidden=256, rate=rate, multi_scale_input=False)
+    """SEAM's head with its BatchNorms, which a short schedule needs; its momentum is for 20,000 steps, not for 700."""
+    return DeepLabV1Config(kind="seam", hidden=256, rate=rate, norm_momentum=0.01, multi_scale_input=False)
 
 
 SMALL: dict[str, Overrides] = {

@@ -74,7 +74,7 @@ def test_cleaning_spares_what_runs_need(first: FinishedRun, tiny: Recipe) -> Non
 
 def test_every_step_leaves_its_scores(first: FinishedRun) -> None:
     assert set(first.scores) == {"seeds", "masks", "segmentation"}
-    assert set(first.scores["seeds"]) == {"fixed", "best", "curve"}
+    assert set(first.scores["seeds"]) == {"fixed", "best", "otsu", "curve"}
     assert set(first.scores["segmentation"]) == {"single_scale", "multi_scale", "crf"}
     for found in first.scores.values():
         for values in found.values():

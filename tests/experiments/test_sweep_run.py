@@ -115,7 +115,9 @@ def test_scores_read_off_a_curve_are_those_of_a_run(tmp_path: Path) -> None:
     assert "saliency" in computed["fixed"]["protocol"]
     # Recall of parts needs the maps.
     computed["fixed"].pop("part_recall")
-    assert {name: read_off[name] for name in ("fixed", "best")} == {name: computed[name] for name in ("fixed", "best")}
+    assert {name: read_off[name] for name in ("fixed", "best", "otsu")} == {
+        name: computed[name] for name in ("fixed", "best", "otsu")
+    }
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 5, 9, 15, 40])

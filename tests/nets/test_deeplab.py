@@ -18,6 +18,7 @@ from wsss_ray.contracts import Batch, Progress, Segments, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.deeplab import SEGMENTERS, DeepLab, DeepLabV1Config, DeepLabV2Config, compute_pixel_loss
 from wsss_ray.nets.optim import OptimizerConfig, build_optimizer
+from wsss_ray.studies import resolve
 
 START = Progress(epoch=0, step=0, num_epochs=1, num_steps=1)
 
@@ -242,3 +243,23 @@ def test_the_name_picks_the_settings():
     for bad in ({"name": "deeplab_v3"}, {"name": "deeplab_v1", "rates": [6]}, {"name": "deeplab_v2", "rates": []}):
         with pytest.raises(ValidationError):
             adapter.validate_python(bad)
+
+
+def test_statistics_of_a_short_schedule_are_those_of_its_images() -> None:
+    """The paper scale keeps SEAM's momentum; the head of ``small`` has seen its statistics after 700 steps."""
+    small = resolve("cam", scale="small").segment
+    assert small is not None
+    assert isinstance(small.network, DeepLabV1Config)
+    assert DeepLabV1Config(kind="seam").norm_momentum == 3e-4
+    tracked = {}
+    for momentum in (3e-4, small.network.norm_momentum):
+        torch.manual_seed(0)
+        head = DeepLabV1Config(kind="seam", hidden=8, rate=1, norm_momentum=momentum).build_head(4, 3).train()
+        for _ in range(700):
+            head(torch.randn(2, 4, 5, 5) + 3)
+        torch.manual_seed(1)
+        fresh = torch.randn(64, 4, 5, 5) + 3
+        values = head[0](fresh)
+        mean = values.mean((0, 2, 3))
+        tracked[momentum] = float(((head[1].running_mean - mean).abs() / values.std((0, 2, 3))).max())
+    assert tracked[small.network.norm_momentum] < 0.05 < tracked[3e-4]

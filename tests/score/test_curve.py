@@ -137,3 +137,39 @@ def test_bins_are_those_of_a_binary_search(thresholds: np.ndarray) -> None:
     found = find_bins(values.reshape(-1, 1), exact)
     assert found.shape == (len(values), 1)
     assert np.array_equal(found[:, 0], np.searchsorted(exact, values, side="left"))
+
+
+def test_otsu_parts_the_values_with_the_largest_variance_between() -> None:
+    rng = np.random.default_rng(3)
+    thresholds = np.arange(100) / 100
+    for low, high, share in ((0.1, 0.7, 0.5), (0.2, 0.9, 0.1), (0.45, 0.55, 0.5), (0.3, 0.3, 0.5)):
+        values = np.where(
+            rng.random((64, 64)) < share, rng.normal(high, 0.05, (64, 64)), rng.normal(low, 0.05, (64, 64))
+        )
+        values = values.clip(0, 1).astype(np.float32)
+        curve = ThresholdCurve(thresholds, 3)
+        curve.add(rng.integers(0, 3, (64, 64)).astype(np.uint8), np.array([1]), values[None])
+        found = curve.find_otsu(thresholds)
+        between = [
+            0.0 if not 0 < (above := values > t).mean() < 1 else above.mean() * (1 - above.mean())
+            * (values[above].mean() - values[~above].mean()) ** 2
+            for t in thresholds
+        ]  # fmt: skip
+        assert between[round(found * 100)] >= 0.995 * max(between)
+        if high > low + 0.2:
+            assert low < found < high
+
+
+def test_otsu_is_one_of_its_candidates_and_reads_no_class_of_the_truth() -> None:
+    rng = np.random.default_rng(4)
+    values = rng.random((1, 32, 32)).astype(np.float32) ** 2
+    found = []
+    for labels in range(3):
+        curve = ThresholdCurve([0.0, 0.2, 0.3333, 0.4, 0.6, 0.8], 3)
+        curve.add(np.full((32, 32), labels, np.uint8), np.array([0]), values)
+        found.append(curve.find_otsu([0.0, 0.2, 0.4, 0.6, 0.8]))
+    assert len(set(found)) == 1
+    assert found[0] in (0.2, 0.4)
+    flat = ThresholdCurve([0.0, 0.5], 3)
+    flat.add(np.zeros((4, 4), np.uint8), np.array([0]), np.full((1, 4, 4), 0.7, np.float32))
+    assert flat.find_otsu([0.0, 0.5]) == 0.0

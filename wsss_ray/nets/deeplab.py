@@ -68,6 +68,9 @@ class DeepLabV1Config(DeepLabConfig):
     hidden: Annotated[Width, Changes("weights")] = 1024
     dropout: Annotated[Dropout, Changes("weights")] = 0.5
     channel_dropout: Annotated[bool, Changes("weights")] = True
+    norm_momentum: Annotated[float, Field(gt=0, le=1), Changes("weights")] = 3e-4
+    """Weight of a batch in the running statistics of the ``seam`` head. SEAM's is for its 20,000 steps: after n steps
+    1 - (1 - momentum)^n of the statistics have been seen, 19 % after 700."""
 
     def build_head(self, num_in: int, num_classes: int) -> nn.Module:
         """The head that ``kind`` names."""
@@ -77,10 +80,10 @@ class DeepLabV1Config(DeepLabConfig):
             return build_branch(num_in, num_classes, self.rate, self.hidden, self.dropout, self.channel_dropout)
         layers: list[nn.Module] = [
             nn.Conv2d(num_in, self.hidden, 3, padding=self.rate, dilation=self.rate),
-            nn.BatchNorm2d(self.hidden, momentum=3e-4, affine=False),
+            nn.BatchNorm2d(self.hidden, momentum=self.norm_momentum, affine=False),
             nn.ReLU(),
             nn.Conv2d(self.hidden, self.hidden, 1),
-            nn.BatchNorm2d(self.hidden, momentum=3e-4, affine=False),
+            nn.BatchNorm2d(self.hidden, momentum=self.norm_momentum, affine=False),
             nn.ReLU(),
             nn.Dropout(self.dropout),
             nn.Conv2d(self.hidden, num_classes, 1),

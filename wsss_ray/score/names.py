@@ -27,7 +27,7 @@ class Variant:
     """The sentence beside its number; ``{split}``, ``{threshold}``, ``{refiner}``, ``{views}``, ``{dropped}`` and
     ``{labels}`` are filled in."""
     by_image: bool = True
-    """Whether it is a mask of every image; the best threshold is read off the curve of the whole set."""
+    """Whether it is a mask of every image; the others are read off the threshold curve of the whole set."""
     parts: bool = False
     """Whether the recall of an object's parts is reported (synthetic images)."""
     caption: str = ""
@@ -45,6 +45,11 @@ VARIANTS: dict[str, Variant] = {
         "{split}, threshold {threshold} fixed by the method, image labels used",
         parts=True,
         caption="seeds at {threshold}",
+    ),
+    "otsu": Variant(
+        "Otsu's threshold",
+        "{split}, threshold {threshold} by Otsu's method on the maps' values, image labels used",
+        by_image=False,
     ),
     "mask": Variant("refined", "{split}, refined by {refiner}, image labels used", parts=True, caption="pseudo mask"),
     "crf": Variant("multi-scale + CRF", "{split}, {views} + CRF{dropped}, {labels}", caption="prediction + CRF"),
@@ -70,7 +75,7 @@ class ScoredStep:
 
 
 STEPS: dict[str, ScoredStep] = {
-    "seeds": ScoredStep("CAM seeds", "maps", "score", ("best", "fixed"), ("fixed",)),
+    "seeds": ScoredStep("CAM seeds", "maps", "score", ("best", "fixed", "otsu"), ("fixed",)),
     "masks": ScoredStep("Pseudo masks", "masks", "score", ("mask",), ("mask",)),
     "segmentation": ScoredStep(
         "Segmentation", "predictions", "val", ("crf", "multi_scale", "single_scale"), ("multi_scale", "crf")

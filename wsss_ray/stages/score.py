@@ -33,8 +33,8 @@ from wsss_ray.score.curve import ThresholdCurve
 from wsss_ray.score.names import NOT_SCORED, STEPS, VARIANTS, Kind, list_variants
 from wsss_ray.stages.run import Run
 
-VERSION = 2
-"""2: precision and recall of the foreground."""
+VERSION = 3
+"""3: seeds at Otsu's threshold. 2: precision and recall of the foreground."""
 _TOTALS = b"wsss.totals"
 
 
@@ -222,7 +222,7 @@ def summarize_totals(
                 found[variant]["part_recall"] = recalls
     if "fixed" in found:
         found["fixed"]["threshold"] = config.background
-        found |= _summarize_curve(_read_curve(totals, config, len(labels)), labels, config, protocol["best"])
+        found |= _summarize_curve(_read_curve(totals, config, len(labels)), labels, config, protocol)
     return found
 
 
@@ -237,16 +237,22 @@ def explain_unscored(matrix: np.ndarray) -> str | None:
 
 
 def _summarize_curve(
-    curve: ThresholdCurve, labels: Sequence[str], config: ScoreConfig, protocol: str
+    curve: ThresholdCurve, labels: Sequence[str], config: ScoreConfig, protocol: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The best threshold among the evenly spaced ones, and the whole curve."""
-    mious = curve.mious(config.absent)
-    place = int(np.nanargmax(np.where(np.isin(curve.thresholds, config.even_thresholds), mious, np.nan)))
-    threshold = float(curve.thresholds[place])
-    sentence = protocol.format(threshold=f"{threshold:g}")
-    best = _describe_matrix(curve.matrices()[place], labels, config, sentence)
+    """The variants that are read off the curve, at one of the evenly spaced thresholds each, and the whole curve."""
+    mious, matrices = curve.mious(config.absent), curve.matrices()
+    even = np.isin(curve.thresholds, config.even_thresholds)
+    chosen = {
+        "best": float(curve.thresholds[int(np.nanargmax(np.where(even, mious, np.nan)))]),
+        "otsu": curve.find_otsu(config.even_thresholds),
+    }
+    found: dict[str, Any] = {}
+    for variant, threshold in chosen.items():
+        place = int(np.flatnonzero(curve.thresholds == threshold)[0])
+        sentence = protocol[variant].format(threshold=f"{threshold:g}")
+        found[variant] = {**_describe_matrix(matrices[place], labels, config, sentence), "threshold": threshold}
     points = {"thresholds": curve.thresholds.tolist(), "miou": [round(float(value), 6) for value in mious]}
-    return {"best": {**best, "threshold": threshold}, "curve": points}
+    return {**found, "curve": points}
 
 
 def _describe_matrix(matrix: np.ndarray, labels: Sequence[str], config: ScoreConfig, protocol: str) -> dict[str, Any]:
