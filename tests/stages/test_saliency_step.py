@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from tests.data.salient_networks import write_network
 from wsss_ray.cli.data import app
 from wsss_ray.config import UserError
+from wsss_ray.data.grey import PLAIN
 from wsss_ray.data.manifest import DataSet, Manifest
 from wsss_ray.data.saliency import NOTE, detect_saliency, open_detector
 from wsss_ray.data.shards import write_dataset
@@ -174,10 +175,11 @@ def test_one_process_sets_a_network_up_once(images: Path, tmp_path: Path, ray_cl
     batch = {"items": np.array([cloudpickle.dumps(items[:2])], dtype=object)}
     sent = ray.put(detector)
     for _ in range(2):
-        assert saliency._detect_part(batch, str(tmp_path / "maps"), sent)["items"] == [2]
+        assert saliency._detect_part(batch, str(tmp_path / "maps"), sent, PLAIN)["items"] == [2]
     kept = saliency._opened[sent.hex()]
     assert saliency._opened == {sent.hex(): kept}
     assert kept is not detector
     assert "_session" in vars(kept.find), "its session is open"
-    assert saliency._detect_part(batch, str(tmp_path / "maps"), ray.put(open_detector("fine_grained")))["bad"] == [[]]
+    other = ray.put(open_detector("fine_grained"))
+    assert saliency._detect_part(batch, str(tmp_path / "maps"), other, PLAIN)["bad"] == [[]]
     assert sent.hex() not in saliency._opened, "another detector takes the place of the last one"
