@@ -72,6 +72,7 @@ PLACES = {
     "export": Place("--to", uri=False),
     "predict": Place("--out"),
     "report": Place("--out"),
+    "clean": Place("--out"),
     "weights fetch": Place("--folder", needed=False, uri=False),
 }
 """Every command that writes."""
