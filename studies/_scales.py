@@ -16,7 +16,6 @@ from wsss_ray.nets.deeplab import DeepLabV1Config, DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig
 from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Recipe, Scale, SegmentConfig, replace_settings
 from wsss_ray.refine.crf import PRESETS
-from wsss_ray.refine.seeds import QuantileSeedsConfig
 
 from ._steps import DEEPLAB_CRF, WALKERS, Head, Images, Trunk, Walker, build_deeplab
 
@@ -68,15 +67,6 @@ def _seam_head(rate: int) -> DeepLabV1Config:
     return DeepLabV1Config(kind="seam", hidden=256, rate=rate, norm_momentum=0.01, multi_scale_input=False)
 
 
-IRN_SIDE, PSA_SIDE = 125, 63
-"""Side of the grid of stride 4 and 8 on images of 500 pixels, for which both papers state the steps of their walk."""
-
-
-def _follow_maps(side: int) -> dict[str, Any]:
-    """IRN's and PSA's label thresholds suit maps whose best threshold is near .15, and their walks a larger grid."""
-    return {"refine.labels": QuantileSeedsConfig(), "refine.walk_side": side}
-
-
 SMALL: dict[str, Overrides] = {
     "localizer": {"net": SMALL_NET, "train": _train_small(5, SGD)},
     "localize": {
@@ -89,13 +79,11 @@ SMALL: dict[str, Overrides] = {
     "irn": {
         "refine.canvas": None,
         "refine.train_radius": 6,
-        **_follow_maps(IRN_SIDE),
         # The branch learns at the rate of a new layer.
         "affinity": AffinityConfig(net=SMALL_NET, train=_train_small(3, _adamw(10 * 3e-4))),
     },
     "psa": {
         "refine.radius": 4,
-        **_follow_maps(PSA_SIDE),
         "affinity": AffinityConfig(net=SMALL_NET, train=_train_small(3, _adamw(3e-4))),
     },
     "deeplab_v1": {
@@ -134,10 +122,9 @@ TOY: dict[str, Overrides] = {
         "refine.canvas": None,
         "refine.train_radius": 4,
         "refine.radius": 4,
-        **_follow_maps(IRN_SIDE),
         "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4, 10 * 5e-4)),
     },
-    "psa": {"refine.radius": 3, **_follow_maps(PSA_SIDE), "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
+    "psa": {"refine.radius": 3, "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
     "deeplab_v1": {
         "segment": SegmentConfig(
             network=DeepLabV1Config(rate=4, hidden=128, dropout=0.1, channel_dropout=False, **TOY_HEAD),
