@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from wsss_ray.refine.pairs import list_path_cells, list_path_offsets, list_search_offsets
-from wsss_ray.refine.random_walk import expand_power, link_within_edges, spread_scores, spread_within_edges
+from wsss_ray.refine.random_walk import (
+    expand_power,
+    link_within_edges,
+    scale_exp_times,
+    spread_scores,
+    spread_within_edges,
+)
 
 
 def dense_affinity(links: Tensor, offsets: tuple[tuple[int, int], ...]) -> Tensor:
@@ -186,3 +192,22 @@ def test_memory_of_an_image_of_640_pixels() -> None:
     told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     grown = 1024 * int(told.stdout)
     assert grown < 8 * (3 * 34 + 6 * 3) * 160 * (160 + 5) + 16e6
+
+
+def test_walks_of_another_grid_get_as_far_in_the_image():
+    assert scale_exp_times(8, (21, 34), None) == 8
+    assert scale_exp_times(8, (125, 125), 125) == scale_exp_times(8, (100, 156), 125) == 8
+    assert scale_exp_times(8, (32, 32), 128) == 4
+    assert scale_exp_times(8, (1, 1), 125) == 0
+    assert scale_exp_times(3, (64, 64), 32) == 5
+
+    def reach(side: int) -> float:
+        """Standard deviation of a walk from the middle, in sides of the grid."""
+        start = torch.zeros(1, side, side)
+        start[0, side // 2, side // 2] = 1
+        walked = spread_within_edges(start, torch.zeros(side, side), 5, 10, scale_exp_times(4, (side, side), 80))[0]
+        rows = torch.arange(side) - side // 2
+        return float((walked.sum(1) / walked.sum() * rows**2).sum().sqrt()) / side
+
+    assert reach(40) == pytest.approx(reach(80), rel=0.15)
+    assert reach(40) == pytest.approx(reach(160), rel=0.15)

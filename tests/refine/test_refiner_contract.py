@@ -15,6 +15,7 @@ from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Progress, Trainable
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import CRFConfig
+from wsss_ray.refine.histogram import count_values
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.score.config import ScoreConfig
 
@@ -121,7 +122,7 @@ def test_what_only_masks_read_leaves_the_training_alone(name: str) -> None:
     weights, losses = train(refiner)
     for field in select(refiner, "masks"):
         value = getattr(refiner, field)
-        other = refiner.model_copy(update={field: value / 2 if isinstance(value, float) else value + 1})
+        other = refiner.model_copy(update={field: value / 2 if isinstance(value, float) else (value or 0) + 1})
         found, found_losses = train(other)
         assert found_losses == losses, field
         assert all(torch.equal(found[key], weights[key]) for key in weights), field
@@ -137,8 +138,8 @@ def test_masks_of_any_image(name: str, classes: tuple[int, ...], size: tuple[int
     image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
     grid = (-(-size[0] // 4), -(-size[1] // 4))
     maps = ClassMaps("a", np.array(classes, np.int32), rng.random((len(classes), *grid), dtype=np.float32), size)
-    refiner = REFINERS[name]()
-    network = built(refiner)
+    network = built(REFINERS[name]())
+    refiner = REFINERS[name]().settle(count_values(maps))
     mask = refiner.refine(image, maps, network)
     assert mask.dtype == np.uint8
     assert mask.shape == size

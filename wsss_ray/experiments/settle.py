@@ -13,6 +13,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
 from wsss_ray.nets.weight_store import locate_weights
 from wsss_ray.recipe import Recipe, SettledData, SettledRecipe, take_localizer
+from wsss_ray.stages.histogram import HistogramStep
 from wsss_ray.stages.localize import LocalizeStep
 from wsss_ray.stages.predict import PredictStep
 from wsss_ray.stages.prepare import PrepareStep, generate_toy
@@ -21,7 +22,7 @@ from wsss_ray.stages.run import Run, Steps
 from wsss_ray.stages.score import ScoreStep
 from wsss_ray.stages.train import TrainStep
 
-STEPS = (PrepareStep, TrainStep, LocalizeStep, RefineStep, PredictStep, ScoreStep)
+STEPS = (PrepareStep, TrainStep, LocalizeStep, HistogramStep, RefineStep, PredictStep, ScoreStep)
 
 
 def describe_inputs(uri: str | None) -> dict[str, Any]:

@@ -22,8 +22,16 @@ class RefinerConfig(Config):
     name: Annotated[str, Changes("masks")]
     trainable: ClassVar[bool] = False
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
+    follows_maps: ClassVar[bool] = False
+    """True where settings are taken from the values of all maps, by ``settle``, before anything is refined."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
+
+    def settle(self, counts: np.ndarray) -> RefinerConfig:
+        """The refiner to run over maps whose values were counted so (``refine.histogram.count_values``, all images
+        together): itself, unless it ``follows_maps``.
+        """
+        return self
 
     def training_labels(self) -> RefinerConfig:
         """The refiner that makes that network's training masks."""

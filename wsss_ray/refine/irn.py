@@ -35,7 +35,7 @@ from wsss_ray.refine.pairs import (
     take_pairs,
 )
 from wsss_ray.refine.planes import make_mask
-from wsss_ray.refine.random_walk import spread_within_edges
+from wsss_ray.refine.random_walk import scale_exp_times, spread_within_edges
 from wsss_ray.refine.seeds import ConfidentSeedsConfig
 
 STRIDE = 4
@@ -223,6 +223,9 @@ class IRNConfig(RefinerConfig):
     beta: Annotated[PositiveFloat, Changes("masks")] = 10.0
     exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The random walk takes 2^exp_times steps."""
+    walk_side: Annotated[PositiveInt | None, Changes("masks")] = None
+    """Side, in cells, of the square grid that ``exp_times`` is for (125 for images of 500 pixels): on another the walk
+    takes the power of two of steps that carries it as far in the image. None: 2^exp_times on every grid."""
     background: Annotated[PositiveFloat, Changes("masks")] = 0.25
     """Background score, beside the spread maps divided by their largest value of all classes."""
     keep: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 1.0
@@ -256,7 +259,8 @@ class IRNConfig(RefinerConfig):
         evidence = torch.from_numpy(np.ascontiguousarray(maps.maps, dtype=np.float32)).to(edge.device)
         if evidence.shape[1:] != edge.shape:
             evidence = F.interpolate(evidence[None], size=edge.shape, mode="bilinear", align_corners=False)[0]
-        spread = spread_within_edges(evidence, edge, self.radius, self.beta, self.exp_times)
+        times = scale_exp_times(self.exp_times, (edge.shape[0], edge.shape[1]), self.walk_side)
+        spread = spread_within_edges(evidence, edge, self.radius, self.beta, times)
         large = F.interpolate(spread[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
         large = large[0, :, :height, :width]
         return F.pad(large / large.max().clamp(min=1e-30), (0, 0, 0, 0, 1, 0), value=self.background)

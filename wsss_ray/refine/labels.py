@@ -19,6 +19,7 @@ from wsss_ray.refine.seeds import (
     ConfidentPowerSeedsConfig,
     ConfidentSeedsConfig,
     PowerSeedsConfig,
+    QuantileSeedsConfig,
     ThresholdSeedsConfig,
 )
 from wsss_ray.registry import Registry, require_settings
@@ -30,6 +31,7 @@ WITHOUT_NETWORK: dict[str, type[RefinerConfig]] = {
     "power": PowerSeedsConfig,
     "confident": ConfidentSeedsConfig,
     "confident_power": ConfidentPowerSeedsConfig,
+    "quantile": QuantileSeedsConfig,
     "crf": CRFRefinerConfig,
     "pamr": PAMRConfig,
     "par": PARConfig,

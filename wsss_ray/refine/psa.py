@@ -34,7 +34,7 @@ from wsss_ray.refine.pairs import (
     view_windows,
 )
 from wsss_ray.refine.planes import add_power_background, make_mask
-from wsss_ray.refine.random_walk import spread_scores
+from wsss_ray.refine.random_walk import scale_exp_times, spread_scores
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig
 
 STRIDE = 8
@@ -159,6 +159,9 @@ class PSAConfig(RefinerConfig):
     beta: Annotated[PositiveFloat, Changes("masks")] = 8.0
     exp_times: Annotated[NonNegativeInt, Changes("masks")] = 8
     """The random walk takes 2^exp_times steps."""
+    walk_side: Annotated[PositiveInt | None, Changes("masks")] = None
+    """Side, in cells, of the square grid that ``exp_times`` is for (63 for images of 500 pixels): on another the walk
+    takes the power of two of steps that carries it as far in the image. None: 2^exp_times on every grid."""
 
     def training_labels(self) -> RefinerConfig:
         """``labels``."""
@@ -195,4 +198,5 @@ class PSAConfig(RefinerConfig):
         pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
         cells = F.avg_pool2d(F.pad(planes, pad)[None], STRIDE, STRIDE)[0]
         links = link_cells(features, self.radius)
-        return spread_scores(cells, links, list_search_offsets(self.radius), self.beta, self.exp_times)
+        times = scale_exp_times(self.exp_times, (rows, columns), self.walk_side)
+        return spread_scores(cells, links, list_search_offsets(self.radius), self.beta, times)

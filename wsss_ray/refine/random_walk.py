@@ -27,6 +27,15 @@ def spread_within_edges(scores: Tensor, edge: Tensor, radius: int = 5, beta: flo
     )
 
 
+def scale_exp_times(exp_times: int, grid: tuple[int, int], side: int | None) -> int:
+    """``exp_times`` of a walk that gets as far, as a share of the (h, w) ``grid``, as the given one on a square of
+    ``side`` cells: a walk's reach grows as the root of its steps, 2^exp_times. None: as given.
+    """
+    if side is None:
+        return exp_times
+    return max(round(exp_times + math.log2(grid[0] * grid[1] / side**2)), 0)
+
+
 def link_within_edges(edge: Tensor, radius: int) -> Tensor:
     """(h, w) edges -> (pairs, h, w) affinity of each cell and those at ``list_path_offsets``; 0 beyond the border.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
 from torch import nn
 
-from wsss_ray.config import Changes
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.crf import PRESETS, CRFConfig, smooth_labels, smooth_scores
+from wsss_ray.refine.histogram import split_by_otsu
 from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 
@@ -72,6 +73,31 @@ class ConfidentSeedsConfig(RefinerConfig):
     def _threshold(self, image: np.ndarray, full: np.ndarray, threshold: float) -> np.ndarray:
         labels = pick_winners(add_constant_background(full, threshold))
         return labels if self.crf is None else pick_winners(smooth_labels(image, labels, len(full) + 1, self.crf))
+
+
+class QuantileSeedsConfig(RefinerConfig):
+    """Confident seeds whose thresholds follow the maps and read no ground truth; the rule is of this project, no paper.
+
+    Otsu's threshold parts the values of all maps of the data set. Classes stand above the upper ``foreground`` share of
+    those over it, background below the lower ``background`` share of those under it, each after a CRF; else 255. IRN's
+    constants .30 and .05 suit maps whose best threshold is near .15.
+    """
+
+    name: Annotated[Literal["quantile"], Changes("masks")] = "quantile"
+    follows_maps: ClassVar[bool] = True
+    foreground: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 0.5
+    background: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 0.5
+    crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["irn"]
+    """On the labels of each of the two seeds; None leaves them as they are."""
+
+    def settle(self, counts: np.ndarray) -> ConfidentSeedsConfig:
+        """The two thresholds for these counts of the values of all maps."""
+        high, low = split_by_otsu(counts, self.foreground, self.background)
+        return ConfidentSeedsConfig(foreground=high, background=low, crf=self.crf)
+
+    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
+        """Raises UserError: only what ``settle`` gives can refine."""
+        raise UserError("refiner 'quantile' takes thresholds from all maps: run what its settle(counts) gives")
 
 
 def make_confident_mask(sure: np.ndarray, likely: np.ndarray, classes: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE
 from wsss_ray.score.confusion import Absent, Counts, compute_mean_iou
+from wsss_ray.score.otsu import measure_separation
 
 CELLS = 4096
 """Cells of [0, 1] that ``find_bins`` looks values up by; a power of two, so that a float's cell is exact."""
@@ -83,12 +84,8 @@ class ThresholdCurve:
         It maximises the variance between the two sides (Otsu 1979, Eq. 18), and reads no class of the truth: all pixels
         that are scored count alike. Values are taken at the middle of their bin; the first of equal ones is returned.
         """
-        weights = self.counts.sum((0, 1)) / max(1, self.counts.sum())
         edges = np.concatenate([self.thresholds[:1], self.thresholds, [max(1.0, self.thresholds[-1])]])
-        middles = (edges[:-1] + edges[1:]) / 2
-        below, mean_below = np.cumsum(weights)[:-1], np.cumsum(weights * middles)[:-1]
-        spread, gap = below * (1 - below), (weights * middles).sum() * below - mean_below
-        between = np.divide(gap**2, spread, out=np.zeros_like(spread), where=spread > 1e-12)
+        between = measure_separation(self.counts.sum((0, 1)), (edges[:-1] + edges[1:]) / 2)
         between[~np.isin(self.thresholds, candidates)] = -1.0
         return float(self.thresholds[int(np.argmax(between))])
 

@@ -20,6 +20,7 @@ from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
 from wsss_ray.recipe import AffinityConfig
 from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.stages.histogram import count_map_values, read_histogram
 from wsss_ray.stages.run import Run
 from wsss_ray.stages.train import TrainInputs, train
 
@@ -75,16 +76,22 @@ def refine(run: Run, maps: Artifact, refiner: RefinerConfig, affinity: AffinityC
 def refine_maps(
     run: Run, title: str, maps: Artifact, refiner: RefinerConfig, network: Artifact | None = None
 ) -> Artifact:
-    """One refiner over all class maps."""
+    """One refiner over all class maps.
+
+    What it takes from the values of all of them follows from the maps, so that their digest stands for it.
+    """
+    histogram = count_map_values(run, maps) if refiner.follows_maps else None
     step = RefineStep(
         refiner=refiner.name,
         settings=select(refiner, "masks"),
         maps=maps.digest,
         network=None if network is None else network.digest,
     )
-    make_worker = partial(RefineWorker, run.data.uri, maps.uri, refiner, None if network is None else network.uri)
 
     def compute(folder: str) -> dict[str, Any]:
+        settled = refiner if histogram is None else refiner.settle(read_histogram(histogram))
+        where = None if network is None else network.uri
+        make_worker = partial(RefineWorker, run.data.uri, maps.uri, settled, where)
         shards = run.data.shards(run.recipe.data.train_split)
         job = ShardJob(title, make_worker, shards, folder, network=network is not None)
         return asdict(run_shards(job, run.machines))
