@@ -26,6 +26,9 @@ from ._numbers_esol import PUBLISHED
 from ._rows import make_rows
 from ._steps import IRNET, build_deeplab, build_protocol
 
+PROFILES: tuple[Profile, ...] = ("paper",)
+"""Sides there are."""
+
 
 def published(profile: Profile) -> Recipe:
     """Three phases on ResNet-50, each the base of the next, then IRN and DeepLab-v2.
