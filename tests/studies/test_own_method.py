@@ -156,6 +156,7 @@ def test_list_names_the_package_and_what_is_broken(installed: dict[str, str]) ->
         "power,",
         "confident,",
         "confident_power,",
+        "quantile,",
         "crf,",
         "pamr,",
         "par,",
