@@ -20,36 +20,15 @@ def runs(
     """List finished runs with their scores."""
     from wsss_ray.artifacts.usage import list_runs
     from wsss_ray.cluster.progress import console
-    from wsss_ray.config import UserError
-    from wsss_ray.reports.layout import format_percent
-    from wsss_ray.reports.terminal import build_text_table
-    from wsss_ray.score.names import STEPS
+    from wsss_ray.reports.run_list import build_run_table, sort_runs
 
-    if sort not in ("finished", "name", *STEPS):
-        raise UserError(f"--sort {sort}: choose finished, name, {', '.join(STEPS)}")
-    found = [run for run in list_runs(out) if recipe is None or run.recipe == recipe]
-    if sort == "name":
-        found.sort(key=lambda run: run.name)
-    elif sort in STEPS:
-        found.sort(key=lambda run: -run.scores.get(sort, -1.0))
+    found = sort_runs([run for run in list_runs(out) if recipe is None or run.recipe == recipe], sort)
     if json:
         print_json(found)
-        return
-    if not found:
+    elif found:
+        console.print(build_run_table(found))
+    else:
         typer.echo(f"no finished run below {out}")
-        return
-    headings = ("run", "scale", "seed", *(step.title for step in STEPS.values()), "finished")
-    rows = [
-        (
-            run.name,
-            run.scale,
-            str(run.seed),
-            *(format_percent(run.scores[step]) if step in run.scores else "-" for step in STEPS),
-            run.finished,
-        )
-        for run in found
-    ]
-    console.print(build_text_table(f"{len(found)} runs, mIoU in %", headings, rows, numeric=(2, 3, 4, 5)))
 
 
 def clean(

@@ -31,7 +31,10 @@ class Changes:
 
 
 class Config(BaseModel):
-    """Base of all settings: unknown keys and wrong types are refused, values never change after validation."""
+    """Base of all settings: unknown keys and wrong types are refused, values never change after validation.
+
+    Where text is wanted a number is its digits: a folder or a class may be called 2024.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True

@@ -180,6 +180,9 @@ def test_wrong_folders_and_options(tmp_path):
         open_source("folder", tmp_path)
     with pytest.raises(UserError, match="val_fraction"):
         open_source("folder", tmp_path, val_fraction=1.0)
+    for source in ("folder", "yolo", "label_studio", "datumaro", "coco", "voc"):
+        with pytest.raises(UserError, match="seed"):
+            open_source(source, tmp_path, seed=-1)
     root = table(tmp_path, "image,labels\na.jpg,dog\n")
     with pytest.raises(UserError, match="saliency is a folder"):
         open_source("folder", root, saliency=tmp_path / "nope")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wsss_ray.config import UserError
-from wsss_ray.contracts import ClassMaps
+from wsss_ray.contracts import IGNORE, ClassMaps
 from wsss_ray.refine.seeds import ThresholdSeedsConfig
 from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.score.curve import ThresholdCurve, find_bins
@@ -160,11 +160,11 @@ def test_otsu_parts_the_values_with_the_largest_variance_between() -> None:
             assert low < found < high
 
 
-def test_otsu_is_one_of_its_candidates_and_reads_no_class_of_the_truth() -> None:
+def test_otsu_is_one_of_its_candidates_and_reads_no_truth() -> None:
     rng = np.random.default_rng(4)
     values = rng.random((1, 32, 32)).astype(np.float32) ** 2
     found = []
-    for labels in range(3):
+    for labels in (0, 1, 2, IGNORE):
         curve = ThresholdCurve([0.0, 0.2, 0.3333, 0.4, 0.6, 0.8], 3)
         curve.add(np.full((32, 32), labels, np.uint8), np.array([0]), values)
         found.append(curve.find_otsu([0.0, 0.2, 0.4, 0.6, 0.8]))

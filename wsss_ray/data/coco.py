@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
-
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import FileLoader, Reading
 from wsss_ray.data.coco_categories import read_categories
@@ -24,10 +22,10 @@ from wsss_ray.data.files import SALIENCY_TAILS, Census, Companions, make_ids
 from wsss_ray.data.grey import FileError
 from wsss_ray.data.image import encode_mask
 from wsss_ray.data.names import compose, contain_path, list_classes, path_key
-from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
+from wsss_ray.data.options import FilePath, Words, describe_reading, make_reading, read_options
 from wsss_ray.data.shards import cache_root
 from wsss_ray.data.source import FACTS, Item, Row, Source
-from wsss_ray.data.splits import draw_splits
+from wsss_ray.data.splits import SplitOptions, split_items
 
 Empty = Literal["dropped", "kept"]
 _REASONS = {
@@ -37,7 +35,7 @@ _REASONS = {
 }
 
 
-class CocoOptions(FileOptions):
+class CocoOptions(SplitOptions):
     """Options of the source ``coco``."""
 
     crowd: Crowd = "included"
@@ -58,9 +56,6 @@ class CocoOptions(FileOptions):
     see."""
     outside: Literal["refused", "cut"] = "refused"
     """What becomes of most images having shapes that reach far beyond them."""
-    val_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """Part of the images that goes to val where the files say no split."""
-    seed: int = 0
 
 
 def open_coco(root: str | Path | None, **options: Any) -> Source:
@@ -91,8 +86,8 @@ def open_coco(root: str | Path | None, **options: Any) -> Source:
     notes += _take_census(items, parts, chosen)
     splits = tuple(part.split for part in parts)
     if splits == (UNSPLIT,):
-        items = draw_splits(list(items), chosen.val_fraction, chosen.seed)
-        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+        items, drawn = split_items(items, chosen)
+        described |= drawn
         splits = ("train", "val") if any(item.splits == ("val",) for item in items) else ("train",)
     return Source(
         "coco",

@@ -12,29 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.coco_masks import DrawRules, pycocotools_mask
 from wsss_ray.data.files import Census, FileTable, is_image, make_ids
 from wsss_ray.data.names import BACKGROUND, contain_path, list_classes, name_key
-from wsss_ray.data.options import FileOptions, describe_reading, make_reading, read_options
+from wsss_ray.data.options import describe_reading, make_reading, read_options
 from wsss_ray.data.shapes import ShapeLoader, describe_shapes
 from wsss_ray.data.source import Item, Source
-from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.tables import SPLIT_FOLDERS, read_split
 from wsss_ray.data.text import read_text
 
 _DRAWN = ("polygon", "mask")
-
-
-class DatumaroOptions(FileOptions):
-    """Options of the source ``datumaro``."""
-
-    val_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """Part of the images that goes to val where subsets say no split."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +54,8 @@ def find_subsets(root: Path) -> list[Path]:
 
 
 def open_datumaro(root: str | Path | None, **options: Any) -> Source:
-    """The images of a data set in Datumaro's layout, with ``DatumaroOptions``; UserError names the file."""
-    chosen = read_options("datumaro", DatumaroOptions, options)
+    """The images of a data set in Datumaro's layout, with ``SplitOptions``; UserError names the file."""
+    chosen = read_options("datumaro", SplitOptions, options)
     files = find_subsets(Path(root)) if root is not None and Path(root).is_dir() else []
     if root is None or not files:
         raise UserError(
@@ -88,8 +78,8 @@ def open_datumaro(root: str | Path | None, **options: Any) -> Source:
         notes.append(f"{what}: there is no mask for them")
     described: dict[str, Any] = {"labels_from": ", ".join(path.name for path in files)}
     if not any(item.splits for item in items):
-        items = draw_splits(items, chosen.val_fraction, chosen.seed)
-        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+        items, drawn = split_items(items, chosen)
+        described |= drawn
     return Source(
         name="datumaro",
         classes=list(classes.names),
@@ -108,7 +98,7 @@ def _read_subset(path: Path, encoding: str | None) -> Mapping[str, Any]:
     return value
 
 
-def _read_names(values: Mapping[Path, Mapping[str, Any]], options: DatumaroOptions) -> list[str]:
+def _read_names(values: Mapping[Path, Mapping[str, Any]], options: SplitOptions) -> list[str]:
     """The labels in the order of their numbers, the same in every subset."""
     found: dict[Path, list[str]] = {}
     for path, value in values.items():

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import (
@@ -40,9 +38,9 @@ from wsss_ray.data.names import (
     path_key,
     show_path,
 )
-from wsss_ray.data.options import FileOptions, FilePath, describe_reading, make_reading, read_options
+from wsss_ray.data.options import FilePath, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
-from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.tables import SPLIT_FOLDERS, Line, read_csv, read_jsonl, read_split
 from wsss_ray.data.text import read_text
 
@@ -55,16 +53,13 @@ _METADATA: dict[str, Callable[[Path, str | None], tuple[list[Line], list[str]]]]
 }
 
 
-class FolderOptions(FileOptions):
+class FolderOptions(SplitOptions):
     """Options of the source ``folder``."""
 
     labels: FilePath | None = None
     """A table of images and labels that lies elsewhere than labels.csv in the folder."""
     masks: FilePath | None = None
     """Folder of masks named like the images; none: there are none."""
-    val_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """Part of the images that goes to val where no splits are given."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,8 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
         notes += companions.notes(len(items)) if companions is not None else []
     described: dict[str, Any] = {"layout": found.layout, "labels_from": found.layout}
     if not any(item.splits for item in items):
-        items = draw_splits(items, chosen.val_fraction, chosen.seed)
-        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+        items, drawn = split_items(items, chosen)
+        described |= drawn
     described |= describe_reading(chosen)
     return Source(
         name="folder",

@@ -9,29 +9,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pydantic import Field
-
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, FileTable, is_image, make_ids
 from wsss_ray.data.names import ClassNames, gather_classes, list_classes
-from wsss_ray.data.options import FileOptions, describe_reading, make_reading, read_options
+from wsss_ray.data.options import describe_reading, make_reading, read_options
 from wsss_ray.data.shapes import ShapeLoader, describe_shapes
 from wsss_ray.data.source import Item, Source, read_file
-from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.text import parse_xml, read_text
 
 _LABEL_KEYS = (
     *("polygonlabels", "choices", "rectanglelabels", "brushlabels", "ellipselabels", "keypointlabels", "labels"),
 )
-
-
-class LabelStudioOptions(FileOptions):
-    """Options of the source ``label_studio``."""
-
-    val_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """Part of the images that goes to val."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,8 +49,8 @@ def find_export(folder: Path) -> Path | None:
 
 
 def open_label_studio(root: str | Path | None, **options: Any) -> Source:
-    """The images of an export, with ``LabelStudioOptions``; UserError names the file and the task."""
-    chosen = read_options("label_studio", LabelStudioOptions, options)
+    """The images of an export, with ``SplitOptions``; UserError names the file and the task."""
+    chosen = read_options("label_studio", SplitOptions, options)
     export = find_export(Path(root)) if root is not None and Path(root).is_dir() else None
     if root is None or export is None:
         raise UserError(f"{root}: no JSON export of Label Studio there; give the folder that holds it and the images")
@@ -86,18 +76,14 @@ def open_label_studio(root: str | Path | None, **options: Any) -> Source:
     if 0 < bare < len(tasks):
         what = f"{bare} of {len(tasks)} images have choices, boxes or brushes, not polygons alone"
         notes.append(f"{what}: there is no mask for them")
-    items = draw_splits(items, chosen.val_fraction, chosen.seed)
+    items, drawn = split_items(items, chosen)
     return Source(
         name="label_studio",
         classes=list(classes.names),
         items=items,
         load=ShapeLoader(FileLoader(make_reading(chosen, len(classes.names), classes.find))),
         splits=order_splits(items),
-        options={
-            "labels_from": export.name,
-            "splits": {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed},
-            **describe_reading(chosen),
-        },
+        options={"labels_from": export.name, **drawn, **describe_reading(chosen)},
         notes=notes,
     )
 
@@ -160,7 +146,7 @@ def _relative(path: Path, folder: Path) -> str:
     return path.name
 
 
-def _find_classes(folder: Path, options: LabelStudioOptions, tasks: list[Task]) -> ClassNames:
+def _find_classes(folder: Path, options: SplitOptions, tasks: list[Task]) -> ClassNames:
     """Those that are given, those of the labelling interface in their order, else those of the labels."""
     if options.classes:
         return list_classes(options.classes, "--classes")

@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from pydantic import Field, NonNegativeInt
 
+from wsss_ray.data.options import FileOptions
 from wsss_ray.data.source import Item
 
 _ORDER = ("train", "val", "test")
+
+
+class SplitOptions(FileOptions):
+    """Options of a source whose files may say no split."""
+
+    val_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Part of the images that goes to val where no splits are given."""
+    seed: NonNegativeInt = 0
+    """Of the draw."""
+
+
+def split_items(items: Iterable[Item], options: SplitOptions) -> tuple[list[Item], dict[str, Any]]:
+    """Items with drawn splits (``draw_splits``), and what a manifest says of them."""
+    drawn = draw_splits(list(items), options.val_fraction, options.seed)
+    return drawn, {"splits": {"drawn": True, "val_fraction": options.val_fraction, "seed": options.seed}}
 
 
 def draw_splits(items: list[Item], val_fraction: float, seed: int) -> list[Item]:

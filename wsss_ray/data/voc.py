@@ -18,9 +18,9 @@ from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, image_endings, is_image, is_system, short_list
 from wsss_ray.data.masks import MaskTable, find_colour_list, read_colour_list, read_mask
 from wsss_ray.data.names import BACKGROUND, VOID, ClassNames, compose, list_classes, name_key
-from wsss_ray.data.options import FileOptions, FilePath, Words, describe_reading, make_reading, read_options
+from wsss_ray.data.options import FilePath, Words, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source, read_file
-from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.text import parse_xml, read_text, strip_invisible
 
 CLASSES = (
@@ -33,7 +33,7 @@ UNSPLIT = "default"
 LabelSource = Literal["xml", "npy", "masks"]
 
 
-class VocOptions(FileOptions):
+class VocOptions(SplitOptions):
     """Options of the source ``voc``."""
 
     labels_from: LabelSource = "xml"
@@ -93,8 +93,8 @@ def open_voc(root: str | Path | None, **options: Any) -> Source:
         VocLabels(chosen.labels_from, vectors, classes, reading.masks),
     )
     if UNSPLIT in lists:
-        items = draw_splits(list(items), 0.2, 0)
-        described["splits"] = {"drawn": True, "val_fraction": 0.2, "seed": 0}
+        items, drawn = split_items(items, chosen)
+        described |= drawn
     notes += _note_matches(images, items, saliency)
     return Source(
         name="voc",

@@ -10,32 +10,23 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
-from pydantic import Field
 
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, FileTable, count_unreadable, make_ids
 from wsss_ray.data.names import list_classes
-from wsss_ray.data.options import FileOptions, describe_reading, make_reading, read_options
+from wsss_ray.data.options import describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
-from wsss_ray.data.splits import draw_splits, order_splits
+from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.tables import SPLIT_FOLDERS, read_split
 from wsss_ray.data.text import read_text
 
 _LISTS = ("data.yaml", "data.yml", "dataset.yaml")
 
 
-class YoloOptions(FileOptions):
-    """Options of the source ``yolo``."""
-
-    val_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """Part of the images that goes to val where folders say no split."""
-    seed: int = 0
-
-
 def open_yolo(root: str | Path | None, **options: Any) -> Source:
-    """The images of a YOLO data set, with ``YoloOptions``; UserError names file and line."""
-    chosen = read_options("yolo", YoloOptions, options)
+    """The images of a YOLO data set, with ``SplitOptions``; UserError names file and line."""
+    chosen = read_options("yolo", SplitOptions, options)
     if root is None or not Path(root).is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds data.yaml or classes.txt, images and labels")
     folder = Path(root)
@@ -64,8 +55,8 @@ def open_yolo(root: str | Path | None, **options: Any) -> Source:
     count_unreadable(table.files, census)
     described: dict[str, Any] = {"labels_from": "boxes"}
     if not any(item.splits for item in items):
-        items = draw_splits(items, chosen.val_fraction, chosen.seed)
-        described["splits"] = {"drawn": True, "val_fraction": chosen.val_fraction, "seed": chosen.seed}
+        items, drawn = split_items(items, chosen)
+        described |= drawn
     return Source(
         name="yolo",
         classes=list(classes.names),
@@ -82,7 +73,7 @@ def find_names_file(folder: Path) -> Path | None:
     return next((folder / name for name in _LISTS if (folder / name).is_file()), None)
 
 
-def _read_names(folder: Path, options: YoloOptions) -> tuple[list[str], list[str]]:
+def _read_names(folder: Path, options: SplitOptions) -> tuple[list[str], list[str]]:
     path = find_names_file(folder)
     if options.classes:
         return list(options.classes), []

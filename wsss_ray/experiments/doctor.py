@@ -14,6 +14,7 @@ from typing import Literal
 from wsss_ray import storage
 from wsss_ray.cluster.submit import sends_token
 from wsss_ray.config import UserError
+from wsss_ray.refine.crf import CRFConfig
 from wsss_ray.tracking import check_store, choose_store
 
 Verdict = Literal["ok", "note", "bad"]
@@ -61,7 +62,10 @@ def _check_versions() -> Check:
 def _check_crf() -> Check:
     import pydensecrf.densecrf  # noqa: F401
 
-    return Check("dense CRF", "ok", f"pydensecrf2 {importlib.metadata.version('pydensecrf2')}")
+    reference = f"pydensecrf2 {importlib.metadata.version('pydensecrf2')}"
+    if CRFConfig().engine == "fast":
+        return Check("dense CRF", "ok", f"fast (numba {importlib.metadata.version('numba')}), {reference}")
+    return Check("dense CRF", "note", reference, "the faster engine wants numba: pip install 'wsss-ray[fast]'")
 
 
 def _check_devices() -> Check:

@@ -44,6 +44,8 @@ class ThresholdCurve:
         self.num_labels = num_labels
         self.counts = np.zeros((num_labels, num_labels - 1, len(self.thresholds) + 1), np.int64)
         """(K, C, T + 1): truth, strongest class, number of thresholds below its value."""
+        self.values = np.zeros(len(self.thresholds) + 1, np.int64)
+        """(T + 1,): number of thresholds below the strongest value, of all pixels, unknown ones too."""
 
     def add(self, truth: np.ndarray, classes: np.ndarray, maps: np.ndarray, name: str = "image") -> None:
         """Count one image: (H, W) truth with 255 unknown, (P,) 0-based present classes, each once, (P, H, W) maps.
@@ -62,6 +64,7 @@ class ThresholdCurve:
         if not len(classes):
             # Whatever the class: a value below every threshold is background.
             self.counts[:, 0, 0] += present[: self.num_labels]
+            self.values[0] += truth.size
             return
         num_bins = len(self.thresholds) + 1
         # One number per pixel, (truth, strongest class, bin); unknown pixels make a row of their own, left out below.
@@ -76,16 +79,18 @@ class ThresholdCurve:
         places += strongest + find_bins(top, self.thresholds.astype(maps.dtype))
         shape = (self.num_labels + 1, len(classes), num_bins)
         flat = np.bincount(places.reshape(-1), minlength=int(np.prod(shape)))
-        self.counts[:, np.asarray(classes)] += flat.reshape(shape)[:-1]
+        counted = flat.reshape(shape)
+        self.counts[:, np.asarray(classes)] += counted[:-1]
+        self.values += counted.sum((0, 1))
 
     def find_otsu(self, candidates: Sequence[float] | np.ndarray) -> float:
         """The one of ``candidates``, thresholds of the curve, that parts the pixels' strongest values best.
 
-        It maximises the variance between the two sides (Otsu 1979, Eq. 18), and reads no class of the truth: all pixels
-        that are scored count alike. Values are taken at the middle of their bin; the first of equal ones is returned.
+        It maximises the variance between the two sides (Otsu 1979, Eq. 18), and reads no truth: every pixel of the
+        images counts alike. Values are taken at the middle of their bin; the first of equal ones is returned.
         """
         edges = np.concatenate([self.thresholds[:1], self.thresholds, [max(1.0, self.thresholds[-1])]])
-        between = measure_separation(self.counts.sum((0, 1)), (edges[:-1] + edges[1:]) / 2)
+        between = measure_separation(self.values, (edges[:-1] + edges[1:]) / 2)
         between[~np.isin(self.thresholds, candidates)] = -1.0
         return float(self.thresholds[int(np.argmax(between))])
 

@@ -93,8 +93,8 @@ class ScoreWorker:
                 if truth.parts is not None and VARIANTS[variant].parts:
                     parts += _count_parts(truth.parts, truth.mask, mask)
         buffer = io.BytesIO()
-        counts = curve.counts if self.kind == "maps" else np.zeros(0, dtype=np.int64)
-        np.savez_compressed(buffer, curve=counts, parts=parts, **matrices)  # type: ignore[arg-type]
+        read = {"curve": curve.counts, "values": curve.values} if self.kind == "maps" else {}
+        np.savez_compressed(buffer, parts=parts, **read, **matrices)  # type: ignore[arg-type]
         table = pa.Table.from_pylist(rows, schema=COUNTS_SCHEMA)
         return table.replace_schema_metadata({_TOTALS: buffer.getvalue()})
 
@@ -277,7 +277,7 @@ def _read_truth(row: dict[str, Any]) -> Truth | None:
 
 def _read_curve(totals: Mapping[str, np.ndarray], config: ScoreConfig, num_labels: int) -> ThresholdCurve:
     curve = ThresholdCurve(config.curve_thresholds, num_labels)
-    curve.counts = totals["curve"]
+    curve.counts, curve.values = totals["curve"], totals["values"]
     return curve
 
 
