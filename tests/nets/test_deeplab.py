@@ -261,5 +261,5 @@ def test_statistics_of_a_short_schedule_are_those_of_its_images() -> None:
         fresh = torch.randn(64, 4, 5, 5) + 3
         values = head[0](fresh)
         mean = values.mean((0, 2, 3))
-        tracked[momentum] = float(((head[1].running_mean - mean).abs() / values.std((0, 2, 3))).max())
+        tracked[momentum] = float(((head[1].running_mean - mean).abs() / values.std((0, 2, 3))).max().detach())
     assert tracked[small.network.norm_momentum] < 0.05 < tracked[3e-4]

@@ -20,8 +20,9 @@ from wsss_ray.refine.crf import PRESETS, CRFConfig, compute_score_energy, infer_
 
 pytest.importorskip("numba")
 pytest.importorskip("pydensecrf")
-SAME_LIMIT = 2e-3
-"""Two orders of summation, ten times through a softmax."""
+ONCE, OFTEN = 2e-5, 1e-2
+"""How far marginals may lie apart after one step, where only the order of sums differs, and after all of them: every
+softmax widens a difference."""
 
 
 def use(config: CRFConfig, **changes: object) -> CRFConfig:
@@ -44,12 +45,15 @@ def make_case(size: tuple[int, int], num_labels: int, noise: int, seed: int) -> 
     return image, compute_score_energy((scores / scores.sum(axis=0)).astype(np.float32))
 
 
-def assert_same(fast: np.ndarray, reference: np.ndarray) -> None:
+def assert_same(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> None:
     """Equal labels, but where the reference itself has a tie; marginals as close as rounding lets them be."""
+    once = use(config, iterations=1)
+    np.testing.assert_allclose(infer_marginals(image, energy, once), infer_reference(image, energy, once), atol=ONCE)
+    fast, reference = infer_marginals(image, energy, config), infer_reference(image, energy, config)
     first, second = np.sort(np.concatenate([reference, np.zeros_like(reference[:1])]), axis=0)[[-1, -2]]
     differ = fast.argmax(axis=0) != reference.argmax(axis=0)
     assert not (differ & (first - second > 1e-4)).any()
-    np.testing.assert_allclose(fast, reference, atol=SAME_LIMIT)
+    np.testing.assert_allclose(fast, reference, atol=OFTEN)
     np.testing.assert_allclose(fast.sum(axis=0), 1, atol=1e-5)
 
 
@@ -65,6 +69,7 @@ UNLIKE = {config: name for name, config in sorted(PRESETS.items(), reverse=True)
     seed=st.integers(0, 1000),
 )
 @example(size=(1, 1), num_labels=2, noise=0, seed=0)
+@example(size=(1, 31), num_labels=40, noise=0, seed=81)  # dark, and no multiple of four pixels
 @example(size=(1, 37), num_labels=255, noise=255, seed=1)
 @example(size=(64, 90), num_labels=21, noise=40, seed=2)
 @settings(max_examples=8, deadline=None)
@@ -74,7 +79,7 @@ def test_labels_are_those_of_pydensecrf(
     image, energy = make_case(size, num_labels, noise, seed)
     config = PRESETS[name]
     assert config.engine == "fast"
-    assert_same(infer_marginals(image, energy, config), infer_reference(image, energy, config))
+    assert_same(image, energy, config)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ def test_labels_are_those_of_pydensecrf(
 def test_settings_beside_the_presets(changes: dict[str, float]) -> None:
     image, energy = make_case((30, 41), 5, 40, 3)
     config = use(PRESETS["psa"], **changes)
-    assert_same(infer_marginals(image, energy, config), infer_reference(image, energy, config))
+    assert_same(image, energy, config)
 
 
 def test_a_lattice_of_many_vertices() -> None:
@@ -103,7 +108,7 @@ def test_a_lattice_of_many_vertices() -> None:
 
     lattice = find_bilateral_lattice(image, config.bilateral_xy, config.bilateral_rgb, config.bilateral_weight)
     assert lattice.num_vertices > LARGE
-    assert_same(infer_marginals(image, energy, config), infer_reference(image, energy, config))
+    assert_same(image, energy, config)
 
 
 def test_dropped_labels_are_zero_and_the_others_stay() -> None:
