@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.golden_rules import mxnet_name
@@ -43,15 +44,11 @@ def write_mxnet(path: Path, arrays: dict[str, np.ndarray], form: str) -> None:
             stream.write(struct.pack("<Q", len(name)) + name.encode())
 
 
-def write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    header, blob = {"__metadata__": {"format": "pt"}}, b""
-    for name, array in arrays.items():
-        data = array.tobytes()
-        shape, span = list(array.shape), [len(blob), len(blob) + len(data)]
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": span}
-        blob += data
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + blob)
+def write_raw_safetensors(path: Path, dtype: str, num_bytes: int) -> None:
+    """A file with one tensor ``odd`` of a type that torch may lack, from the format's description."""
+    entry = {"dtype": dtype, "shape": [16], "data_offsets": [0, num_bytes]}
+    text = json.dumps({"odd": entry}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(num_bytes))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -105,6 +102,86 @@ def test_damaged_files_are_one_line(tmp_path):
         read_weights(tmp_path / "absent.npz")
 
 
+SHARED_TYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint64, torch.uint32, torch.uint16, torch.uint8),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu),
+    torch.float4_e2m1fn_x2,
+)
+"""Every type that both torch and safetensors know."""
+
+
+def test_safetensors_of_every_type_are_read_as_stored(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for dtype in SHARED_TYPES:
+        raw = rng.integers(0, 2 if dtype is torch.bool else 256, 6 * dtype.itemsize, np.uint8)
+        tensors[str(dtype)] = torch.from_numpy(raw).view(dtype).reshape(2, 3)
+    save_file(tensors, tmp_path / "w.safetensors")
+    found = read_weights(tmp_path / "w.safetensors")
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert found[name].dtype == tensor.dtype
+        assert found[name].shape == (2, 3)
+        assert torch.equal(found[name].view(torch.uint8), tensor.view(torch.uint8)), name
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [d for d in SHARED_TYPES if d not in (torch.complex64, torch.float4_e2m1fn_x2)],
+    ids=lambda dtype: str(dtype).removeprefix("torch."),
+)
+def test_weights_of_every_real_type_fill_the_toy(dtype, tmp_path):
+    state = {k: v for k, v in build_backbone("toy", width=8).state_dict().items() if not is_counter(k)}
+    stored = {key: torch.ones(value.shape).to(dtype) for key, value in state.items()}
+    save_file(stored, tmp_path / "w.safetensors")
+    net = build_backbone("toy", width=8)
+    assert load_weights(net, str(tmp_path / "w.safetensors")).num_matched == len(state)
+    assert all(torch.equal(net.state_dict()[key], torch.ones(value.shape)) for key, value in state.items())
+
+
+def test_a_tensor_that_is_no_weight_is_one_line_naming_it(tmp_path):
+    state = {k: v for k, v in build_backbone("toy", width=8).state_dict().items() if not is_counter(k)}
+    first = next(iter(state))
+    shape = state[first].shape
+    bad = [torch.zeros(shape, dtype=torch.complex64), torch.zeros(shape, dtype=torch.uint8).view(SHARED_TYPES[-1])]
+    for odd in bad:
+        save_file({**state, first: odd}, tmp_path / "w.safetensors")
+        net = build_backbone("toy", width=8)
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        with pytest.raises(UserError, match=rf"w\.safetensors: tensor '{first}' is of .*save it as float32") as caught:
+            load_weights(net, str(tmp_path / "w.safetensors"))
+        assert "\n" not in str(caught.value)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    torch.save({**state, first: torch.zeros(shape).to_sparse()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="sparse_coo"):
+        load_weights(build_backbone("toy", width=8), str(tmp_path / "w.pth"))
+
+
+def test_types_that_torch_lacks_are_one_line_naming_file_and_tensor(tmp_path):
+    write_raw_safetensors(tmp_path / "w.safetensors", "F6_E2M3", 12)
+    with pytest.raises(UserError, match=r"w\.safetensors: tensor 'odd' cannot be used \(.*F6_E2M3") as caught:
+        read_weights(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value)
+    write_raw_safetensors(tmp_path / "w.safetensors", "F8_E4M3", 12)
+    with pytest.raises(UserError, match=r"w\.safetensors: not a readable"):
+        read_weights(tmp_path / "w.safetensors")
+
+
+def test_arrays_of_every_kind_are_read_from_npz(tmp_path):
+    kinds = ["?", "u1", "u2", "<u4", "u8", "i1", "i2", "<i4", ">i8", "f2", "f4", ">f8", "c8"]
+    arrays = {kind: np.array([0, 1, 1]).astype(kind) for kind in kinds}
+    np.savez(tmp_path / "w.npz", names=np.array(["a", "b"]), **arrays)
+    found = read_weights(tmp_path / "w.npz")
+    assert found.keys() == arrays.keys()
+    for kind, array in arrays.items():
+        assert found[kind].numpy().dtype == array.dtype.newbyteorder("=")
+        assert np.array_equal(found[kind].numpy(), array)
+    np.savez(tmp_path / "w.npz", odd=np.zeros(3, "V2"))
+    with pytest.raises(UserError, match=r"w\.npz: tensor 'odd' cannot be used"):
+        read_weights(tmp_path / "w.npz")
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("evil"),))
@@ -124,7 +201,7 @@ def test_every_container_fills_the_toy(tmp_path):
     state = {k: v.numpy() for k, v in donor.state_dict().items() if not is_counter(k)}
     extra = dict(state, **{"classifier.weight": np.zeros((2, 2), np.float32)})
     np.savez(tmp_path / "w.npz", **extra)
-    write_safetensors(tmp_path / "w.safetensors", extra)
+    save_file({k: torch.from_numpy(v) for k, v in extra.items()}, tmp_path / "w.safetensors")
     torch.save(
         {"state_dict": {f"module.backbone.{k}": torch.from_numpy(v) for k, v in extra.items()}}, tmp_path / "w.pth"
     )

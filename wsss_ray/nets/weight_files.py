@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wsss_ray.config import UserError
@@ -20,16 +20,6 @@ MXNET_V1 = 0xF993FAC8
 MXNET_DENSE = (0xF993FAC9, 0xF993FACA)
 """Records that state a storage type first. V1 states none; any other word is the oldest form's number of dimensions."""
 MXNET_TYPES = ("<f4", "<f8", "<f2", "u1", "<i4", "i1", "<i8")
-SAFE_TYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "I16": "<i2",
-    "I8": "i1",
-    "U8": "u1",
-}
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -118,29 +108,32 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
-    """Arrays of a NumPy archive (no pickles)."""
+    """Arrays of numbers of a NumPy archive (no pickles); texts and dates are left out, in any byte order."""
+    tensors = {}
     with np.load(path, allow_pickle=False) as arrays:
-        return {key: torch.from_numpy(arrays[key]) for key in arrays.files if arrays[key].dtype.kind in "fiu"}
+        for name in arrays.files:
+            array = arrays[name]
+            if array.dtype.kind in "USMm":
+                continue
+            try:
+                tensors[name] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            except TypeError as error:
+                raise UserError(_refuse_tensor(path, name, f"NumPy's type {array.dtype}")) from error
+    return tensors
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The safetensors layout: header length, JSON header, raw little-endian data."""
-    raw = path.read_bytes()
-    (length,) = struct.unpack_from("<Q", raw)
-    header = json.loads(raw[8 : 8 + length])
-    data = memoryview(raw)[8 + length :]
+    """Every tensor of a safetensors file, as the library reads it."""
     tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if end > len(data):
-            raise UserError(f"{path}: cut short at {name!r}; fetch it again")
-        if entry["dtype"] == "BF16":
-            array = (np.frombuffer(data[begin:end], "<u2").astype(np.uint32) << 16).view(np.float32)
-        elif entry["dtype"] in SAFE_TYPES:
-            array = np.frombuffer(data[begin:end], SAFE_TYPES[entry["dtype"]]).copy()
-        else:
-            continue
-        tensors[name] = torch.from_numpy(array.reshape(entry["shape"]))
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        for name in names:
+            try:
+                tensors[name] = file.get_tensor(name)
+            except (SafetensorError, RuntimeError, TypeError) as error:
+                raise UserError(_refuse_tensor(path, name, str(error))) from error
     return tensors
+
+
+def _refuse_tensor(path: Path, name: str, reason: str) -> str:
+    return f"{path}: tensor {name!r} cannot be used ({reason}); save it as float32"

@@ -67,7 +67,29 @@ def _check_fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], source
             f"{source}: lacks {len(missing)} of the {len(wanted)} tensors of {kind}, first {named}; "
             "use weights made for this backbone"
         )
+    for key in wanted:
+        if found[key].is_complex() or not _can_become(found[key], wanted[key].dtype):
+            raise UserError(
+                f"{source}: tensor {key!r} is of {_name_kind(found[key])}, which is no weight of {kind}; "
+                "save it as float32"
+            )
     wrong = [key for key in wanted if found[key].shape != wanted[key].shape]
     if wrong:
         named = ", ".join(f"{k} {tuple(found[k].shape)} not {tuple(wanted[k].shape)}" for k in wrong[:NUM_NAMED])
         raise UserError(f"{source}: {len(wrong)} tensors do not fit {kind}, first {named}; use weights made for it")
+
+
+def _can_become(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether torch turns a tensor's values into those of another type: not those of packed or sparse ones."""
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return False
+    try:
+        tensor.flatten()[:1].to(dtype)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _name_kind(tensor: Tensor) -> str:
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return kind if tensor.layout == torch.strided else f"{kind}, {str(tensor.layout).removeprefix('torch.')}"
