@@ -73,14 +73,16 @@ def report(
     name: Name,
     scale: Annotated[str | None, typer.Option(help="Scale; default: the only one found.")] = None,
     out: Out = "results",
-    to: Annotated[str | None, typer.Option(help="Also write the table to this file as Markdown.")] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Also write the table to a file.md, or its figure to a .png, .svg or .pdf.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Compare with published numbers and ranking."""
     from wsss_ray import storage
     from wsss_ray.reports.study_results import find_results
     from wsss_ray.reports.study_table import summarize_study
-    from wsss_ray.reports.study_text import print_study, write_markdown
+    from wsss_ray.reports.study_text import encode_table, print_study
 
     with keep_stdout_clean(json):
         table = summarize_study(find_results(name, out, scale))
@@ -88,4 +90,4 @@ def report(
     if json:
         print_json(table)
     if to is not None:
-        storage.write_bytes(to, write_markdown(table).encode())
+        storage.write_bytes(to, encode_table(table, to))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from wsss_ray.config import UserError
-from wsss_ray.experiments import sweep_table
 from wsss_ray.experiments.sweep import Plan, SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_outcomes import (
     Outcome,
@@ -32,7 +32,7 @@ from wsss_ray.experiments.sweep_space import (
 )
 from wsss_ray.experiments.sweep_table import draw_figure, format_rows, list_headings
 from wsss_ray.recipe import Recipe
-from wsss_ray.reports import chart_png
+from wsss_ray.reports.figure import COLOURS, encode_figure
 from wsss_ray.score.names import read_miou
 from wsss_ray.studies import resolve
 
@@ -299,28 +299,25 @@ def test_table_has_spread_best_and_reasons() -> None:
 @pytest.mark.parametrize(
     "space", [["train.epochs=1,2,4"], ["train.epochs=1,2", "refine.threshold=0.1,0.2"], ["localize.flip=true,false"]]
 )
-def test_image_has_ink_for_every_point(space: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dot of its line's colour, where the chart's own frame puts the mean of each point."""
+def test_figure_has_a_dot_for_every_point(space: list[str]) -> None:
+    """A dot of its line's colour where the chart puts the mean of each point."""
     made = plan(resolve("cam"), parse_space(space))
     outcomes = [
         Outcome(p, s, "finished", 0.3 + 0.01 * k + 0.02 * s) for k, p in enumerate(made.list_points()) for s in (0, 1)
     ]
-    drawn: list[tuple[list[chart_png.Series], chart_png.Axes]] = []
-
-    def draw(series: list[chart_png.Series], axes: chart_png.Axes) -> Image.Image:
-        drawn.append((series, axes))
-        return chart_png.draw_chart(series, axes)
-
-    monkeypatch.setattr(sweep_table, "draw_chart", draw)
-    image = draw_figure(made, group_lines(outcomes))
-    ((series, axes),) = drawn
-    means = sorted(mark.mean for one in series for mark in one.marks)
-    assert means == pytest.approx([31 + k for k in range(len(made.list_points()))])
-    frame = chart_png._Frame(series, axes)
-    for one, colour in zip(series, chart_png.COLOURS, strict=False):
-        for mark in one.marks:
-            x, y = frame.at(frame.place(mark.x), mark.mean)
-            assert image.getpixel((round(2 * x), round(2 * y))) == colour, mark
-    empty = draw_figure(made, [])
+    drawn = draw_figure(made, group_lines(outcomes))
+    image = Image.open(io.BytesIO(encode_figure(drawn))).convert("RGB")
+    (plot,) = drawn.axes
+    means = []
+    for bars, colour in zip(plot.containers, COLOURS, strict=False):
+        line, caps, _ = bars
+        assert len(caps) == 2, "the spread over seeds"
+        for x, y in line.get_xydata():
+            means.append(y)
+            across, up = plot.transData.transform((x, y))
+            assert image.getpixel((round(across), round(image.height - up))) == ImageColor.getrgb(colour)
+    assert sorted(means) == pytest.approx([31 + k for k in range(len(made.list_points()))])
+    empty = Image.open(io.BytesIO(encode_figure(draw_figure(made, [])))).convert("RGB")
     assert empty.size == image.size
-    assert not any(colour in chart_png.COLOURS for _, colour in empty.getcolors(10**6) or ())
+    wanted = {ImageColor.getrgb(colour) for colour in COLOURS}
+    assert wanted.isdisjoint(colour for _, colour in empty.getcolors(10**6) or ())

@@ -17,8 +17,8 @@ import pytest
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.experiments.study_run import keep_last_epoch
-from wsss_ray.reports.chart_png import spans_decades
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart
+from wsss_ray.reports.figure import encode_figure, spans_decades
 from wsss_ray.reports.page import write_page
 from wsss_ray.reports.study_page import build_study_page
 from wsss_ray.reports.study_results import find_results
@@ -210,9 +210,9 @@ def test_markdown_is_one_table(results: dict[str, Any]) -> None:
 
 
 def test_figure_and_page(results: dict[str, Any], tmp_path: Path) -> None:
-    image = draw_figure(summarize_study(results))
-    assert image is not None
-    assert image.size[0] > image.size[1] > 100
+    figure = draw_figure(summarize_study(results))
+    assert figure is not None
+    assert [entry.get_text() for entry in figure.axes[0].get_legend().texts] == ["ours", "published"]
     storage.write_json(str(tmp_path / "studies" / "fake.table1-toy" / "results.json"), results)
     write_page("fake.table1", str(tmp_path / "page.html"), str(tmp_path))
     page = (tmp_path / "page.html").read_text()
@@ -250,16 +250,15 @@ def test_axis_over_decades_is_a_logarithm(results: dict[str, Any]) -> None:
     results["axis"] = "rate"
     results["rows"] = results["rows"][:2] + [{**results["rows"][1], "published": {}}]
 
-    def columns(*names: str) -> list[int]:
+    def columns(*names: str) -> list[float]:
         for row, name in zip(results["rows"], names, strict=True):
             row["name"], row["published"] = name, {}
-        image = draw_figure(summarize_study(results))
-        assert image is not None
-        pixels = np.asarray(image).astype(int)
-        # The only saturated blue is the dots' and the line between them; a dot is the higher.
-        blue = (pixels[..., 2] - pixels[..., 0] > 120).sum(axis=0)
-        places = np.flatnonzero(blue > 8)
-        return [int(run.mean()) for run in np.split(places, np.flatnonzero(np.diff(places) > 8) + 1)]
+        figure = draw_figure(summarize_study(results))
+        assert figure is not None
+        encode_figure(figure)
+        (plot,) = figure.axes
+        (bars,) = plot.containers
+        return [float(plot.transData.transform(point)[0]) for point in bars[0].get_xydata()]
 
     first, middle, last = columns("0.001", "0.01", "0.1")
     assert abs((middle - first) - (last - middle)) <= 4 < last - middle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tempfile
 import time
@@ -34,6 +33,7 @@ from wsss_ray.experiments.study_plan import (
     plan_rows,
 )
 from wsss_ray.experiments.tags import name_data, read_commit
+from wsss_ray.reports.figure import encode_figure
 from wsss_ray.reports.study_results import RESULTS, locate_study
 from wsss_ray.reports.study_table import summarize_study
 from wsss_ray.reports.study_text import draw_figure, write_markdown
@@ -228,11 +228,9 @@ def save_study(opened: OpenStudy) -> None:
     storage.write_json(storage.join(opened.folder, RESULTS), opened.results)
     table = summarize_study(opened.results)
     storage.write_bytes(storage.join(opened.folder, TABLE), write_markdown(table).encode())
-    image = draw_figure(table)
-    if image is not None:
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG", optimize=True)
-        storage.write_bytes(storage.join(opened.folder, FIGURE), buffer.getvalue())
+    figure = draw_figure(table)
+    if figure is not None:
+        storage.write_bytes(storage.join(opened.folder, FIGURE), encode_figure(figure))
 
 
 def log_study(tracker: Tracker, results: Mapping[str, Any]) -> None:
@@ -250,9 +248,9 @@ def log_study(tracker: Tracker, results: Mapping[str, Any]) -> None:
     # A tag, since a later version of the study may have more, and MLflow refuses another value of a parameter.
     tracker.set_tags({"rows": str(len(table.lines))})
     tracker.log_text(write_markdown(table), TABLE)
-    image = draw_figure(table)
-    if image is not None:
+    figure = draw_figure(table)
+    if figure is not None:
         with tempfile.TemporaryDirectory() as folder:
-            image.save(Path(folder) / FIGURE, optimize=True)
+            (Path(folder) / FIGURE).write_bytes(encode_figure(figure))
             tracker.log_files([Path(folder) / FIGURE])
     tracker.flush()

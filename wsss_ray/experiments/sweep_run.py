@@ -6,7 +6,6 @@ of the cluster. The trials' file locks see to it that a step two of them need is
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -41,6 +40,7 @@ from wsss_ray.experiments.sweep_space import Axis, Point, name_point
 from wsss_ray.experiments.sweep_table import build_closing_table, describe_metric, draw_figure
 from wsss_ray.experiments.sweep_trial import Context, run_trial
 from wsss_ray.experiments.tags import tag_run
+from wsss_ray.reports.figure import encode_figure
 from wsss_ray.tracking import Tracker
 
 FIGURE = "sweep.png"
@@ -221,13 +221,12 @@ def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracke
         console.print(text, soft_wrap=True, markup=False)
         tracker.log_metrics({"best/value": (best.mean or 0.0) / 100})
         tracker.set_tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
-    buffer = io.BytesIO()
-    draw_figure(plan, lines).save(buffer, "PNG", optimize=True)
+    drawn = encode_figure(draw_figure(plan, lines))
     figure = storage.join(folder.folder, FIGURE)
-    storage.write_bytes(figure, buffer.getvalue())
+    storage.write_bytes(figure, drawn)
     with tempfile.TemporaryDirectory() as scratch:
         local = Path(scratch) / FIGURE
-        local.write_bytes(buffer.getvalue())
+        local.write_bytes(drawn)
         tracker.log_files([local], "sweep")
     tracker.log_text(json.dumps(storage.read_json(folder.state), indent=1), "sweep/sweep.json")
     tracker.finish()

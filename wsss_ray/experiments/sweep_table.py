@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from rich.table import Table
 
 from wsss_ray.experiments.sweep import Plan
 from wsss_ray.experiments.sweep_outcomes import Line
 from wsss_ray.experiments.sweep_space import Axis, format_value, shorten_keys
-from wsss_ray.reports.chart_png import Axes, Mark, Series, draw_chart, tile_charts
+from wsss_ray.reports.figure import Axes, Mark, Series, draw_charts
 from wsss_ray.reports.terminal import build_text_table
 from wsss_ray.score.names import STEPS, make_title, split_metric
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def build_closing_table(plan: Plan, lines: Sequence[Line]) -> Table:
@@ -60,7 +62,7 @@ def write_remark(line: Line) -> str:
     return "; ".join(parts)
 
 
-def draw_figure(plan: Plan, lines: Sequence[Line]) -> Image.Image:
+def draw_figure(plan: Plan, lines: Sequence[Line]) -> Figure:
     """The metric over the swept keys: one chart with a line per value of a second axis, or a chart per key."""
     label = describe_metric(plan.metric)
     names = shorten_keys([axis.key for axis in plan.axes])
@@ -68,15 +70,16 @@ def draw_figure(plan: Plan, lines: Sequence[Line]) -> Image.Image:
     if plan.search == "grid" and len(plan.axes) <= 2:
         *others, first = sorted((axis.key for axis in plan.axes), key=lambda key: _drawing_order(plan.axes, key))
         series = _group_series(shown, first, others[0], names) if others else [Series("", _marks(shown, first))]
-        return draw_chart(series, Axes(plan.recipe.name, names[first], label))
-    charts = [
-        draw_chart(
-            [Series("", _marks(shown, axis.key), joined=False)],
-            Axes(plan.recipe.name, names[axis.key], label, axis.log),
-        )
-        for axis in plan.axes
-    ]
-    return tile_charts(charts)
+        return draw_charts([(series, Axes(plan.recipe.name, names[first], label))])
+    return draw_charts(
+        [
+            (
+                [Series("", _marks(shown, axis.key), joined=False)],
+                Axes(plan.recipe.name, names[axis.key], label, axis.log),
+            )
+            for axis in plan.axes
+        ]
+    )
 
 
 def _group_series(lines: Sequence[Line], first: str, other: str, names: dict[str, str]) -> list[Series]:

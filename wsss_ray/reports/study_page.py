@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from wsss_ray.reports.chart_png import spans_decades
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart, shorten
+from wsss_ray.reports.figure import spans_decades
 from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration
 from wsss_ray.reports.study_table import StudyTable, summarize_study
 from wsss_ray.reports.study_text import (

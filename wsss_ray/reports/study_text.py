@@ -11,7 +11,7 @@ from wsss_ray.reports.study_table import Cell, Line, Status, StudyTable
 from wsss_ray.score.names import find_study_column
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from matplotlib.figure import Figure
 
 
 def list_headings(table: StudyTable) -> list[str]:
@@ -127,12 +127,12 @@ def print_study(table: StudyTable) -> None:
         console.print(text, markup=False)
 
 
-def draw_figure(table: StudyTable) -> Image.Image | None:
+def draw_figure(table: StudyTable) -> Figure | None:
     """Published and ours over the rows with error bars over seeds; joined where the study varies an axis.
 
     None where no row has a number of ours.
     """
-    from wsss_ray.reports.chart_png import Axes, Mark, Series, draw_chart, spans_decades
+    from wsss_ray.reports.figure import Axes, Mark, Series, draw_charts, spans_decades
 
     numbers = place_rows(table)
     places: Sequence[float | str] = [line.name for line in table.lines] if numbers is None else numbers
@@ -149,7 +149,23 @@ def draw_figure(table: StudyTable) -> Image.Image | None:
         y=find_study_column(table.metric).title,
         log=numbers is not None and spans_decades(numbers),
     )
-    return draw_chart(series, axes)
+    return draw_charts([(series, axes)])
+
+
+def encode_table(table: StudyTable, to: str) -> bytes:
+    """What ``to`` is named for: the table as Markdown, or its figure as ``.png``, ``.svg`` or ``.pdf``.
+
+    UserError where there is nothing to draw.
+    """
+    from wsss_ray.reports.figure import KINDS, encode_figure
+
+    kind = to.rpartition(".")[2].lower()
+    if kind not in KINDS:
+        return write_markdown(table).encode()
+    figure = draw_figure(table)
+    if figure is None:
+        raise UserError(f"{to}: no row of {table.name} has a number of ours yet: run it with 'wsss study run'")
+    return encode_figure(figure, kind)
 
 
 def place_rows(table: StudyTable) -> list[float] | None:
