@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
+from wsss_ray.reports.rendering import render
 from wsss_ray.reports.ticks import find_ticks
 
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 38
 _MAX_NAME = 16
+Shape = dict[str, Any]
+"""A line, dot, path or word: what ``templates/charts.html`` draws by its ``kind``."""
 
 
 @dataclass(frozen=True)
@@ -88,37 +92,31 @@ class _Frame:
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
 
-def draw_chart(series: Sequence[Series], axes: Axes, marks: Sequence[Mark] = ()) -> str:
+def draw_chart(series: Sequence[Series], axes: Axes, marks: Sequence[Mark] = ()) -> Markup:
     """Lines over x, and ``marks`` with their words; an empty string where there is no point."""
     points = [
         (x, y, e) for one in series for x, y, e in zip(one.x, one.y, one.errors or [None] * len(one.x), strict=True)
     ]
     if not points:
-        return ""
+        return Markup("")
     frame = _Frame(points, axes)
-    body = []
+    shapes: list[Shape] = []
     for tick in frame.y_ticks:
-        body.append(_line(LEFT, frame.at_y(tick), WIDTH - RIGHT, frame.at_y(tick), "grid"))
-        body.append(_text(LEFT - 6, frame.at_y(tick) + 3.5, format_tick(tick), "end"))
+        shapes.append(_line(LEFT, frame.at_y(tick), WIDTH - RIGHT, frame.at_y(tick), "grid"))
+        shapes.append(_words(LEFT - 6, frame.at_y(tick) + 3.5, format_tick(tick), "end"))
     for place, tick in enumerate(frame.x_ticks):
         name = format_tick(tick) if axes.names is None else shorten(axes.names[place])
-        body.append(_text(frame.at_x(tick), HEIGHT - BOTTOM + 15, name, "middle"))
-    body.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, axes.x, "middle", "axis"))
-    body += [_series(one, frame) for one in series]
-    body += _marks(marks, frame)
-    legend = "".join(
-        f'<span class="key"><i class="back{one.colour}"></i>{escape(one.name)}</span>' for one in series if one.name
-    )
-    label = escape(f"{axes.y}: {axes.title}")
-    return (
-        f'<figure class="chart"><figcaption>{escape(axes.title)}{legend}</figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg></figure>'
-    )
+        shapes.append(_words(frame.at_x(tick), HEIGHT - BOTTOM + 15, name, "middle"))
+    shapes.append(_words((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 5, axes.x, "middle", "axis"))
+    shapes += [shape for one in series for shape in _series(one, frame)]
+    shapes += _marks(marks, frame)
+    legend = [(one.colour, one.name) for one in series if one.name]
+    return render("charts", "chart", axes=axes, size=(WIDTH, HEIGHT), legend=legend, shapes=shapes)
 
 
-def _marks(marks: Sequence[Mark], frame: _Frame) -> list[str]:
+def _marks(marks: Sequence[Mark], frame: _Frame) -> list[Shape]:
     """Points with their words; a word that would lie on another one goes below its point."""
-    body: list[str] = []
+    shapes: list[Shape] = []
     taken: list[tuple[float, float]] = []
     for mark in marks:
         x, y = frame.at_x(mark.x), frame.at_y(mark.y)
@@ -126,73 +124,60 @@ def _marks(marks: Sequence[Mark], frame: _Frame) -> list[str]:
         above = max(TOP + 8, y - 7)
         crowded = any(abs(x - other) < 7 * _MAX_NAME and abs(above - height) < 14 for other, height in taken)
         taken.append((x, y + 19 if crowded else above))
-        body.append(f'<circle class="fill{mark.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>')
-        body.append(_text(x + (8 if anchor == "start" else -8), taken[-1][1], mark.text, anchor, "mark"))
-    return body
+        shapes.append(_dot(x, y, mark.colour, 4.5))
+        shapes.append(_words(x + (8 if anchor == "start" else -8), taken[-1][1], mark.text, anchor, "mark"))
+    return shapes
 
 
-def _series(one: Series, frame: _Frame) -> str:
-    parts = []
+def _series(one: Series, frame: _Frame) -> list[Shape]:
+    shapes: list[Shape] = []
     where = [(frame.at_x(x), frame.at_y(y)) for x, y in zip(one.x, one.y, strict=True)]
     if one.line and len(where) > 1:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in where)
-        parts.append(f'<polyline class="line{one.colour}" points="{path}"/>')
+        shapes.append({"kind": "path", "colour": one.colour, "points": where})
     for (x, _), y, error in zip(where, one.y, one.errors, strict=False):
         if error:
             low, high = frame.at_y(y - error), frame.at_y(y + error)
-            parts.append(_line(x, low, x, high, f"line{one.colour}"))
-            parts += [_line(x - 4, end, x + 4, end, f"line{one.colour}") for end in (low, high)]
+            shapes.append(_line(x, low, x, high, f"line{one.colour}"))
+            shapes += [_line(x - 4, end, x + 4, end, f"line{one.colour}") for end in (low, high)]
     if one.dots or len(where) == 1:
         for (x, y), value in zip(where, one.y, strict=True):
-            hint = f"<title>{escape(one.name)} {value:.2f}</title>"
-            parts.append(f'<circle class="fill{one.colour}" cx="{x:.1f}" cy="{y:.1f}" r="4">{hint}</circle>')
-    return "".join(parts)
+            shapes.append(_dot(x, y, one.colour, 4, f"{one.name} {value:.2f}"))
+    return shapes
 
 
-def draw_confusion(matrix: np.ndarray, labels: Sequence[str]) -> str:
+def draw_confusion(matrix: np.ndarray, labels: Sequence[str]) -> Markup:
     """(K, K + 1) counts as shares of each truth label; numbers in the cells where there is room."""
     count = len(labels)
-    unknown = matrix[:, -1].any()
-    columns = [*labels, "unknown"] if unknown else list(labels)
+    columns = [*labels, "unknown"] if matrix[:, -1].any() else list(labels)
     cell = 40 if count <= 8 else 28 if count <= 22 else 12
     font = 11 if cell >= 28 else 9
-    names_width = max(len(shorten(name)) for name in columns) * font * 0.6 + 8
-    width, height = names_width + cell * len(columns) + 4, names_width + cell * count + 4
+    left = max(len(shorten(name)) for name in columns) * font * 0.6 + 8
+    width, height = left + cell * len(columns) + 4, left + cell * count + 4
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    body = []
-    for place, name in enumerate(columns):
-        x = names_width + cell * (place + 0.5) + font * 0.35
-        body.append(
-            f'<text class="label" font-size="{font}" transform="translate({x:.1f},{names_width - 6:.1f}) rotate(-90)">'
-            f"{escape(shorten(name))}</text>"
-        )
+    rows = []
     for row, name in enumerate(labels):
-        y = names_width + cell * row
-        middle = y + cell / 2 + font * 0.35
-        body.append(
-            f'<text class="label" font-size="{font}" x="{names_width - 6:.1f}" y="{middle:.1f}" text-anchor="end">'
-            f"{escape(shorten(name))}</text>"
-        )
-        for column, other in enumerate(columns):
-            share, x = float(shares[row, column]), names_width + cell * column
-            if share < 0.0005 and count > 22:
-                continue
-            strength = math.sqrt(share)
-            hint = f"<title>{escape(name)} → {escape(other)}: {100 * share:.1f} %</title>"
-            body.append(
-                f'<rect class="{"cell hit" if row == column else "cell"}" x="{x:.1f}" y="{y:.1f}" width="{cell - 1}" '
-                f'height="{cell - 1}" fill-opacity="{0.04 + 0.96 * strength:.2f}">{hint}</rect>'
-            )
-            if cell >= 28 and share >= 0.005:
-                style = "over" if strength > 0.6 else "label"
-                body.append(
-                    f'<text class="{style}" font-size="{font}" x="{x + cell / 2:.1f}" y="{middle:.1f}" '
-                    f'text-anchor="middle" pointer-events="none">{100 * share:.0f}</text>'
-                )
-    style = f'style="width:{width:.0f}px;max-width:none"' if count > 8 else f'style="max-width:{1.2 * width:.0f}px"'
-    return (
-        f'<div class="scroll"><svg class="confusion" viewBox="0 0 {width:.0f} {height:.0f}" {style} role="img" '
-        f'aria-label="confusion matrix">{"".join(body)}</svg></div>'
+        y = left + cell * row
+        cells = [
+            {
+                **{"x": left + cell * column, "y": y, "hit": row == column, "strength": math.sqrt(share)},
+                "hint": f"{name} → {other}: {100 * share:.1f} %",
+                "number": f"{100 * share:.0f}" if cell >= 28 and share >= 0.005 else None,
+            }
+            for column, (other, share) in enumerate(zip(columns, shares[row].tolist(), strict=False))
+            if share >= 0.0005 or count <= 22
+        ]
+        rows.append((y + cell / 2 + font * 0.35, shorten(name), cells))
+    return render(
+        "charts",
+        "confusion",
+        font=font,
+        cell=cell,
+        left=left,
+        width=f"{width:.0f}",
+        height=f"{height:.0f}",
+        style=f"width:{width:.0f}px;max-width:none" if count > 8 else f"max-width:{1.2 * width:.0f}px",
+        columns=[(left + cell * (k + 0.5) + font * 0.35, shorten(name)) for k, name in enumerate(columns)],
+        rows=rows,
     )
 
 
@@ -206,9 +191,13 @@ def shorten(name: str) -> str:
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-    return f'<line class="{style}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Shape:
+    return {"kind": "line", "x1": x1, "y1": y1, "x2": x2, "y2": y2, "style": style}
 
 
-def _text(x: float, y: float, text: str, anchor: str, style: str = "tick") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _words(x: float, y: float, text: str, anchor: str, style: str = "tick") -> Shape:
+    return {"kind": "words", "x": x, "y": y, "text": text, "anchor": anchor, "style": style}
+
+
+def _dot(x: float, y: float, colour: int, radius: float, hint: str = "") -> Shape:
+    return {"kind": "dot", "x": x, "y": y, "colour": colour, "radius": radius, "hint": hint}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from wsss_ray.data.manifest import DataSet, open_data
 from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import overlay_mask
 from wsss_ray.reports.images import BUDGET, encode_image
-from wsss_ray.reports.layout import build_document, build_section, build_table
 from wsss_ray.reports.panels import choose_rows
+from wsss_ray.reports.rendering import render, render_document
 
 
 @dataclass
@@ -29,8 +28,8 @@ class _Seen:
     """Split -> class -> images."""
     masks: Counter[str] = field(default_factory=Counter)
     saliency: Counter[str] = field(default_factory=Counter)
-    panels: list[str] = field(default_factory=list)
-    """One image each, as HTML."""
+    panels: list[dict[str, Any]] = field(default_factory=list)
+    """One image each, as ``templates/data.html`` shows it."""
 
 
 def write_data_page(uri: str, out: Path, num_images: int = 24) -> str:
@@ -56,18 +55,21 @@ def build_data_page(data: DataSet, seen: _Seen) -> str:
         [name, str(index), *(str(seen.labels.get(split, Counter())[index - 1]) for split in manifest.splits)]
         for index, name in enumerate(manifest.classes, start=1)
     ]
-    notes = "".join(f"<p>{escape(note)}</p>" for note in data.notes) or "<p>None.</p>"
     choices = "\n".join(f"{key}: {value}" for key, value in manifest.options.items())
     lead = f"{len(seen.panels)} of {manifest.num_images}, each with its labels and its mask laid over it."
+    notes = render("parts", "notes", texts=data.notes or ["None."], style="")
+    of_splits = render("parts", "table", titles=("split", "images", "with mask", "with saliency"), rows=counts)
+    of_classes = render("parts", "table", titles=("class", "mask index", *manifest.splits), rows=classes)
+    images = render("data", "images", panels=seen.panels) if seen.panels else ""
     sections = [
-        build_section("Notes", notes),
-        build_section("Splits", build_table(("split", "images", "with mask", "with saliency"), counts)),
-        build_section("Classes", build_table(("class", "mask index", *manifest.splits), classes)),
-        build_section("Images", f'<div class="panels">{"".join(seen.panels)}</div>' if seen.panels else "", lead),
-        build_section("Choices", f"<pre>{escape(choices)}</pre>" if choices else ""),
+        render("parts", "section", title="Notes", body=notes),
+        render("parts", "section", title="Splits", body=of_splits),
+        render("parts", "section", title="Classes", body=of_classes),
+        render("parts", "section", title="Images", body=images, lead=lead),
+        render("parts", "section", title="Choices", body=render("data", "choices", text=choices) if choices else ""),
     ]
     facts = {"images": manifest.num_images, "classes": len(manifest.classes), "source": manifest.source}
-    return build_document(f"Data: {data.uri.rstrip('/').rpartition('/')[2]}", facts, sections, data.uri)
+    return render_document(f"Data: {data.uri.rstrip('/').rpartition('/')[2]}", facts, sections, data.uri)
 
 
 def _gather(data: DataSet, num_images: int) -> _Seen:
@@ -89,30 +91,26 @@ def _gather(data: DataSet, num_images: int) -> _Seen:
     return seen
 
 
-def _build_panel(row: dict[str, Any], data: DataSet, splits: tuple[str, ...], share: int) -> str:
+def _build_panel(row: dict[str, Any], data: DataSet, splits: tuple[str, ...], share: int) -> dict[str, Any]:
     """One image with its mask over it, its name, labels and what the mask shows; at most ``share`` characters."""
     pixels = decode_image(row["image"], row["image_id"])
     mask = None if row["mask"] is None else decode_mask(row["mask"], row["image_id"])
-    found = [] if mask is None else [value for value in np.unique(mask).tolist() if value]
     drawn = pixels if mask is None else overlay_mask(pixels, mask, _fill_palette(data))
     labels = None if row["labels"] is None else [data.manifest.classes[label] for label in row["labels"]]
-    said = "unknown" if labels is None else ", ".join(labels) or "none"
-    key = "".join(_build_key(value, data) for value in found)
-    shown = "no mask" if mask is None else f"mask: {key}" if found else "mask: background alone"
-    name = escape(row["image_id"])
-    return (
-        f'<figure class="panel"><img src="{encode_image(drawn, share)}" alt="{name}" loading="lazy"><figcaption>'
-        f"<b>{name}</b><span>{escape(', '.join(splits))}</span><span>labels: {escape(said)}</span><span>{shown}</span>"
-        "</figcaption></figure>"
-    )
+    return {
+        "source": encode_image(drawn, share),
+        "name": row["image_id"],
+        "splits": ", ".join(splits),
+        "labels": "unknown" if labels is None else ", ".join(labels) or "none",
+        "swatches": None if mask is None else [_name_value(one, data) for one in np.unique(mask).tolist() if one],
+    }
 
 
-def _build_key(value: int, data: DataSet) -> str:
-    """A class of a mask with its colour."""
-    name, colour = (
-        ("ignored", (160, 160, 160)) if value == IGNORE else (data.labels[value], data.manifest.palette[value])
-    )
-    return f'<i class="swatch" style="background:rgb{tuple(colour)}"></i>{escape(name)} '
+def _name_value(value: int, data: DataSet) -> tuple[tuple[int, ...], str]:
+    """The colour and the name of a class of a mask."""
+    if value == IGNORE:
+        return (160, 160, 160), "ignored"
+    return tuple(data.manifest.palette[value]), data.labels[value]
 
 
 def _fill_palette(data: DataSet) -> np.ndarray:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 import yaml
+from markupsafe import Markup
 
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.reports.chart_svg import Axes, Mark, Series, draw_chart, draw_confusion
 from wsss_ray.reports.closing import list_unscored
 from wsss_ray.reports.images import BUDGET, Shown, draw_images
-from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration, format_percent
+from wsss_ray.reports.layout import format_percent
+from wsss_ray.reports.rendering import render, render_document
 from wsss_ray.score.names import NUMBERS, STEPS, VARIANTS, choose_variant, make_title
 
 NUM_COLOURS = 4
@@ -32,17 +33,20 @@ def build_run_page(run: RunFolder, budget: int = BUDGET) -> str:
         "seed": recipe["seed"],
         "finished": run.record.get("finished", "-"),
     }
+    titled = {
+        "Scores": build_score_table(run),
+        "Steps": list_steps(run.record.get("steps", [])),
+        "Curves": draw_curves(run),
+        "Classes": draw_classes(run),
+        "Confusion": draw_last_confusion(run),
+    }
     sections = [
         build_headline(run),
-        build_section("Scores", build_score_table(run)),
-        build_section("Steps", list_steps(run.record.get("steps", []))),
-        build_section("Curves", draw_curves(run)),
-        build_section("Classes", draw_classes(run)),
-        build_section("Confusion", draw_last_confusion(run)),
+        *(render("parts", "section", title=title, body=body) for title, body in titled.items()),
         *build_image_sections(run, budget),
-        build_section("Recipe", fold_recipe(recipe)),
+        render("parts", "section", title="Recipe", body=fold_recipe(recipe)),
     ]
-    return build_document(recipe["name"], facts, sections, run.name)
+    return render_document(recipe["name"], facts, sections, run.name)
 
 
 def find_usual(run: RunFolder) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -57,71 +61,65 @@ def pick_colour(step: str) -> int:
     return 1 + list(STEPS).index(step) % NUM_COLOURS
 
 
-def build_headline(run: RunFolder) -> str:
+def build_headline(run: RunFolder) -> Markup:
     """The number of every scored step, large, with its protocol, and why other steps have none."""
     tiles = [
-        f'<div class="score s{pick_colour(step)}"><small>{STEPS[step].title} mIoU</small>'
-        f"<b>{format_percent(values['miou'])} <small>%</small></b><small>{escape(values['protocol'])}</small></div>"
-        for step, (_, values) in find_usual(run).items()
+        {
+            **{"colour": pick_colour(step), "title": STEPS[step].title},
+            **{"miou": numbers["miou"], "protocol": numbers["protocol"]},
+        }
+        for step, (_, numbers) in find_usual(run).items()
     ]
     missing = [f"{STEPS[step].title}: not scored: {reason}" for step, reason in list_unscored(run).items()]
     if not tiles and not missing:
         missing = ["This data has no ground truth, so nothing was scored."]
-    notes = "".join(f'<p class="soft">{escape(text)}</p>' for text in missing)
-    return f'<div class="tiles3">{"".join(tiles)}</div>{notes}' if tiles else notes
+    return render("run", "headline", tiles=tiles, missing=missing)
 
 
-def build_score_table(run: RunFolder) -> str:
+def build_score_table(run: RunFolder) -> Markup:
     """Every scored variant with its protocol."""
     rows = [
         [make_title(step, variant), *(format_percent(values.get(key)) for key in NUMBERS), values["protocol"]]
         for step in STEPS
         for variant, values in run.scored(step).items()
     ]
-    return build_table(["score", *NUMBERS.values(), "protocol"], rows) if rows else ""
+    titles = ["score", *NUMBERS.values(), "protocol"]
+    return render("parts", "table", titles=titles, rows=rows) if rows else Markup("")
 
 
-def list_steps(steps: Sequence[dict[str, Any]]) -> str:
+def list_steps(steps: Sequence[dict[str, Any]]) -> Markup:
     """Every step with its time; hatched where it was loaded instead of computed."""
     if not steps:
-        return ""
+        return Markup("")
     longest = max((step["seconds"] or 0 for step in steps), default=0) or 1
-    items = []
+    bars = []
     for step in steps:
         seconds, reused = step["seconds"] or 0, step["reused"]
         extra = [f"{step['images_per_second']:.1f} images/s"] if step.get("images_per_second") else []
         extra += [f"{step['peak_memory_mb'] / 1024:.1f} GB"] if step.get("peak_memory_mb") else []
         extra += ["reused"] if reused else []
-        where = f"{step['stage']}/{step['digest'][:8]}"
-        items.append(
-            f"<li><span>{escape(step['title'])}<small>{escape(where)}</small></span>"
-            f'<span class="track"><i class="{"reused" if reused else ""}" style="width:{100 * seconds / longest:.1f}%">'
-            f'</i></span><span class="time">{format_duration(seconds)}<small>{escape(", ".join(extra))}</small></span>'
-            "</li>"
-        )
+        bar = {"title": step["title"], "where": f"{step['stage']}/{step['digest'][:8]}", "reused": reused}
+        bars.append({**bar, "seconds": seconds, "width": 100 * seconds / longest, "extra": ", ".join(extra)})
     total = sum(step["seconds"] or 0 for step in steps)
     spent = sum(step["seconds"] or 0 for step in steps if not step["reused"])
-    return (
-        f'<ol class="steps">{"".join(items)}</ol><p class="soft">{format_duration(total)} in all, '
-        f"{format_duration(spent)} of it in this run; hatched = reused from an earlier run.</p>"
-    )
+    return render("run", "steps", bars=bars, total=total, spent=spent)
 
 
-def draw_curves(run: RunFolder) -> str:
+def draw_curves(run: RunFolder) -> Markup:
     """The threshold curves, and losses and average precision over the epochs."""
     charts = [draw_thresholds(step, run) for step in STEPS]
     order = [step["title"] for step in run.record.get("steps", [])]
     histories = run.record.get("history", {})
     for title in sorted(histories, key=lambda name: order.index(name) if name in order else len(order)):
         charts += draw_history(title, histories[title])
-    return f'<div class="two">{"".join(charts)}</div>' if any(charts) else ""
+    return render("run", "curves", charts=charts) if any(charts) else Markup("")
 
 
-def draw_thresholds(step: str, run: RunFolder) -> str:
+def draw_thresholds(step: str, run: RunFolder) -> Markup:
     """The curve of mIoU over the background threshold, with the variants that stand on it; empty without a curve."""
     curve = run.record["scores"].get(step, {}).get("curve")
     if curve is None:
-        return ""
+        return Markup("")
     marks = [
         Mark(
             values["threshold"],
@@ -142,7 +140,7 @@ def pick_mark_colour(place: int) -> int:
     return 2 + place % (NUM_COLOURS - 1)
 
 
-def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[str]:
+def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[Markup]:
     """The losses of one training over its epochs, its average precision where it was measured, and its monitors."""
     if not history:
         return []
@@ -169,45 +167,35 @@ def draw_history(title: str, history: Sequence[dict[str, Any]]) -> list[str]:
     return charts
 
 
-def draw_classes(run: RunFolder) -> str:
+def draw_classes(run: RunFolder) -> Markup:
     """IoU per class, one bar for every scored step."""
     found = find_usual(run)
     if not found:
-        return ""
-    legend = "".join(
-        f'<span class="key"><i class="back{pick_colour(step)}"></i>{escape(make_title(step, variant))}</span>'
-        for step, (variant, _) in found.items()
-    )
-    items = []
-    for label in run.labels:
-        bars = "".join(draw_bar(values["iou"].get(label), pick_colour(step)) for step, (_, values) in found.items())
-        items.append(f'<li><span class="name" title="{escape(label)}">{escape(label)}</span><span>{bars}</span></li>')
-    return f'<p>{legend}</p><ul class="classes">{"".join(items)}</ul>'
+        return Markup("")
+    legend = [(pick_colour(step), make_title(step, variant)) for step, (variant, _) in found.items()]
+    bars = [
+        (label, [(pick_colour(step), values["iou"].get(label)) for step, (_, values) in found.items()])
+        for label in run.labels
+    ]
+    return render("run", "classes", legend=legend, bars=bars)
 
 
-def draw_bar(value: float | None, colour: int) -> str:
-    """One horizontal bar with its number."""
-    width = 0.0 if value is None else 100 * value
-    return (
-        f'<span class="bar"><i class="track"><i class="back{colour}" style="width:{width:.1f}%"></i></i>'
-        f"<span>{format_percent(value)}</span></span>"
-    )
-
-
-def draw_last_confusion(run: RunFolder) -> str:
+def draw_last_confusion(run: RunFolder) -> Markup:
     """The confusion matrix of the last step that was scored."""
     for step, (variant, values) in reversed(find_usual(run).items()):
         if "matrix" in values:
             what = "rows = ground truth, columns = prediction, cells = share of the row in %"
             text = f"{make_title(step, variant)}: {what}."
-            return f'<p class="soft">{escape(text)}</p>{draw_confusion(np.asarray(values["matrix"]), run.labels)}'
-    return ""
+            return render(
+                "run", "confusion", what=text, matrix=draw_confusion(np.asarray(values["matrix"]), run.labels)
+            )
+    return Markup("")
 
 
-def build_image_sections(run: RunFolder, budget: int) -> list[str]:
+def build_image_sections(run: RunFolder, budget: int) -> list[Markup]:
     """The sections of images, which share ``budget`` bytes; what a run made no artifact of has none."""
     steps = [step for step in STEPS if budget and run.artifact(STEPS[step].kind) is not None]
-    sections: list[str] = []
+    sections: list[Markup] = []
     number = 0
     for step in steps:
         shown = draw_images(run, step, budget // len(steps))
@@ -217,56 +205,30 @@ def build_image_sections(run: RunFolder, budget: int) -> list[str]:
     return sections
 
 
-def build_image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> str:
+def build_image_section(run: RunFolder, step: str, shown: Sequence[Shown], start: int) -> Markup:
     """Panels by group; each opens large, and the arrows lead to the next."""
     from wsss_ray.data.manifest import load_manifest
 
     palette = load_manifest(run.record["data"]).palette
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for place, image in enumerate(shown, start=start):
         group = "by class" if image.group.startswith("class ") else image.group
-        before, after = max(start, place - 1), min(start + len(shown) - 1, place + 1)
-        panel = build_panel(image, (before, place, after), run.labels, palette)
+        panel = {
+            **{"image": image, "number": place},
+            **{"before": max(start, place - 1), "after": min(start + len(shown) - 1, place + 1)},
+            "swatches": [(palette[one], run.labels[one]) for one in image.labels if one < len(run.labels)],
+        }
         groups.setdefault(group, []).append(panel)
     lead = "Best and worst by the mean IoU of an image's classes, which only chooses images. Select one to enlarge it."
-    body = "".join(
-        f'<h3>{escape(name.capitalize())}</h3><div class="panels">{"".join(panels)}</div>'
-        for name, panels in groups.items()
-    )
-    lead = lead if any(image.score is not None for image in shown) else ""
-    return build_section(f"Images: {STEPS[step].title}", body, lead)
-
-
-def build_panel(
-    image: Shown, places: tuple[int, int, int], labels: Sequence[str], palette: Sequence[tuple[int, int, int]]
-) -> str:
-    """One image's tiles, opened by its own address (``:target``), so that it works without a script.
-
-    ``places`` numbers the panel before it, itself and the one after it.
-    """
-    before, number, after = places
-    height, width = image.size
-    tiles = "".join(
-        f'<span><img src="{data}" alt="{escape(caption)}" style="aspect-ratio:{width}/{height}" loading="lazy">'
-        f"<span>{escape(caption)}</span></span>"
-        for caption, data in image.tiles
-    )
-    swatches = "".join(
-        f'<span><i class="swatch" style="background:rgb{palette[label]}"></i>{escape(labels[label])}</span>'
-        for label in image.labels
-        if label < len(labels)
-    )
-    score = f"<span>IoU {format_percent(image.score)}</span>" if image.score is not None else ""
-    return (
-        f'<div><figure class="panel" id="p{number}"><a class="open" href="#p{number}" '
-        f'aria-label="{escape(image.image_id)}, large">{tiles}</a>'
-        f"<figcaption><b>{escape(image.image_id)}</b>{score}{swatches}</figcaption>"
-        f'<nav><a href="#p{before}" aria-label="previous">←</a><a href="#p{after}" aria-label="next">→</a>'
-        '<a href="#-" aria-label="close">✕ close</a></nav></figure></div>'
+    return render(
+        "parts",
+        "section",
+        title=f"Images: {STEPS[step].title}",
+        body=render("run", "images", groups=groups),
+        lead=lead if any(image.score is not None for image in shown) else "",
     )
 
 
-def fold_recipe(recipe: dict[str, Any]) -> str:
+def fold_recipe(recipe: dict[str, Any]) -> Markup:
     """The recipe as YAML, folded."""
-    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    return f"<details><summary>recipe.yaml: run it again with 'wsss run'</summary><pre>{escape(text)}</pre></details>"
+    return render("run", "recipe", text=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Any
+
+from markupsafe import Markup
 
 from wsss_ray.reports.chart_svg import Axes, Series, draw_chart, shorten
 from wsss_ray.reports.figure import spans_decades
-from wsss_ray.reports.layout import build_document, build_section, build_table, format_duration
+from wsss_ray.reports.layout import format_duration
+from wsss_ray.reports.rendering import render, render_document
 from wsss_ray.reports.study_table import StudyTable, summarize_study
 from wsss_ray.reports.study_text import (
     describe_protocols,
@@ -33,20 +35,20 @@ def build_study_page(results: Mapping[str, Any]) -> str:
         "data": table.data or "synthetic images",
         "rows": f"{sum(line.status in ('finished', 'partly') for line in table.lines)} of {len(table.lines)} run",
     }
-    notes = [describe_setting(table), *describe_protocols(table)]
-    listed = "".join(f'<p class="soft">{escape(text)}</p>' for text in notes)
-    ranking = f"<p>{escape(describe_ranking(table))}</p>" if table.ranking is not None else ""
+    texts = [describe_setting(table), *describe_protocols(table)]
+    numbers = render("study", "numbers", titles=list_headings(table), rows=format_rows(table), texts=texts)
+    ranking = [describe_ranking(table)] if table.ranking is not None else []
     sections = [
-        f"<p>{escape(table.title)}</p>",
-        build_section("Table", build_table(list_headings(table), format_rows(table)) + listed, table.source),
-        build_section("Ranking", ranking),
-        build_section("Chart", draw_rows(table)),
-        build_section("Runs", build_runs_table(results)),
+        render("parts", "notes", texts=[table.title], style=""),
+        render("parts", "section", title="Table", body=numbers, lead=table.source),
+        render("parts", "section", title="Ranking", body=render("parts", "notes", texts=ranking, style="")),
+        render("parts", "section", title="Chart", body=draw_rows(table)),
+        render("parts", "section", title="Runs", body=build_runs_table(results)),
     ]
-    return build_document(table.name, facts, sections, f"{table.name} · {table.scale}")
+    return render_document(table.name, facts, sections, f"{table.name} · {table.scale}")
 
 
-def draw_rows(table: StudyTable) -> str:
+def draw_rows(table: StudyTable) -> Markup:
     """Published and ours over the rows; over the values of the axis where these are numbers."""
     numbers = place_rows(table)
     places = [float(place) for place in range(len(table.lines))] if numbers is None else numbers
@@ -58,7 +60,7 @@ def draw_rows(table: StudyTable) -> str:
     if names is None or not drawn or names[0] == table.lines[0].name:
         return drawn
     key = ", ".join(f"{place} {shorten(line.name)}" for place, line in enumerate(table.lines, start=1))
-    return f'{drawn}<p class="soft">Rows: {escape(key)}</p>'
+    return render("study", "rows", chart=drawn, names=key)
 
 
 def list_series(table: StudyTable, places: list[float]) -> list[Series]:
@@ -83,7 +85,7 @@ def name_rows(table: StudyTable) -> list[str]:
     return names if short else [str(place) for place in range(1, len(names) + 1)]
 
 
-def build_runs_table(results: Mapping[str, Any]) -> str:
+def build_runs_table(results: Mapping[str, Any]) -> Markup:
     """Every run with its seed, time and outcome."""
     rows = [
         [
@@ -96,4 +98,5 @@ def build_runs_table(results: Mapping[str, Any]) -> str:
         for row in results["rows"]
         for seed, entry in sorted(row["seeds"].items(), key=lambda pair: int(pair[0]))
     ]
-    return build_table(["row", "seed", "time", "outcome", "run, or why it failed"], rows) if rows else ""
+    titles = ["row", "seed", "time", "outcome", "run, or why it failed"]
+    return render("parts", "table", titles=titles, rows=rows) if rows else Markup("")
