@@ -16,7 +16,8 @@ from PIL import Image
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.audit import Facts
-from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep
+from wsss_ray.data.deep import has_deep_channels, is_deep
+from wsss_ray.data.grey import PLAIN, FileError, Grey
 from wsss_ray.data.masks import MaskTable, read_mask
 from wsss_ray.data.names import find_id_fault
 from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
@@ -157,14 +158,15 @@ def _read_image(
     name = _name(item, where)
     data = read_file(where, "image")
     header = pic.open_image(data, name)
-    turn, size, deep = pic.orientation(header), pic.shown_size(header), is_deep(header)
+    turn, size = pic.orientation(header), pic.shown_size(header)
     seen.row["image"] = data
     if fast:
         return turn, size
     pixels = pic.decode_image(data, name, reading.grey)
+    deep = is_deep(header) or has_deep_channels(header, data)
     if deep or str(header.format) in ("HEIF", "AVIF", "JXL"):
         # Whatever reads the row later needs neither this data set's range nor a plug-in.
-        seen.row["image"] = pic.encode_grey(pixels[..., 0] if deep else pixels)
+        seen.row["image"] = pic.encode_grey(pixels[..., 0] if is_deep(header) else pixels)
     seen.facts = replace(
         seen.facts,
         content=hashlib.sha256(data).hexdigest()[:16],

@@ -1,4 +1,4 @@
-"""Grey values of more than 8 bits: the range a file states, or one that is given, the same for a whole data set."""
+"""Values of more than 8 bits: the range a file states, or one that is given, the same for a whole data set."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import numpy as np
 from PIL import Image
 
 from wsss_ray.config import UserError
+from wsss_ray.data.deep import Bytes, TiffTags, is_deep, read_tags, read_values
 
 Range = tuple[float, float]
 """The values that are black and white."""
 GREY = "grey"
 """Key of a manifest's options: how images of more than 8 bits were read."""
-_BITS, _MIN, _MAX, _SMIN, _SMAX, _NODATA = 258, 280, 281, 340, 341, 42113
-_DEFAULT: dict[str, Range] = {"I;16": (0.0, 65535.0), "F": (0.0, 1.0)}
+COLOURS = "RGB;16"
+"""The kind of all images of several channels."""
+_DEFAULT: dict[str, Range] = {"I;16": (0.0, 65535.0), COLOURS: (0.0, 65535.0), "F": (0.0, 1.0)}
 
 
 class FileError(UserError):
@@ -30,12 +32,12 @@ class FileError(UserError):
 
 @dataclass(frozen=True)
 class Grey:
-    """How deep grey images of one data set are read."""
+    """How deep images of one data set are read."""
 
     given: Range | None = None
     """Stated by the user for all of them."""
     found: Mapping[str, Range] = field(default_factory=dict)
-    """PIL mode -> what the files of that mode state, all taken together."""
+    """Kind of image -> what the files of that kind state, all taken together."""
     nodata: tuple[float, ...] = ()
     """Values, NaN and infinity among them, that mark missing pixels; they become black."""
 
@@ -60,20 +62,18 @@ def load_grey(value: Mapping[str, Any]) -> Grey:
     return Grey(given, found, tuple(float(one) for one in value["nodata"]))
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Whether a pixel holds more than 8 bits of grey."""
-    return image.mode.startswith(("I", "F"))
-
-
 def grey_kind(image: Image.Image) -> str:
-    """``I;16`` for all modes of 16 bits, else the mode."""
+    """``I;16`` for all grey modes of 16 bits, ``RGB;16`` for several channels, else PIL's mode."""
+    if not is_deep(image):
+        return COLOURS
     return "I;16" if image.mode.startswith("I;16") else image.mode
 
 
-def read_range(image: Image.Image, data: bytes | bytearray | memoryview) -> Range | None:
+def read_range(image: Image.Image, data: Bytes) -> Range | None:
     """The range that a file states by its sample limits or bits; None where it says nothing."""
     if image.format == "TIFF":
-        return _tiff_range(image)
+        tags = read_tags(data)
+        return None if tags is None else tags.limits
     if image.format == "PNG":
         bits = _png_bits(bytes(data[:4096]))
         return (0.0, float(2**bits - 1)) if bits else _DEFAULT["I;16"]
@@ -82,23 +82,8 @@ def read_range(image: Image.Image, data: bytes | bytearray | memoryview) -> Rang
     return None
 
 
-def _tiff_range(image: Image.Image) -> Range | None:
-    tags: Any = getattr(image, "tag_v2", {})
-    for low, high in ((_SMIN, _SMAX), (_MIN, _MAX)):
-        if high in tags:
-            bottom, top = _first(tags.get(low, 0)), _first(tags[high])
-            if np.isfinite((bottom, top)).all() and top > bottom:
-                return bottom, top
-    bits = int(_first(tags.get(_BITS, 0)))
-    return (0.0, float(2**bits - 1)) if 8 < bits <= 16 else None
-
-
-def _first(value: Any) -> float:
-    return float(value[0] if isinstance(value, tuple) else value)
-
-
 def _png_bits(head: bytes) -> int | None:
-    """Significant bits of a grey PNG (chunk sBIT); None where it says nothing."""
+    """Significant bits of a PNG's first channel (chunk sBIT); None where it says nothing."""
     place = 8
     while place + 8 <= len(head):
         length, kind = struct.unpack(">I4s", head[place : place + 8])
@@ -110,39 +95,47 @@ def _png_bits(head: bytes) -> int | None:
     return None
 
 
-def read_nodata(image: Image.Image) -> tuple[float, ...]:
-    """The value of missing pixels that a GeoTIFF states."""
-    tags: Any = getattr(image, "tag_v2", {})
-    text = str(tags.get(_NODATA, "")).strip("\0 ")
-    try:
-        return (float(text),) if text else ()
-    except ValueError:
-        return ()
+def scale_deep(image: Image.Image, data: Bytes, grey: Grey, name: str) -> np.ndarray:
+    """(H, W), or (H, W, C) of several channels, uint8 of a loaded deep image.
 
-
-def scale_grey(image: Image.Image, data: bytes | bytearray | memoryview, grey: Grey, name: str) -> np.ndarray:
-    """(H, W) uint8 of a loaded deep image; FileError names values that the range does not hold."""
-    values = np.asarray(image).astype(np.float64)
-    missing = _where_missing(values, (*grey.nodata, *read_nodata(image)))
-    odd = ~np.isfinite(values) & ~missing
+    FileError names values that the range does not hold.
+    """
+    tags = read_tags(data) if image.format == "TIFF" else None
+    stored = read_values(image, data).astype(np.float64)
+    values = stored.reshape(*stored.shape[:2], -1)
+    colours = values[..., : 3 if values.shape[2] > 2 else 1]
+    missing = _where_missing(colours, (*grey.nodata, *_read_nodata(tags)))
+    odd = ~np.isfinite(colours) & ~missing
     if odd.any():
-        word = "NaN" if np.isnan(values[odd]).any() else "infinite values"
+        word = "NaN" if np.isnan(colours[odd]).any() else "infinite values"
         raise FileError(
-            f"{name}: holds {word} in {int(odd.sum())} pixels; if they mark missing pixels, give "
+            f"{name}: holds {word} in {int(odd.any(axis=2).sum())} pixels; if they mark missing pixels, give "
             f"--set nodata={'nan' if word == 'NaN' else 'inf'} (they become black)",
             "grey not finite",
         )
     low, high = _range_of(image, data, grey, name)
-    known = values[~missing]
+    known = colours[~missing]
     if known.size and (known.min() < low or known.max() > high):
         raise FileError(
             f"{name}: values {known.min():g}..{known.max():g} leave the range {low:g}..{high:g}; give "
             f"--set grey_range=LOW:HIGH for all images, or --set nodata=VALUE if one marks missing pixels",
             "grey range",
         )
-    scaled = np.clip(np.rint((np.where(missing, low, values) - low) / (high - low) * 255.0), 0, 255)
-    eight: np.ndarray = np.where(missing, 0, scaled).astype(np.uint8)
-    return eight
+    colours[missing] = low
+    scaled = np.clip(np.rint((values - low) / (high - low) * 255.0), 0, 255)
+    if tags is not None and tags.white_is_zero:
+        scaled = 255.0 - scaled
+    scaled[..., : colours.shape[2]][missing] = 0
+    eight: np.ndarray = scaled.astype(np.uint8)
+    return eight.reshape(stored.shape)
+
+
+def _read_nodata(tags: TiffTags | None) -> tuple[float, ...]:
+    """The value of missing pixels that a GeoTIFF states."""
+    try:
+        return (float(tags.nodata),) if tags is not None and tags.nodata else ()
+    except ValueError:
+        return ()
 
 
 def _where_missing(values: np.ndarray, nodata: tuple[float, ...]) -> np.ndarray:
@@ -152,7 +145,7 @@ def _where_missing(values: np.ndarray, nodata: tuple[float, ...]) -> np.ndarray:
     return missing
 
 
-def _range_of(image: Image.Image, data: bytes | bytearray | memoryview, grey: Grey, name: str) -> Range:
+def _range_of(image: Image.Image, data: Bytes, grey: Grey, name: str) -> Range:
     kind = grey_kind(image)
     found = grey.given or grey.found.get(kind) or read_range(image, data) or _DEFAULT.get(kind)
     if found is None:

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from wsss_ray.config import UserError
-from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep, scale_grey
+from wsss_ray.data.deep import Bytes, has_deep_channels, is_deep
+from wsss_ray.data.grey import PLAIN, FileError, Grey, scale_deep
 
 IGNORE = 255
-Bytes = bytes | bytearray | memoryview
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 NEEDS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "need pillow-heif"),
@@ -107,16 +107,15 @@ def rotate(array: np.ndarray, exif: int) -> np.ndarray:
 def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN) -> np.ndarray:
     """(H, W, 3) uint8 RGB of any image: grey, deeper than 8 bits, CMYK, palette and EXIF-rotated ones.
 
-    Transparency is laid on white; ``grey`` says how grey of more than 8 bits is read.
+    Transparency is laid on white; ``grey`` says how values of more than 8 bits are read.
     """
     image = load_image(data, name)
     try:
+        if is_deep(image) or has_deep_channels(image, data):
+            eight = Image.fromarray(scale_deep(image, data, grey, name))
+            return rotate(np.array(_to_rgb(eight)), orientation(image))
         turned = ImageOps.exif_transpose(image)
-        shown = turned if turned is not None else image
-        if is_deep(shown):
-            rotated = rotate(scale_grey(image, data, grey, name), orientation(image))
-            return np.repeat(rotated[..., None], 3, axis=2)
-        return np.array(_to_rgb(shown))
+        return np.array(_to_rgb(turned if turned is not None else image))
     except UserError:
         raise
     except Exception as error:
@@ -185,7 +184,7 @@ def decode_saliency(data: Bytes, name: str = "saliency", top: float | None = Non
     if image.mode in ("RGB", "RGBA", "P"):
         return np.array(image.convert("RGB"))
     if is_deep(image):
-        return scale_grey(image, data, Grey((0.0, top)) if top else PLAIN, name)
+        return scale_deep(image, data, Grey((0.0, top)) if top else PLAIN, name)
     values = np.array(image.convert("L"))
     if top is None or top == 255 or image.mode == "1":
         return values

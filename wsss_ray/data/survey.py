@@ -10,8 +10,9 @@ import numpy as np
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import As, Inspection, Problem, Reading, ReadsFiles, Tally, inspect_item
+from wsss_ray.data.deep import has_deep_channels, is_deep
 from wsss_ray.data.files import short_list
-from wsss_ray.data.grey import GREY, Range, dump_grey, grey_kind, is_deep, join_ranges, read_range
+from wsss_ray.data.grey import GREY, Range, dump_grey, grey_kind, join_ranges, read_range
 from wsss_ray.data.source import Item, Source, read_file
 
 _TWELVE_BITS = 4095
@@ -104,7 +105,7 @@ def _look_at(item: Item, seen: Inspection, survey: Survey) -> None:
         return
     header = pic.open_image(data, item.image_id)
     turn, size = pic.orientation(header), pic.shown_size(header)
-    if is_deep(header):
+    if is_deep(header) or has_deep_channels(header, data):
         kind, stated = grey_kind(header), read_range(header, data)
         survey.num_deep[kind] += 1
         joined = join_ranges(survey.ranges.get(kind), stated)
@@ -139,11 +140,11 @@ def _describe_grey(reading: Reading, survey: Survey) -> str:
     count = sum(survey.num_deep.values())
     if reading.grey.given is not None:
         low, high = reading.grey.given
-        return f"{count} grey images of more than 8 bits: {low:g}..{high:g} became black to white (grey_range)"
+        return f"{count} images of more than 8 bits: {low:g}..{high:g} became black to white (grey_range)"
     default = {"F": (0.0, 1.0)}
     ranges = [survey.ranges.get(kind) or default.get(kind) for kind in survey.num_deep]
     words = " and ".join(f"{found[0]:g}..{found[1]:g}" for found in ranges if found is not None)
-    return f"{count} grey images of more than 8 bits: {words or 'values'} became black to white, as their files say"
+    return f"{count} images of more than 8 bits: {words or 'values'} became black to white, as their files say"
 
 
 def find_saliency_top(source: Source) -> tuple[float | None, str | None]:

@@ -139,8 +139,10 @@ def _draw_chart(plot: Plot, series: Sequence[Series], axes: Axes) -> None:
             plot.set_xticks([], minor=True)
     else:
         slanted = max(map(len, words)) * len(words) > 50
-        angle = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        plot.set_xticks(range(len(words)), [_shorten(word) for word in words], **angle)
+        plot.set_xticks(range(len(words)), [_shorten(word) for word in words])
+        if slanted:
+            for label in plot.get_xticklabels():
+                label.set(rotation=30, ha="right", rotation_mode="anchor")
         plot.set_xlim(-0.5, len(words) - 0.5)
     plot.margins(y=0.12)
     if len(series) > 1:

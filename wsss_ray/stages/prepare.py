@@ -41,8 +41,9 @@ from wsss_ray.stages.run import Steps
 
 VERSION = 1
 """1: as first written."""
-FOLDER_VERSION = 2
-"""Of what is made of a user's own folder. 2: stated colours decide over known palettes, ids are file names."""
+FOLDER_VERSION = 3
+"""Of what is made of a user's own folder. 2: stated colours decide over known palettes, ids are file names.
+3: channels of 16 bits are read whole, by the range that their files state."""
 _SHOWN = 20
 _FACTS = TypeAdapter(list[Facts])
 _BAD = TypeAdapter(list[Problem])
