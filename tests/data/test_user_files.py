@@ -60,9 +60,9 @@ def test_heic_needs_its_plug_in(tmp_path):
         pytest.skip("pillow-heif is installed")
     small(tmp_path / "cat" / "a.jpg")
     (tmp_path / "cat" / "b.HEIC").write_bytes(b"....ftypheic")
-    assert open_source("folder", tmp_path).notes == ["used 1 of 2 images: 1 .heic need pillow-heif"]
+    assert open_source("folder", tmp_path).notes == ["used 1 of 2 images: 1 .heic need pip install 'wsss-ray[heic]'"]
     write_table(tmp_path / "labels.csv", [("cat/b.HEIC", "cat")])
-    with pytest.raises(UserError, match=r"b\.HEIC: .* need pillow-heif"):
+    with pytest.raises(UserError, match=r"b\.HEIC: .* need pip install 'wsss-ray\[heic\]'"):
         prepared(tmp_path / "out", tmp_path)
 
 

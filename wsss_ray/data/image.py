@@ -21,7 +21,7 @@ from wsss_ray.data.grey import PLAIN, FileError, Grey, scale_deep
 IGNORE = 255
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 NEEDS = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "need pillow-heif"),
+    **dict.fromkeys((".heic", ".heif", ".hif"), "need pip install 'wsss-ray[heic]'"),
     ".jxl": "need pillow-jxl-plugin",
     **dict.fromkeys((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "are camera raw; save as JPEG"),
     **dict.fromkeys((".svg", ".psd", ".pdf", ".eps"), "cannot be read; save as PNG"),

@@ -49,7 +49,10 @@ def deform_conv2d(
     if operator is not None:
         return operator(x, offset.to(x.dtype), weight, bias, geometry.stride, geometry.padding, geometry.dilation)
     if backend == "torchvision":
-        raise UserError("torchvision's deformable convolution cannot be imported: use backend 'torch'")
+        raise UserError(
+            "torchvision's deformable convolution cannot be imported: use backend 'torch', or install it with "
+            "pip install 'wsss-ray[deform]'"
+        )
     num, channels = x.shape[:2]
     kernel = (weight.shape[2], weight.shape[3])
     if weight.shape[1] != channels:
