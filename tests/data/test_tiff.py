@@ -145,6 +145,13 @@ def test_alpha_is_laid_on_white():
         np.testing.assert_array_equal(found[10:], COLOUR[10:])
 
 
+def test_colours_multiplied_with_their_alpha_are_not_multiplied_again():
+    alpha = np.full(GREY.shape, 0.5)
+    values = np.dstack([COLOUR / 255 * alpha[..., None], alpha]) * 65535
+    found = decode_image(write(values.astype(np.uint16), photometric="rgb", extrasamples=["assocalpha"]))
+    assert np.abs(found.astype(int) - (COLOUR / 2 + 127.5)).max() <= 3
+
+
 def test_significant_bits_of_a_png_are_its_range():
     np.testing.assert_array_equal(decode_image(write_png(deepen(COLOUR, 4095), bits=12)), COLOUR)
     np.testing.assert_array_equal(decode_image(write_png(deepen(COLOUR, 65535))), COLOUR)

@@ -30,6 +30,8 @@ class TiffTags:
     limits: tuple[float, float] | None
     """The smallest and the largest value, as stated by sample limits or else by the bits; None for floats without."""
     white_is_zero: bool
+    premultiplied: bool
+    """Colours are already multiplied with their alpha."""
     nodata: str
 
 
@@ -49,6 +51,7 @@ def read_tags(data: Bytes) -> TiffTags | None:
         samples=int(stated.get("SamplesPerPixel", 1)),
         limits=_find_limits(stated) or _limits_of(bits, int(max(_list(stated.get("SampleFormat", 1))))),
         white_is_zero=int(stated.get("PhotometricInterpretation", 1)) == 0,
+        premultiplied=1 in _list(stated.get("ExtraSamples", 0)),
         nodata=str(stated.get("GDAL_NODATA", "")).strip("\0 "),
     )
 
@@ -85,7 +88,8 @@ def has_deep_channels(image: Image.Image, data: Bytes) -> bool:
         depth, colour = bytes(data[24:26])
         return depth == 16 and colour in _PNG_COLOURS
     tags = read_tags(data) if image.format == "TIFF" else None
-    return tags is not None and tags.bits > 8
+    # Pillow divides colours by their alpha itself, of 8 bits.
+    return tags is not None and tags.bits > 8 and not tags.premultiplied
 
 
 def read_values(image: Image.Image, data: Bytes) -> np.ndarray:
@@ -117,11 +121,13 @@ def _join_bytes(image: Image.Image, data: Bytes) -> np.ndarray:
     if set(modes) == {"LA;16B"}:
         # No swapped form of it, but its four bytes a pixel are also those of four channels.
         four = _load_as(again, "RGBA").astype(np.uint16)
-        return four[..., ::2] * 256 + four[..., 1::2]
+        joined: np.ndarray = four[..., ::2] * 256 + four[..., 1::2]
+        return joined
     form, deep, order = modes[0].partition(";16")
     if not deep or order not in _SWAPPED or len(set(modes)) > 1:
         raise ValueError(f"its pixels are stored as {modes[0]}")
-    return np.asarray(image).astype(np.uint16) * 256 + _load_as(again, f"{form};16{_SWAPPED[order]}")
+    lower = _load_as(again, f"{form};16{_SWAPPED[order]}")
+    return np.asarray(np.asarray(image).astype(np.uint16) * 256 + lower)
 
 
 def _load_as(image: Any, mode: str) -> np.ndarray:

@@ -57,21 +57,15 @@ def _write_policy(script: str) -> str:
 
 @lru_cache
 def _environment() -> Environment:
-    from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateNotFound
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    class Joined(BaseLoader):
-        """Templates of this package with their lines joined."""
-
-        def get_source(self, environment: Environment, template: str) -> tuple[str, str | None, Any]:
-            try:
-                text = _read(template)
-            except FileNotFoundError as error:
-                raise TemplateNotFound(template) from error
-            return re.sub(r"\n\s*", "", text), template, None
-
-    made = Environment(loader=Joined(), autoescape=True, undefined=StrictUndefined)
-    made.filters |= {"percent": format_percent, "duration": format_duration}
+    made = Environment(loader=FunctionLoader(_join_lines), autoescape=True, undefined=StrictUndefined)
+    made.filters.update(percent=format_percent, duration=format_duration)
     return made
+
+
+def _join_lines(template: str) -> str:
+    return re.sub(r"\n\s*", "", _read(template))
 
 
 @lru_cache
