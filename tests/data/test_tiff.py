@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from pathlib import Path
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from tests.data.drawing import draw, prepared, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.deep import read_tags, read_values
-from wsss_ray.data.grey import Grey
+from wsss_ray.data.grey import Grey, dump_grey, load_grey
 from wsss_ray.data.image import decode_image, open_image
 
 COLOUR = draw([0], 1)[0]
@@ -155,6 +156,15 @@ def test_colours_multiplied_with_their_alpha_are_not_multiplied_again():
 def test_significant_bits_of_a_png_are_its_range():
     np.testing.assert_array_equal(decode_image(write_png(deepen(COLOUR, 4095), bits=12)), COLOUR)
     np.testing.assert_array_equal(decode_image(write_png(deepen(COLOUR, 65535))), COLOUR)
+
+
+def test_what_trains_a_network_is_how_it_is_asked():
+    """The range of a data set travels with a network as JSON, and colours of files that state none follow it."""
+    learnt = Grey(found={"I;16": (0.0, 1000.0), "RGB;16": (0.0, 4095.0)})
+    served = load_grey(json.loads(json.dumps(dump_grey(learnt))))
+    values = deepen(COLOUR, 4095)
+    for data in (write(values, photometric="rgb"), write_png(values)):
+        np.testing.assert_array_equal(decode_image(data, grey=served), COLOUR)
 
 
 def test_values_beyond_the_stated_range_are_one_line():
