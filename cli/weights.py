@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import Json, complete_weights, print_json
+from wsss_ray.cli.choices import Json, complete_weights
+from wsss_ray.cli.output import print_json
 
 app = typer.Typer(no_args_is_help=True, help="List, fetch and check published weights.")
 Folder = Annotated[Path | None, typer.Option(help="Where the file is kept; default: WSSS_WEIGHTS, else the cache.")]
@@ -32,23 +33,46 @@ def list_weights(json: Json = False) -> None:
 
 
 @app.command()
-def fetch(name: Annotated[str, typer.Argument(autocompletion=complete_weights)], folder: Folder = None) -> None:
-    """Download weights and verify them; run the same command to resume."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name of 'wsss weights list', or hf://OWNER/REPO/FILE[@REVISION] of the Hugging Face Hub.",
+            autocompletion=complete_weights,
+        ),
+    ],
+    folder: Folder = None,
+    json: Json = False,
+) -> None:
+    """Download weights and verify their checksum; run the same command to resume."""
+    from wsss_ray.cluster.progress import Bar
+    from wsss_ray.nets.weight_store import check_weights, fetch_weights
 
-    from wsss_ray.nets.weight_store import fetch_weights
+    with Bar(name, 0, "bytes") as bar:
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=None)
-        path = fetch_weights(name, folder, lambda done, total: bar.update(task, completed=done, total=total))
-    typer.echo(path)
+        def advance(done: int, total: int | None) -> None:
+            if total is not None and bar.total != total:
+                bar.set_total(total)
+            bar.at(done)
+
+        path = fetch_weights(name, folder, advance)
+    if json:
+        print_json({"name": name, **vars(check_weights(name, folder)), "path": str(path)})
+    else:
+        typer.echo(path)
 
 
 @app.command()
-def check(source: Annotated[str, typer.Argument(help="A name of 'wsss weights list' or a file.")]) -> None:
+def check(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A name of 'wsss weights list', an hf:// name that was fetched, or a file.",
+            autocompletion=complete_weights,
+        ),
+    ],
+    json: Json = False,
+) -> None:
     """Verify a weights file."""
     from wsss_ray.config import UserError
     from wsss_ray.nets.weight_store import check_weights
@@ -56,4 +80,7 @@ def check(source: Annotated[str, typer.Argument(help="A name of 'wsss weights li
     state = check_weights(source)
     if state.verdict in ("absent", "damaged"):
         raise UserError(state.message)
-    typer.echo(state.message)
+    if json:
+        print_json({"name": source, **vars(state), "path": str(state.path)})
+    else:
+        typer.echo(state.message)

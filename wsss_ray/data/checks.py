@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from wsss_ray.config import UserError
+from wsss_ray.config import MaskView, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.audit import Facts
 from wsss_ray.data.grey import PLAIN, FileError, Grey, is_deep
@@ -21,8 +21,6 @@ from wsss_ray.data.masks import MaskTable, read_mask
 from wsss_ray.data.names import find_id_fault
 from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
 
-As = Literal["shown", "stored"]
-"""Whether masks lie on an image as viewers show it, turned by EXIF, or on its stored pixels."""
 _ANIMATED = ("GIF", "TIFF", "WEBP", "PNG")
 
 
@@ -47,9 +45,9 @@ class Reading:
     """How the files of one data set are read, the same for all of them."""
 
     masks: MaskTable
-    masks_as: As | None = None
+    masks_as: MaskView | None = None
     """None: by size where that tells, else as shown; saliency likewise."""
-    saliency_as: As | None = None
+    saliency_as: MaskView | None = None
     grey: Grey = PLAIN
     saliency_top: float | None = None
     """The value of saliency files that means 1."""
@@ -309,7 +307,7 @@ def _add_saliency(item: Item, place: _Place, reading: Reading, fast: bool, seen:
     seen.row["saliency"] = data if keep and not turned else pic.encode_grey(saliency)
 
 
-def must_turn(found: tuple[int, int], size: tuple[int, int], turn: int, drawn: As | None, name: str) -> bool:
+def must_turn(found: tuple[int, int], size: tuple[int, int], turn: int, drawn: MaskView | None, name: str) -> bool:
     """Whether a file must be turned to lie on the image as shown; FileError when it fits neither way."""
     stored = (size[1], size[0]) if turn in (5, 6, 7, 8) else size
     if drawn == "stored" and found == stored:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from wsss_ray.config import UserError
+from wsss_ray.config import LabelSource, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, image_endings, is_image, is_system, short_list
@@ -30,7 +30,6 @@ CLASSES = (
 _LISTS = ("train", "val", "trainval", "train_aug", "trainaug", "test")
 UNSPLIT = "default"
 """The list of labelling tools, which is no split."""
-LabelSource = Literal["xml", "npy", "masks"]
 
 
 class VocOptions(SplitOptions):

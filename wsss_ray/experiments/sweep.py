@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from wsss_ray.artifacts.store import digest
-from wsss_ray.config import Config, UserError, list_keys, suggest
+from wsss_ray.config import Config, Search, UserError, list_keys, suggest
 from wsss_ray.experiments.sweep_space import Axis, Point, build_grid, count_points, sample_points
 from wsss_ray.recipe import Recipe, cut_after, replace_settings
 from wsss_ray.score.names import STEPS, describe_metrics, split_metric
 
-Search = Literal["grid", "random", "tpe"]
 READ_OFF_CURVE = ("score.background",)
 """Keys whose values are all scored in one pass over the maps: trials that differ only here are one job."""
 CHANGED_BY = {"refine": "masks", "affinity": "masks", "segment": "segmentation", "predict": "segmentation"}

@@ -12,6 +12,7 @@ from wsss_ray.score.names import find_study_column
 
 if TYPE_CHECKING:
     from PIL import Image
+    from rich.table import Table
 
 
 def list_headings(table: StudyTable) -> list[str]:
@@ -115,16 +116,17 @@ def write_markdown(table: StudyTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def print_study(table: StudyTable) -> None:
-    """Print the table, its setting and protocols, and how the ranking compares with the paper's."""
-    from wsss_ray.cluster.progress import console
+def describe_study(table: StudyTable) -> list[Table | str]:
+    """What a command prints of a study: the table, its setting and protocols, and how the ranking compares with the
+    paper's.
+    """
     from wsss_ray.reports.terminal import build_text_table
 
     titles = list_headings(table)
-    numeric = range(1, len(titles) - 1)
-    console.print(build_text_table(f"{table.name}: {table.title}", titles, format_rows(table), numeric))
-    for text in (table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table)):
-        console.print(text, markup=False)
+    printed = build_text_table(
+        f"{table.name}: {table.title}", titles, format_rows(table), numeric=range(1, len(titles) - 1)
+    )
+    return [printed, table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table)]
 
 
 def draw_figure(table: StudyTable) -> Image.Image | None:
