@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wsss_ray.config import Profile, Scale
+
+if TYPE_CHECKING:
+    from wsss_ray.studies import ChosenScale
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +122,16 @@ def find_data(data: str | None, out: str, address: str | None) -> str | None:
     return prepare_images(data, out, address=address)
 
 
-def find_scale(scale: str | None, name: str, data: str | None, profile: str | None) -> str:
-    """The scale that is given, or the one that fits; says which and why."""
-    from wsss_ray.studies import choose_scale, is_file
+def find_scale(scale: Scale | None, name: str, data: str | None, profile: str | None) -> ChosenScale:
+    """The scale that is given, or the one that fits, with the reason."""
+    from wsss_ray.studies import ChosenScale, choose_scale, is_file
 
     if scale is not None or is_file(name):
-        return scale or "toy"
-    chosen = choose_scale(name, data, profile)
-    log.info(f"scale: {chosen.scale} ({chosen.reason})")
-    return str(chosen.scale)
+        return ChosenScale(scale or "toy", "")
+    return choose_scale(name, data, profile)
+
+
+def say_scale(chosen: ChosenScale) -> None:
+    """Say which scale was chosen and why, where none was given."""
+    if chosen.reason:
+        log.info(f"scale: {chosen.scale} ({chosen.reason})")

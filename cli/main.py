@@ -20,6 +20,7 @@ from wsss_ray.cli.choices import (
     complete_run_folder,
     find_data,
     find_scale,
+    say_scale,
 )
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.data import app as data_app
@@ -82,7 +83,8 @@ def run(
     with keep_stdout_clean(json):
         chosen = find_scale(scale, recipe, data, profile)
         found = find_data(data, out, address)
-        resolved = resolve(recipe, scale=chosen, profile=profile, data=found, seed=seed, settings=set_ or [])
+        resolved = resolve(recipe, scale=chosen.scale, profile=profile, data=found, seed=seed, settings=set_ or [])
+        say_scale(chosen)
         if plan:
             planned = plan_run(resolved, out)
         else:

@@ -9,7 +9,7 @@ import typer
 from wsss_ray.cli.choices import Json, Out, complete_recipe
 from wsss_ray.cli.output import print_json, print_parts
 
-SortKey = Literal["finished", "name", "seeds", "masks", "segmentation"]
+SortKey = Literal["finished", "name", "cam", "masks", "segmentation"]
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import Address, Data, Json, OptionalScale, Out, complete_study, find_data, find_scale
+from wsss_ray.cli.choices import (
+    Address,
+    Data,
+    Json,
+    OptionalScale,
+    Out,
+    complete_study,
+    find_data,
+    find_scale,
+    say_scale,
+)
 from wsss_ray.cli.output import keep_stdout_clean, print_json, print_parts
 from wsss_ray.config import Profile, Scale
 
@@ -74,8 +84,10 @@ def run(
 
     wanted = tuple(row.strip() for row in rows.split(",") if row.strip())
     chosen = find_scale(scale, name, data, profile)
-    options = StudyOptions(chosen, profile, seeds, find_data(data, out, address), tuple(set_ or ()), wanted)
-    table = summarize_study(run_study(build_study(name, chosen, profile), options, out, address, max_concurrent))
+    study = build_study(name, chosen.scale, profile)
+    say_scale(chosen)
+    options = StudyOptions(chosen.scale, profile, seeds, find_data(data, out, address), tuple(set_ or ()), wanted)
+    table = summarize_study(run_study(study, options, out, address, max_concurrent))
     print_parts(describe_study(table))
     if table.has_failed:
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ from wsss_ray.cli.choices import (
     complete_setting,
     find_data,
     find_scale,
+    say_scale,
 )
 from wsss_ray.cli.output import print_parts
 from wsss_ray.config import Search
@@ -69,8 +70,9 @@ def sweep(
     axes = parse_space(over)
     chosen = find_scale(scale, recipe, data, profile)
     found = find_data(data, out, address)
-    base = resolve(recipe, scale=chosen, profile=profile, data=found, settings=set_ or [])
+    base = resolve(recipe, scale=chosen.scale, profile=profile, data=found, settings=set_ or [])
     plan = plan_sweep(base, axes, SweepOptions(seeds, search, trials, metric, asha))
+    say_scale(chosen)
 
     from wsss_ray.experiments.sweep_run import locate_sweep, run_sweep
     from wsss_ray.experiments.sweep_table import describe_sweep

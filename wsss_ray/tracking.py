@@ -314,7 +314,7 @@ def refuse_taken(port: int) -> None:
 
 @contextlib.contextmanager
 def end_on_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end what runs inside as ctrl-C does, by KeyboardInterrupt; what is ignored stays so (nohup)."""
+    """SIGTERM and SIGHUP end what runs inside as ctrl-C does, by KeyboardInterrupt; what ``nohup`` ignores stays so."""
 
     def interrupt(number: int, frame: Any) -> None:
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from wsss_ray.studies import resolve
 
 
 def test_only_what_is_not_the_users_has_a_traceback() -> None:
-    assert describe_failure(UserError("a: wrong; mend it\nmore")) == ("a: wrong; mend it", "")
+    assert describe_failure(UserError("a: wrong; fix it\nmore")) == ("a: wrong; fix it", "")
     try:
         raise KeyError("x")
     except KeyError as error:

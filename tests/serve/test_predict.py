@@ -244,8 +244,8 @@ def test_answers_of_images_that_are_gone_or_broken_are_removed(
     assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
     assert {row["image"] for row in rows(out / "skipped.csv")} == {"cut", "text", "inner/grey"}
     said = capsys.readouterr().out
-    assert "removed 1 answers of images that are gone or changed" in said
-    assert "removed 1 answers of images that cannot be read any more" in said
+    assert "removed 1 predictions of images that are gone or changed" in said
+    assert "removed 1 predictions of images that cannot be read any more" in said
 
 
 def test_images_of_an_earlier_call_stay_while_they_are_there(store: Path, images: Path, tmp_path: Path, local):
@@ -266,7 +266,7 @@ def test_answers_of_another_model_or_setting_never_mix(store: Path, images: Path
     assert local == ["a"]
     assert answered(out) == ({"a"}, {"a"})
     assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
-    assert "removed 3 answers of another model or setting" in capsys.readouterr().out
+    assert "removed 3 predictions of another model or setting" in capsys.readouterr().out
     local.clear()
     predict(model, [str(images)], str(out), PLAIN)
     assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
@@ -362,7 +362,7 @@ def test_lists(images: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images there"):
         list_images([str(tmp_path / "empty")], str(out))
-    with pytest.raises(UserError, match="both would be named 'a_png'; give the folder above them"):
+    with pytest.raises(UserError, match="both would be named 'a_png'; pass their parent folder"):
         list_images([str(images / "inner" / "a.png"), str(images / "a.png")], str(out))
 
 

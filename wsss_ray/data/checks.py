@@ -31,7 +31,7 @@ class Problem:
     where: str
     """File, image id or split."""
     what: str
-    """What is wrong and how to mend it, in one line."""
+    """What is wrong and how to fix it, in one line."""
     level: Literal["error", "warning"] = "error"
     kind: str = ""
     """The same for all findings with the same trouble."""
@@ -132,7 +132,7 @@ def inspect_item(item: Item, reading: Reading, fast: bool = False) -> Inspection
     )
     seen.row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
-        seen.problems.append(Problem(item.image_id, "has no image; add the file or take it off the list"))
+        seen.problems.append(Problem(item.image_id, "has no image; add the file or remove it from the list"))
         return seen
     try:
         turn, size = _read_image(item, item.image, reading, fast, seen)

@@ -92,7 +92,7 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(
-            f"{where}: {what} cannot be read ({reason}); put it there or take the image off the list", f"no {what}"
+            f"{where}: {what} cannot be read ({reason}); put it there or remove it from the list", f"no {what}"
         ) from error
 
 

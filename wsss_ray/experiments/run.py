@@ -42,7 +42,7 @@ class RunOptions:
 def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     """Run a recipe: finished steps are loaded, the others computed.
 
-    Raises UserError for anything the user can mend, before Ray starts where that is possible.
+    Raises UserError for anything the user can fix, before Ray starts where that is possible.
     """
     check_recipe(recipe)
     store = Store(options.out)

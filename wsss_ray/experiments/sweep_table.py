@@ -32,7 +32,7 @@ def describe_sweep(plan: Plan, outcomes: Sequence[Outcome], folder: str) -> list
     parts: list[Table | str] = [build_closing_table(plan, lines)]
     if best is not None:
         parts.append(f"best:     {name_point(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}")
-    return [*parts, f"figure:   {storage.join(folder, FIGURE)}", "compare:  wsss ui"]
+    return [*parts, f"figure:   {storage.join(folder, FIGURE)}", "compare:  wsss compare RUN OTHER"]
 
 
 def build_closing_table(plan: Plan, lines: Sequence[Line]) -> Table:

@@ -33,7 +33,7 @@ def read_rows(state: str, prefer: dict[str, str] | None = None) -> Rows:
 
 
 def remove_others(out: str, state: str) -> None:
-    """Remove the answers of every other model or setting, which would mix with those of ``state``."""
+    """Remove the predictions of every other model or setting, which would mix with those of ``state``."""
     filesystem, path = storage.open_fs(storage.join(out, STATES))
     infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     own = state.rstrip("/").rpartition("/")[2]
@@ -43,7 +43,7 @@ def remove_others(out: str, state: str) -> None:
     for info in others:
         filesystem.delete_dir(info.path)
     if removed:
-        log.info(f"predict: removed {removed} answers of another model or setting from {out}")
+        log.info(f"predict: removed {removed} predictions of another model or setting from {out}")
 
 
 def keep_present(known: Rows, images: Sequence[ImageRef], out: str) -> Rows:
@@ -52,15 +52,15 @@ def keep_present(known: Rows, images: Sequence[ImageRef], out: str) -> Rows:
     gone = {image for image, row in known.items() if image not in asked and not _is_unchanged(row)}
     removed = remove_files(out, gone)
     if removed:
-        log.info(f"predict: removed {removed} answers of images that are gone or changed")
+        log.info(f"predict: removed {removed} predictions of images that are gone or changed")
     return {image: row for image, row in known.items() if image not in gone}
 
 
 def remove_broken(known: Rows, out: str) -> None:
-    """Remove what was answered for images that cannot be read any more."""
+    """Remove what was predicted for images that cannot be read any more."""
     removed = remove_files(out, [image for image, row in known.items() if row["error"] is not None])
     if removed:
-        log.info(f"predict: removed {removed} answers of images that cannot be read any more")
+        log.info(f"predict: removed {removed} predictions of images that cannot be read any more")
 
 
 def remove_files(out: str, names: Iterable[str]) -> int:

@@ -41,7 +41,7 @@ class ExportOptions:
     voc_server: bool = False
     """png: also ``results.tgz`` for the VOC server."""
     tolerance: float = 1.0
-    """polygons: pixels a simplified line may be off; 0 follows every edge."""
+    """polygons: simplification tolerance in pixels; 0 = exact."""
     images: bool = False
     """coco, polygons: also the images, below ``images/``."""
 

@@ -138,7 +138,7 @@ class PredictCounts:
 def predict_images(model: str, places: Sequence[str], out: str, options: PredictOptions) -> PredictCounts:
     """Predict every image of ``places`` (files, folders, URIs, prepared shards) into ``out``.
 
-    Answers of another model or setting, and of images that are gone or changed, are removed from ``out``.
+    Predictions of another model or setting, and of images that are gone or changed, are removed from ``out``.
     Writes ``masks/<image>.png``, ``overlays/<image>.jpg``, ``predictions.csv`` and ``skipped.csv``. Raises UserError
     where no image could be read at all.
     """

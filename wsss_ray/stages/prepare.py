@@ -28,7 +28,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.audit import Facts
 from wsss_ray.data.checks import Problem
 from wsss_ray.data.files import walk_files
-from wsss_ray.data.findings import MEND, Findings, fold_errors, fold_warnings, judge_findings, load_items, recall_guess
+from wsss_ray.data.findings import FIX, Findings, fold_errors, fold_warnings, judge_findings, load_items, recall_guess
 from wsss_ray.data.layouts import detect_layout
 from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
 from wsss_ray.data.saliency import read_origin
@@ -60,7 +60,7 @@ def prepare_source(
     source, problems = survey_source(open_source(name, root, **options))
     errors = [problem for problem in problems if problem.level == "error"]
     if errors and not skip_bad:
-        raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + MEND + recall_guess(source))
+        raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + FIX + recall_guess(source))
     source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
     with join_cluster(address):
         manifest = prepare(source, out, plan_machines(Resources()), skip_bad)

@@ -61,7 +61,7 @@ def make_saliency(
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
             f"{len(bad)} images have no map, the other {len(items) - len(bad)} do:\n  {listed}\n"
-            "mend them and call again, or leave them without a map with --skip-bad"
+            "fix them and run the same command, or leave them without a map with --skip-bad"
         )
     log.info(f"{len(items) - len(bad)} saliency maps by {detector} in {out}")
     log.info(f"next: wsss data prepare {name} ... --saliency {out}")
