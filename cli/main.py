@@ -136,7 +136,7 @@ def ui(
     out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000
 ) -> None:
     """Start the MLflow UI (http://127.0.0.1:PORT) for the runs below --out."""
-    from wsss_ray.tracking import serve_ui
+    from wsss_ray.serve.ui import serve_ui
 
     raise typer.Exit(serve_ui(out, port))
 

@@ -14,13 +14,14 @@ import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 PLAIN_WIDTH = 160
 """Columns of a log or a pipe where COLUMNS names none: 80 would break the tables' headings and remarks apart."""
 
 
-def print_parts(parts: Iterable[Table | str]) -> None:
-    """Tables and lines, in order; lines are not broken."""
+def print_parts(parts: Iterable[Table | Text | str]) -> None:
+    """Tables, sentences (``Text``) and lines, in order; lines, which may hold a path, are not broken."""
     from rich.console import Console
 
     known = sys.stdout.isatty() or "COLUMNS" in os.environ

@@ -18,18 +18,21 @@ Folder = Annotated[Path | None, typer.Option(help="Where the file is kept; defau
 def list_weights(json: Json = False) -> None:
     """List the known weights, whether they are here, and where."""
     from wsss_ray.nets.weight_registry import WEIGHTS
-    from wsss_ray.nets.weight_store import check_weights
+    from wsss_ray.nets.weight_store import check_weights, list_hub_weights
 
+    fetched = list_hub_weights()
     if json:
-        states = {name: check_weights(name) for name in WEIGHTS}
-        print_json(
-            [{**vars(entry), **vars(states[name]), "path": str(states[name].path)} for name, entry in WEIGHTS.items()]
-        )
+        known = {name: vars(entry) for name, entry in WEIGHTS.items()} | {name: {"name": name} for name in fetched}
+        states = {name: check_weights(name) for name in known}
+        print_json([{**entry, **vars(states[name]), "path": str(states[name].path)} for name, entry in known.items()])
         return
     for entry in WEIGHTS.values():
         state = check_weights(entry.name)
         typer.echo(f"{entry.name:<28} {state.verdict:<11} {state.place}")
         typer.echo(f"{'':<28} {', '.join(entry.backbones) or 'saliency'}; {entry.source}; licence: {entry.licence}")
+    for name in fetched:
+        state = check_weights(name)
+        typer.echo(f"{name:<28} {state.verdict:<11} {state.place}")
 
 
 @app.command()

@@ -103,4 +103,4 @@ def test_bad_images_are_listed_and_nothing_is_left(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    assert "left out 1" in capsys.readouterr().out
+    assert "left out 1" in capsys.readouterr().err

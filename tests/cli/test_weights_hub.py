@@ -125,6 +125,9 @@ def test_a_file_is_fetched_checked_and_loaded(hub: Hub, tmp_path: Path, monkeypa
     assert call(hub, tmp_path, "fetch", NAME).stdout.strip() == str(path)
     assert len(hub.asked) == before, "a file that is there was asked for again"
     assert "sha256 matches" in call(hub, tmp_path, "check", NAME).stdout
+    listed = json.loads(call(hub, tmp_path, "list", "--json").stdout)
+    assert {"name": NAME, "verdict": "ok"}.items() <= listed[-1].items()
+    assert call(hub, tmp_path, "list").stdout.splitlines()[-1].split() == [NAME, "ok", str(path)]
     monkeypatch.setenv("WSSS_WEIGHTS", str(tmp_path / "weights"))
     assert load_weights(build_backbone("toy", width=8), NAME).leftovers == ()
     with pytest.raises(UserError, match=f"wsss weights fetch {NAME}@v1.0"):

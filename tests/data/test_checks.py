@@ -108,7 +108,7 @@ def test_colour_mask(good):
 
 
 def test_unknown_class_name(good):
-    item = changed(good, extra={"unknown_classes": ("zebra",), "labels_file": "labels.csv:7"})
+    item = changed(good, extra={"unknown_classes": {"zebra": ""}, "labels_file": "labels.csv:7"})
     (line,) = lines(item)
     assert "labels.csv:7" in line
     assert "'zebra'" in line

@@ -241,10 +241,11 @@ def _find_label_problems(item: Item, num_classes: int) -> list[Problem]:
     problems = [
         Problem(
             where,
-            f"unknown class {name!r} of image {item.image_id}; correct the name or add it to the classes",
+            f"unknown class {name!r} of image {item.image_id}; {meant}{' ' if meant else ''}correct the name or add it "
+            "to the classes",
             kind="unknown class",
         )
-        for name in item.extra.get("unknown_classes", ())
+        for name, meant in item.extra.get("unknown_classes", {}).items()
     ]
     problems += [
         Problem(

@@ -51,7 +51,7 @@ class Item:
     file: str = ""
     """The user's own name of the image, relative to the data."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever ``load`` needs; ``unknown_classes`` lists label names that are no class of the source."""
+    """Whatever ``load`` needs; ``unknown_classes``: label names that are no class -> what was meant."""
 
 
 @dataclass

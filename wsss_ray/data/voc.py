@@ -184,7 +184,7 @@ class VocLabels:
             for label in xml_names(read_file(str(annotation), "annotation"), str(annotation))
         }
         unknown = tuple(sorted(label for label, index in found.items() if index is None))
-        extra = {"unknown_classes": unknown, "labels_file": str(annotation)} if unknown else {}
+        extra = {"unknown_classes": self.classes.guess(unknown), "labels_file": str(annotation)} if unknown else {}
         return tuple(sorted({index for index in found.values() if index is not None})), extra
 
 

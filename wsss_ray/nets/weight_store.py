@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -130,7 +131,13 @@ def _fetch_from_hub(file: HubFile, folder: Path | None, progress: Progress | Non
     found = sha256 if len(answer.digest) == 64 else digest_blob(part)
     if answer.digest and found != answer.digest:
         _throw_away(part, file.url, f"the digest is {found}, not {answer.digest}")
-    note = {"url": file.url, "commit": answer.commit, "sha256": sha256, "verified": bool(answer.digest)}
+    note = {
+        "name": file.name,
+        "url": file.url,
+        "commit": answer.commit,
+        "sha256": sha256,
+        "verified": bool(answer.digest),
+    }
     _name_note(state.path).write_text(json.dumps(note, indent=1), encoding="utf-8")
     os.replace(part, state.path)
     return state.path
@@ -151,6 +158,15 @@ def _check_hub_file(file: HubFile, folder: Path | None) -> WeightState:
         return WeightState("ok", path, str(path), f"{path}: sha256 matches")
     message = f"{path}: checksum mismatch: sha256 is {found}, not {expected}; run '{fetch}'"
     return WeightState("damaged", path, str(path), message)
+
+
+def list_hub_weights(folder: Path | None = None) -> list[str]:
+    """The names of the files that were fetched from the Hub."""
+    names = []
+    for note in sorted(((folder or find_weights_folder()) / "hf").rglob(f"*{NOTE}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            names.append(str(json.loads(note.read_text(encoding="utf-8"))["name"]))
+    return names
 
 
 def _name_note(path: Path) -> Path:

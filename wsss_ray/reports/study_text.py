@@ -13,6 +13,7 @@ from wsss_ray.score.names import find_study_column
 if TYPE_CHECKING:
     from PIL import Image
     from rich.table import Table
+    from rich.text import Text
 
 
 def list_headings(table: StudyTable) -> list[str]:
@@ -116,17 +117,20 @@ def write_markdown(table: StudyTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_study(table: StudyTable) -> list[Table | str]:
+def describe_study(table: StudyTable) -> list[Table | Text]:
     """What a command prints of a study: the table, its setting and protocols, and how the ranking compares with the
     paper's.
     """
+    from rich.text import Text
+
     from wsss_ray.reports.terminal import build_text_table
 
     titles = list_headings(table)
     printed = build_text_table(
         f"{table.name}: {table.title}", titles, format_rows(table), numeric=range(1, len(titles) - 1)
     )
-    return [printed, table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table)]
+    sentences = (table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table))
+    return [printed, *map(Text, sentences)]
 
 
 def draw_figure(table: StudyTable) -> Image.Image | None:
