@@ -72,7 +72,7 @@ def test_truncated_jpeg(good):
 def test_unreadable_image(good):
     Path(good.image).write_text("not an image")
     for fast in (False, True):
-        assert "a.jpg: not an image" in lines(good, fast=fast)[0]
+        assert "a.jpg: cannot decode image" in lines(good, fast=fast)[0]
 
 
 @pytest.mark.parametrize("kind", ["mask", "saliency"])

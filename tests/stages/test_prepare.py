@@ -61,7 +61,7 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path):
 def test_skipped_images_are_counted(tmp_path: Path):
     root, out = tagged(tmp_path / "a", 8), str(tmp_path / "out")
     (root / "images" / "p3.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"p3\.jpg: not an image"):
+    with pytest.raises(UserError, match=r"p3\.jpg: cannot decode image"):
         prepare_source("folder", root, {}, out, False, None)
     assert prepare_source("folder", root, {}, out, True, None).num_images == 7
     assert any("left out 1 of 8 images that cannot be used" in note for note in open_data(out).notes)
