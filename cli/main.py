@@ -179,6 +179,8 @@ def main() -> None:
 
     try:
         code = app(standalone_mode=False, prog_name="wsss")
+    except (KeyboardInterrupt, typer.Abort):  # Typer's versions differ in what they make of ctrl-C
+        code = INTERRUPTED
     except UserError as error:
         _refuse(str(error))
     except Exception as error:
