@@ -1,30 +1,18 @@
-"""What several commands choose alike: options, the data and the scale of a run."""
+"""What several commands choose alike: options, the data and the scale of a run, and what the shell completes."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+import logging
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+from wsss_ray.config import Profile, Scale
 
+if TYPE_CHECKING:
+    from wsss_ray.studies import ChosenScale
 
-def print_json(value: Any) -> None:
-    """A value as JSON on stdout; dataclasses as their fields."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=dataclasses.asdict))
-
-
-@contextlib.contextmanager
-def keep_stdout_clean(wanted: bool) -> Iterator[None]:
-    """What is printed goes to stderr, so that JSON is all there is on stdout."""
-    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
-        yield
+log = logging.getLogger(__name__)
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -42,12 +30,26 @@ def complete_study(incomplete: str) -> list[str]:
 
 
 def complete_run(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Names of finished runs below --out, for the shell."""
+    """Names of finished runs below --out (of ``wsss report``: --results), for the shell."""
+    out = ctx.params.get("results") or ctx.params.get("out") or "results"
+    return [name for name in _list_runs(str(out)) if name.startswith(incomplete)]
+
+
+def complete_run_folder(incomplete: str) -> list[str]:
+    """Folders of finished runs below results/, for the shell."""
+    return [folder for name in _list_runs("results") if (folder := f"results/runs/{name}").startswith(incomplete)]
+
+
+def complete_page(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What ``wsss report`` can show: runs and studies."""
+    return [*complete_run(ctx, incomplete), *complete_study(incomplete)]
+
+
+def _list_runs(out: str) -> list[str]:
     from wsss_ray import storage
     from wsss_ray.artifacts.record import list_finished
 
-    runs = storage.join(storage.make_absolute(str(ctx.params.get("out") or "results")), "runs")
-    return [name for name in list_finished(runs) if name.startswith(incomplete)]
+    return list_finished(storage.join(storage.make_absolute(out), "runs"))
 
 
 def complete_setting(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -69,6 +71,48 @@ def complete_weights(incomplete: str) -> list[str]:
     return [name for name in WEIGHTS if name.startswith(incomplete)]
 
 
+def complete_source(incomplete: str) -> list[str]:
+    """Names of sources, for the shell."""
+    from wsss_ray.data.sources import SOURCES
+
+    return [name for name in ("auto", *SOURCES) if name.startswith(incomplete)]
+
+
+def complete_detector(incomplete: str) -> list[str]:
+    """Names of saliency detectors, for the shell."""
+    from wsss_ray.data.saliency import DETECTORS
+
+    return [name for name in DETECTORS if name.startswith(incomplete)]
+
+
+Out = Annotated[str, typer.Option("--out", help="Folder or URI of artifacts and runs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for other programs.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE", autocompletion=complete_recipe),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE", autocompletion=complete_setting
+    ),
+]
+OptionalScale = Annotated[
+    Scale | None,
+    typer.Option(
+        help="The same recipe at three scales; default: toy for synthetic images, else what fits the machine."
+    ),
+]
+OptionalProfile = Annotated[
+    Profile | None, typer.Option(help="Follow the paper or the authors' code where they differ; default: paper.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
+
+
 def find_data(data: str | None, out: str, address: str | None) -> str | None:
     """Prepared data as it is; a folder of images, a devkit or an export is prepared below ``out`` once."""
     if data is None or "://" in data:
@@ -78,12 +122,16 @@ def find_data(data: str | None, out: str, address: str | None) -> str | None:
     return prepare_images(data, out, address=address)
 
 
-def find_scale(scale: str | None, name: str, data: str | None, profile: str | None) -> str:
-    """The scale that is given, or the one that fits; says which and why."""
-    from wsss_ray.studies import choose_scale, is_file
+def find_scale(scale: Scale | None, name: str, data: str | None, profile: str | None) -> ChosenScale:
+    """The scale that is given, or the one that fits, with the reason."""
+    from wsss_ray.studies import ChosenScale, choose_scale, is_file
 
     if scale is not None or is_file(name):
-        return scale or "toy"
-    chosen = choose_scale(name, data, profile)
-    typer.echo(f"scale: {chosen.scale} ({chosen.reason})")
-    return str(chosen.scale)
+        return ChosenScale(scale or "toy", "")
+    return choose_scale(name, data, profile)
+
+
+def say_scale(chosen: ChosenScale) -> None:
+    """Say which scale was chosen and why, where none was given."""
+    if chosen.reason:
+        log.info(f"scale: {chosen.scale} ({chosen.reason})")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import Json, Out, complete_run, print_json
+from wsss_ray.cli.choices import Json, Out, complete_run
+from wsss_ray.cli.output import keep_stdout_clean, print_json, print_parts
 
 
 def compare(
@@ -22,15 +23,12 @@ def compare(
 ) -> None:
     """Compare runs: recipe differences, scores, and whether the differences are statistically significant."""
     from wsss_ray.artifacts.record import open_run
-    from wsss_ray.cluster.progress import console
     from wsss_ray.reports.compare import compare_runs
     from wsss_ray.reports.compare_tables import build_tables, list_untested
 
-    result = compare_runs([open_run(name, out) for name in runs], resamples, seed)
+    with keep_stdout_clean(json):
+        result = compare_runs([open_run(name, out) for name in runs], resamples, seed)
     if json:
         print_json(result)
-        return
-    for table in build_tables(result, all_classes):
-        console.print(table)
-    for text in list_untested(result):
-        console.print(text, markup=False, soft_wrap=True)
+    else:
+        print_parts([*build_tables(result, all_classes), *list_untested(result)])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import Address, complete_detector, complete_source
+from wsss_ray.config import LabelSource, MaskView
+
+log = logging.getLogger(__name__)
 app = typer.Typer(no_args_is_help=True, help="Prepare, show and check images.")
 
 Source = Annotated[
     str,
     typer.Argument(
-        help="voc, coco, folder, yolo, label_studio, datumaro or toy; auto recognises the layout of the folder."
+        help="voc, coco, folder or toy; yolo, label_studio or datumaro for exports; auto recognises the layout.",
+        autocompletion=complete_source,
     ),
 ]
 Root = Annotated[Path | None, typer.Argument(help="Folder of the images.")]
@@ -25,7 +31,6 @@ DetectorOptions = Annotated[
     typer.Option("--set", help="Source option, or detector option: detector.network=u2net.", metavar="KEY=VALUE"),
 ]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
 
 
 @app.command()
@@ -34,12 +39,10 @@ def prepare(
     root: Root = None,
     out: Annotated[str, typer.Option(help="Folder or URI for the shards.")] = "data",
     labels: Annotated[str | None, typer.Option(help="labels.csv of a folder, where it lies elsewhere.")] = None,
-    labels_from: Annotated[str | None, typer.Option(help="voc: xml, npy or masks.")] = None,
+    labels_from: Annotated[LabelSource | None, typer.Option(help="voc: where image labels come from.")] = None,
     saliency: Annotated[str | None, typer.Option(help="Folder of saliency maps named like the images.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes in the order of the mask indices: cat,dog.")] = None,
-    masks_as: Annotated[
-        str | None, typer.Option(help="How masks lie on images turned by EXIF: shown or stored.")
-    ] = None,
+    masks_as: Annotated[MaskView | None, typer.Option(help="How masks lie on images that EXIF turns.")] = None,
     set_: Options = None,
     skip_bad: SkipBad = False,
     address: Address = None,
@@ -70,7 +73,7 @@ def _detect(source: str, root: Path | None) -> tuple[str, dict[str, object]]:
     if root is None:
         raise UserError("auto: give the folder of the images")
     layout = detect_layout(root)
-    typer.echo(layout.found)
+    log.info(layout.found)
     return layout.source, dict(layout.options)
 
 
@@ -92,7 +95,11 @@ def saliency(
     root: Root = None,
     out: Annotated[str, typer.Option(help="Folder for the maps, <id>.png.")] = "saliency",
     detector: Annotated[
-        str, typer.Option(help="border_cut, fine_grained, spectral_residual, or onnx: a trained network.")
+        str,
+        typer.Option(
+            help="border_cut, fine_grained, spectral_residual, or onnx: a trained network.",
+            autocompletion=complete_detector,
+        ),
     ] = "border_cut",
     set_: DetectorOptions = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over images that cannot be read.")] = False,

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from wsss_ray.cli.choices import (
+    Address,
+    Data,
     Json,
+    OptionalProfile,
+    OptionalScale,
     Out,
-    complete_recipe,
-    complete_setting,
+    RecipeName,
+    Sets,
+    complete_run_folder,
     find_data,
     find_scale,
-    keep_stdout_clean,
-    print_json,
+    say_scale,
 )
 from wsss_ray.cli.compare import compare
 from wsss_ray.cli.data import app as data_app
+from wsss_ray.cli.messages import add_message_options
+from wsss_ray.cli.output import keep_stdout_clean, print_json, print_parts
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
 from wsss_ray.cli.runs import clean, doctor, runs
@@ -27,42 +33,14 @@ from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
 from wsss_ray.cli.weights import app as weights_app
+from wsss_ray.config import Exported, ExportForm, Scale
 
+INTERRUPTED = 130
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Weakly supervised segmentation from image-level labels, on Ray.",
 )
-app.add_typer(data_app, name="data")
-app.add_typer(weights_app, name="weights")
-app.add_typer(study_app, name="study")
-app.command()(compare)
-app.command()(sweep)
-app.command()(submit)
-app.command()(report)
-app.command()(predict)
-app.command()(runs)
-app.command()(clean)
-app.command()(doctor)
-
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="Override a field, e.g. train.epochs=2.", metavar="KEY=VALUE", autocompletion=complete_setting
-    ),
-]
-ScaleOption = Annotated[str, typer.Option(help="toy, small or paper: the same recipe at three scales.")]
-OptionalScale = Annotated[
-    str | None, typer.Option(help="toy, small or paper; default: toy for synthetic images, else what fits the machine.")
-]
-ProfileOption = Annotated[
-    str | None, typer.Option(help="paper or released: follow the paper or the authors' code where they differ.")
-]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(help="A name from 'wsss list' or a recipe file.", metavar="RECIPE", autocompletion=complete_recipe),
-]
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,40 +62,37 @@ def _begin(
 
 @app.command()
 def run(
-    recipe: RecipeArgument,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Folder of images, VOC devkit, COCO export or prepared shards; default: synthetic images."),
-    ] = None,
+    recipe: RecipeName,
+    data: Data = None,
     out: Out = "results",
     set_: Sets = None,
     scale: OptionalScale = None,
-    profile: ProfileOption = None,
+    profile: OptionalProfile = None,
     seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
     address: Address = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
     json: Json = False,
 ) -> None:
     """Train, localize, refine, segment, predict and score. Finished steps are reused; resumes after interruption."""
+    from wsss_ray.experiments.plan import describe_plan, plan_run
     from wsss_ray.experiments.run import RunOptions
     from wsss_ray.experiments.run import run as run_recipe
-    from wsss_ray.reports.closing import print_closing_table
+    from wsss_ray.reports.closing import describe_run
     from wsss_ray.studies import resolve
 
     with keep_stdout_clean(json):
-        scale = find_scale(scale, recipe, data, profile)
+        chosen = find_scale(scale, recipe, data, profile)
         found = find_data(data, out, address)
-        resolved = resolve(recipe, scale=scale, profile=profile, data=found, seed=seed, settings=set_ or [])
+        resolved = resolve(recipe, scale=chosen.scale, profile=profile, data=found, seed=seed, settings=set_ or [])
+        say_scale(chosen)
         if plan:
-            from wsss_ray.experiments.plan import plan_run, print_plan
-
             planned = plan_run(resolved, out)
-            print_plan(planned)
         else:
             finished = run_recipe(resolved, RunOptions(out, address)).open()
-            print_closing_table(finished)
     if json:
         print_json(planned if plan else {"run": finished.folder, **finished.record})
+    else:
+        print_parts(describe_plan(planned) if plan else describe_run(finished))
 
 
 @app.command("list")
@@ -126,8 +101,7 @@ def list_recipes(json: Json = False) -> None:
     from wsss_ray import studies
     from wsss_ray.data.saliency import DETECTORS
     from wsss_ray.data.sources import SOURCES
-    from wsss_ray.nets import BACKBONES
-    from wsss_ray.nets.deeplab import SEGMENTERS
+    from wsss_ray.nets import BACKBONES, SEGMENTERS
     from wsss_ray.refine.registry import REFINERS
 
     listed = studies.list_recipes()
@@ -144,7 +118,12 @@ def list_recipes(json: Json = False) -> None:
 
 
 @app.command()
-def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", profile: ProfileOption = None) -> None:
+def show(
+    recipe: RecipeName,
+    set_: Sets = None,
+    scale: Annotated[Scale, typer.Option(help="The same recipe at three scales.")] = "toy",
+    profile: OptionalProfile = None,
+) -> None:
     """Print a resolved recipe as YAML that 'wsss run' accepts."""
     from wsss_ray.recipe import dump
     from wsss_ray.studies import resolve
@@ -153,21 +132,27 @@ def show(recipe: RecipeArgument, set_: Sets = None, scale: ScaleOption = "toy", 
 
 
 @app.command()
-def ui(out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
+def ui(
+    out: Out = "results", port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000
+) -> None:
     """Start the MLflow UI (http://127.0.0.1:PORT) for the runs below --out."""
-    from wsss_ray.tracking import serve_ui
+    from wsss_ray.serve.ui import serve_ui
 
     raise typer.Exit(serve_ui(out, port))
 
 
 @app.command()
 def export(
-    run_folder: Annotated[str, typer.Argument(help="Folder of a run (below --out/runs).", metavar="RUN")],
+    run_folder: Annotated[
+        str,
+        typer.Argument(help="Folder of a run (results/runs/NAME).", metavar="RUN", autocompletion=complete_run_folder),
+    ],
     to: Annotated[Path, typer.Option(help="Folder to write into.")],
     as_: Annotated[
-        str, typer.Option("--as", help="png, coco (RLE), polygons (CVAT, Label Studio) or mlflow (the network).")
+        ExportForm,
+        typer.Option("--as", help="Palette PNGs, COCO's RLE, polygons for CVAT and Label Studio, or the network."),
     ] = "png",
-    what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
+    what: Annotated[Exported, typer.Option(help="Pseudo masks, or predictions on val.")] = "masks",
     voc_server: Annotated[
         bool, typer.Option("--voc-server", help="Also write results.tgz for the VOC server.")
     ] = False,
@@ -177,7 +162,15 @@ def export(
     """Export masks or predictions as palette PNGs or as annotations to correct, or the network as a model to serve."""
     from wsss_ray.serve.export import ExportOptions, export_run
 
-    typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))  # type: ignore[arg-type]
+    typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))
+
+
+for command in (predict, report, compare, runs, sweep, submit, clean, doctor):
+    app.command()(command)
+app.add_typer(data_app, name="data")
+app.add_typer(study_app, name="study")
+app.add_typer(weights_app, name="weights")
+add_message_options(app)
 
 
 def main() -> None:
@@ -185,20 +178,37 @@ def main() -> None:
     from wsss_ray.config import UserError
 
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="wsss")
+    except (KeyboardInterrupt, typer.Abort):  # Typer's versions differ in what they make of ctrl-C
+        code = INTERRUPTED
     except UserError as error:
-        print(f"wsss: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
     except Exception as error:
         from wsss_ray import storage
 
+        if hasattr(error, "format_message"):  # Typer's own, whose class has another place in each of its versions
+            _refuse_usage(error)
         if not storage.is_disk_full(error):
             raise
-        print(f"wsss: {storage.DISK_FULL}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _refuse(storage.DISK_FULL)
+    if code == INTERRUPTED:
         print("wsss: interrupted; run the same command to resume", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code or 0)
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"wsss: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _refuse_usage(error: Any) -> NoReturn:
+    """One line for a wrong argument; the help where there is no argument at all."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    message = error.format_message().replace("Value error, ", "")
+    where = error.ctx.command_path if getattr(error, "ctx", None) else "wsss"
+    _refuse(f"{message}{'' if message[-1] in '.?!' else '.'} See '{where} --help'.")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from wsss_ray.cli.choices import Address, complete_run_folder
+
 
 def predict(
     images: Annotated[list[str], typer.Argument(help="Images, folders, URIs or prepared shards.")],
-    model: Annotated[str, typer.Option(help="Folder of a run (below --out/runs) or of a train artifact.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Folder of a run (results/runs/NAME) or of a train artifact.", autocompletion=complete_run_folder
+        ),
+    ],
     out: Annotated[str, typer.Option(help="Folder or URI for masks, overlays and predictions.csv.")] = "predictions",
     set_: Annotated[
         list[str] | None,
@@ -20,13 +27,13 @@ def predict(
         Path | None, typer.Option(help="Class names, one per line, for a model whose run does not name them.")
     ] = None,
     overlays: Annotated[bool, typer.Option(help="Also write each mask over its image.")] = True,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to join; default: a local one.")] = None,
+    address: Address = None,
 ) -> None:
     """Segment images with a trained model. Resumable."""
     from wsss_ray.serve.predict import PredictOptions, predict_images
 
     counts = predict_images(model, images, out, PredictOptions(tuple(set_ or ()), classes, overlays, address))
     typer.echo(
-        f"{counts.predicted} segmented, {counts.reused} kept from an earlier call, {counts.skipped} skipped: "
+        f"{counts.predicted} segmented, {counts.reused} reused, {counts.skipped} skipped: "
         f"{out}/predictions.csv, {out}/masks"
     )

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from wsss_ray.cli.choices import Json, Out, print_json
+from wsss_ray.cli.choices import Json, Out, complete_recipe
+from wsss_ray.cli.output import print_json, print_parts
 
+SortKey = Literal["finished", "name", "cam", "masks", "segmentation"]
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
 
 def runs(
     out: Out = "results",
-    recipe: Annotated[str | None, typer.Option(help="Only runs of this recipe.")] = None,
-    sort: Annotated[str, typer.Option(help="finished, name, or a score: seeds, masks, segmentation.")] = "finished",
+    recipe: Annotated[
+        str | None, typer.Option(help="Only runs of this recipe.", autocompletion=complete_recipe)
+    ] = None,
+    sort: Annotated[SortKey, typer.Option(help="By time, by name, or by a score, the best first.")] = "finished",
     json: Json = False,
 ) -> None:
     """List finished runs with their scores."""
     from wsss_ray.artifacts.usage import list_runs
-    from wsss_ray.cluster.progress import console
     from wsss_ray.reports.run_list import build_run_table, sort_runs
 
     found = sort_runs([run for run in list_runs(out) if recipe is None or run.recipe == recipe], sort)
     if json:
         print_json(found)
     elif found:
-        console.print(build_run_table(found))
+        print_parts([build_run_table(found)])
     else:
         typer.echo(f"no finished run below {out}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from wsss_ray.config import UserError, suggest
+
+from ._listing import Paper, read_papers
 
 if TYPE_CHECKING:
     from wsss_ray.experiments.study import Profile, Study, StudyFunction
@@ -30,24 +31,28 @@ class ListedRecipe:
     """``wsss-ray``, or the package that its method comes from, with its version."""
 
 
-def load_modules() -> dict[str, ModuleType]:
-    """The modules of this package by name."""
-    found = sorted(info.name for info in pkgutil.iter_modules(__path__) if not info.name.startswith("_"))
-    return {name: importlib.import_module(f"{__name__}.{name}") for name in found}
+def list_papers() -> dict[str, Paper]:
+    """The modules of this package by name, as their text declares them; none is imported."""
+    return read_papers(tuple(__path__))
+
+
+def load_paper(name: str) -> ModuleType:
+    """The module of this name, imported."""
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def list_recipes() -> list[ListedRecipe]:
     """The modules of this package that have a ``recipe`` function, then the methods of other packages.
 
-    Such a method runs on CAM's recipe, in the place of CAM.
+    Such a method runs on CAM's recipe, in the place of CAM. Only methods of other packages are imported.
     """
     from wsss_ray.methods import METHODS
     from wsss_ray.registry import OWN
 
-    papers = {name: module for name, module in load_modules().items() if hasattr(module, "recipe")}
-    outside = {name: method for name, method in METHODS.items() if METHODS.origin(name) != OWN and name not in papers}
+    papers = {name: paper for name, paper in list_papers().items() if paper.has_recipe}
+    outside = {name: METHODS[name] for name in METHODS.list_outside() if name not in papers}
     return [
-        *(ListedRecipe(name, _first_line(module), OWN) for name, module in papers.items()),
+        *(ListedRecipe(name, paper.summary, OWN) for name, paper in papers.items()),
         *(ListedRecipe(name, _first_line(method), METHODS.origin(name)) for name, method in outside.items()),
     ]
 
@@ -87,9 +92,9 @@ def _build(name: str, scale: str, profile: str | None) -> Recipe:
         meant = suggest(name, names()) or f"there are: {', '.join(names())}"
         raise UserError(f"no recipe {name!r}; {meant} (or give the path of a recipe file)")
     size, side = _read_setting(scale, profile or "paper")
-    module = load_modules().get(name)
-    if module is not None and hasattr(module, "recipe"):
-        built: Recipe = module.recipe(size, side)
+    paper = list_papers().get(name)
+    if paper is not None and paper.has_recipe:
+        built: Recipe = load_paper(name).recipe(size, side)
         return built
     return replace_settings(_build("cam", size, side), {"name": name, "method": {"name": name, "profile": side}})
 
@@ -150,13 +155,19 @@ def _read(given: str, known: Sequence[Choice], option: str) -> Choice:
 
 def study_names() -> list[str]:
     """Names of the studies, ``module.key``: what the modules of this package list in ``STUDIES``."""
-    return [f"{name}.{key}" for name, module in load_modules().items() for key in getattr(module, "STUDIES", {})]
+    return list(list_studies())
+
+
+def list_studies() -> dict[str, str]:
+    """Name -> what it compares, in one line, of every study; none is built."""
+    return {f"{name}.{key}": summary for name, paper in list_papers().items() for key, summary in paper.studies.items()}
 
 
 def build_study(name: str, scale: str = "toy", profile: str = "paper") -> Study:
     """The study of this name; UserError names what is unknown and what there is."""
+    if name not in study_names():
+        meant = suggest(name, study_names()) or f"there are: {', '.join(study_names())}"
+        raise UserError(f"no study {name!r}; {meant}")
     module, _, key = name.partition(".")
-    listed: Mapping[str, StudyFunction] = getattr(load_modules().get(module), "STUDIES", {})
-    if key not in listed:
-        raise UserError(f"no study {name!r}; there are: {', '.join(study_names())}")
+    listed: Mapping[str, StudyFunction] = load_paper(module).STUDIES
     return listed[key](*_read_setting(scale, profile))

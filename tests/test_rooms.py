@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,7 @@ def find_faults(root: Path) -> list[str]:
     modules = list_modules(root)
     faults, pairs = [], {}
     edges: dict[str, set[str]] = {module: set() for module in modules}
+    faults += find_strays(modules, root)
     for module, path in modules.items():
         source = find_room(module)
         place = path.relative_to(root)
@@ -91,6 +93,17 @@ def find_faults(root: Path) -> list[str]:
         f"{where}: {one} and {two} import each other" for (one, two), where in pairs.items() if (two, one) in pairs
     ]
     return faults + [f"circle: {' -> '.join(circle)}" for circle in find_circles(edges)]
+
+
+def find_strays(modules: dict[str, Path], root: Path) -> list[str]:
+    """Registry entries (``Lazy("module:name")``) whose module is not there, or lies in another room."""
+    faults = []
+    for module, path in modules.items():
+        for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            for target in re.findall(r'Lazy\("([\w.]+):\w+"', text):
+                if target not in modules or find_room(target) != find_room(module):
+                    faults.append(f"{path.relative_to(root)}:{line}: {target!r} is no module of this room")
+    return faults
 
 
 def find_circles(edges: dict[str, set[str]]) -> list[list[str]]:
@@ -123,6 +136,8 @@ def test_every_import_goes_to_the_left() -> None:
         ("wsss_ray/reports/compare.py", "from wsss_ray.experiments.run import run\n", "import each other"),
         ("wsss_ray/engine/train.py", "import ray\n", "engine imports ray"),
         ("wsss_ray/score/curve.py", "from wsss_ray.score.bootstrap import compare_counts\n", ""),
+        ("wsss_ray/methods/cam.py", 'ODD = Lazy("wsss_ray.nets.toy:Toy")\n', "is no module of this room"),
+        ("wsss_ray/nets/toy.py", 'ODD = Lazy("wsss_ray.nets.no_such:Toy")\n', "is no module of this room"),
         ("wsss_ray/config.py", "def late():\n    import wsss_ray.registry\n", "circle"),
     ],
 )

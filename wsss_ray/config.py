@@ -14,6 +14,22 @@ from pydantic import BaseModel, ConfigDict
 Result = Literal["weights", "maps", "masks", "scores", "nothing"]
 """What a step leaves behind: trained weights and their history, class maps, masks, scores; or no result at all."""
 
+# Choices that commands offer stand here, since the code they choose imports torch.
+Scale = Literal["toy", "small", "paper"]
+"""How large a recipe is run."""
+Profile = Literal["paper", "released"]
+"""Which side is taken where a paper and its authors' code differ."""
+Search = Literal["grid", "random", "tpe"]
+"""How the points of a sweep are chosen."""
+Exported = Literal["masks", "predictions"]
+"""What of a run is exported: pseudo masks, or predictions on val."""
+ExportForm = Literal["png", "coco", "polygons", "mlflow"]
+"""Palette PNGs, COCO's RLE, polygons of annotation tools, or the network as a model to serve."""
+LabelSource = Literal["xml", "npy", "masks"]
+"""Where the image labels of VOC come from."""
+MaskView = Literal["shown", "stored"]
+"""Whether masks lie on an image as viewers show it, turned by EXIF, or on its stored pixels."""
+
 
 class UserError(Exception):
     """Bad input: one clear line that names the file or key and the fix; the CLI exits with code 2."""

@@ -15,20 +15,22 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_
 
 from wsss_ray import storage
 from wsss_ray.config import Changes, Config, UserError, list_keys, suggest
+from wsss_ray.config import Scale as Scale
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.localize import LocalizeConfig
 from wsss_ray.engine.predict import PredictConfig
 from wsss_ray.engine.train import TrainConfig
-from wsss_ray.methods import METHODS, MethodConfig
-from wsss_ray.nets.deeplab import SEGMENTERS, SegmenterConfig
+from wsss_ray.methods import METHODS
+from wsss_ray.methods.base import MethodConfig
+from wsss_ray.nets import SEGMENTERS
+from wsss_ray.nets.deeplab import SegmenterConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.registry import Registry
 from wsss_ray.score.config import ScoreConfig
 
-Scale = Literal["toy", "small", "paper"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 PARTS: dict[str, Registry[Any]] = {"method": METHODS, "refine": REFINERS, "labels": REFINERS, "network": SEGMENTERS}
 """Keys whose ``name`` says which settings stand below them -> the settings by name."""

@@ -90,7 +90,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
 
 
-DISK_FULL = "no space left on the disk; free some there and run the same command again, it goes on where it stopped"
+DISK_FULL = "no space left on the disk; free some there and run the same command to resume"
 
 
 def is_disk_full(error: BaseException | None) -> bool:

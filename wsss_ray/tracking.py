@@ -268,18 +268,6 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def serve_ui(out: str, port: int) -> int:
-    """The MLflow UI over the store of ``out`` on the loopback address, until interrupted; its exit code."""
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", choose_store(out)]
-    root = choose_artifact_root(out)
-    if root is not None:
-        command += ["--default-artifact-root", root]
-    return subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)])
-
-
 def save_model(folder: Path, code: Path, path: Path, run_id: str | None = None, out: str = "") -> str:
     """Save ``folder`` (network, weights, model card) as an MLflow pyfunc model at ``path`` whose ``code`` runs where
     it serves, and among the artifacts of the run ``run_id`` where that is known.

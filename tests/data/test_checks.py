@@ -72,7 +72,7 @@ def test_truncated_jpeg(good):
 def test_unreadable_image(good):
     Path(good.image).write_text("not an image")
     for fast in (False, True):
-        assert "a.jpg: not an image" in lines(good, fast=fast)[0]
+        assert "a.jpg: cannot decode image" in lines(good, fast=fast)[0]
 
 
 @pytest.mark.parametrize("kind", ["mask", "saliency"])
@@ -108,7 +108,7 @@ def test_colour_mask(good):
 
 
 def test_unknown_class_name(good):
-    item = changed(good, extra={"unknown_classes": ("zebra",), "labels_file": "labels.csv:7"})
+    item = changed(good, extra={"unknown_classes": {"zebra": ""}, "labels_file": "labels.csv:7"})
     (line,) = lines(item)
     assert "labels.csv:7" in line
     assert "'zebra'" in line

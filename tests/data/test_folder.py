@@ -63,6 +63,7 @@ def test_listed_classes_keep_their_order_and_find_mistakes(tmp_path):
     (line,) = errors(root)
     assert "labels.csv:3" in line
     assert "'dgo'" in line
+    assert "did you mean dog?" in line
     assert list(source.items)[1].labels == (0,), "a number is an index into classes.txt"
 
 

@@ -165,7 +165,7 @@ def test_broken_files_are_named():
     with pytest.raises(UserError, match=r"cut\.jpg: damaged or cut short"):
         decode_image(data[: len(data) // 2], "cut.jpg")
     for junk in (b"", b"hello", data[:10]):
-        with pytest.raises(UserError, match=r"junk\.jpg: not an image"):
+        with pytest.raises(UserError, match=r"junk\.jpg: cannot decode image"):
             decode_image(junk, "junk.jpg")
     png = encode_mask(np.random.default_rng(0).integers(0, 256, (128, 128)).astype(np.uint8))
     with pytest.raises(UserError, match=r"cut\.png: damaged"):

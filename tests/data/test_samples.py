@@ -215,7 +215,7 @@ def test_what_is_missing_is_said(rows, tmp_path):
     def gone(name: str):
         raise KeyError(name)
 
-    with pytest.raises(UserError, match=f"{rows.ids[0]}: no maps from the stage before"):
+    with pytest.raises(UserError, match=f"{rows.ids[0]}: missing maps"):
         samples(rows, ("maps",), maps_lookup=gone).sample(0, 0)
     with pytest.raises(UserError, match="pseudo mask is"):
         samples(rows, ("mask",), mask_lookup=lambda name: np.zeros((39, 40), np.uint8)).sample(0, 0)

@@ -24,13 +24,14 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-def test_two_runs_write_the_same_bytes_and_another_seed_others(tmp_path, capsys):
+def test_two_runs_write_the_same_bytes_and_another_seed_others(tmp_path, caplog):
+    caplog.set_level("INFO")
     for name, config in (("a", TINY), ("b", TINY), ("c", PretrainConfig(**{**vars(TINY), "seed": 1}))):
         save_toy(pretrain_toy(config), tmp_path / f"{name}.safetensors")
     first, again, other = ((tmp_path / f"{name}.safetensors").read_bytes() for name in "abc")
     assert first == again
     assert first != other
-    assert "epoch 2: loss" in capsys.readouterr().out
+    assert "epoch 2: loss" in caplog.text
 
 
 def test_what_is_written_loads_strictly(tmp_path):
@@ -45,11 +46,10 @@ def test_what_is_written_loads_strictly(tmp_path):
     torch.testing.assert_close(net(images)["out"], expected(images)["out"], rtol=0.02, atol=0.02)
 
 
-def test_it_learns_in_a_few_steps(capsys):
+def test_it_learns_in_a_few_steps(caplog):
+    caplog.set_level("INFO")
     pretrain_toy(PretrainConfig(**{**vars(TINY), "epochs": 14, "lr": 0.02}))
-    losses = [
-        float(line.split("loss ")[1].split(",")[0]) for line in capsys.readouterr().out.splitlines() if "loss" in line
-    ]
+    losses = [float(line.split("loss ")[1].split(",")[0]) for line in caplog.messages if "loss" in line]
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -17,7 +17,7 @@ from wsss_ray.studies import resolve
 
 
 def test_only_what_is_not_the_users_has_a_traceback() -> None:
-    assert describe_failure(UserError("a: wrong; mend it\nmore")) == ("a: wrong; mend it", "")
+    assert describe_failure(UserError("a: wrong; fix it\nmore")) == ("a: wrong; fix it", "")
     try:
         raise KeyError("x")
     except KeyError as error:
@@ -32,7 +32,7 @@ def test_only_what_is_not_the_users_has_a_traceback() -> None:
 
 
 def test_the_traceback_of_a_trial_is_printed_once_and_not_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*args: object, **options: object) -> None:
         raise KeyError("lost")
@@ -47,7 +47,7 @@ def test_the_traceback_of_a_trial_is_printed_once_and_not_kept(
     folder = SweepFolder(str(tmp_path / "sweep"), "stamp")
     recorder = _Recorder(made, folder, [], "parent")
     recorder.add(outcomes)
-    said = capsys.readouterr().out
+    said = caplog.text
     assert said.count("Traceback (most recent call last)") == 1
     assert "in _run_group" in said
     kept, _ = folder.load()

@@ -197,7 +197,7 @@ def test_rows_are_chosen_by_name_slug_or_number(study: Study) -> None:
     assert make_slug("…") == "row"
 
 
-def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_older_seeds_do_not_count(study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Three seeds, then another recipe with one: the other two are of another network and leave the average."""
 
     def scored(miou: float, key: str) -> dict[str, Any]:
@@ -210,14 +210,14 @@ def test_older_seeds_do_not_count(study: Study, tmp_path: Path, capsys: pytest.C
     storage.write_json(str(tmp_path / "results.json"), first.results)
     mark_stale(first, [])
     assert len(summarize_study(first.results).lines[0].cells["masks"].ours) == 3
-    assert not capsys.readouterr().out
+    assert not caplog.text
 
     changed = dataclasses.replace(study, rows=(dataclasses.replace(study.rows[0], recipe=tiny(0.3)), *study.rows[1:]))
     second = opened(changed, tmp_path)
     planned = plan_rows(second, [0])
     mark_stale(second, planned)
     assert [entry["status"] for entry in second.seeds_of(0).values()] == [STALE] * 3
-    assert capsys.readouterr().out.count("Seeds at 0.2 (ours) (2)") == 1, "the one that runs now is not named"
+    assert caplog.text.count("Seeds at 0.2 (ours) (2)") == 1, "the one that runs now is not named"
     second.seeds_of(0)[str(planned[0].seed)] = scored(0.9, planned[0].key)
     table = summarize_study(second.results)
     assert table.lines[0].cells["masks"].ours == (pytest.approx(90.0),)
@@ -242,7 +242,7 @@ def test_two_processes_do_not_run_one_study(study: Study, tmp_path: Path) -> Non
 
 
 def test_traceback_of_a_row_elsewhere_reaches_the_driver(
-    study: Study, tmp_path: Path, ray_cluster: None, capsys: pytest.CaptureFixture[str]
+    study: Study, tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "train").write_text("where a folder of trainings should be")
     results = run_study(study, StudyOptions(rows=("1", "2")), str(tmp_path), max_concurrent=2)
@@ -251,12 +251,12 @@ def test_traceback_of_a_row_elsewhere_reaches_the_driver(
         assert entry["status"] == "failed"
         assert "Error: " in entry["reason"]
         assert "traceback" not in entry
-    printed = capsys.readouterr().out
+    printed = caplog.text
     assert printed.count("Traceback (most recent call last)") >= 2
     assert "in run_row" in printed
 
 
-def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypatch, caplog) -> None:
     def broken(*args: Any, **options: Any) -> None:
         raise KeyError("lost\nsecond line")
 
@@ -266,7 +266,7 @@ def test_any_failure_of_a_row_is_a_reason(study: Study, tmp_path: Path, monkeypa
     assert entry["status"] == "failed"
     assert entry["reason"].startswith("KeyError: ")
     assert entry["traceback"].startswith("Traceback")
-    assert not capsys.readouterr().out
+    assert not caplog.text
 
     def refused(*args: Any, **options: Any) -> None:
         raise UserError("train.epochs: too few; raise it")

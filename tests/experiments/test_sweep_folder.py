@@ -51,7 +51,7 @@ def test_second_process_on_a_sweep_is_refused(
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        command = ["wsss", "sweep", "cam", "--over", "train.epochs=1,2", "--out", str(tmp_path)]
+        command = ["wsss", "sweep", "cam", "--over", "train.epochs=1,2", "--out", str(tmp_path), "-q"]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as ended:
             main()

@@ -25,7 +25,8 @@ from tests.methods.contract import (
     names_paper,
 )
 from wsss_ray.config import Changes, Result, UserError, select
-from wsss_ray.methods import METHODS, MethodConfig
+from wsss_ray.methods import METHODS
+from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.registry import Registry
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from tests.golden_rules import set_a
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, Progress, Segments, Trainable
-from wsss_ray.nets import build_backbone
-from wsss_ray.nets.deeplab import SEGMENTERS, DeepLab, DeepLabV1Config, DeepLabV2Config, compute_pixel_loss
+from wsss_ray.nets import SEGMENTERS, build_backbone
+from wsss_ray.nets.deeplab import DeepLab, DeepLabV1Config, DeepLabV2Config, compute_pixel_loss
 from wsss_ray.nets.optim import OptimizerConfig, build_optimizer
 from wsss_ray.studies import resolve
 

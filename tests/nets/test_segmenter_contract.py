@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from wsss_ray.config import select
 from wsss_ray.contracts import Batch, Progress, Segments, Trainable
-from wsss_ray.nets import build_backbone
-from wsss_ray.nets.deeplab import SEGMENTERS, SegmenterConfig
+from wsss_ray.nets import SEGMENTERS, build_backbone
+from wsss_ray.nets.deeplab import SegmenterConfig
 from wsss_ray.nets.optim import OptimizerConfig, build_optimizer
 
 START = Progress(epoch=0, step=0, num_epochs=1, num_steps=2)

@@ -9,7 +9,8 @@ import pytest
 from tests.fake_run import fake_run, prepare
 from wsss_ray import storage
 from wsss_ray.artifacts.record import open_run
-from wsss_ray.reports.closing import list_scores, print_closing_table
+from wsss_ray.cli.output import print_parts
+from wsss_ray.reports.closing import describe_run, list_scores
 
 
 def test_every_score_has_its_protocol(tmp_path: Path) -> None:
@@ -31,7 +32,7 @@ def test_it_says_where_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[st
     folder = fake_run(tmp_path, "fake-1", prepare(tmp_path / "data"))
     run = open_run(folder)
     run.recipe["name"] = "[/fake]"
-    print_closing_table(run)
+    print_parts(describe_run(run))
     printed = capsys.readouterr().out
     for text in ("[/fake] (toy, seed 0)", f"{folder}/panels", f"wsss report {folder}", f"wsss compare {folder} OTHER"):
         assert text in printed

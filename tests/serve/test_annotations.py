@@ -255,7 +255,7 @@ def test_the_served_model(run: Path, tmp_path: Path, monkeypatch):
     json.dumps(by_bytes)
     for row, message in (
         ({"image": "###"}, "not base64"),
-        ({"image": base64.b64encode(b"text").decode()}, "row 0: not an image"),
+        ({"image": base64.b64encode(b"text").decode()}, "row 0: cannot decode image"),
         ({"path": "../model/MLmodel"}, "no such image below WSSS_SERVE_ROOT"),
         ({"path": "b.png"}, "no such image below WSSS_SERVE_ROOT"),
         ({"path": ""}, "neither image"),

@@ -232,8 +232,9 @@ def answered(out: Path) -> tuple[set[str], set[str]]:
 
 
 def test_answers_of_images_that_are_gone_or_broken_are_removed(
-    store: Path, images: Path, tmp_path: Path, local, capsys
+    store: Path, images: Path, tmp_path: Path, local, caplog
 ):
+    caplog.set_level("INFO")
     out, model = tmp_path / "out", str(store / "train" / "seg")
     predict(model, [str(images)], str(out), PLAIN)
     (out / "masks" / "mine.png").write_bytes(b"somebody's own")
@@ -243,9 +244,9 @@ def test_answers_of_images_that_are_gone_or_broken_are_removed(
     assert answered(out) == ({"a", "mine"}, {"a"})
     assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
     assert {row["image"] for row in rows(out / "skipped.csv")} == {"cut", "text", "inner/grey"}
-    said = capsys.readouterr().out
-    assert "removed 1 answers of images that are gone or changed" in said
-    assert "removed 1 answers of images that cannot be read any more" in said
+    said = caplog.text
+    assert "removed 1 predictions of images that are gone or changed" in said
+    assert "removed 1 predictions of images that cannot be read any more" in said
 
 
 def test_images_of_an_earlier_call_stay_while_they_are_there(store: Path, images: Path, tmp_path: Path, local):
@@ -256,8 +257,9 @@ def test_images_of_an_earlier_call_stay_while_they_are_there(store: Path, images
     assert {row["image"] for row in rows(out / "predictions.csv")} == {"a", "grey"}
 
 
-def test_answers_of_another_model_or_setting_never_mix(store: Path, images: Path, tmp_path: Path, local, capsys):
+def test_answers_of_another_model_or_setting_never_mix(store: Path, images: Path, tmp_path: Path, local, caplog):
     """Back at the first setting everything is predicted again, since its files are no longer there."""
+    caplog.set_level("INFO")
     out, model = tmp_path / "out", str(store / "train" / "seg")
     predict(model, [str(images)], str(out), PLAIN)
     first = (out / "masks" / "a.png").read_bytes()
@@ -266,7 +268,7 @@ def test_answers_of_another_model_or_setting_never_mix(store: Path, images: Path
     assert local == ["a"]
     assert answered(out) == ({"a"}, {"a"})
     assert {row["image"] for row in rows(out / "predictions.csv")} == {"a"}
-    assert "removed 3 answers of another model or setting" in capsys.readouterr().out
+    assert "removed 3 predictions of another model or setting" in caplog.text
     local.clear()
     predict(model, [str(images)], str(out), PLAIN)
     assert sorted(local) == ["a", "cut", "inner/a", "inner/grey", "text"]
@@ -362,7 +364,7 @@ def test_lists(images: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no images there"):
         list_images([str(tmp_path / "empty")], str(out))
-    with pytest.raises(UserError, match="both would be named 'a_png'; give the folder above them"):
+    with pytest.raises(UserError, match="both would be named 'a_png'; pass their parent folder"):
         list_images([str(images / "inner" / "a.png"), str(images / "a.png")], str(out))
 
 

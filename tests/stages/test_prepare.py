@@ -19,16 +19,17 @@ from wsss_ray.stages.prepare import prepare_images, prepare_source
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_a_folder_is_prepared_once_and_again_when_it_changes(tmp_path: Path, capsys):
+def test_a_folder_is_prepared_once_and_again_when_it_changes(tmp_path: Path, caplog):
+    caplog.set_level("INFO")
     root, out = tagged(tmp_path / "my images", 8), str(tmp_path / "results")
     first = prepare_images(root, out)
-    said = capsys.readouterr().out
-    assert "is a folder of images with labels.csv" in said
+    assert "is a folder of images with labels.csv" in caplog.text
+    assert "prepared already" not in caplog.text
     assert first.startswith(f"{out}/data/my-images-")
     assert open_data(first).manifest.num_images == 8
     assert not [name for name in os.listdir(first) if name.endswith(".parquet.json")]
     assert prepare_images(root, out) == first
-    assert "prepared already" in capsys.readouterr().out
+    assert "prepared already" in caplog.text
     assert prepare_images(first, out) == first, "prepared data is taken as it is"
     save(root / "images" / "p0.jpg", draw([0], 77)[0])
     second = prepare_images(root, out)
@@ -60,7 +61,7 @@ def test_what_is_refused_leaves_nothing(tmp_path: Path):
 def test_skipped_images_are_counted(tmp_path: Path):
     root, out = tagged(tmp_path / "a", 8), str(tmp_path / "out")
     (root / "images" / "p3.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"p3\.jpg: not an image"):
+    with pytest.raises(UserError, match=r"p3\.jpg: cannot decode image"):
         prepare_source("folder", root, {}, out, False, None)
     assert prepare_source("folder", root, {}, out, True, None).num_images == 7
     assert any("left out 1 of 8 images that cannot be used" in note for note in open_data(out).notes)

@@ -14,7 +14,18 @@ from wsss_ray.experiments.study import Study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.l2g.network import L2GConfig
 from wsss_ray.recipe import Recipe, Scale, dump, load, override, replace_settings, validate
-from wsss_ray.studies import build_study, cam, eps, l2g, load_modules, names, resolve, smaf, study_names
+from wsss_ray.studies import (
+    build_study,
+    cam,
+    eps,
+    l2g,
+    list_papers,
+    load_paper,
+    names,
+    resolve,
+    smaf,
+    study_names,
+)
 
 SCALES: tuple[Scale, ...] = ("toy", "small", "paper")
 PROFILES = ("paper", "released")
@@ -24,9 +35,9 @@ MODULES = sorted({name.partition(".")[0] for name in study_names()})
 
 def sides(found: list[str]) -> list[tuple[str, str]]:
     """(name, profile): both, unless a module's ``PROFILES`` says that there is no released code."""
-    modules = load_modules()
+    papers = {name: load_paper(name) for name in list_papers()}
     return [
-        (name, side) for name in found for side in getattr(modules.get(name.partition(".")[0]), "PROFILES", PROFILES)
+        (name, side) for name in found for side in getattr(papers.get(name.partition(".")[0]), "PROFILES", PROFILES)
     ]
 
 
@@ -36,6 +47,18 @@ SAME_AS_ANOTHER_ROW = "same"
 
 def test_there_is_something_to_check() -> None:
     assert {"cam", "eps", "l2g", "smaf"} <= set(MODULES)
+
+
+def test_what_is_read_of_the_files_is_what_they_declare() -> None:
+    for name, paper in list_papers().items():
+        module = load_paper(name)
+        assert paper.summary.startswith(module.__doc__.strip().partition("\n")[0].replace("``", ""))
+        assert paper.has_recipe == hasattr(module, "recipe")
+        assert list(paper.studies) == list(getattr(module, "STUDIES", {}))
+        for key, summary in paper.studies.items():
+            function = getattr(module.STUDIES[key], "func", module.STUDIES[key])
+            assert summary.startswith(function.__doc__.partition("\n")[0].replace("``", ""))
+            assert summary
 
 
 @pytest.mark.parametrize(("name", "profile"), sides(names()))
@@ -48,12 +71,12 @@ def test_recipes_are_of_their_scale_and_survive_a_file(name: str, scale: Scale, 
     assert validate(made.model_dump(mode="json"), name) == made
 
 
-PAPERS = sorted(name for name, module in load_modules().items() if hasattr(module, "recipe"))
+PAPERS = sorted(name for name, paper in list_papers().items() if paper.has_recipe)
 
 
 @pytest.mark.parametrize("name", PAPERS)
 def test_published_recipes_come_first_and_know_no_scale(name: str) -> None:
-    module = load_modules()[name]
+    module = load_paper(name)
     functions = [
         (function.__code__.co_firstlineno, key, function)
         for key, function in inspect.getmembers(module, inspect.isfunction)
@@ -66,7 +89,7 @@ def test_published_recipes_come_first_and_know_no_scale(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "profile"), sides(PAPERS))
 def test_published_recipes_are_those_of_the_paper_scale(name: str, profile: str) -> None:
-    module = load_modules()[name]
+    module = load_paper(name)
     for key, function in inspect.getmembers(module, inspect.isfunction):
         if key.startswith("published") and function.__module__ == module.__name__:
             recipe = getattr(module, key.replace("published", "recipe"), None)

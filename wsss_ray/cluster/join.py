@@ -15,6 +15,7 @@ import ray
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
+log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
 ORPHANS_AFTER = (2.0, 3.0, 5.0, 10.0)
 """Seconds between looks for what dead trainings hold."""
@@ -50,7 +51,7 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(_choose_level())
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     try:
@@ -100,7 +101,12 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(_choose_level())
+
+
+def _choose_level() -> int:
+    """From which level on Ray's own messages are shown: errors, unless this package's debugging is."""
+    return logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.ERROR
 
 
 def plan_machines(resources: Resources, share: int = 1) -> Machines:

@@ -1,18 +1,29 @@
-"""One bar per stage on a terminal, plain lines elsewhere; the same for every stage."""
+"""One bar per stage on a terminal, plain lines elsewhere; the same for every stage.
+
+Lines are messages of ``logging``; results alone go to stdout.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+import logging
 import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-PLAIN_WIDTH = 160
-"""Columns of a log or a pipe where COLUMNS names none: 80 would break the tables' headings and remarks apart."""
-console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PLAIN_WIDTH)
+log = logging.getLogger(__name__)
+"""Set to WARNING or above it shows neither bars nor lines."""
+console = Console(stderr=True, highlight=False)
+"""Where messages and bars are shown."""
 QUIET_SECONDS = 10.0
 
 
@@ -27,11 +38,11 @@ class Bar:
         self._rich: Progress | None = None
 
     def __enter__(self) -> Bar:
-        if console.is_terminal:
+        if console.is_terminal and log.level <= logging.INFO:
             columns = (
                 TextColumn("{task.description:<10}"),
                 BarColumn(),
-                MofNCompleteColumn(),
+                DownloadColumn() if self.unit == "bytes" else MofNCompleteColumn(),
                 TextColumn("{task.fields[note]}"),
             )
             self._rich = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
@@ -71,9 +82,6 @@ class Bar:
             return
         self._last_line = time.monotonic()
         seconds = self._last_line - self._start
-        rate = f"{self.done / seconds:.1f}/s" if seconds > 0 else ""
-        print(
-            f"{self.title}: {self.done}/{self.total} {self.unit} {rate} {self._text}".rstrip(),
-            flush=True,
-            file=sys.stdout,
-        )
+        scale, unit = (1e6, "MB") if self.unit == "bytes" else (1.0, self.unit)
+        rate = f"{self.done / scale / seconds:.1f}/s" if seconds > 0 else ""
+        log.info(f"{self.title}: {self.done / scale:.0f}/{self.total / scale:.0f} {unit} {rate} {self._text}".rstrip())

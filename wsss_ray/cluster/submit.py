@@ -19,6 +19,7 @@ from typing import Any
 
 from wsss_ray.config import UserError
 
+log = logging.getLogger(__name__)
 EXCLUDES = (
     ".git",
     ".venv",
@@ -103,18 +104,18 @@ def submit_job(
         runtime_env=environment,
         metadata={"wsss": shlex.join(arguments)[:500]},
     )
-    print(f"submitted {job} to {address}", flush=True)
+    log.info(f"submitted {job} to {address}")
     if not follow:
-        print(f"follow it: ray job logs --address {address} --follow {job}")
+        log.info(f"follow it: ray job logs --address {address} --follow {job}")
         return 0
     try:
         return follow_job(client, job, address)
     except KeyboardInterrupt:
         try:
             client.stop_job(job)
-            print(f"stopped {job}; submitting again goes on where it stopped", file=sys.stderr)
+            log.info(f"stopped {job}; submit it again to resume")
         except Exception as error:
-            print(f"could not stop {job} ({_first_line(error)}); it may go on", file=sys.stderr)
+            log.warning(f"could not stop {job} ({_first_line(error)}); it may still run")
         raise
 
 
@@ -131,7 +132,7 @@ def hand_in_job(client: Any, address: str, **job: Any) -> str:
             if NOT_YET not in str(error):
                 raise UserError(f"{address}: the job was not taken ({_first_line(error)})") from error
             if since is None:
-                print(f"{address} takes no jobs yet; trying for up to {WARM_UP:.0f} s", file=sys.stderr)
+                log.warning(f"{address} takes no jobs yet; trying for up to {WARM_UP:.0f} s")
                 since = time.monotonic()
             if time.monotonic() - since > WARM_UP:
                 raise UserError(
@@ -238,7 +239,8 @@ class _Log:
             new = text[max(0, self.shown - place) :]
             place += len(text)
             self.shown = max(self.shown, place)
-            print(new, end="", flush=True)
+            sys.stdout.write(new)
+            sys.stdout.flush()
 
 
 def read_exit_code(info: Any, job: str) -> int:
@@ -247,7 +249,7 @@ def read_exit_code(info: Any, job: str) -> int:
         return 0
     code = info.driver_exit_code
     if code is None or code == 0:
-        print(f"wsss: {job} {info.status}: {info.message or 'no reason given'}", file=sys.stderr)
+        log.error(f"{job} {info.status}: {info.message or 'no reason given'}")
         return 1
     return int(code) if code > 0 else 128 - int(code)
 

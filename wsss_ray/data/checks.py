@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from wsss_ray.config import UserError
+from wsss_ray.config import MaskView, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.audit import Facts
 from wsss_ray.data.deep import has_deep_channels, is_deep
@@ -22,8 +22,6 @@ from wsss_ray.data.masks import MaskTable, read_mask
 from wsss_ray.data.names import find_id_fault
 from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
 
-As = Literal["shown", "stored"]
-"""Whether masks lie on an image as viewers show it, turned by EXIF, or on its stored pixels."""
 _ANIMATED = ("GIF", "TIFF", "WEBP", "PNG")
 
 
@@ -34,7 +32,7 @@ class Problem:
     where: str
     """File, image id or split."""
     what: str
-    """What is wrong and how to mend it, in one line."""
+    """What is wrong and how to fix it, in one line."""
     level: Literal["error", "warning"] = "error"
     kind: str = ""
     """The same for all findings with the same trouble."""
@@ -48,9 +46,9 @@ class Reading:
     """How the files of one data set are read, the same for all of them."""
 
     masks: MaskTable
-    masks_as: As | None = None
+    masks_as: MaskView | None = None
     """None: by size where that tells, else as shown; saliency likewise."""
-    saliency_as: As | None = None
+    saliency_as: MaskView | None = None
     grey: Grey = PLAIN
     saliency_top: float | None = None
     """The value of saliency files that means 1."""
@@ -135,7 +133,7 @@ def inspect_item(item: Item, reading: Reading, fast: bool = False) -> Inspection
     )
     seen.row["labels"] = None if item.labels is None else sorted(set(item.labels))
     if item.image is None:
-        seen.problems.append(Problem(item.image_id, "has no image; add the file or take it off the list"))
+        seen.problems.append(Problem(item.image_id, "has no image; add the file or remove it from the list"))
         return seen
     try:
         turn, size = _read_image(item, item.image, reading, fast, seen)
@@ -245,10 +243,11 @@ def _find_label_problems(item: Item, num_classes: int) -> list[Problem]:
     problems = [
         Problem(
             where,
-            f"unknown class {name!r} of image {item.image_id}; correct the name or add it to the classes",
+            f"unknown class {name!r} of image {item.image_id}; {meant}{' ' if meant else ''}correct the name or add it "
+            "to the classes",
             kind="unknown class",
         )
-        for name in item.extra.get("unknown_classes", ())
+        for name, meant in item.extra.get("unknown_classes", {}).items()
     ]
     problems += [
         Problem(
@@ -311,7 +310,7 @@ def _add_saliency(item: Item, place: _Place, reading: Reading, fast: bool, seen:
     seen.row["saliency"] = data if keep and not turned else pic.encode_grey(saliency)
 
 
-def must_turn(found: tuple[int, int], size: tuple[int, int], turn: int, drawn: As | None, name: str) -> bool:
+def must_turn(found: tuple[int, int], size: tuple[int, int], turn: int, drawn: MaskView | None, name: str) -> bool:
     """Whether a file must be turned to lie on the image as shown; FileError when it fits neither way."""
     stored = (size[1], size[0]) if turn in (5, 6, 7, 8) else size
     if drawn == "stored" and found == stored:

@@ -49,7 +49,7 @@ def judge_findings(source: Source, findings: Findings, total: int, skip_bad: boo
     """
     notes = audit_facts(findings.facts, source.classes)
     if findings.bad and not skip_bad:
-        raise UserError(fold_errors(findings.bad, total) + MEND + recall_guess(source))
+        raise UserError(fold_errors(findings.bad, total) + FIX + recall_guess(source))
     if findings.bad:
         why = fold_errors(findings.bad, total).partition("cannot be used:")[2] or str(findings.bad[0])
         notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {why.strip()}")
@@ -62,7 +62,7 @@ def recall_guess(source: Source) -> str:
     return f" ({guessed[0]})" if guessed else ""
 
 
-MEND = "; mend them, or leave them out with --skip-bad"
+FIX = "; fix them, or leave them out with --skip-bad"
 
 
 def fold_errors(problems: Sequence[Problem], total: int) -> str:

@@ -355,7 +355,7 @@ def _make_items(
                 saliency=_match(saliency, entry, image_id, line.saliency),
                 splits=(entry.line.split,) if entry.line.split else (),
                 file=show_path(entry.name),
-                extra={"unknown_classes": unknown, "labels_file": entry.line.where} if unknown else {},
+                extra={"unknown_classes": classes.guess(unknown), "labels_file": entry.line.where} if unknown else {},
             )
         )
     return items

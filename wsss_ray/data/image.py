@@ -65,7 +65,7 @@ def open_image(data: Bytes, name: str = "image") -> Image.Image:
     except Exception as error:
         reason = NEEDS.get(os.path.splitext(name)[1].lower())
         what = f"files of its kind {reason}" if reason else "save it again as JPEG or PNG, or remove it"
-        raise FileError(f"{name}: not an image this platform can read; {what}", "unreadable") from error
+        raise FileError(f"{name}: cannot decode image; {what}", "unreadable") from error
 
 
 def load_image(data: Bytes, name: str) -> Image.Image:

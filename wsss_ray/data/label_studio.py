@@ -165,7 +165,7 @@ def _make_item(task: Task, classes: ClassNames, image: Path, image_id: str, name
     found = {label: classes.find(label) for label in task.labels}
     unknown = tuple(label for label, index in found.items() if index is None)
     shapes = [((found[label] or 0) + 1, [list(ring)]) for label, ring in task.polygons if found[label] is not None]
-    extra: dict[str, Any] = {"unknown_classes": unknown} if unknown else {}
+    extra: dict[str, Any] = {"unknown_classes": classes.guess(unknown)} if unknown else {}
     if task.size is not None:
         extra |= describe_shapes(shapes, task.size)
     labels = tuple(sorted({index for index in found.values() if index is not None}))

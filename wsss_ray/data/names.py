@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wsss_ray.config import UserError
+from wsss_ray.config import UserError, suggest
 
 _BLANKS = re.compile(r"\s+")
 _ALIKE = str.maketrans(
@@ -78,6 +78,10 @@ class ClassNames:
     def find(self, name: str) -> int | None:
         """The index of a name in any spelling; None for an unknown one."""
         return self.keys.get(name_key(name))
+
+    def guess(self, unknown: Iterable[str]) -> dict[str, str]:
+        """Unknown name -> "did you mean NAME?", empty where no class is like it."""
+        return {name: suggest(name, self.names) for name in unknown}
 
 
 def list_classes(names: Sequence[str], where: str) -> ClassNames:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError, model_validator
 
-from wsss_ray.config import Config, UserError
+from wsss_ray.config import Config, MaskView, UserError
 from wsss_ray.data.checks import Reading
 from wsss_ray.data.grey import Grey
 from wsss_ray.data.masks import Find, MaskTable, find_colour_list, name_index, parse_values, read_colour_list
@@ -67,7 +67,7 @@ class FileOptions(Config):
     """What values 0..255 or colours #rrggbb of masks mean: 255:cat or 1:dog,2:cat,3:ignore."""
     masks_by: Literal["colour", "index"] = "colour"
     """Whether the colours of palette masks decide, or the stored indices."""
-    masks_as: Literal["shown", "stored"] | None = None
+    masks_as: MaskView | None = None
     """How masks lie on images that EXIF turns, where their size does not tell."""
     grey_range: Pair | None = None
     """Values that are black and white in images of more than 8 bits."""

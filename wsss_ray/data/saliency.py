@@ -15,9 +15,7 @@ import numpy as np
 from wsss_ray.config import UserError
 from wsss_ray.data.detector import Detector
 from wsss_ray.data.options import convert_options
-from wsss_ray.data.saliency_onnx import open_onnx
-from wsss_ray.data.saliency_opencv import open_border_cut, open_fine_grained, open_spectral_residual
-from wsss_ray.registry import OWN, Registry
+from wsss_ray.registry import OWN, Lazy, Registry
 
 VERSION = 1
 """Raised when a change here changes maps."""
@@ -27,10 +25,10 @@ DETECTORS: Registry[Callable[..., Detector]] = Registry(
     "wsss_ray.detectors",
     "saliency detector",
     {
-        "border_cut": open_border_cut,
-        "fine_grained": open_fine_grained,
-        "spectral_residual": open_spectral_residual,
-        "onnx": open_onnx,
+        "border_cut": Lazy("wsss_ray.data.saliency_opencv:open_border_cut"),
+        "fine_grained": Lazy("wsss_ray.data.saliency_opencv:open_fine_grained"),
+        "spectral_residual": Lazy("wsss_ray.data.saliency_opencv:open_spectral_residual"),
+        "onnx": Lazy("wsss_ray.data.saliency_onnx:open_onnx"),
     },
 )
 """Each takes keyword-only options and returns a detector that is ready; UserError where something is missing."""

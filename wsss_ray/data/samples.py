@@ -125,7 +125,7 @@ class TrainSamples:
             return self._lookups[what](name)
         except KeyError:
             raise UserError(
-                f"{name}: no {what} from the stage before; remove that stage's folder and run again"
+                f"{name}: missing {what}, which the step before makes; delete that step's folder and rerun"
             ) from None
 
     def _label_vector(self, row: dict[str, Any]) -> torch.Tensor:

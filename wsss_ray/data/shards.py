@@ -208,7 +208,7 @@ def verified_table(uri: str, shard: ShardInfo) -> pa.Table:
     except OSError as error:
         raise UserError(f"{where}: cannot be read ({error}); prepare the data again") from error
     if hashlib.sha256(data).hexdigest() != shard.digest:
-        raise UserError(f"{where}: its bytes are not those the manifest was made of; prepare the data again")
+        raise UserError(f"{where}: checksum mismatch with the manifest; prepare the data again")
     return pq.read_table(pa.BufferReader(data))
 
 

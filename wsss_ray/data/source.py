@@ -51,7 +51,7 @@ class Item:
     file: str = ""
     """The user's own name of the image, relative to the data."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever ``load`` needs; ``unknown_classes`` lists label names that are no class of the source."""
+    """Whatever ``load`` needs; ``unknown_classes``: label names that are no class -> what was meant."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(
-            f"{where}: {what} cannot be read ({reason}); put it there or take the image off the list", f"no {what}"
+            f"{where}: {what} cannot be read ({reason}); put it there or remove it from the list", f"no {what}"
         ) from error
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wsss_ray.config import UserError
+from wsss_ray.config import MaskView, UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.checks import As, Inspection, Problem, Reading, ReadsFiles, Tally, inspect_item
+from wsss_ray.data.checks import Inspection, Problem, Reading, ReadsFiles, Tally, inspect_item
 from wsss_ray.data.deep import has_deep_channels, is_deep
 from wsss_ray.data.files import short_list
 from wsss_ray.data.grey import GREY, Range, dump_grey, grey_kind, join_ranges, read_range
@@ -40,7 +40,7 @@ class _Turned:
         elif found == size:
             self.shown += 1
 
-    def settle(self, kind: str, option: str | None) -> tuple[As | None, list[str]]:
+    def settle(self, kind: str, option: str | None) -> tuple[MaskView | None, list[str]]:
         """How all of them are read, and what a person should know."""
         if not self.open:
             return None, []

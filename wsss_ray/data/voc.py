@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import model_validator
 
-from wsss_ray.config import UserError
+from wsss_ray.config import LabelSource, UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import FileLoader
 from wsss_ray.data.files import Census, image_endings, is_image, is_system, short_list
@@ -30,7 +30,6 @@ CLASSES = (
 _LISTS = ("train", "val", "trainval", "train_aug", "trainaug", "test")
 UNSPLIT = "default"
 """The list of labelling tools, which is no split."""
-LabelSource = Literal["xml", "npy", "masks"]
 
 
 class VocOptions(SplitOptions):
@@ -185,7 +184,7 @@ class VocLabels:
             for label in xml_names(read_file(str(annotation), "annotation"), str(annotation))
         }
         unknown = tuple(sorted(label for label, index in found.items() if index is None))
-        extra = {"unknown_classes": unknown, "labels_file": str(annotation)} if unknown else {}
+        extra = {"unknown_classes": self.classes.guess(unknown), "labels_file": str(annotation)} if unknown else {}
         return tuple(sorted({index for index in found.values() if index is not None})), extra
 
 

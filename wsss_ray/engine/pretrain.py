@@ -8,6 +8,7 @@ The same seed gives the same file on one machine, bit for bit: it runs on one th
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from wsss_ray.data.colour import NormalizeConfig
 from wsss_ray.data.texture_world import NUM_CLASSES, SHAPES, TEXTURES, draw_object
 from wsss_ray.nets.toy import Toy
 from wsss_ray.nets.weight_names import is_counter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,10 @@ def draw_images(config: PretrainConfig, start: int, count: int) -> tuple[Tensor,
 
 
 def pretrain_toy(config: PretrainConfig) -> Toy:
-    """The trained backbone; prints the loss of each epoch and, at the end, the accuracy on images not trained on."""
+    """The trained backbone; logs the loss of each epoch and, at the end, the accuracy on images not trained on."""
     began = time.perf_counter()
     images, labels = draw_images(config, 0, config.num_images)
-    print(f"{config.num_images} images drawn in {time.perf_counter() - began:.0f} s", flush=True)
+    log.info(f"{config.num_images} images drawn in {time.perf_counter() - began:.0f} s")
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 5])
     backbone = Toy(16, config.width, "train")
@@ -75,7 +78,7 @@ def pretrain_toy(config: PretrainConfig) -> Toy:
             optimizer.step()
             schedule.step()
             total += float(loss.detach())
-        print(f"epoch {epoch + 1}: loss {total / num_batches:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
+        log.info(f"epoch {epoch + 1}: loss {total / num_batches:.3f}, {time.perf_counter() - began:.0f} s")
     backbone.eval()
     images, labels = draw_images(config, config.num_images, config.num_checked)
     with torch.no_grad():
@@ -85,7 +88,7 @@ def pretrain_toy(config: PretrainConfig) -> Toy:
                 for part in images.split(50)
             ]
         )
-    print(f"right on {100 * float((guesses == labels).float().mean()):.1f} % of {len(labels)} others")
+    log.info(f"right on {100 * float((guesses == labels).float().mean()):.1f} % of {len(labels)} others")
     return backbone
 
 
@@ -128,9 +131,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the file to write, .safetensors")
     parser.add_argument("--seed", type=int, default=PretrainConfig.seed)
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     save_toy(pretrain_toy(PretrainConfig(seed=given.seed)), given.out)
-    print(f"{given.out}: {given.out.stat().st_size / 1000:.0f} kB")
+    log.info(f"{given.out}: {given.out.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Who listens to a run: the console, MLflow, and the panels of what it made."""
+"""Who listens to a run: the log, MLflow, and the panels of what it made."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact
-from wsss_ray.cluster.progress import console
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.recipe import Localization, dump
 from wsss_ray.reports.panels import draw_panels
@@ -15,8 +15,10 @@ from wsss_ray.score.names import choose_variant, name_metric, take_scored
 from wsss_ray.stages.run import Listener, Run
 from wsss_ray.tracking import Tracker, flatten
 
+log = logging.getLogger(__name__)
 
-class ConsoleLog(Listener):
+
+class StepLog(Listener):
     """Says which steps were loaded instead of computed, and what a training's history warns of."""
 
     def __init__(self) -> None:
@@ -29,11 +31,11 @@ class ConsoleLog(Listener):
     def hear_step(self, title: str, artifact: Artifact) -> None:
         """One line for a step that was loaded, one for a warning."""
         if artifact.reused:
-            console.print(f"{title}: reused {artifact.stage}/{artifact.digest}")
+            log.info(f"{title}: reused {artifact.stage}/{artifact.digest}")
         if artifact.record["step"].get("kind") == "localizer":
             warning = warn_of(self.chain[title.count("base ")].method, artifact.record["history"])
             if warning is not None:
-                console.print(f"{title}: {warning}", style="bold yellow", markup=False, soft_wrap=True)
+                log.warning(f"{title}: {warning}")
 
 
 def warn_of(method: MethodConfig, history: Sequence[Mapping[str, Any]]) -> str | None:

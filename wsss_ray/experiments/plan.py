@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from rich.table import Table
+
 from wsss_ray import storage
 from wsss_ray.artifacts.record import list_finished, open_run
 from wsss_ray.artifacts.store import Artifact, Step, Store
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
 from wsss_ray.data.sources import open_source
@@ -139,8 +140,8 @@ def read_durations(recipe: Recipe, out: str) -> dict[str, float]:
     return {title: median(seconds) for title, seconds in found.items()}
 
 
-def print_plan(plan: Plan) -> None:
-    """Print the steps and how long the rest took in earlier runs."""
+def describe_plan(plan: Plan) -> list[Table | str]:
+    """What a command prints of a plan: the steps, and how long the rest took in earlier runs."""
     rows = [
         (
             step.title,
@@ -151,8 +152,8 @@ def print_plan(plan: Plan) -> None:
         for step in plan.steps
     ]
     headings = ("step", "state", "seconds", "artifact")
-    console.print(build_text_table(f"{plan.recipe} ({plan.scale}) below {plan.out}", headings, rows, numeric=(2,)))
+    table = build_text_table(f"{plan.recipe} ({plan.scale}) below {plan.out}", headings, rows, numeric=(2,))
     rest = "nothing to compute" if not plan.to_do else f"{len(plan.to_do)} steps to compute"
     if plan.to_do and plan.seconds is not None:
         rest += f", about {plan.seconds / 60:.1f} min by earlier runs"
-    console.print(rest, markup=False)
+    return [table, rest]

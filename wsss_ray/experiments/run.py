@@ -9,7 +9,7 @@ from wsss_ray.artifacts.network import SegmenterSpec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact, Store, digest
 from wsss_ray.cluster.join import join_cluster, plan_machines
-from wsss_ray.experiments.log import ConsoleLog, MlflowLog, PanelLog
+from wsss_ray.experiments.log import MlflowLog, PanelLog, StepLog
 from wsss_ray.experiments.settle import check_recipe, open_run
 from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe, dump
@@ -42,13 +42,13 @@ class RunOptions:
 def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     """Run a recipe: finished steps are loaded, the others computed.
 
-    Raises UserError for anything the user can mend, before Ray starts where that is possible.
+    Raises UserError for anything the user can fix, before Ray starts where that is possible.
     """
     check_recipe(recipe)
     store = Store(options.out)
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
     with tracker, join_cluster(options.address):
-        listeners = (ConsoleLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
+        listeners = (StepLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
         opened = open_run(recipe, Steps(store, listeners), plan_machines(recipe.resources, options.share))
         folder = open_folder(opened)
         for listener in listeners:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
+from wsss_ray.config import Profile as Profile
 from wsss_ray.recipe import Recipe, Scale, cut_after
 from wsss_ray.score.names import find_last_step, find_study_column
 
@@ -13,7 +13,6 @@ Metric = str
 """A column of a study's table, a key of ``score.names.list_study_columns``: ``seeds`` (mIoU of class maps at a
 threshold), ``masks`` (of pseudo masks), ``segmentation`` (of predictions on val), ``pixel_accuracy``,
 ``params`` (millions) ..."""
-Profile = Literal["paper", "released"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +10,13 @@ from typing import Any
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import digest
-from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
 from wsss_ray.experiments.settle import check_recipe, describe_inputs
 from wsss_ray.experiments.study import Row, Study, shorten_recipe
 from wsss_ray.recipe import Recipe, override
 from wsss_ray.reports.study_results import RESULTS, STALE
 
+log = logging.getLogger(__name__)
 SAME = ("profile", "data", "settings")
 """What kept results must have been made with to be continued."""
 
@@ -116,7 +117,7 @@ def open_study(study: Study, options: StudyOptions, folder: str) -> OpenStudy:
         else:
             aside = f"results-{digest([before.get(key) for key in SAME])[:8]}.json"
             storage.write_json(storage.join(folder, aside), before)
-            console.print(f"{study.name}: results of other settings are kept as {aside}")
+            log.info(f"{study.name}: results of other settings are kept as {aside}")
     rows = [
         {
             "name": row.name,
@@ -206,11 +207,9 @@ def mark_stale(opened: OpenStudy, planned: Sequence[SettledRow]) -> None:
                 names[row.name] = names.get(row.name, 0) + 1
     if names:
         listed = ", ".join(f"{name} ({count})" for name, count in names.items())
-        console.print(
+        log.warning(
             f"{opened.study.name}: seeds of an older recipe, data or version do not count until they run again "
             f"(choose them with --rows and --seeds): {listed}",
-            markup=False,
-            soft_wrap=True,
         )
 
 
@@ -222,7 +221,7 @@ def keep_startable(opened: OpenStudy, planned: Sequence[SettledRow]) -> list[Set
             check_recipe(row.recipe)
         except UserError as error:
             opened.note_failure(row.place, row.seed, str(error), row.key)
-            console.print(f"{row.name}: cannot run: {error}", markup=False, soft_wrap=True)
+            log.warning(f"{row.name}: cannot run: {error}")
         else:
             ready.append(row)
     return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -17,7 +18,6 @@ from wsss_ray.artifacts.network import read_spec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import hold_folder
 from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
-from wsss_ray.cluster.progress import console
 from wsss_ray.contracts import Trainable
 from wsss_ray.experiments.failures import describe_failure
 from wsss_ray.experiments.run import RunOptions, run
@@ -40,6 +40,7 @@ from wsss_ray.reports.study_text import draw_figure, write_markdown
 from wsss_ray.score.names import list_kept_numbers, take_scored
 from wsss_ray.tracking import Tracker
 
+log = logging.getLogger(__name__)
 TABLE = "table.md"
 FIGURE = "figure.png"
 
@@ -67,7 +68,7 @@ def run_study(
         if planned or opened.results["mlflow_status"] not in ("", "FINISHED"):
             run_rows(opened, planned, out, address, max_concurrent)
             return opened.results
-    console.print(_explain_nothing(opened, wanted), soft_wrap=True)
+    log.info(_explain_nothing(opened, wanted))
     return opened.results
 
 
@@ -110,10 +111,10 @@ def _keep_result(opened: OpenStudy, row: SettledRow, entry: dict[str, Any]) -> N
     """Keep what came of a row; a failure is printed, with its traceback where it is not the user's to fix."""
     trace = entry.pop("traceback", None)
     if trace:
-        console.print(trace, markup=False, soft_wrap=True)
+        log.error(trace)
     opened.seeds_of(row.place)[str(row.seed)] = {**entry, "key": row.key}
     if entry["status"] == "failed":
-        console.print(f"{row.name}: failed: {entry['reason']}", markup=False, soft_wrap=True)
+        log.warning(f"{row.name}: failed: {entry['reason']}")
     save_study(opened)
 
 
@@ -139,7 +140,7 @@ def run_concurrently(
     numbers = iter(range(1, len(planned) + 1))
 
     def announce(row: SettledRow) -> None:
-        console.print(f"[{next(numbers)}/{len(planned)}] {study.name}: {row.name}, seed {row.seed}", markup=False)
+        log.info(f"[{next(numbers)}/{len(planned)}] {study.name}: {row.name}, seed {row.seed}")
 
     if share == 1:
         for row in planned:

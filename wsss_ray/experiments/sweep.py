@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from wsss_ray.artifacts.store import digest
-from wsss_ray.config import Config, UserError, list_keys, suggest
+from wsss_ray.config import Config, Search, UserError, list_keys, suggest
 from wsss_ray.experiments.sweep_space import Axis, Point, build_grid, count_points, sample_points
 from wsss_ray.recipe import Recipe, cut_after, replace_settings
-from wsss_ray.score.names import STEPS, describe_metrics, split_metric
+from wsss_ray.score.names import STEPS, describe_metrics, read_metric, split_metric
 
-Search = Literal["grid", "random", "tpe"]
 READ_OFF_CURVE = ("score.background",)
 """Keys whose values are all scored in one pass over the maps: trials that differ only here are one job."""
 CHANGED_BY = {"refine": "masks", "affinity": "masks", "segment": "segmentation", "predict": "segmentation"}
@@ -32,7 +31,7 @@ class SweepOptions:
     trials: int | None = None
     """Points of random and tpe; None: ``DEFAULT_TRIALS``."""
     metric: str | None = None
-    """A scored step or one of its variants (``seeds.fixed``); None: what the recipe ends in or the axes change."""
+    """A scored step or one of its variants (``cam.fixed``); None: what the recipe ends in or the axes change."""
     stopping: bool = False
     """Stop trials early whose seeds are worse than the others' (ASHA)."""
 
@@ -89,7 +88,7 @@ def plan_sweep(recipe: Recipe, axes: tuple[Axis, ...], options: SweepOptions = D
     Raises UserError for a bad search, metric or key, before anything starts.
     """
     search = _check_search(options)
-    metric = options.metric or choose_metric(recipe, axes)
+    metric = read_metric(options.metric) if options.metric else choose_metric(recipe, axes)
     step = _check_metric(metric)
     _check_seeds(options, axes)
     recipe = cut_after(recipe, _last_step(step, axes))

@@ -21,7 +21,7 @@ from ray import tune
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Store, digest, hold_folder
 from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
-from wsss_ray.cluster.progress import Bar, console
+from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.experiments.settle import check_recipe, describe_inputs
 from wsss_ray.experiments.sweep import Plan
@@ -31,19 +31,17 @@ from wsss_ray.experiments.sweep_outcomes import (
     count_draws,
     find_best,
     group_jobs,
-    group_lines,
     merge_outcomes,
-    order_outcomes,
 )
 from wsss_ray.experiments.sweep_search import WATCHED, build_scheduler, build_searcher, read_point
 from wsss_ray.experiments.sweep_space import Axis, Point, name_point
-from wsss_ray.experiments.sweep_table import build_closing_table, describe_metric, draw_figure
+from wsss_ray.experiments.sweep_table import FIGURE, describe_metric, draw_figure, list_lines
 from wsss_ray.experiments.sweep_trial import Context, run_trial
 from wsss_ray.experiments.tags import tag_run
 from wsss_ray.reports.figure import encode_figure
 from wsss_ray.tracking import Tracker
 
-FIGURE = "sweep.png"
+log = logging.getLogger(__name__)
 
 
 def run_sweep(plan: Plan, out: str, address: str | None = None, max_concurrent: int | None = None) -> list[Outcome]:
@@ -54,10 +52,15 @@ def run_sweep(plan: Plan, out: str, address: str | None = None, max_concurrent: 
     """
     check_recipe(plan.recipe)
     store = Store(out)
-    place = storage.join(store.uri, "sweeps", plan.name)
+    place = locate_sweep(plan, out)
     with hold_folder(place, "sweep"):
         folder = SweepFolder(place, digest(describe_inputs(plan.recipe.data.uri)))
         return _run_alone(plan, store.uri, folder, address, max_concurrent)
+
+
+def locate_sweep(plan: Plan, out: str) -> str:
+    """Where the state, the table and the figure of a sweep lie."""
+    return storage.join(Store(out).uri, "sweeps", plan.name)
 
 
 def _run_alone(
@@ -70,7 +73,7 @@ def _run_alone(
     with tracker.hold_children():
         tracker.log_params({f"over.{axis.key}": _axis_text(axis) for axis in plan.axes})
         kept = f" ({len(outcomes)} trials kept)" if outcomes else ""
-        console.print(f"sweep: {folder.folder}{kept}", soft_wrap=True, markup=False)
+        log.info(f"sweep: {folder.folder}{kept}")
         recorder = _Recorder(plan, folder, outcomes, tracker.run_id)
         with join_cluster(address):
             _run_trials(plan, recorder, out, max_concurrent)
@@ -103,7 +106,7 @@ def _run_trials(plan: Plan, recorder: _Recorder, out: str, max_concurrent: int |
     )
     _silence_tune()
     scratch = tempfile.mkdtemp(prefix="wsss-sweep-")
-    console.print(f"sweep: {num_jobs} trials, {share} at a time")
+    log.info(f"sweep: {num_jobs} trials, {share} at a time")
     try:
         with Bar("sweep", num_jobs, "trials") as recorder.bar:
             tune.Tuner(
@@ -163,7 +166,7 @@ class _Recorder(tune.Callback):
     def add(self, new: Sequence[Outcome]) -> None:
         """Note outcomes and print them, what several share of a failure once."""
         for trace in dict.fromkeys(one.traceback for one in new if one.traceback):
-            console.print(trace, soft_wrap=True, markup=False)
+            log.error(trace)
         new = [replace(one, traceback="") for one in new]
         for one in new:
             text = f"{one.state}: {one.reason}"
@@ -171,7 +174,7 @@ class _Recorder(tune.Callback):
                 number = "-" if one.value is None else f"{100 * one.value:.1f}"
                 steps = f"computed {', '.join(one.computed) or 'nothing'}; reused {', '.join(one.reused) or 'nothing'}"
                 text = f"{describe_metric(self.plan.metric)} {number} in {one.seconds:.0f} s ({steps})"
-            console.print(f"  {name_point(one.point)} seed={one.seed}: {text}", soft_wrap=True, markup=False)
+            log.info(f"  {name_point(one.point)} seed={one.seed}: {text}")
         self.outcomes = merge_outcomes(self.outcomes, new)
         self.folder.save(self.plan, self.outcomes, self.parent)
 
@@ -211,14 +214,10 @@ class _Recorder(tune.Callback):
 
 
 def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracker: Tracker) -> None:
-    """The closing table, the figure, and both in the sweep's MLflow run."""
-    points = plan.list_points() if plan.search != "tpe" else []
-    lines = group_lines(order_outcomes(outcomes, points))
-    console.print(build_closing_table(plan, lines))
+    """The best point and the figure, in its folder and in the sweep's MLflow run."""
+    lines = list_lines(plan, outcomes)
     best = find_best(lines)
     if best is not None:
-        text = f"best:     {name_point(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}"
-        console.print(text, soft_wrap=True, markup=False)
         tracker.log_metrics({"best/value": (best.mean or 0.0) / 100})
         tracker.set_tags({f"best.{key}": json.dumps(value) for key, value in best.point.items()})
     drawn = encode_figure(draw_figure(plan, lines))
@@ -230,8 +229,6 @@ def close_sweep(plan: Plan, outcomes: list[Outcome], folder: SweepFolder, tracke
         tracker.log_files([local], "sweep")
     tracker.log_text(json.dumps(storage.read_json(folder.state), indent=1), "sweep/sweep.json")
     tracker.finish()
-    console.print(f"figure:   {figure}", soft_wrap=True, markup=False)
-    console.print("compare:  wsss ui")
 
 
 def _axis_text(axis: Axis) -> str:

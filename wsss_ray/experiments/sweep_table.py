@@ -7,15 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from wsss_ray import storage
 from wsss_ray.experiments.sweep import Plan
-from wsss_ray.experiments.sweep_outcomes import Line
-from wsss_ray.experiments.sweep_space import Axis, format_value, shorten_keys
+from wsss_ray.experiments.sweep_outcomes import Line, Outcome, find_best, group_lines, order_outcomes
+from wsss_ray.experiments.sweep_space import Axis, format_value, name_point, shorten_keys
 from wsss_ray.reports.figure import Axes, Mark, Series, draw_charts
 from wsss_ray.reports.terminal import build_text_table
 from wsss_ray.score.names import STEPS, make_title, split_metric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FIGURE = "sweep.png"
+"""In the sweep's folder."""
+
+
+def list_lines(plan: Plan, outcomes: Sequence[Outcome]) -> list[Line]:
+    """The outcomes of a sweep, a line per point, in the order of the plan."""
+    return group_lines(order_outcomes(outcomes, plan.list_points() if plan.search != "tpe" else []))
+
+
+def describe_sweep(plan: Plan, outcomes: Sequence[Outcome], folder: str) -> list[Table | str]:
+    """What a command prints of a sweep whose results lie in ``folder``: its table, the best point, the figure."""
+    lines = list_lines(plan, outcomes)
+    best = find_best(lines)
+    parts: list[Table | str] = [build_closing_table(plan, lines)]
+    if best is not None:
+        parts.append(f"best:     {name_point(best.point)}: {describe_metric(plan.metric)} {best.mean:.1f}")
+    return [*parts, f"figure:   {storage.join(folder, FIGURE)}", "compare:  wsss compare RUN OTHER"]
 
 
 def build_closing_table(plan: Plan, lines: Sequence[Line]) -> Table:

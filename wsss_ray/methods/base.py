@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from torch import nn
 
-from wsss_ray.config import Changes, Config
+from wsss_ray.config import Changes, Config, Profile
 from wsss_ray.contracts import FusionRule, Need
 from wsss_ray.nets.backbone import Backbone
 
@@ -20,7 +20,7 @@ class MethodConfig(Config):
     """
 
     name: Annotated[str, Changes("weights")]
-    profile: Annotated[Literal["paper", "released"], Changes("weights")] = "paper"
+    profile: Annotated[Profile, Changes("weights")] = "paper"
 
     single_stage: ClassVar[bool] = False
     """True where its network predicts masks by itself (``contracts.Segments``): SSSS, WS-FCN."""

@@ -14,7 +14,6 @@ from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import IGNORE, Batch, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import group_parameters
-from wsss_ray.registry import Registry, require_settings
 
 Rate = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1)]
@@ -108,15 +107,6 @@ class DeepLabV2Config(DeepLabConfig):
             build_branch(num_in, num_classes, rate, self.hidden, self.dropout, self.channel_dropout)
             for rate in self.rates
         )
-
-
-SEGMENTERS: Registry[type[SegmenterConfig]] = Registry(
-    "wsss_ray.segmenters",
-    "segmenter",
-    {"deeplab_v1": DeepLabV1Config, "deeplab_v2": DeepLabV2Config},
-    require_settings(SegmenterConfig),
-)
-"""Every segmenter by its name in a recipe; adding one is one line here."""
 
 
 class ASPP(nn.ModuleList):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
+import json
 import os
 import urllib.error
 import urllib.request
@@ -11,14 +13,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NoReturn
 
-from wsss_ray.config import UserError
+from wsss_ray.config import UserError, suggest
+from wsss_ray.nets.weight_hub import HubFile, ask_hub, digest_blob, is_hub_name, parse_hub_name
 from wsss_ray.nets.weight_registry import OWN_PACKAGE, WEIGHTS, Weights
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 INSTALLED = "installed: "
+NOTE = ".origin.json"
+"""Behind the name of a file from the Hugging Face Hub: where it is from, and its digest."""
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the total, where the server tells it."""
 
@@ -43,8 +48,14 @@ def find_weights_folder() -> Path:
 def locate_weights(name_or_path: str, folder: Path | None = None) -> Path:
     """Where the file of a registry name lies, or the path itself; ``UserError`` says what is missing or known.
 
-    A file in ``folder`` (default: ``find_weights_folder()``) comes before the one of an installed package.
+    A file in ``folder`` (default: ``find_weights_folder()``) comes before the one of an installed package. Names that
+    begin with ``hf://`` are files of the Hugging Face Hub that were fetched.
     """
+    if is_hub_name(name_or_path):
+        state = _check_hub_file(parse_hub_name(name_or_path), folder)
+        if state.verdict == "absent":
+            raise UserError(state.message)
+        return state.path
     entry = WEIGHTS.get(name_or_path)
     path, place = _find(entry, folder) if entry else (Path(name_or_path).expanduser(), "")
     if path.is_file():
@@ -56,6 +67,8 @@ def locate_weights(name_or_path: str, folder: Path | None = None) -> Path:
 
 def check_weights(name_or_path: str, folder: Path | None = None) -> WeightState:
     """Whether a file is there and is the published one; a path is matched to the registry by its file name."""
+    if is_hub_name(name_or_path):
+        return _check_hub_file(parse_hub_name(name_or_path), folder)
     entry = WEIGHTS.get(name_or_path)
     if entry:
         path, place = _find(entry, folder)
@@ -70,20 +83,25 @@ def check_weights(name_or_path: str, folder: Path | None = None) -> WeightState:
     found = _digest_file(path, entry.algorithm)
     if found.startswith(entry.digest):
         return WeightState("ok", path, place, f"{path}: {entry.algorithm} matches")
-    message = (
-        f"{path}: {entry.algorithm} is {found}, not {entry.digest}: damaged or another file; {_repair(entry, place)}"
-    )
+    message = f"{path}: checksum mismatch: {entry.algorithm} is {found}, not {entry.digest}; {_repair(entry, place)}"
     return WeightState("damaged", path, place, message)
 
 
 def fetch_weights(name: str, folder: Path | None = None, progress: Progress | None = None) -> Path:
-    """Download registry weights into ``folder``, resuming an earlier try; a right file stays as it is.
+    """Download weights of the registry or of the Hugging Face Hub (``hf://OWNER/REPO/FILE@REVISION``) into ``folder``,
+    resuming an earlier try; a right file stays as it is.
 
     The file appears under its name only when complete and of the right digest. Errors: ``UserError`` on an unknown
     name, a file without address, no network, or a wrong digest.
     """
+    if is_hub_name(name):
+        return _fetch_from_hub(parse_hub_name(name), folder, progress)
     if name not in WEIGHTS:
-        raise UserError(f"unknown weights {name!r}; known: {', '.join(WEIGHTS)}")
+        meant = suggest(name, WEIGHTS)
+        raise UserError(
+            f"unknown weights {name!r}; {meant}{' ' if meant else ''}known: {', '.join(WEIGHTS)}, and any file of the "
+            "Hugging Face Hub as hf://OWNER/REPO/FILE"
+        )
     entry = WEIGHTS[name]
     state = check_weights(name, folder)
     path = state.path
@@ -91,19 +109,85 @@ def fetch_weights(name: str, folder: Path | None = None, progress: Progress | No
         return path
     if not entry.url:
         raise UserError(state.message)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        _download(entry.url, part, progress)
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(f"cannot fetch {entry.url} ({reason}); try again, or put that file at {path}") from error
+    part = _download_beside(path, entry.url, progress)
     found = _digest_file(part, entry.algorithm) if entry.digest else ""
     if not found.startswith(entry.digest):
-        part.unlink()
-        raise UserError(f"{entry.url}: {entry.algorithm} is {found}, not {entry.digest}; thrown away, fetch it again")
+        _throw_away(part, entry.url, f"{entry.algorithm} is {found}, not {entry.digest}")
     os.replace(part, path)
     return path
+
+
+def _fetch_from_hub(file: HubFile, folder: Path | None, progress: Progress | None) -> Path:
+    """Download a file of the Hub unless a right one is there; where it is from is noted beside it."""
+    state = _check_hub_file(file, folder)
+    if state.verdict == "ok":
+        return state.path
+    try:
+        answer = ask_hub(file)
+    except OSError as error:
+        raise UserError(f"cannot fetch {file.url} ({getattr(error, 'reason', error)}); try again") from error
+    part = _download_beside(state.path, file.url, progress)
+    sha256 = digest_weights(part)
+    found = sha256 if len(answer.digest) == 64 else digest_blob(part)
+    if answer.digest and found != answer.digest:
+        _throw_away(part, file.url, f"the digest is {found}, not {answer.digest}")
+    note = {
+        "name": file.name,
+        "url": file.url,
+        "commit": answer.commit,
+        "sha256": sha256,
+        "verified": bool(answer.digest),
+    }
+    _name_note(state.path).write_text(json.dumps(note, indent=1), encoding="utf-8")
+    os.replace(part, state.path)
+    return state.path
+
+
+def _check_hub_file(file: HubFile, folder: Path | None) -> WeightState:
+    """Whether a file of the Hub was fetched, and is still what it was then."""
+    path = file.locate(folder or find_weights_folder())
+    fetch = f"wsss weights fetch {file.name}"
+    if not path.is_file():
+        return WeightState("absent", path, fetch, f"weights {file.name!r} are not at {path}: run '{fetch}'")
+    try:
+        expected = json.loads(_name_note(path).read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return WeightState("unverified", path, str(path), f"{path}: nothing notes where it is from; run '{fetch}'")
+    found = digest_weights(path)
+    if found == expected:
+        return WeightState("ok", path, str(path), f"{path}: sha256 matches")
+    message = f"{path}: checksum mismatch: sha256 is {found}, not {expected}; run '{fetch}'"
+    return WeightState("damaged", path, str(path), message)
+
+
+def list_hub_weights(folder: Path | None = None) -> list[str]:
+    """The names of the files that were fetched from the Hub."""
+    names = []
+    for note in sorted(((folder or find_weights_folder()) / "hf").rglob(f"*{NOTE}")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            names.append(str(json.loads(note.read_text(encoding="utf-8"))["name"]))
+    return names
+
+
+def _name_note(path: Path) -> Path:
+    return path.with_name(path.name + NOTE)
+
+
+def _download_beside(path: Path, url: str, progress: Progress | None) -> Path:
+    """The file of ``url`` beside ``path``, as ``.part``; UserError says how to get it otherwise."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, part, progress)
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(f"cannot fetch {url} ({reason}); try again, or put that file at {path}") from error
+    return part
+
+
+def _throw_away(part: Path, url: str, what: str) -> NoReturn:
+    part.unlink()
+    raise UserError(f"{url}: checksum mismatch: {what}; thrown away, fetch it again")
 
 
 def _find(entry: Weights, folder: Path | None) -> tuple[Path, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
+
 from wsss_ray.artifacts.record import RunFolder
-from wsss_ray.cluster.progress import console
 from wsss_ray.reports.layout import format_percent
 from wsss_ray.reports.terminal import build_text_table
 from wsss_ray.score.names import NOT_SCORED, PARTS, STEPS, make_title
@@ -44,15 +45,14 @@ def list_part_recalls(values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def print_closing_table(run: RunFolder) -> None:
-    """Print scores, where the images are, and how to compare."""
+def describe_run(run: RunFolder) -> list[Table | str]:
+    """What a command prints of a finished run: its scores, where its images are, and how to compare."""
     recipe = run.recipe
     title = f"{recipe['name']} ({recipe['scale']}, seed {recipe['seed']})"
-    console.print(build_text_table(title, ("score", "%", "protocol"), list_scores(run), numeric=(1,)))
-    for text in (
+    return [
+        build_text_table(title, ("score", "%", "protocol"), list_scores(run), numeric=(1,)),
         f"images:   {run.folder}/panels",
         f"recipe:   {run.folder}/recipe.yaml (run it again with 'wsss run FILE')",
         f"report:   wsss report {run.folder}",
         f"compare:  wsss compare {run.folder} OTHER",
-    ):
-        console.print(text, soft_wrap=True, markup=False)
+    ]

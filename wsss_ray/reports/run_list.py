@@ -10,15 +10,16 @@ from wsss_ray.artifacts.usage import RunSummary
 from wsss_ray.config import UserError
 from wsss_ray.reports.layout import format_percent
 from wsss_ray.reports.terminal import build_text_table
-from wsss_ray.score.names import STEPS
+from wsss_ray.score.names import STEPS, read_metric, write_metric
 
 
 def sort_runs(runs: Sequence[RunSummary], key: str) -> list[RunSummary]:
     """By time or by name, ascending, or by the score of a step, the best first; UserError for another key."""
+    key = read_metric(key)
     if key in STEPS:
         return sorted(runs, key=lambda run: -run.scores.get(key, -1.0))
     if key not in ("finished", "name"):
-        raise UserError(f"--sort {key}: choose finished, name, {', '.join(STEPS)}")
+        raise UserError(f"--sort {key}: choose finished, name, {', '.join(map(write_metric, STEPS))}")
     return sorted(runs, key=lambda run: str(getattr(run, key)))
 
 

@@ -12,6 +12,8 @@ from wsss_ray.score.names import find_study_column
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.table import Table
+    from rich.text import Text
 
 
 def list_headings(table: StudyTable) -> list[str]:
@@ -115,16 +117,20 @@ def write_markdown(table: StudyTable) -> str:
     return "\n".join(lines) + "\n"
 
 
-def print_study(table: StudyTable) -> None:
-    """Print the table, its setting and protocols, and how the ranking compares with the paper's."""
-    from wsss_ray.cluster.progress import console
+def describe_study(table: StudyTable) -> list[Table | Text]:
+    """What a command prints of a study: the table, its setting and protocols, and how the ranking compares with the
+    paper's.
+    """
+    from rich.text import Text
+
     from wsss_ray.reports.terminal import build_text_table
 
     titles = list_headings(table)
-    numeric = range(1, len(titles) - 1)
-    console.print(build_text_table(f"{table.name}: {table.title}", titles, format_rows(table), numeric))
-    for text in (table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table)):
-        console.print(text, markup=False)
+    printed = build_text_table(
+        f"{table.name}: {table.title}", titles, format_rows(table), numeric=range(1, len(titles) - 1)
+    )
+    sentences = (table.source, describe_setting(table), *describe_protocols(table), describe_ranking(table))
+    return [printed, *map(Text, sentences)]
 
 
 def draw_figure(table: StudyTable) -> Figure | None:

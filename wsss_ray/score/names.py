@@ -72,10 +72,12 @@ class ScoredStep:
     """The one that papers usually print first."""
     drawn: tuple[str, ...] = field(default=())
     """The variants drawn as tiles, in order."""
+    option: str | None = None
+    """Its name in --metric and --sort, where its key means something else there; the key is understood, too."""
 
 
 STEPS: dict[str, ScoredStep] = {
-    "seeds": ScoredStep("CAM seeds", "maps", "score", ("best", "fixed", "otsu"), ("fixed",)),
+    "seeds": ScoredStep("CAM seeds", "maps", "score", ("best", "fixed", "otsu"), ("fixed",), option="cam"),
     "masks": ScoredStep("Pseudo masks", "masks", "score", ("mask",), ("mask",)),
     "segmentation": ScoredStep(
         "Segmentation", "predictions", "val", ("crf", "multi_scale", "single_scale"), ("multi_scale", "crf")
@@ -212,8 +214,20 @@ def name_metric(step: str, variant: str, number: str) -> str:
 
 
 def describe_metrics() -> str:
-    """What a sweep may be judged by: ``seeds[.best|fixed], masks[.mask], ...``."""
-    return ", ".join(f"{name}[.{'|'.join(step.variants)}]" for name, step in STEPS.items())
+    """What a sweep may be judged by: ``cam[.best|fixed], masks[.mask], ...``."""
+    return ", ".join(f"{write_metric(name)}[.{'|'.join(step.variants)}]" for name, step in STEPS.items())
+
+
+def write_metric(metric: str) -> str:
+    """As commands write it: ``seeds.fixed`` -> ``cam.fixed``, since ``--seeds`` are random ones."""
+    step, dot, variant = metric.partition(".")
+    return f"{STEPS[step].option or step}{dot}{variant}"
+
+
+def read_metric(written: str) -> str:
+    """The metric that a command names: ``cam.fixed`` -> ``seeds.fixed``; anything else as it is."""
+    name, dot, variant = written.partition(".")
+    return f"{next((key for key, step in STEPS.items() if step.option == name), name)}{dot}{variant}"
 
 
 def split_metric(metric: str) -> tuple[str, str | None]:
@@ -236,7 +250,7 @@ def read_miou(scores: Mapping[str, Mapping[str, Any]], metric: str) -> float | N
 def explain_missing(scores: Mapping[str, Mapping[str, Any]], metric: str) -> str:
     """Why ``read_miou`` has no number: what the score of the step says, or that there is none."""
     step, _ = split_metric(metric)
-    return str(scores.get(step, {}).get(NOT_SCORED, f"nothing scored as {metric}"))
+    return str(scores.get(step, {}).get(NOT_SCORED, f"nothing scored as {write_metric(metric)}"))
 
 
 def _user_error(message: str) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,10 +10,10 @@ from pyarrow import fs as pafs
 
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import read_table
-from wsss_ray.cluster.progress import console
 from wsss_ray.config import UserError
 from wsss_ray.serve.listing import ImageRef, place_below, stamp_file
 
+log = logging.getLogger(__name__)
 STATES = ".predictions"
 """Folder with one folder of rows for each model and setting, of which one call leaves its own alone."""
 Rows = dict[str, dict[str, Any]]
@@ -32,7 +33,7 @@ def read_rows(state: str, prefer: dict[str, str] | None = None) -> Rows:
 
 
 def remove_others(out: str, state: str) -> None:
-    """Remove the answers of every other model or setting, which would mix with those of ``state``."""
+    """Remove the predictions of every other model or setting, which would mix with those of ``state``."""
     filesystem, path = storage.open_fs(storage.join(out, STATES))
     infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
     own = state.rstrip("/").rpartition("/")[2]
@@ -42,7 +43,7 @@ def remove_others(out: str, state: str) -> None:
     for info in others:
         filesystem.delete_dir(info.path)
     if removed:
-        console.print(f"predict: removed {removed} answers of another model or setting from {out}", soft_wrap=True)
+        log.info(f"predict: removed {removed} predictions of another model or setting from {out}")
 
 
 def keep_present(known: Rows, images: Sequence[ImageRef], out: str) -> Rows:
@@ -51,15 +52,15 @@ def keep_present(known: Rows, images: Sequence[ImageRef], out: str) -> Rows:
     gone = {image for image, row in known.items() if image not in asked and not _is_unchanged(row)}
     removed = remove_files(out, gone)
     if removed:
-        console.print(f"predict: removed {removed} answers of images that are gone or changed", soft_wrap=True)
+        log.info(f"predict: removed {removed} predictions of images that are gone or changed")
     return {image: row for image, row in known.items() if image not in gone}
 
 
 def remove_broken(known: Rows, out: str) -> None:
-    """Remove what was answered for images that cannot be read any more."""
+    """Remove what was predicted for images that cannot be read any more."""
     removed = remove_files(out, [image for image, row in known.items() if row["error"] is not None])
     if removed:
-        console.print(f"predict: removed {removed} answers of images that cannot be read any more", soft_wrap=True)
+        log.info(f"predict: removed {removed} predictions of images that cannot be read any more")
 
 
 def remove_files(out: str, names: Iterable[str]) -> int:

@@ -11,13 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL, NETWORK
 from wsss_ray.artifacts.record import find_artifact, read_record
 from wsss_ray.artifacts.tables import name_part, read_table
-from wsss_ray.config import UserError
+from wsss_ray.config import Exported, ExportForm, UserError
 from wsss_ray.data.image import decode_mask, open_image
 from wsss_ray.data.manifest import load_manifest, open_data
 from wsss_ray.data.shards import read_shard_table
@@ -26,9 +26,6 @@ from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, bu
 from wsss_ray.serve.model import CARD, open_model
 from wsss_ray.tracking import save_model
 
-What = Literal["masks", "predictions"]
-"""The artifact whose masks are exported."""
-Form = Literal["png", "coco", "polygons", "mlflow"]
 NAMES = "images.csv"
 """Image id -> the user's own file name, beside masks that are named by ids."""
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -39,17 +36,17 @@ VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
 class ExportOptions:
     """What is exported, and in which form."""
 
-    what: What = "masks"
-    form: Form = "png"
+    what: Exported = "masks"
+    form: ExportForm = "png"
     voc_server: bool = False
     """png: also ``results.tgz`` for the VOC server."""
     tolerance: float = 1.0
-    """polygons: pixels a simplified line may be off; 0 follows every edge."""
+    """polygons: simplification tolerance in pixels; 0 = exact."""
     images: bool = False
     """coco, polygons: also the images, below ``images/``."""
 
     def __post_init__(self) -> None:
-        for key, value, known in (("--what", self.what, get_args(What)), ("--as", self.form, get_args(Form))):
+        for key, value, known in (("--what", self.what, get_args(Exported)), ("--as", self.form, get_args(ExportForm))):
             if value not in known:
                 raise UserError(f"{key} {value}: choose {', '.join(known[:-1])} or {known[-1]}")
         if self.voc_server and self.form != "png":
@@ -65,7 +62,7 @@ def export_run(run_folder: str, to: Path, options: ExportOptions) -> str:
     return export_annotations(run_folder, to, options)
 
 
-def read_parts(run_folder: str, what: What) -> Iterator[tuple[str, dict[str, bytes]]]:
+def read_parts(run_folder: str, what: Exported) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(file name, {image id: palette PNG}) of every part of a run's masks: of predictions the best variant there is."""
     folder = find_artifact(run_folder, what)
     columns = list_variants(what)
@@ -170,7 +167,7 @@ class _JsonList:
             self.temporary.unlink()
 
 
-def _name_files(run_folder: str, what: What, folder: Path | None) -> Iterator[tuple[str, bytes]]:
+def _name_files(run_folder: str, what: Exported, folder: Path | None) -> Iterator[tuple[str, bytes]]:
     """(file name, palette PNG) of every mask: the user's own name, or the id with an ending.
 
     Images go into ``folder``.

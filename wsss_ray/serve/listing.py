@@ -107,7 +107,7 @@ def _name_apart(found: list[ImageRef]) -> list[ImageRef]:
             name += Path(one.where).suffix.replace(".", "_")
         if name in named:
             raise UserError(
-                f"{one.where} and {named[name].where}: both would be named {name!r}; give the folder above them"
+                f"{one.where} and {named[name].where}: both would be named {name!r}; pass their parent folder"
             )
         named[name] = ImageRef(name, one.where, one.stamp, one.row)
     return list(named.values())

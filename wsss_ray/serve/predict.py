@@ -7,6 +7,7 @@ settings>``; an image is predicted again when its file has changed, or when the 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,7 +21,6 @@ from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL
 from wsss_ray.artifacts.store import digest
 from wsss_ray.cluster.join import join_cluster, plan_machines
-from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_image, encode_jpeg, encode_mask
@@ -32,6 +32,7 @@ from wsss_ray.serve.answers import STATES, Rows, keep_present, read_rows, remove
 from wsss_ray.serve.listing import ImageRef, list_images, make_absolute, place_below
 from wsss_ray.serve.model import Model, Prediction, Predictor, open_model
 
+log = logging.getLogger(__name__)
 VERSION = 3
 """3: deep grey is read as in training, and whether overlays are drawn is part of it."""
 SCHEMA = pa.schema(
@@ -137,7 +138,7 @@ class PredictCounts:
 def predict_images(model: str, places: Sequence[str], out: str, options: PredictOptions) -> PredictCounts:
     """Predict every image of ``places`` (files, folders, URIs, prepared shards) into ``out``.
 
-    Answers of another model or setting, and of images that are gone or changed, are removed from ``out``.
+    Predictions of another model or setting, and of images that are gone or changed, are removed from ``out``.
     Writes ``masks/<image>.png``, ``overlays/<image>.jpg``, ``predictions.csv`` and ``skipped.csv``. Raises UserError
     where no image could be read at all.
     """
@@ -153,7 +154,7 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
     seen = {(one["image"], one["stamp"]) for one in known.values()}
     waiting = [one for one in images if (one.image, one.stamp) not in seen]
     if len(waiting) < len(images):
-        console.print(f"predict: {len(images) - len(waiting)} of {len(images)} images are predicted already")
+        log.info(f"predict: {len(images) - len(waiting)} of {len(images)} images are predicted already")
     if waiting:
         plan = storage.join(state, "plan")
         output = Output(out, options.overlays)
@@ -172,14 +173,14 @@ def _count(known: Rows, images: Sequence[ImageRef], fresh: set[str], out: str) -
     mine = [known[one.image] for one in images]
     bad = [one for one in mine if one["error"] is not None]
     for one in bad[:_SHOWN]:
-        console.print(f"skipped: {one['error']}", soft_wrap=True)
+        log.warning(f"skipped: {one['error']}")
     if len(bad) > _SHOWN:
-        console.print(f"and {len(bad) - _SHOWN} more, all in {storage.join(out, 'skipped.csv')}", soft_wrap=True)
+        log.warning(f"and {len(bad) - _SHOWN} more, all in {storage.join(out, 'skipped.csv')}")
     if len(bad) == len(mine):
         raise UserError(f"none of {len(mine)} images could be read; the reasons are in {out}/skipped.csv")
     reduced = sum(bool(one["reduced"]) for one in mine)
     if reduced:
-        console.print(f"note: {reduced} very large images were predicted at a smaller size and scaled up")
+        log.info(f"note: {reduced} very large images were predicted at a smaller size and scaled up")
     good = [one["image"] for one in mine if one["error"] is None]
     num_fresh = sum(name in fresh for name in good)
     return PredictCounts(num_fresh, len(good) - num_fresh, len(bad))

@@ -5,6 +5,7 @@ Data.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -22,12 +23,12 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import Step, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
-from wsss_ray.cluster.progress import Bar, console
+from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.data.audit import Facts
 from wsss_ray.data.checks import Problem
 from wsss_ray.data.files import walk_files
-from wsss_ray.data.findings import MEND, Findings, fold_errors, fold_warnings, judge_findings, load_items, recall_guess
+from wsss_ray.data.findings import FIX, Findings, fold_errors, fold_warnings, judge_findings, load_items, recall_guess
 from wsss_ray.data.layouts import detect_layout
 from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
 from wsss_ray.data.saliency import read_origin
@@ -39,6 +40,7 @@ from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
 from wsss_ray.stages.run import Steps
 
+log = logging.getLogger(__name__)
 VERSION = 1
 """1: as first written."""
 FOLDER_VERSION = 3
@@ -59,19 +61,19 @@ def prepare_source(
     source, problems = survey_source(open_source(name, root, **options))
     errors = [problem for problem in problems if problem.level == "error"]
     if errors and not skip_bad:
-        raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + MEND + recall_guess(source))
+        raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + FIX + recall_guess(source))
     source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
     with join_cluster(address):
         manifest = prepare(source, out, plan_machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         num_masks = sum(shard.num_masks for shard in manifest.shards_of(split))
         masks = "masks" if info.has_masks else f"{num_masks} with masks" if num_masks else "no masks"
-        console.print(f"{split}: {info.num_images} images, {masks}{', saliency' if info.has_saliency else ''}")
+        log.info(f"{split}: {info.num_images} images, {masks}{', saliency' if info.has_saliency else ''}")
         mapped = sum(shard.num_saliency for shard in manifest.shards_of(split))
         if 0 < mapped < info.num_images:
             without = f"{info.num_images - mapped} of {info.num_images} images of split {split!r}"
-            console.print(f"note: {without} have no saliency map, the first is {info.first_without_saliency}")
-    console.print(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}", soft_wrap=True)
+            log.info(f"note: {without} have no saliency map, the first is {info.first_without_saliency}")
+    log.info(f"{len(manifest.classes)} classes, {len(manifest.shards)} shards in {out}")
     return manifest
 
 
@@ -91,12 +93,12 @@ def prepare_images(
         raise UserError(f"{out}: lies inside {given}, so results would be read as images; give --out a folder outside")
     layout = detect_layout(given)
     chosen = {**layout.options, **(options or {})}
-    console.print(f"data: {layout.found}", soft_wrap=True, markup=False)
+    log.info(f"data: {layout.found}")
     name = re.sub(r"[^A-Za-z0-9]+", "-", Path(given).absolute().name).strip("-") or "data"
     where = storage.join(out, "data", f"{name}-{digest_folder(Path(given), layout.source, chosen)}")
     with lock_folder(storage.join(out, "data")):
         if storage.exists(storage.join(where, MANIFEST)):
-            console.print(f"data: prepared already, in {where}", soft_wrap=True, markup=False)
+            log.info(f"data: prepared already, in {where}")
         else:
             prepare_source(layout.source, Path(given), chosen, where, False, address)
     return where
@@ -183,9 +185,9 @@ def _describe(source: Source, num_bad: int) -> None:
         **({"saliency": origin} if origin is not None else {}),
     }
     for note in source.notes[:_SHOWN]:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        log.info(f"note: {note}")
     if len(source.notes) > _SHOWN:
-        console.print(f"note: and {len(source.notes) - _SHOWN} more, see 'wsss data show'")
+        log.info(f"note: and {len(source.notes) - _SHOWN} more, see 'wsss data show'")
 
 
 def find_saliency_folder(source: Source) -> Path | None:
@@ -255,5 +257,5 @@ def check_shards(uri: str) -> None:
     if problems:
         raise UserError("\n  ".join([f"{uri}: {len(problems)} problems:", *map(str, problems[:_SHOWN])]))
     for split, info in manifest.splits.items():
-        console.print(f"{split}: {info.num_images} images, digest {info.digest}")
-    console.print(f"{uri}: OK, every file verified", soft_wrap=True)
+        log.info(f"{split}: {info.num_images} images, digest {info.digest}")
+    log.info(f"{uri}: OK, every file verified")

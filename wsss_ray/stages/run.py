@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet
 from wsss_ray.recipe import SettledRecipe
 
+log = logging.getLogger(__name__)
 Compute = Callable[[str], Mapping[str, Any]]
 """Fills the folder it is given and returns what the artifact's record says of it."""
 
@@ -66,6 +68,7 @@ class Steps:
     def _compute(self, title: str, step: Step, compute: Compute) -> Artifact:
         start = time.monotonic()
         folder = self.store.folder(step.stage, step.digest)
+        log.debug(f"{title}: computing {folder}")
         try:
             result = compute(folder)
         except Exception as error:

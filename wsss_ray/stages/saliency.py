@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ray import ObjectRef, cloudpickle
 from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
-from wsss_ray.cluster.progress import Bar, console
+from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
 from wsss_ray.data.checks import ReadsFiles
@@ -23,6 +24,7 @@ from wsss_ray.data.source import Item, Source, read_file
 from wsss_ray.data.survey import survey_source
 from wsss_ray.recipe import Resources
 
+log = logging.getLogger(__name__)
 _SHOWN = 20
 _PER_TASK = 16
 _pack: Callable[[Any], bytes] = cloudpickle.dumps
@@ -59,10 +61,10 @@ def make_saliency(
         listed = "\n  ".join(bad[:_SHOWN]) + (f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else "")
         raise UserError(
             f"{len(bad)} images have no map, the other {len(items) - len(bad)} do:\n  {listed}\n"
-            "mend them and call again, or leave them without a map with --skip-bad"
+            "fix them and run the same command, or leave them without a map with --skip-bad"
         )
-    console.print(f"{len(items) - len(bad)} saliency maps by {detector} in {out}", soft_wrap=True)
-    console.print(f"next: wsss data prepare {name} ... --saliency {out}", soft_wrap=True)
+    log.info(f"{len(items) - len(bad)} saliency maps by {detector} in {out}")
+    log.info(f"next: wsss data prepare {name} ... --saliency {out}")
     return len(items) - len(bad)
 
 

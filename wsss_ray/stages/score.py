@@ -5,6 +5,7 @@ in one pass.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,6 @@ import pyarrow as pa
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Artifact, Step
 from wsss_ray.artifacts.tables import COUNTS_SCHEMA, decode_maps, name_part, read_table
-from wsss_ray.cluster.progress import console
 from wsss_ray.cluster.shards import ShardJob, Shards, run_shards
 from wsss_ray.config import Config, select
 from wsss_ray.data.image import decode_mask
@@ -33,6 +33,7 @@ from wsss_ray.score.curve import ThresholdCurve
 from wsss_ray.score.names import NOT_SCORED, STEPS, VARIANTS, Kind, list_variants
 from wsss_ray.stages.run import Run
 
+log = logging.getLogger(__name__)
 VERSION = 3
 """3: seeds at Otsu's threshold. 2: precision and recall of the foreground."""
 _TOTALS = b"wsss.totals"
@@ -119,7 +120,7 @@ def score(run: Run, name: str, results: Artifact) -> Artifact | None:
     step = STEPS[name]
     split = run.recipe.data.val_split if step.split == "val" else run.recipe.data.score_split
     if not run.data.manifest.splits[split].has_masks:
-        console.print(f"score {name}: split {split!r} has no masks, so there is nothing to score against")
+        log.info(f"score {name}: split {split!r} has no masks, so there is nothing to score against")
         return None
     config = run.recipe.score.model_copy(update={"background": run.recipe.background})
     protocol = describe_protocols(run.recipe, run.data, step.kind)
@@ -142,7 +143,7 @@ def score(run: Run, name: str, results: Artifact) -> Artifact | None:
 
     artifact = run.steps.find_or_compute(f"score {name}", key, compute)
     if NOT_SCORED in artifact.record["scores"]:
-        console.print(f"score {name}: not scored: {artifact.record['scores'][NOT_SCORED]}", soft_wrap=True)
+        log.warning(f"score {name}: not scored: {artifact.record['scores'][NOT_SCORED]}")
     return artifact
 
 

@@ -166,7 +166,7 @@ def _uri_of(artifact: Artifact | None) -> str | None:
 def run_training(
     title: str, job: TrainJob, out: str, machines: Machines, hear_epoch: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
-    """Train into folder ``out`` (weights and history); continues from its last epoch's checkpoint after any kill.
+    """Train into folder ``out`` (weights and history); resumes from its last checkpoint after an interruption.
 
     ``hear_epoch`` is called in this process, from another thread, with the record of every epoch. Returns
     {"history": [one record per epoch]} for the artifact's record.
