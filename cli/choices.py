@@ -80,10 +80,9 @@ def find_data(data: str | None, out: str, address: str | None) -> str | None:
 
 def find_scale(scale: str | None, name: str, data: str | None, profile: str | None) -> str:
     """The scale that is given, or the one that fits; says which and why."""
-    from wsss_ray.studies import choose_scale, is_file
+    from wsss_ray.studies import settle_scale
 
-    if scale is not None or is_file(name):
-        return scale or "toy"
-    chosen = choose_scale(name, data, profile)
-    typer.echo(f"scale: {chosen.scale} ({chosen.reason})")
+    chosen = settle_scale(scale, name, data, profile)
+    if chosen.reason:
+        typer.echo(f"scale: {chosen.scale} ({chosen.reason})")
     return str(chosen.scale)

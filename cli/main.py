@@ -165,7 +165,7 @@ def export(
     run_folder: Annotated[str, typer.Argument(help="Folder of a run (below --out/runs).", metavar="RUN")],
     to: Annotated[Path, typer.Option(help="Folder to write into.")],
     as_: Annotated[
-        str, typer.Option("--as", help="png, coco (RLE), polygons (CVAT, Label Studio) or mlflow (the network).")
+        str, typer.Option("--as", help="png, coco (RLE), polygons (CVAT, Label Studio), mlflow or onnx (the network).")
     ] = "png",
     what: Annotated[str, typer.Option(help="masks (pseudo masks) or predictions.")] = "masks",
     voc_server: Annotated[

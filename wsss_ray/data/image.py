@@ -109,7 +109,11 @@ def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN) -> np.nda
 
     Transparency is laid on white; ``grey`` says how grey of more than 8 bits is read.
     """
-    image = load_image(data, name)
+    return convert_image(load_image(data, name), data, name, grey)
+
+
+def convert_image(image: Image.Image, data: Bytes, name: str, grey: Grey = PLAIN) -> np.ndarray:
+    """``decode_image`` of an image that was opened; ``data`` is its file, empty where there is none."""
     try:
         turned = ImageOps.exif_transpose(image)
         shown = turned if turned is not None else image
