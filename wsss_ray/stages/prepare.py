@@ -135,7 +135,6 @@ def prepare_once(asked: Asked, out: str, address: str | None = None) -> str:
     note = storage.join(out, ASKED)
     if storage.exists(storage.join(out, MANIFEST)):
         if storage.exists(note) and storage.read_json(note) == asked.digest:
-            console.print(f"data: prepared already, in {out}", soft_wrap=True, markup=False)
             return out
         raise UserError(f"{out}: holds data of other files or options; choose another out, or remove this folder")
     if asked.root is not None:
