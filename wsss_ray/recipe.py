@@ -197,8 +197,9 @@ class Recipe(Localization):
         return self
 
     def __repr__(self) -> str:
-        steps = [self.method.name, self.refine and self.refine.name, self.segment and self.segment.network.name]
-        return f"Recipe {self.name}: {' -> '.join(filter(None, steps))} ({self.scale}, seed {self.seed})"
+        parts = (self.method, self.refine, self.segment.network if self.segment is not None else None)
+        steps = " -> ".join(str(part.name) for part in parts if part is not None)
+        return f"Recipe {self.name}: {steps} ({self.scale}, seed {self.seed})"
 
     def _repr_html_(self) -> str:
         return f"<details><summary>{escape(repr(self))}</summary><pre>{escape(dump(self))}</pre></details>"

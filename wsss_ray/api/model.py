@@ -78,9 +78,9 @@ class TrainedModel:
     def predict(self, images: list[AnyImage] | tuple[AnyImage, ...]) -> list[Answer]: ...
 
     @overload
-    def predict(self, images: Iterable[AnyImage]) -> Iterator[Answer]: ...
+    def predict(self, images: Iterator[AnyImage]) -> Iterator[Answer]: ...
 
-    def predict(self, images: AnyImage | Iterable[AnyImage]) -> Answer | list[Answer] | Iterator[Answer]:
+    def predict(self, images: Any) -> Answer | list[Answer] | Iterator[Answer]:
         """The answer for one image, a list of answers for a list, and for a generator a generator, which reads on as it
         is asked.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsss_ray.api.data import Data
@@ -209,7 +209,7 @@ class Run:
         columns = [name for step in STEPS.values() if step.kind in MASKS for name in step.variants]
         return decode_mask(next(row[name] for name in columns if row.get(name) is not None), image_id)
 
-    def _find_row(self, kinds: Sequence[str], image_id: str) -> Mapping[str, Any]:
+    def _find_row(self, kinds: Sequence[str], image_id: str) -> dict[str, Any]:
         """The row of an image in the first of these artifacts that has it."""
         from wsss_ray.artifacts.tables import list_ids, read_row
 
