@@ -188,7 +188,7 @@ def test_a_run_joins_the_session_that_is_there_and_leaves_it(ray_cluster: None, 
     assert set(plan.table["state"]) == {"to compute"}
     heard = Heard()
     run = wsss.run(seeds, tmp_path, callbacks=[heard])
-    assert heard.said == ["start", "data", *["epoch of train"] * 2, "train", "localize", "score seeds", "end"]
+    assert heard.said == ["data", "start", *["epoch of train"] * 2, "train", "localize", "score seeds", "end"]
     assert ray.get_runtime_context().get_job_id() == session
     assert ray.data.DataContext.get_current().enable_progress_bars == bars
     assert list(run.scores.index.get_level_values("step").unique()) == ["seeds"]
