@@ -8,6 +8,8 @@ environment as it is. What speaks of this machine (its folders, what libraries s
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -16,6 +18,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 TIMEOUT = None
@@ -50,7 +53,18 @@ def clean(notebook: NotebookNode, folder: Path) -> NotebookNode:
             cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
             for output in cell.outputs:
                 _cut(output, f"{folder}/")
+                output.get("data", {}).pop("image/jpeg", None)  # a second copy, of PIL images
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = shrink(output.data["image/png"])
     return notebook
+
+
+def shrink(png: str) -> str:
+    """An image, as base64, in 128 colours."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.convert("RGB").quantize(128).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _cut(node: NotebookNode, text: str) -> None:
