@@ -71,5 +71,6 @@ def write_html(head: str, frame: pd.DataFrame, notes: list[str]) -> str:
         if name in NUMBERS:
             shown[name] = shown[name].map(lambda value: "-" if pd.isna(value) else f"{100 * value:.1f}")
     shown.columns = pd.Index([NUMBERS.get(str(name), str(name)) for name in shown.columns])
-    table = shown.to_html(na_rep="-", border=0) if len(shown) else ""
+    with pd.option_context("display.max_colwidth", None):
+        table = shown.to_html(na_rep="-", border=0) if len(shown) else ""
     return f"<p><b>{escape(head)}</b></p>{table}{''.join(f'<p>{escape(note)}</p>' for note in notes)}"
