@@ -124,11 +124,9 @@ def find_data(data: str | None, out: str, address: str | None) -> str | None:
 
 def find_scale(scale: Scale | None, name: str, data: str | None, profile: str | None) -> ChosenScale:
     """The scale that is given, or the one that fits, with the reason."""
-    from wsss_ray.studies import ChosenScale, choose_scale, is_file
+    from wsss_ray.studies import settle_scale
 
-    if scale is not None or is_file(name):
-        return ChosenScale(scale or "toy", "")
-    return choose_scale(name, data, profile)
+    return settle_scale(scale, name, data, profile)
 
 
 def say_scale(chosen: ChosenScale) -> None:

@@ -150,7 +150,9 @@ def export(
     to: Annotated[Path, typer.Option(help="Folder to write into.")],
     as_: Annotated[
         ExportForm,
-        typer.Option("--as", help="Palette PNGs, COCO's RLE, polygons for CVAT and Label Studio, or the network."),
+        typer.Option(
+            "--as", help="PNGs, COCO's RLE, polygons for CVAT and Label Studio, or the network: mlflow, onnx."
+        ),
     ] = "png",
     what: Annotated[Exported, typer.Option(help="Pseudo masks, or predictions on val.")] = "masks",
     voc_server: Annotated[

@@ -105,6 +105,7 @@ class ChosenScale:
 
     scale: str
     reason: str
+    """Empty where it was given."""
 
 
 def choose_scale(name: str, data: str | None, profile: str | None = None) -> ChosenScale:
@@ -130,6 +131,13 @@ def choose_scale(name: str, data: str | None, profile: str | None = None) -> Cho
     except UserError as error:
         return ChosenScale("small", f"weights of the paper's scale are missing: {error}")
     return ChosenScale("paper", "a GPU and all published weights are here")
+
+
+def settle_scale(scale: str | None, name: str, data: str | None, profile: str | None = None) -> ChosenScale:
+    """The scale that is given, or the one that fits; a recipe file says its own."""
+    if scale is not None or is_file(name):
+        return ChosenScale(scale or "toy", "")
+    return choose_scale(name, data, profile)
 
 
 def is_file(name: str) -> bool:

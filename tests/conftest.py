@@ -37,6 +37,7 @@ LONGEST = (
     "experiments/test_run.py",
     "experiments/test_sweep_run.py",
     "experiments/test_study_run.py",
+    "test_notebooks.py",
 )
 """Files that take minutes, the longest first: with several processes, none of them is left for the end."""
 

@@ -22,7 +22,7 @@ LEVELS = (
     ("stages",),
     ("reports", "experiments", "serve"),
     ("studies",),
-    ("cli",),
+    ("api", "cli"),
 )
 """Rooms from left to right; what stands further right may import what stands further left or beside it."""
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

@@ -23,7 +23,7 @@ Search = Literal["grid", "random", "tpe"]
 """How the points of a sweep are chosen."""
 Exported = Literal["masks", "predictions"]
 """What of a run is exported: pseudo masks, or predictions on val."""
-ExportForm = Literal["png", "coco", "polygons", "mlflow"]
+ExportForm = Literal["png", "coco", "polygons", "mlflow", "onnx"]
 """Palette PNGs, COCO's RLE, polygons of annotation tools, or the network as a model to serve."""
 LabelSource = Literal["xml", "npy", "masks"]
 """Where the image labels of VOC come from."""

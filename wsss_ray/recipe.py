@@ -7,6 +7,7 @@ A recipe is validated before Ray starts and saved with its run; running the save
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
@@ -197,6 +198,14 @@ class Recipe(Localization):
             raise ValueError("segment trains on pseudo masks: give 'refine', or set segment to null")
         return self
 
+    def __repr__(self) -> str:
+        parts = (self.method, self.refine, self.segment.network if self.segment is not None else None)
+        steps = " -> ".join(str(part.name) for part in parts if part is not None)
+        return f"Recipe {self.name}: {steps} ({self.scale}, seed {self.seed})"
+
+    def _repr_html_(self) -> str:
+        return f"<details><summary>{escape(repr(self))}</summary><pre>{escape(dump(self))}</pre></details>"
+
     @property
     def predicts(self) -> bool:
         """Whether some network of this recipe predicts masks."""
@@ -278,7 +287,7 @@ def assign_settings(value: dict[str, Any], settings: Sequence[str], example: str
         if not equals:
             raise UserError(f"--set {setting}: write key=value, for example --set {example}")
         found[key.strip()] = read_typed(text)
-    _assign_all(value, found)
+    _assign_all(value, found, option="--set ")
 
 
 def read_typed(text: str) -> Any:
@@ -304,8 +313,8 @@ def replace_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     Raises UserError for an unknown key.
     """
     value = _open_rules(recipe, recipe.model_dump(mode="json"), set(changes))
-    _assign_all(value, {key: _plain(new) for key, new in changes.items()})
-    return validate(value, f"{recipe.name} with {', '.join(changes)}")
+    _assign_all(value, {key: _plain(new) for key, new in changes.items()}, option="")
+    return validate(value, f"{recipe.name} with {', '.join(changes)}", list_keys(recipe))
 
 
 def _plain(new: Any) -> Any:
@@ -326,13 +335,16 @@ def _open_rules(part: Localization, value: dict[str, Any], changed: set[str], pr
     return value
 
 
-def _assign_all(value: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Whole parts first, then their names, then what stands below, in whichever order they were given."""
+def _assign_all(value: dict[str, Any], changes: Mapping[str, Any], option: str) -> None:
+    """Whole parts first, then their names, then what stands below, in whichever order they were given.
+
+    ``option``: what stands before a key in an error.
+    """
     for key in sorted(changes, key=lambda key: (key.removesuffix(".name").count("."), key.endswith(".name"))):
-        _assign(value, key, changes[key])
+        _assign(value, key, changes[key], option)
 
 
-def _assign(value: dict[str, Any], key: str, new: Any) -> None:
+def _assign(value: dict[str, Any], key: str, new: Any, option: str) -> None:
     above: Any = value
     here: Any = value
     *parents, last = key.split(".")
@@ -340,11 +352,11 @@ def _assign(value: dict[str, Any], key: str, new: Any) -> None:
         known = _complete(parents[depth - 1] if depth else "", here)
         if name not in known:
             wrong = ".".join(parents[: depth + 1])
-            raise UserError(f"--set {key}: no key {wrong!r}{_list_known(name, known)}")
+            raise UserError(f"{option}{key}: no key {wrong!r}{_list_known(name, known)}")
         here[name] = {} if known[name] is None else known[name]
         above, here = here, here[name]
     if not isinstance(here, dict):
-        raise UserError(f"--set {key}: {'.'.join(parents)!r} has no keys below it")
+        raise UserError(f"{option}{key}: {'.'.join(parents)!r} has no keys below it")
     if last == "name" and parents and parents[-1] in PARTS and here.get("name") != new:
         # A key of another part can mean something else ('alpha' does): nothing is carried over but the profile.
         here = above[parents[-1]] = {name: kept for name, kept in here.items() if name == "profile"}

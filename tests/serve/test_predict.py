@@ -12,22 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-import torch
 from PIL import Image
 
+from tests.fake_model import fake_model
 from wsss_ray import storage
-from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, save_state
 from wsss_ray.artifacts.tables import name_part, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.grey import Grey, dump_grey
 from wsss_ray.data.image import decode_image, decode_mask, encode_grey, encode_jpeg
-from wsss_ray.data.shards import write_dataset
-from wsss_ray.data.sources import open_source
-from wsss_ray.data.toy import ToyConfig
 from wsss_ray.engine.predict import PredictConfig
-from wsss_ray.engine.train import TrainConfig
-from wsss_ray.nets.deeplab import DeepLabV2Config
-from wsss_ray.recipe import NetConfig, Recipe, SegmentConfig, dump, validate
 from wsss_ray.serve import predict as predicting
 from wsss_ray.serve.listing import list_images
 from wsss_ray.serve.model import Predictor, open_model
@@ -46,29 +39,7 @@ def predict(model, places, out, settings=PLAIN):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     """A store with one run whose segmenter has random weights, and the data it was made of."""
-    root = tmp_path_factory.mktemp("store")
-    source = open_source("toy", config=ToyConfig(num_classes=2, num_train=3, num_val=2, size=48))
-    write_dataset(source, str(root / "data" / "d1"))
-    segment = SegmentConfig(
-        network=DeepLabV2Config(rates=(1, 2), multi_scale_input=False), net=NetConfig(), train=TrainConfig()
-    )
-    spec = SegmenterSpec(num_classes=2, segment=segment)
-    torch.manual_seed(0)
-    folder = root / "train" / "seg"
-    storage.write_json(str(folder / "network.json"), spec.model_dump(mode="json"))
-    network = spec.build()
-    save_state(network, folder / "model.safetensors")
-    method = {"name": "cam"}
-    recipe: Recipe = validate(
-        {"method": method, "refine": None, "predict": {"scales": [1.0, 1.5], "flip": False}}, "test"
-    )
-    run = root / "runs" / "cam-1"
-    storage.write_bytes(str(run / "recipe.yaml"), dump(recipe).encode())
-    made = {"segmenter": {"stage": "train", "digest": "seg"}, "network": {"stage": "train", "digest": "cam"}}
-    storage.write_json(str(run / "run.json"), {"artifacts": made, "data": str(root / "data" / "d1"), "scores": {}})
-    cam = LocalizerSpec(num_classes=2, localization={"method": method})
-    storage.write_json(str(root / "train" / "cam" / "network.json"), cam.model_dump(mode="json"))
-    return root
+    return fake_model(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

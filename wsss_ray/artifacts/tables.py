@@ -91,6 +91,26 @@ def read_counts(folder: str, num_labels: int) -> dict[str, tuple[list[str], np.n
     }
 
 
+def read_row(folder: str, image_id: str) -> dict[str, object] | None:
+    """The row of one image in a folder of parts, None where the stage left it out; reads the ids and one part."""
+    for name in storage.list_names(folder):
+        if not name.endswith(".parquet"):
+            continue
+        where = storage.join(folder, name)
+        if image_id in read_table(where, columns=["image_id"])["image_id"].to_pylist():
+            filesystem, path = storage.open_fs(where)
+            found = pq.read_table(path, filesystem=filesystem, filters=[("image_id", "=", image_id)])
+            row: dict[str, object] = found.to_pylist()[0]
+            return row
+    return None
+
+
+def list_ids(folder: str) -> list[str]:
+    """The ids of all images in a folder of parts, sorted."""
+    parts = [storage.join(folder, name) for name in storage.list_names(folder) if name.endswith(".parquet")]
+    return sorted(name for part in parts for name in read_table(part, columns=["image_id"])["image_id"].to_pylist())
+
+
 class Lookup:
     """Random access by image id to the rows of a folder of parts."""
 

@@ -43,12 +43,14 @@ class Machines:
 
 @contextlib.contextmanager
 def join_cluster(address: str | None = None) -> Iterator[None]:
-    """A connection to Ray: ``address`` or RAY_ADDRESS where given, otherwise a local cluster that ends with the run.
+    """A connection to Ray: the session of this process where it has one, which is left as it was; else ``address`` or
+    RAY_ADDRESS where given; otherwise a local cluster that ends with the run.
 
     Raises UserError where the address does not answer or asks for a token.
     """
     if ray.is_initialized():
-        yield
+        with _quiet_data():
+            yield
         return
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     logging.getLogger("ray").setLevel(_choose_level())
@@ -65,9 +67,11 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             where = f"join Ray at {address}"
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
-    _quiet()
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(_choose_level())
     try:
-        yield
+        with _quiet_data():
+            yield
     finally:
         ray.shutdown()
 
@@ -94,14 +98,18 @@ def _start_here() -> None:
             return
 
 
-def _quiet() -> None:
+@contextlib.contextmanager
+def _quiet_data() -> Iterator[None]:
+    """Ray Data without bars of its own, and afterwards as it was: the session may be somebody else's."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(_choose_level())
+    before = context.enable_progress_bars, context.print_on_execution_start
+    context.enable_progress_bars = context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.print_on_execution_start = before
 
 
 def _choose_level() -> int:

@@ -39,6 +39,12 @@ class NormalizeConfig(Config):
     def _from_name(cls, value: Any) -> Any:
         return {"preset": value} if isinstance(value, str) else value
 
+    def describe(self) -> dict[str, Any]:
+        """What ``apply`` does, for other programs: ``(pixels[channels] / divisor - mean) / std``."""
+        mean, std, divisor, reverse = _PRESETS[self.preset]
+        channels = "BGR" if reverse else "RGB"
+        return {"channels": channels, "divisor": divisor, "mean": list(mean), "std": list(std)}
+
     def apply(self, image: np.ndarray) -> Tensor:
         """(H, W, 3) uint8 RGB -> (3, H, W) float32."""
         table, order = _table(self.preset)

@@ -109,7 +109,11 @@ def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN) -> np.nda
 
     Transparency is laid on white; ``grey`` says how values of more than 8 bits are read.
     """
-    image = load_image(data, name)
+    return convert_image(load_image(data, name), data, name, grey)
+
+
+def convert_image(image: Image.Image, data: Bytes, name: str, grey: Grey = PLAIN) -> np.ndarray:
+    """``decode_image`` of an image that was opened; ``data`` is its file, empty where there is none."""
     try:
         if is_deep(image) or has_deep_channels(image, data):
             eight = Image.fromarray(scale_deep(image, data, grey, name))

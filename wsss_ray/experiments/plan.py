@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -23,6 +23,9 @@ from wsss_ray.recipe import Recipe
 from wsss_ray.reports.terminal import build_text_table
 from wsss_ray.stages.prepare import PrepareStep
 from wsss_ray.stages.run import Compute, Run, Steps
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_MACHINES = Machines(cpus=1, gpus=0, train_workers=1, train_cpus=1, inference_workers=1)
 """Nothing is computed, so nothing is laid out."""
@@ -42,7 +45,7 @@ class PlannedStep:
     scale below the same folder, None where there is none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """The steps of a run to come, in order."""
 
@@ -61,6 +64,51 @@ class Plan:
         """How long the rest took in earlier runs; None where one of its steps was never run here."""
         known = [step.seconds for step in self.to_do]
         return None if None in known else float(sum(one for one in known if one is not None))
+
+    @property
+    def title(self) -> str:
+        """Of what, at which scale, where."""
+        return f"{self.recipe} ({self.scale}) below {self.out}"
+
+    @property
+    def rest(self) -> str:
+        """What is left to do, and about how long it takes."""
+        if not self.to_do:
+            return "nothing to compute"
+        known = f", about {self.seconds / 60:.1f} min by earlier runs" if self.seconds is not None else ""
+        return f"{len(self.to_do)} steps to compute{known}"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The steps as a pandas table: state, seconds, artifact."""
+        import pandas as pd
+
+        described = [_describe(step) for step in self.steps]
+        columns = dict(zip(HEADINGS, zip(*described, strict=True), strict=True))
+        seconds = [step.seconds for step in self.steps]
+        return pd.DataFrame(columns).assign(seconds=pd.Series(seconds, dtype=float)).set_index("step")
+
+    def __repr__(self) -> str:
+        return f"Plan of {self.title}\n{self.table.to_string(na_rep='-', float_format='%.0f')}\n{self.rest}"
+
+    def _repr_html_(self) -> str:
+        from wsss_ray.reports.frames import write_html
+
+        shown = self.table.assign(seconds=["-" if s.seconds is None else f"{s.seconds:.0f}" for s in self.steps])
+        return write_html(f"Plan of {self.title}", shown, [self.rest])
+
+
+HEADINGS = ("step", "state", "seconds", "artifact")
+
+
+def _describe(step: PlannedStep) -> tuple[str, str, str, str]:
+    """Title, state, seconds, artifact."""
+    return (
+        step.title,
+        "reused" if step.finished else "to compute",
+        "-" if step.seconds is None else f"{step.seconds:.0f}",
+        "-" if step.digest is None else f"{step.stage}/{step.digest}",
+    )
 
 
 @dataclass(frozen=True)
@@ -142,18 +190,4 @@ def read_durations(recipe: Recipe, out: str) -> dict[str, float]:
 
 def describe_plan(plan: Plan) -> list[Table | str]:
     """What a command prints of a plan: the steps, and how long the rest took in earlier runs."""
-    rows = [
-        (
-            step.title,
-            "reused" if step.finished else "to compute",
-            "-" if step.seconds is None else f"{step.seconds:.0f}",
-            "-" if step.digest is None else f"{step.stage}/{step.digest}",
-        )
-        for step in plan.steps
-    ]
-    headings = ("step", "state", "seconds", "artifact")
-    table = build_text_table(f"{plan.recipe} ({plan.scale}) below {plan.out}", headings, rows, numeric=(2,))
-    rest = "nothing to compute" if not plan.to_do else f"{len(plan.to_do)} steps to compute"
-    if plan.to_do and plan.seconds is not None:
-        rest += f", about {plan.seconds / 60:.1f} min by earlier runs"
-    return [table, rest]
+    return [build_text_table(plan.title, HEADINGS, [_describe(step) for step in plan.steps], numeric=(2,)), plan.rest]

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from wsss_ray import storage
+from wsss_ray.config import UserError, suggest
 from wsss_ray.data.manifest import DataSet
 from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import Panel, draw_sheet
@@ -46,9 +48,7 @@ def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str
             continue
         path = target / f"{name}.png"
         rows = choose_rows(data.shards(splits[split]))
-        made: dict[str, str] = {kind: artifacts[kind] for kind in kinds}
-        reader = PartReader()
-        draw_sheet([_draw_row(data, reader, row, made) for row in rows]).save(path, optimize=True)
+        draw_rows(data, rows, {kind: artifacts[kind] for kind in kinds}).save(path, optimize=True)
         if local is None:
             storage.write_bytes(storage.join(folder, "panels", path.name), path.read_bytes())
         paths.append(path)
@@ -64,6 +64,25 @@ def choose_rows(shards: Sequence[tuple[str, int]], count: int = NUM_ROWS) -> lis
         picked += [(name, place - start) for place in wanted if start <= place < start + rows]
         start += rows
     return picked
+
+
+def draw_rows(data: DataSet, rows: Sequence[tuple[str, int]], artifacts: Mapping[str, str]) -> Image.Image:
+    """A sheet of images, given as (shard, row): what the data gives, then what the artifacts hold of each."""
+    reader = PartReader()
+    return draw_sheet([_draw_row(data, reader, row, artifacts) for row in rows])
+
+
+def find_rows(data: DataSet, split: str, ids: Sequence[str]) -> list[tuple[str, int]]:
+    """(shard, row) of the images with these ids; UserError for one that the split has not."""
+    found: dict[str, tuple[str, int]] = {}
+    for shard, _ in data.shards(split):
+        for row, given in enumerate(read_shard(data.uri, shard, columns=["image_id"])):
+            found[given["image_id"]] = shard, row
+    missing = [name for name in ids if name not in found]
+    if missing:
+        hint = suggest(missing[0], found) or f"the first of its {len(found)} images is {min(found, default='none')}"
+        raise UserError(f"no image {missing[0]!r} in split {split!r}; {hint}")
+    return [found[name] for name in ids]
 
 
 def _draw_row(data: DataSet, reader: PartReader, row: tuple[str, int], artifacts: Mapping[str, str]) -> Panel:

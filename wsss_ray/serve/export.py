@@ -23,7 +23,8 @@ from wsss_ray.data.manifest import load_manifest, open_data
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.score.names import list_variants
 from wsss_ray.serve.annotations import CocoWriter, build_label_studio_config, build_label_studio_task
-from wsss_ray.serve.model import CARD, open_model
+from wsss_ray.serve.model import CARD, Predictor, open_model
+from wsss_ray.serve.onnx_model import export_onnx
 from wsss_ray.tracking import save_model
 
 NAMES = "images.csv"
@@ -59,6 +60,8 @@ def export_run(run_folder: str, to: Path, options: ExportOptions) -> str:
         return export_masks(run_folder, to, options)
     if options.form == "mlflow":
         return export_model(run_folder, to)
+    if options.form == "onnx":
+        return export_onnx(Predictor(open_model(run_folder)), to / "model.onnx")
     return export_annotations(run_folder, to, options)
 
 

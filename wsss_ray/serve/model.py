@@ -16,7 +16,15 @@ from pyarrow import fs as pafs
 from pydantic import ValidationError
 
 from wsss_ray import storage
-from wsss_ray.artifacts.network import NETWORK, LocalizerSpec, SegmenterSpec, check_predicts, open_predictor, read_spec
+from wsss_ray.artifacts.network import (
+    NETWORK,
+    LocalizerSpec,
+    SegmenterSpec,
+    TrainedNetwork,
+    check_predicts,
+    open_predictor,
+    read_spec,
+)
 from wsss_ray.artifacts.record import RECORD, find_artifact
 from wsss_ray.config import Config, UserError
 from wsss_ray.data.grey import GREY, load_grey
@@ -158,10 +166,11 @@ class Predictor:
         self.names = ("background", *model.classes)
         self.grey = load_grey(model.grey)
         self.palette = np.asarray(model.palette, dtype=np.uint8)
-        trained = open_predictor(model.folder)
-        self.spec: LocalizerSpec | SegmenterSpec = trained.spec
-        on = trained.on(batch_size)
-        self._masks = MaskPredictor(trained.segments, len(self.names), model.predict, on, max_scores)
+        self.trained: TrainedNetwork[LocalizerSpec] | TrainedNetwork[SegmenterSpec] = open_predictor(model.folder)
+        self.spec: LocalizerSpec | SegmenterSpec = self.trained.spec
+        self.batch_size = batch_size
+        on = self.trained.on(batch_size)
+        self._masks = MaskPredictor(self.trained.segments, len(self.names), model.predict, on, max_scores)
 
     def predict_images(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """(H, W, 3) uint8 images of any sizes -> their predictions, in order."""

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from ray import cloudpickle
 
 from wsss_ray import storage
-from wsss_ray.artifacts.store import Step, lock_folder
+from wsss_ray.artifacts.store import Step, digest, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
 from wsss_ray.cluster.progress import Bar
@@ -46,6 +46,8 @@ VERSION = 1
 FOLDER_VERSION = 3
 """Of what is made of a user's own folder. 2: stated colours decide over known palettes, ids are file names.
 3: channels of 16 bits are read whole, by the range that their files state."""
+ASKED = "asked.json"
+"""Beside prepared data: the digest of what it was made of."""
 _SHOWN = 20
 _FACTS = TypeAdapter(list[Facts])
 _BAD = TypeAdapter(list[Problem])
@@ -88,9 +90,7 @@ def prepare_images(
     given = str(root)
     if storage.exists(storage.join(given, MANIFEST)):
         return given
-    results = storage.find_local(out)
-    if results is not None and results.resolve().is_relative_to(Path(given).resolve()):
-        raise UserError(f"{out}: lies inside {given}, so results would be read as images; give --out a folder outside")
+    _refuse_inside(out, Path(given))
     layout = detect_layout(given)
     chosen = {**layout.options, **(options or {})}
     log.info(f"data: {layout.found}")
@@ -102,6 +102,50 @@ def prepare_images(
         else:
             prepare_source(layout.source, Path(given), chosen, where, False, address)
     return where
+
+
+def _refuse_inside(out: str, root: Path) -> None:
+    place = storage.find_local(out)
+    if place is not None and place.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{out}: lies inside {root}, so results would be read as images; give --out a folder outside")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be prepared."""
+
+    source: str
+    root: Path | None
+    """The folder of the images; None for a source without one."""
+    options: Mapping[str, Any]
+    skip_bad: bool = False
+
+    @property
+    def digest(self) -> str:
+        """Another one where the files, or how they are read, have changed."""
+        options = {**self.options, "skip_bad": self.skip_bad}
+        if self.root is not None and self.root.is_dir():
+            return digest_folder(self.root, self.source, options)
+        return digest([self.source, str(self.root), sorted((key, str(value)) for key, value in options.items())])
+
+
+def prepare_once(asked: Asked, out: str, address: str | None = None) -> str:
+    """Prepare into ``out``, or take what an earlier call made there of the same files and options; its place.
+
+    UserError where ``out`` holds data of other files or options.
+    """
+    out = storage.make_absolute(out)
+    note = storage.join(out, ASKED)
+    if storage.exists(storage.join(out, MANIFEST)):
+        if storage.exists(note) and storage.read_json(note) == asked.digest:
+            return out
+        raise UserError(f"{out}: holds data of other files or options; choose another out, or remove this folder")
+    if asked.root is not None:
+        _refuse_inside(out, asked.root)
+    found = asked.digest
+    prepare_source(asked.source, asked.root, asked.options, out, asked.skip_bad, address)
+    storage.write_json(note, found)
+    return out
 
 
 def digest_folder(root: Path, source: str, options: Mapping[str, Any]) -> str:

@@ -1,0 +1,68 @@
+"""The notebooks of the documents run, end with something seen, and were committed with outputs of no one machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat", reason="notebooks run where the extra 'dev' is installed")
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:tmp|home|root|work|Users|usr|opt)/")
+SHOWN = {
+    "first_run": ("dataframe", "image/png", "CAM", "classes", "normalize", "threshold 0.2 fixed by the method"),
+    "own_pictures": ("disc", "square", "image/png", "nothing was scored"),
+    "own_method": ("peak 0.1", "image/png", "peak"),
+}
+"""What stands in the outputs of a notebook."""
+
+
+def load_maker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_notebooks", ROOT / "docs" / "make_notebooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    return maker
+
+
+def list_outputs(notebook: Any) -> list[Any]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def test_there_are_three() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(SHOWN)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_and_ends_with_something_seen(path: Path, tmp_path: Path) -> None:
+    notebook = load_maker().execute(path, tmp_path)
+    check_outputs(notebook, path.stem)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_page_shows_outputs_of_no_one_machine(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    check_outputs(notebook, path.stem)
+    assert not ABSOLUTE.findall(json.dumps(notebook))
+    assert not [output for output in list_outputs(notebook) if output.get("name") == "stderr"]
+    assert path.stat().st_size < 1_000_000
+
+
+def check_outputs(notebook: Any, name: str) -> None:
+    """Every cell ran without an error, the expected words are there, and an image is among the last outputs."""
+    outputs = list_outputs(notebook)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    assert not [output for output in outputs if output.output_type == "error"]
+    text = json.dumps(outputs)
+    for word in SHOWN[name]:
+        assert word in text, word
+    shown = {kind for output in list_outputs(notebook)[-3:] for kind in output.get("data", {})}
+    assert "image/png" in shown
