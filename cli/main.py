@@ -22,7 +22,7 @@ from wsss_ray.cli.compare import compare
 from wsss_ray.cli.data import app as data_app
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
-from wsss_ray.cli.runs import clean, doctor, runs
+from wsss_ray.cli.runs import check, clean, doctor, runs
 from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
@@ -43,6 +43,7 @@ app.command()(report)
 app.command()(predict)
 app.command()(runs)
 app.command()(clean)
+app.command()(check)
 app.command()(doctor)
 
 Sets = Annotated[
