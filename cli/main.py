@@ -28,7 +28,7 @@ from wsss_ray.cli.messages import add_message_options
 from wsss_ray.cli.output import keep_stdout_clean, print_json, print_parts
 from wsss_ray.cli.predict import predict
 from wsss_ray.cli.report import report
-from wsss_ray.cli.runs import clean, doctor, runs
+from wsss_ray.cli.runs import check, clean, doctor, runs
 from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
@@ -167,7 +167,7 @@ def export(
     typer.echo(export_run(run_folder, to, ExportOptions(what, as_, voc_server, tolerance, images)))
 
 
-for command in (predict, report, compare, runs, sweep, submit, clean, doctor):
+for command in (predict, report, compare, runs, sweep, submit, check, clean, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")

@@ -1,4 +1,6 @@
-"""``wsss runs``, ``clean`` and ``doctor``: what lies below --out, what of it no run needs, and what the machine has."""
+"""``wsss runs``, ``check``, ``clean`` and ``doctor``: what lies below --out, whether it is whole, what of it no run
+needs, and what the machine has.
+"""
 
 from __future__ import annotations
 
@@ -56,6 +58,20 @@ def clean(
         typer.echo(f"removed {len(gone)} artifacts, {size:.1f} MB")
     else:
         typer.echo(f"{len(found)} artifacts, {size:.1f} MB; remove them with --yes" if found else "nothing to remove")
+
+
+def check(out: Annotated[str, typer.Argument(help="The --out of runs.")] = "results") -> None:
+    """Verify every file of all artifacts and runs. Exit code 1 where one is damaged."""
+    from wsss_ray.experiments.check import check_all
+
+    found = check_all(out)
+    for problem in found.problems:
+        typer.echo(problem)
+    what = f"{found.num_artifacts} artifacts, {found.num_runs} runs"
+    if found.problems:
+        typer.echo(f"{what}: {len(found.problems)} damaged; 'wsss run' with the same recipes computes them again")
+        raise typer.Exit(1)
+    typer.echo(f"{what}: OK, every file verified")
 
 
 def doctor(out: Out = "results") -> None:

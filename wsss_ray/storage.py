@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
 import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
+from pydantic import BaseModel, ValidationError
 
 from wsss_ray.config import UserError
 
@@ -56,6 +59,27 @@ def list_names(uri: str) -> list[str]:
     return sorted(info.base_name for info in infos if info.is_file and not info.base_name.startswith(".tmp-"))
 
 
+def list_sizes(uri: str) -> dict[str, int]:
+    """Size in bytes of the files directly in a folder, by name; empty where there is no folder."""
+    filesystem, path = open_fs(uri)
+    infos = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    return {info.base_name: info.size for info in infos if info.is_file}
+
+
+def stamp(uri: str) -> str | None:
+    """A text that changes when a file does, from its size and time; None where there is none."""
+    filesystem, path = open_fs(uri)
+    info = filesystem.get_file_info(path)
+    return f"{info.size}/{info.mtime_ns}" if info.type == pafs.FileType.File else None
+
+
+def remove(uri: str) -> None:
+    """Remove a file where there is one."""
+    filesystem, path = open_fs(uri)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
 def read_local(path: str | Path) -> bytes:
     """A whole file of this machine; OSError for a pipe, socket or device, whose reading might never end."""
     if not Path(path).is_file() and os.path.exists(path) and not os.path.isdir(path):
@@ -81,6 +105,10 @@ def write_bytes(uri: str, data: bytes) -> None:
     temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{name}"
     try:
         filesystem.create_dir(folder, recursive=True)
+        if isinstance(filesystem, pafs.LocalFileSystem):
+            _write_through(temporary, data)
+            os.replace(temporary, path)
+            return
         with filesystem.open_output_stream(temporary) as stream:
             stream.write(data)
         filesystem.move(temporary, path)
@@ -88,6 +116,14 @@ def write_bytes(uri: str, data: bytes) -> None:
         if isinstance(filesystem, pafs.LocalFileSystem) and os.path.exists(temporary):
             os.unlink(temporary)
         raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
+
+
+def _write_through(path: str, data: bytes) -> None:
+    """A file whose bytes are on the disk before it is renamed: a power cut leaves no empty file under its name."""
+    with open(path, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 DISK_FULL = "no space left on the disk; free some there and run the same command to resume"
@@ -113,6 +149,45 @@ def read_json(uri: str) -> Any:
 def write_json(uri: str, value: Any) -> None:
     """A JSON file with sorted keys, written atomically."""
     write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+CHECKSUM = "checksum"
+"""The key of a record's own checksum."""
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def write_record(uri: str, value: Mapping[str, Any]) -> None:
+    """A record: a JSON object with the checksum of all else in it, written atomically."""
+    # As it will be read: keys are text then.
+    plain = json.loads(json.dumps(value))
+    write_json(uri, {**plain, CHECKSUM: sum_record(plain)})
+
+
+def sum_record(value: Mapping[str, Any]) -> str:
+    """CRC-32 of a record's canonical JSON without its checksum, 8 hexadecimal digits."""
+    plain = {key: entry for key, entry in value.items() if key != CHECKSUM}
+    return f"{zlib.crc32(json.dumps(plain, sort_keys=True).encode()):08x}"
+
+
+def read_record(uri: str, model: type[Record], fix: str) -> Record:
+    """A record of a known form; UserError, ending with ``fix``, where it is damaged or of another version.
+
+    One without a checksum is of the first versions, and taken as it is.
+    """
+    try:
+        value = json.loads(read_bytes(uri))
+        found = model.model_validate(value)
+    except OSError as error:
+        raise UserError(f"{uri}: cannot be read ({error}); {fix}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "JSON"
+        raise UserError(f"{uri}: damaged or of another version ({key}: {first['msg']}); {fix}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{uri}: damaged ({error}); {fix}") from None
+    if CHECKSUM in value and value[CHECKSUM] != sum_record(value):
+        raise UserError(f"{uri}: checksum mismatch; {fix}")
+    return found
 
 
 def format_csv(lines: Iterable[Sequence[object]]) -> bytes:

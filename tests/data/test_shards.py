@@ -227,6 +227,26 @@ def test_cache_is_made_once_and_again_when_damaged(data, cache):
     assert len(Rows(data, "val")[0]["image"]) > 100
 
 
+def test_a_flipped_bit_of_a_copy_or_a_shard_is_found(data, cache):
+    """A copy is made again, for the shard is whole; of a shard, whoever reads it learns what to do."""
+    rows = [dict(row) for row in read_shard(data, load_manifest(data).shards_of("val")[0])]
+    Rows(data, "val")
+    (path,) = cache.rglob("*.arrow")
+    whole = path.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert [bytes(row["image"]) for row in Rows(data, "val")] == [row["image"] for row in rows]
+        assert path.read_bytes() == whole
+    shard = Path(data) / load_manifest(data).shards_of("val")[0].path
+    whole = shard.read_bytes()
+    for place in range(0, len(whole), max(1, len(whole) // 40)):
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(
+            UserError, match=f"{shard.name}: (checksum mismatch|cannot be read).*prepare the data again"
+        ):
+            read_shard(data, shard.name)
+
+
 def test_rows_without_some_columns_and_across_processes(data):
     rows = Rows(data, "val", columns=("image_id", "image", "labels"))
     assert set(rows[0]) == {"image_id", "image", "labels"}

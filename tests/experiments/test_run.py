@@ -150,6 +150,49 @@ def test_half_finished_step_goes_on(first: FinishedRun, tiny: Recipe) -> None:
     assert again.artifacts["maps"].record["content"] == maps.record["content"]
 
 
+def test_damaged_files_are_found_and_made_again(
+    first: FinishedRun, tiny: Recipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A flipped bit in weights, maps and an image shard: said, and that step alone computed again, to the bit."""
+    out = Path(first.folder).parent.parent
+    # A second threshold reads the network's maps, whose shards and images are read then as well.
+    other = override(tiny, ["refine.threshold=0.29", "segment=null"])
+    damaged = [flip_bit(out / "data", "*.parquet"), flip_bit(Path(first.artifacts["maps"].uri), "*.parquet")]
+    made = run(other, RunOptions(str(out)))
+    assert [name for name in damaged if name in caplog.text] == damaged
+    assert made.artifacts["maps"].record["content"] == first.artifacts["maps"].record["content"]
+    assert made.artifacts["network"].reused
+    weights = flip_bit(Path(first.artifacts["network"].uri), "model.safetensors")
+    caplog.clear()
+    again = run(override(tiny, ["localize.scales=[1.0]", "refine=null", "segment=null"]), RunOptions(str(out)))
+    assert weights in caplog.text
+    assert not again.artifacts["network"].reused
+    assert again.artifacts["network"].record["content"] == first.artifacts["network"].record["content"]
+
+
+def flip_bit(folder: Path, pattern: str) -> str:
+    """Flip a bit in the middle of the first such file; its name."""
+    path = sorted(folder.rglob(pattern))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    return path.name
+
+
+def test_broken_parts_of_an_unfinished_step_are_made_again(first: FinishedRun, tiny: Recipe) -> None:
+    """As a power cut or a full disk leave them: empty, cut off, with a flipped bit, or of another shard."""
+    maps = first.artifacts["maps"]
+    folder = storage.find_local(maps.uri)
+    assert folder is not None
+    parts = sorted(folder.glob("*.parquet"))
+    parts[0].write_bytes(b"")
+    parts[1].write_bytes(parts[1].read_bytes()[:-9])
+    flip_bit(folder, parts[2].name)
+    (folder / "artifact.json").unlink()
+    again = run(tiny, RunOptions(str(Path(first.folder).parent.parent)))
+    assert again.artifacts["maps"].record["content"] == maps.record["content"]
+
+
 def test_recipe_alone_decides_every_bit(first: FinishedRun, tmp_path: Path) -> None:
     """The saved recipe, run elsewhere with other workers on the same images with every mask taken away, makes the
     same networks, maps, masks and predictions: they follow from the recipe, and only scores read ground truth."""

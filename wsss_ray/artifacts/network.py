@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import nn
 
 from wsss_ray import storage
+from wsss_ray.artifacts.files import FIX, DamagedError, read_file
 from wsss_ray.config import Config, UserError, select
 from wsss_ray.contracts import Localizer, Need, Segments
 from wsss_ray.engine.passes import Device
@@ -188,10 +189,15 @@ def save_state(module: nn.Module, path: Path) -> None:
 
 def load_state(module: nn.Module, uri: str) -> None:
     """Load what ``save_state`` wrote, from any URI; every tensor must match."""
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
+    folder, _, name = uri.rpartition("/")
+    data = read_file(folder, name)
     try:
-        module.load_state_dict(load(storage.read_bytes(uri)))
+        module.load_state_dict(load(data))
+    except SafetensorError as error:
+        raise DamagedError(f"{uri}: damaged ({error}); {FIX}") from None
     except RuntimeError as error:
         raise UserError(f"{uri}: weights do not match the network ({str(error).splitlines()[-1].strip()})") from error
 
@@ -222,7 +228,13 @@ class TrainedNetwork(Generic[Spec]):
 
 def read_spec(folder: str) -> NetworkSpec:
     """The spec beside the weights of a train artifact."""
-    return parse_spec(storage.read_bytes(storage.join(folder, NETWORK)))
+    where = storage.join(folder, NETWORK)
+    try:
+        return parse_spec(read_file(folder, NETWORK))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "JSON"
+        raise UserError(f"{where}: damaged or of another version ({key}: {first['msg']}); {FIX}") from None
 
 
 def load_network(spec: Spec, folder: str) -> TrainedNetwork[Spec]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 from pyarrow import fs as pafs
+from pydantic import BaseModel
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Artifact
@@ -19,6 +20,37 @@ from wsss_ray.recipe import SettledRecipe
 from wsss_ray.score.names import STEPS, take_scored
 
 RECORD = "run.json"
+FIX = "'wsss run' with the recipe.yaml beside it writes it again"
+
+
+AGAIN = "'wsss run' with the same recipe and --out writes it again"
+
+
+class MadeRecord(BaseModel, extra="allow"):
+    """An artifact as a run's record names it."""
+
+    stage: str
+    digest: str
+
+
+class StepRecord(MadeRecord):
+    """A step of a run, in order."""
+
+    title: str
+
+
+class RunRecord(BaseModel, extra="allow"):
+    """What every ``run.json`` holds."""
+
+    scores: dict[str, dict[str, Any]]
+    artifacts: dict[str, MadeRecord]
+    data: str
+    history: dict[str, list[dict[str, Any]]] = {}
+    steps: list[StepRecord] = []
+    classes: list[str] = []
+    splits: dict[str, str | None] = {}
+    mlflow_run: str = ""
+    finished: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,8 +109,19 @@ def open_run(name: str, out: str = "results") -> RunFolder:
             what = "no run" if not fitting else f"{len(fitting)} runs"
             raise UserError(f"{what} {name!r} in {runs}: give a folder or a name{_listed(fitting or there)}")
         folder = storage.join(runs, fitting[0])
-    recipe = yaml.safe_load(storage.read_bytes(storage.join(folder, "recipe.yaml")))
-    return RunFolder(folder, storage.read_json(storage.join(folder, RECORD)), recipe)
+    return RunFolder(folder, read_record(folder), read_recipe(folder))
+
+
+def read_recipe(folder: str) -> dict[str, Any]:
+    """A run's ``recipe.yaml`` as plain values; UserError where it is damaged."""
+    where = storage.join(folder, "recipe.yaml")
+    try:
+        recipe = yaml.safe_load(storage.read_bytes(where))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{where}: damaged ({str(error).splitlines()[0]}); {AGAIN}") from None
+    if not isinstance(recipe, dict) or not {"name", "scale", "seed"} <= recipe.keys():
+        raise UserError(f"{where}: damaged, it is no recipe; {AGAIN}")
+    return recipe
 
 
 def list_finished(runs: str) -> list[str]:
@@ -149,7 +192,7 @@ class FinishedRun:
 
     def write(self) -> None:
         """Write ``run.json``, which says that the run is finished."""
-        storage.write_json(storage.join(self.folder, RECORD), self.record)
+        storage.write_record(storage.join(self.folder, RECORD), self.record)
 
     def open(self) -> RunFolder:
         """The run as it is read from its folder."""
@@ -169,8 +212,7 @@ def read_record(run_folder: str) -> dict[str, Any]:
     record = storage.join(storage.make_absolute(run_folder), RECORD)
     if not storage.exists(record):
         raise UserError(f"{run_folder}: no finished run here; give a folder below --out/runs")
-    run: dict[str, Any] = storage.read_json(record)
-    return run
+    return storage.read_record(record, RunRecord, FIX).model_dump()
 
 
 def find_artifact(run_folder: str, name: str) -> str:

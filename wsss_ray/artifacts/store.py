@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from wsss_ray import storage
+from wsss_ray.artifacts.files import FIX, RECORD, ArtifactRecord, describe_files, find_damage
 from wsss_ray.config import UserError
 
-RECORD = "artifact.json"
+LOG = logging.getLogger(__name__)
 
 
 def digest(value: Any) -> str:
@@ -71,16 +73,44 @@ class Store:
         return storage.join(self.uri, stage, uid)
 
     def find(self, stage: str, uid: str) -> Artifact | None:
-        """The finished artifact, or None."""
-        record = storage.join(self.folder(stage, uid), RECORD)
-        if not storage.exists(record):
+        """The finished artifact, or None: also where its record is damaged, or a file is gone or of another size."""
+        folder = self.folder(stage, uid)
+        if not storage.exists(storage.join(folder, RECORD)):
             return None
-        return Artifact(stage, uid, self.folder(stage, uid), storage.read_json(record), reused=True)
+        try:
+            record = read_artifact(folder)
+        except UserError:
+            return None
+        if find_damage(folder, record, whole=False):
+            return None
+        return Artifact(stage, uid, folder, record.model_dump(), reused=True)
 
     def finish(self, stage: str, uid: str, record: dict[str, Any]) -> Artifact:
-        """Mark the step as finished, with its record."""
-        storage.write_json(storage.join(self.folder(stage, uid), RECORD), record)
-        return Artifact(stage, uid, self.folder(stage, uid), record)
+        """Mark the step as finished, with its record and what its files hold."""
+        folder = self.folder(stage, uid)
+        whole = {**record, **describe_files(folder)}
+        storage.write_record(storage.join(folder, RECORD), whole)
+        return Artifact(stage, uid, folder, whole)
+
+    def reopen(self, stage: str, uid: str) -> list[str]:
+        """Make a damaged artifact an unfinished one, without its damaged files, so that it is computed again.
+
+        Returns what was damaged, by name; nothing where the artifact is whole or unfinished.
+        """
+        folder = self.folder(stage, uid)
+        record = storage.join(folder, RECORD)
+        if not storage.exists(record):
+            return []
+        try:
+            damaged = find_damage(folder, read_artifact(folder))
+        except UserError:
+            damaged = [RECORD]
+        if damaged:
+            # The record first: a folder with one is finished.
+            for name in (RECORD, *damaged):
+                storage.remove(storage.join(folder, name))
+            LOG.warning("%s: damaged (%s), computed again", folder, ", ".join(damaged))
+        return damaged
 
     @contextlib.contextmanager
     def lock(self, stage: str, uid: str) -> Iterator[None]:
@@ -91,6 +121,11 @@ class Store:
         """
         with lock_folder(self.folder(stage, uid)):
             yield
+
+
+def read_artifact(folder: str) -> ArtifactRecord:
+    """What the record of a finished artifact says; UserError where it is damaged."""
+    return storage.read_record(storage.join(folder, RECORD), ArtifactRecord, FIX)
 
 
 def lock_folder(folder: str) -> FileLock:
@@ -124,13 +159,3 @@ def hold_folder(folder: str, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def digest_content(uri: str) -> str:
-    """Digest over the names and bytes of a folder's data files (Parquet, safetensors): equal runs have equal ones."""
-    hasher = hashlib.sha256()
-    for name in storage.list_names(uri):
-        if name.endswith((".parquet", ".safetensors")):
-            hasher.update(name.encode())
-            hasher.update(storage.read_bytes(storage.join(uri, name)))
-    return hasher.hexdigest()[:16]

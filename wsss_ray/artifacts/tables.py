@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wsss_ray import storage
+from wsss_ray.artifacts.files import read_parquet
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.data.image import decode_mask
 
@@ -44,14 +45,14 @@ def name_part(shard: str) -> str:
 def write_table(table: pa.Table, uri: str) -> None:
     """A Parquet file, atomically, with bytes that depend on its rows alone."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     storage.write_bytes(uri, sink.getvalue().to_pybytes())
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file at any URI."""
-    filesystem, path = storage.open_fs(uri)
-    return pq.read_table(path, filesystem=filesystem, columns=columns)
+    """A Parquet file of an artifact, verified (``artifacts.files.read_file``)."""
+    folder, _, name = uri.rpartition("/")
+    return read_parquet(folder, name, columns)
 
 
 def encode_maps(maps: ClassMaps) -> dict[str, object]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from filelock import Timeout
 from pyarrow import fs as pafs
 
@@ -56,13 +55,13 @@ def list_runs(out: str) -> list[RunSummary]:
     for name in list_finished(runs):
         try:
             found.append(summarize_run(storage.join(runs, name)))
-        except (UserError, KeyError, yaml.YAMLError):
+        except UserError:
             continue
     return sorted(found, key=lambda run: run.finished)
 
 
 def summarize_run(folder: str) -> RunSummary:
-    """One finished run; KeyError or UserError where its record is damaged."""
+    """One finished run; UserError where its record is damaged."""
     run = open_run(folder)
     mious = {step: read_miou(run.record["scores"], step) for step in STEPS}
     return RunSummary(
@@ -97,6 +96,13 @@ def list_unfinished(out: str) -> list[str]:
     ended = set(list_finished(runs))
     recipes = [storage.join(runs, name, "recipe.yaml") for name in _list_folders(runs) if name not in ended]
     return [recipe for recipe in recipes if storage.exists(recipe)]
+
+
+def list_artifacts(out: str, stages: Iterable[str]) -> list[str]:
+    """Folders of the finished artifacts below ``out``."""
+    root = storage.make_absolute(out)
+    folders = [storage.join(root, stage, name) for stage in stages for name in _list_folders(storage.join(root, stage))]
+    return [folder for folder in folders if storage.exists(storage.join(folder, RECORD))]
 
 
 def find_unused(out: str, stages: Iterable[str], used: set[str], older_than: float = 0.0) -> list[Unused]:

@@ -6,8 +6,10 @@ file is renamed into place when it is whole, so a killed run loses at most the s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,13 +20,16 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 
 from wsss_ray import storage
-from wsss_ray.artifacts.tables import name_part, write_table
+from wsss_ray.artifacts.tables import name_part, read_table, write_table
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.memory import keep_freed_memory
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
+LOG = logging.getLogger(__name__)
+READERS = 8
+"""Threads that read what an earlier run left."""
 Shards = Sequence[tuple[str, int]]
 """(name, number of images) of every shard."""
 
@@ -47,6 +52,8 @@ class ShardJob:
     out: str
     network: bool = False
     """Whether the worker holds a network, which goes to a GPU where there is one."""
+    row_per_image: bool = True
+    """Whether a table has one row for each image of its shard."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,8 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
 
     Raises UserError with a worker's own message where its input is bad.
     """
-    done = set(storage.list_names(job.out))
-    waiting = [(name, count) for name, count in job.shards if name_part(name) not in done]
+    done = find_done(job)
+    waiting = [(name, count) for name, count in job.shards if name not in done]
     total, left = sum(count for _, count in job.shards), sum(count for _, count in waiting)
     start, memory = time.monotonic(), 0.0
     num_images = dict(job.shards)
@@ -118,7 +125,40 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
                 bar.advance(num_images[str(row["shard"])])
         except RayError as error:
             raise RuntimeError(f"{job.title}: a worker failed: {error}") from error
+    _check_complete(job)
     return Throughput(left / max(time.monotonic() - start, 1e-9), memory)
+
+
+def find_done(job: ShardJob) -> set[str]:
+    """Names of the shards whose output is there and whole: an earlier run, killed since, may have left half of it."""
+    there = set(storage.list_names(job.out))
+    parts = [(name, count) for name, count in job.shards if name_part(name) in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        whole = pool.map(lambda part: _is_whole(job, *part), parts)
+        return {name for (name, _), good in zip(parts, whole, strict=True) if good}
+
+
+def _is_whole(job: ShardJob, shard: str, num_images: int) -> bool:
+    where = storage.join(job.out, name_part(shard))
+    try:
+        num_rows = read_table(where).num_rows
+    except UserError:
+        num_rows = -1
+    if num_rows == num_images or (num_rows >= 0 and not job.row_per_image):
+        return True
+    LOG.warning("%s: damaged, computed again", where)
+    return False
+
+
+def _check_complete(job: ShardJob) -> None:
+    """UserError where the output of a shard is not to be seen from here, whatever its worker said."""
+    there = set(storage.list_names(job.out))
+    missing = [name_part(name) for name, _ in job.shards if name_part(name) not in there]
+    if missing:
+        raise UserError(
+            f"{job.out}: {len(missing)} of {len(job.shards)} files are not there ({missing[0]} is the first), though "
+            "they were written: all nodes must share --out; give a shared folder or a URI such as s3://"
+        )
 
 
 def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> Any:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import Problem, plain_reading, validate_row
 from wsss_ray.data.findings import Findings, judge_findings, load_items
-from wsss_ray.data.manifest import FILES, NOTES, Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
+from wsss_ray.data.manifest import FILES, MANIFEST, NOTES, Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
 from wsss_ray.data.source import SCHEMA, Item, Row, Source
 from wsss_ray.data.survey import survey_source
 
@@ -42,6 +45,9 @@ __all__ = [
     "write_shard",
 ]
 _MODULUS = 1 << 256
+AGAIN = "prepare the data again"
+LARGE = frozenset({"image", "mask", "saliency", "parts"})
+"""Columns of files: who reads one reads most of a shard."""
 
 
 def row_digest(row: Row) -> int:
@@ -68,7 +74,9 @@ def write_shard(rows: Iterable[Row], uri: str, splits: Iterable[str] = ()) -> Sh
     table = pa.Table.from_pylist([{name: row.get(name) for name in SCHEMA.names} for row in ordered], schema=SCHEMA)
     sink = pa.BufferOutputStream()
     # Images are compressed already, and statistics of encoded bytes help nobody.
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        table, sink, compression="none", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
     data = sink.getvalue().to_pybytes()
     storage.write_bytes(uri, data)
     content = sum(row_digest(row) for row in ordered) % _MODULUS
@@ -191,25 +199,35 @@ def read_shard(uri: str, shard: ShardInfo | str, columns: Sequence[str] | None =
 
 
 def read_shard_table(uri: str, shard: ShardInfo | str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A shard as an Arrow table; UserError names a file that is gone or damaged."""
-    where = storage.join(uri, shard if isinstance(shard, str) else shard.path)
-    filesystem, path = storage.open_fs(where)
-    try:
-        return pq.read_table(path, filesystem=filesystem, columns=list(columns) if columns is not None else None)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{where}: cannot be read ({str(error).splitlines()[0]}); prepare the data again") from error
+    """A shard as an Arrow table, after its digest was compared with the manifest's; UserError names a damaged file.
 
-
-def verified_table(uri: str, shard: ShardInfo) -> pa.Table:
-    """A shard as an Arrow table, after its digest was compared with the manifest's."""
-    where = storage.join(uri, shard.path)
+    Without images, masks and saliency maps only the columns wanted are read, whose pages have checksums of their own.
+    """
+    info = shard if isinstance(shard, ShardInfo) else _find_info(uri, shard)
+    name = info.path if info is not None else str(shard)
+    where = storage.join(uri, name)
+    wanted = list(columns) if columns is not None else None
     try:
+        if info is None or (wanted is not None and LARGE.isdisjoint(wanted)):
+            filesystem, path = storage.open_fs(where)
+            return pq.read_table(path, filesystem=filesystem, columns=wanted, page_checksum_verification=True)
         data = storage.read_bytes(where)
-    except OSError as error:
-        raise UserError(f"{where}: cannot be read ({error}); prepare the data again") from error
-    if hashlib.sha256(data).hexdigest() != shard.digest:
-        raise UserError(f"{where}: checksum mismatch with the manifest; prepare the data again")
-    return pq.read_table(pa.BufferReader(data))
+        if hashlib.sha256(data).hexdigest() != info.digest:
+            raise UserError(f"{where}: checksum mismatch; {AGAIN}")
+        return pq.read_table(pa.BufferReader(data), columns=wanted)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{where}: cannot be read ({str(error).splitlines()[0]}); {AGAIN}") from error
+
+
+def _find_info(uri: str, name: str) -> ShardInfo | None:
+    """What the manifest says of a shard; None where there is none yet."""
+    stamp = storage.stamp(storage.join(uri, MANIFEST))
+    return None if stamp is None else _list_infos(uri, stamp).get(name)
+
+
+@lru_cache(maxsize=8)
+def _list_infos(uri: str, stamp: str) -> dict[str, ShardInfo]:
+    return {shard.path: shard for shard in load_manifest(uri).shards}
 
 
 def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list[Problem]:
@@ -219,7 +237,7 @@ def check(uri: str, on_shard: Callable[[ShardInfo], None] | None = None) -> list
     seen: set[str] = set()
     for shard in manifest.shards:
         try:
-            rows: list[Row] = verified_table(uri, shard).to_pylist()
+            rows: list[Row] = read_shard_table(uri, shard).to_pylist()
         except UserError as error:
             problems.append(Problem("", str(error)))
             continue
@@ -302,14 +320,12 @@ def _value(scalar: Any) -> Any:
 
 
 def _cached(uri: str, shard: ShardInfo, folder: Path) -> pa.Table:
-    """The shard as a memory-mapped Arrow file, made on first use."""
-    path = folder / f"{shard.digest[:32]}.arrow"
-    if path.is_file():
-        try:
-            return _mapped(path)
-        except (OSError, pa.ArrowException):
-            pass  # damaged by something else than us: made again below
-    table = verified_table(uri, shard)
+    """The shard as a memory-mapped Arrow file, made on first use; its name ends with its own checksum."""
+    for path in folder.glob(f"{shard.digest[:32]}-*.arrow"):
+        found = _open_copy(path)
+        if found is not None:
+            return found
+    table = read_shard_table(uri, shard)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder, prefix=".tmp-")
@@ -317,16 +333,33 @@ def _cached(uri: str, shard: ShardInfo, folder: Path) -> pa.Table:
         try:
             with pa.ipc.new_file(temporary, table.schema) as writer:
                 writer.write_table(table)
+            path = folder / f"{shard.digest[:32]}-{_sum_file(Path(temporary)):08x}.arrow"
             os.replace(temporary, path)
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
-        return _mapped(path)
+        return _map_file(path)
     except OSError as error:
         raise UserError(
             f"{folder}: cannot keep a local copy ({error}); free space or set WSSS_CACHE to another folder"
         ) from error
 
 
-def _mapped(path: Path) -> pa.Table:
+def _open_copy(path: Path) -> pa.Table | None:
+    """A local copy, None where it is damaged: it is removed then, for the shard itself is whole."""
+    try:
+        if path.stem.rsplit("-", 1)[1] == f"{_sum_file(path):08x}":
+            return _map_file(path)
+    except (OSError, pa.ArrowException):
+        pass
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _sum_file(path: Path) -> int:
+    with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        return zlib.crc32(held)
+
+
+def _map_file(path: Path) -> pa.Table:
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import SegmenterSpec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact, Store, digest
-from wsss_ray.cluster.join import join_cluster, plan_machines
+from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.experiments.log import MlflowLog, PanelLog, StepLog
 from wsss_ray.experiments.settle import check_recipe, open_run
 from wsss_ray.experiments.tags import tag_run
@@ -49,17 +51,39 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
     with tracker, join_cluster(options.address):
         listeners = (StepLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
-        opened = open_run(recipe, Steps(store, listeners), plan_machines(recipe.resources, options.share))
-        folder = open_folder(opened)
-        for listener in listeners:
-            listener.hear_start(opened)
-        artifacts = run_steps(opened)
-        finished = FinishedRun(
-            folder, opened.recipe, opened.data, artifacts, tuple(opened.steps.finished), tracker.run_id
-        )
-        finished.write()
-        for listener in listeners:
-            listener.hear_end(finished)
+        machines = plan_machines(recipe.resources, options.share)
+        steps = Steps(store, listeners)
+        return mend_and_retry(steps, lambda: _finish(recipe, steps, machines, tracker.run_id))
+
+
+Made = TypeVar("Made")
+MAX_MENDS = 20
+"""A disk that damages as fast as artifacts are made again ends the run."""
+
+
+def mend_and_retry(steps: Steps, compute: Callable[[], Made]) -> Made:
+    """``compute``, which goes through ``steps``; where it fails and artifacts of theirs are damaged, these are computed
+    again, and it begins anew.
+    """
+    for _ in range(MAX_MENDS):
+        try:
+            return compute()
+        except Exception:
+            if not steps.reopen_damaged():
+                raise
+    return compute()
+
+
+def _finish(recipe: Recipe, steps: Steps, machines: Machines, mlflow_run: str) -> FinishedRun:
+    opened = open_run(recipe, steps, machines)
+    folder = open_folder(opened)
+    for listener in steps.listeners:
+        listener.hear_start(opened)
+    artifacts = run_steps(opened)
+    finished = FinishedRun(folder, opened.recipe, opened.data, artifacts, tuple(steps.finished), mlflow_run)
+    finished.write()
+    for listener in steps.listeners:
+        listener.hear_end(finished)
     return finished
 
 

@@ -197,7 +197,7 @@ def export_model(run_folder: str, to: Path) -> str:
     model = open_model(run_folder)
     run = storage.make_absolute(run_folder).rstrip("/")
     record = storage.join(run, "run.json")
-    run_id = storage.read_json(record).get("mlflow_run") if storage.exists(record) else None
+    run_id = read_record(run)["mlflow_run"] or None if storage.exists(record) else None
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()

@@ -25,7 +25,7 @@ from wsss_ray.artifacts.network import (
     open_predictor,
     read_spec,
 )
-from wsss_ray.artifacts.record import RECORD, find_artifact
+from wsss_ray.artifacts.record import RECORD, find_artifact, read_record
 from wsss_ray.config import Config, UserError
 from wsss_ray.data.grey import GREY, load_grey
 from wsss_ray.data.image import voc_palette
@@ -127,7 +127,7 @@ def _check_model(value: dict[str, Any], where: str) -> Model:
 
 def _read_run(run: str, folder: str | None = None) -> Model:
     """The model of a run; its recipe holds the test-time protocol, wherever the run lies."""
-    record = storage.read_json(storage.join(run, RECORD))
+    record = read_record(run)
     if folder is None:
         folder = find_artifact(run, "segmenter" if "segmenter" in record["artifacts"] else "network")
     recipe = storage.join(run, "recipe.yaml")
@@ -144,7 +144,7 @@ def _find_run_of(folder: str) -> str | None:
     for info in filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True)):
         run = storage.join(root, "runs", info.base_name)
         if storage.exists(storage.join(run, RECORD)):
-            made = storage.read_json(storage.join(run, RECORD))["artifacts"].values()
+            made = read_record(run)["artifacts"].values()
             if any(one["stage"] == stage and one["digest"] == uid for one in made):
                 return run
     return None

@@ -50,7 +50,7 @@ def count_map_values(run: Run, maps: Artifact) -> Artifact:
 
     def compute(folder: str) -> dict[str, Any]:
         shards = run.data.shards(run.recipe.data.train_split)
-        job = ShardJob("histogram", partial(HistogramWorker, maps.uri), shards, folder)
+        job = ShardJob("histogram", partial(HistogramWorker, maps.uri), shards, folder, row_per_image=False)
         done = run_shards(job, run.machines)
         counts = np.zeros(NUM_BINS, np.int64)
         for shard, _ in shards:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsss_ray import storage
 from wsss_ray.artifacts.record import FinishedRun
-from wsss_ray.artifacts.store import Artifact, Step, Store, digest_content
+from wsss_ray.artifacts.store import Artifact, Step, Store
 from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet
@@ -60,6 +60,16 @@ class Steps:
             listener.hear_step(title, artifact)
         return artifact
 
+    def reopen_damaged(self) -> bool:
+        """Verify every artifact used so far; make the damaged ones unfinished, and begin the steps anew.
+
+        False where all are whole.
+        """
+        found = [self.store.reopen(artifact.stage, artifact.digest) for _, artifact in self.finished]
+        if any(found):
+            self.finished.clear()
+        return any(found)
+
     def hear_epoch(self, title: str, epoch: Mapping[str, Any]) -> None:
         """Pass the record of an epoch on to all listeners."""
         for listener in self.listeners:
@@ -67,6 +77,7 @@ class Steps:
 
     def _compute(self, title: str, step: Step, compute: Compute) -> Artifact:
         start = time.monotonic()
+        self.store.reopen(step.stage, step.digest)
         folder = self.store.folder(step.stage, step.digest)
         log.debug(f"{title}: computing {folder}")
         try:
@@ -76,7 +87,7 @@ class Steps:
                 raise UserError(f"{folder}: {title}: {storage.DISK_FULL}") from None
             raise
         record = {"step": asdict(step), "seconds": time.monotonic() - start, **result}
-        return self.store.finish(step.stage, step.digest, {**record, "content": digest_content(folder)})
+        return self.store.finish(step.stage, step.digest, record)
 
 
 @dataclass(frozen=True)
