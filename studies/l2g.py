@@ -121,13 +121,13 @@ def published_coco(profile: Profile) -> Recipe:
 
 
 CROP: dict[Scale, int] = {"toy": 112, "small": 192, "paper": 448}
-CELL = 8
-"""Output stride of every backbone used here; patches are whole cells."""
+CELL: dict[Scale, int] = {"toy": 8, "small": 16, "paper": 8}
+"""Output stride of the scale's backbone; patches are whole cells."""
 
 
 def fit_patch(scale: Scale, side: int) -> int:
     """A patch of the paper's 448 crop on the crop of a scale, in whole cells."""
-    return CELL * round(side * CROP[scale] / CROP["paper"] / CELL)
+    return CELL[scale] * round(side * CROP[scale] / CROP["paper"] / CELL[scale])
 
 
 SMALL: scales.Overrides = {

@@ -16,7 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.colour import NormalizeConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.nets.efficientnet import SameConv2d
+from wsss_ray.nets.same_conv import SameConv2d
 from wsss_ray.nets.weight_files import read_weights
 from wsss_ray.nets.weight_store import check_weights, digest_weights, locate_weights
 from wsss_ray.nets.weights import load_weights

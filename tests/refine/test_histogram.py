@@ -7,8 +7,9 @@ import pytest
 
 from wsss_ray.config import UserError
 from wsss_ray.contracts import IGNORE, ClassMaps
+from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.refine.histogram import NUM_BINS, count_values, find_otsu_threshold, find_quantile, split_by_otsu
-from wsss_ray.refine.seeds import ConfidentSeedsConfig, QuantileSeedsConfig
+from wsss_ray.refine.seeds import ConfidentSeedsConfig, QuantileSeedsConfig, ThresholdSeedsConfig
 
 
 def maps_of(*planes: list[list[float]]) -> ClassMaps:
@@ -108,6 +109,35 @@ def test_labels_follow_maps_that_constants_are_not_for() -> None:
     assert 0.3 < known.mean() < 0.7
     assert ((found == 4) == truth)[known].mean() > 0.99
     assert {*np.unique(found)} == {0, 4, IGNORE}
+
+
+@pytest.mark.parametrize(
+    "refiner",
+    [
+        ThresholdSeedsConfig(threshold="otsu"),
+        CRFRefinerConfig(background="constant", threshold="otsu", unary="labels"),
+        CRFRefinerConfig(background="constant", threshold="otsu", unary="scores"),
+    ],
+)
+def test_a_background_constant_can_be_otsus(refiner: ThresholdSeedsConfig | CRFRefinerConfig) -> None:
+    maps = maps_of([[0.6, 0.62], [0.95, 0.97]])
+    image = np.zeros((2, 2, 3), np.uint8)
+    counts = count_values(maps)
+    assert refiner.follows_maps
+    settled = refiner.settle(counts)
+    assert settled == refiner.model_copy(update={"threshold": find_otsu_threshold(counts)})
+    assert 0.62 < settled.threshold < 0.95
+    assert not settled.follows_maps
+    assert settled.settle(counts) is settled
+    with pytest.raises(UserError, match="'otsu' is taken from all maps"):
+        refiner.refine(image, maps)
+    if isinstance(settled, ThresholdSeedsConfig):
+        assert settled.refine(image, maps).astype(bool).tolist() == [[False, False], [True, True]]
+
+
+def test_a_power_background_has_no_threshold_to_take() -> None:
+    refiner = CRFRefinerConfig(background="power", threshold="otsu")
+    assert not refiner.follows_maps
 
 
 def test_only_settled_thresholds_refine() -> None:

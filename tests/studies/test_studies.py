@@ -13,6 +13,7 @@ from wsss_ray.config import UserError
 from wsss_ray.experiments.study import Study
 from wsss_ray.methods.cam import CAMConfig
 from wsss_ray.methods.l2g.network import L2GConfig
+from wsss_ray.methods.views import place_windows
 from wsss_ray.recipe import Recipe, Scale, dump, load, override, replace_settings, validate
 from wsss_ray.studies import (
     build_study,
@@ -203,11 +204,11 @@ def test_patches_are_whole_cells_of_the_crop_and_differ() -> None:
     for scale in SCALES:
         sides = [l2g.fit_patch(scale, side) for side in (240, 280, 320, 360, 400)]
         assert len(set(sides)) == 5
-        assert all(side % l2g.CELL == 0 for side in sides)
+        assert all(side % l2g.CELL[scale] == 0 for side in sides)
         recipe = l2g.recipe(scale)
         assert max(sides) <= recipe.train.augment.crop == l2g.CROP[scale]
-        grid = (recipe.train.augment.crop - recipe.method.patch_size) // recipe.method.uniform_stride + 1
-        assert grid == 3
+        windows = place_windows(l2g.CROP[scale], recipe.method.patch_size, recipe.method.uniform_stride)
+        assert len(windows) == 3
 
 
 def test_replaced_checks_and_derives_again() -> None:

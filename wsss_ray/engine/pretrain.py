@@ -32,12 +32,12 @@ class PretrainConfig:
 
     seed: int = 0
     width: int = 32
-    num_images: int = 4_000
+    num_images: int = 16_000
     num_checked: int = 500
     """Images the classifier never sees, for its accuracy alone."""
     size: int = 80
     crop: int = 64
-    epochs: int = 8
+    epochs: int = 12
     batch_size: int = 32
     lr: float = 3e-3
     weight_decay: float = 0.02

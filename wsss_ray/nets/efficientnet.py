@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
 from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
+from wsss_ray.nets.same_conv import SameConv2d
 
 Variant = Literal[0, 1, 2]
 SCALING: dict[Variant, tuple[float, float]] = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
@@ -43,30 +43,6 @@ STAGES = (
 )
 TAPS_AFTER = {1: "low", 2: "conv4", 4: "conv5"}
 """Index in ``STAGES`` -> tap: the last maps of strides 4, 8 and 16."""
-
-
-class SameConv2d(nn.Conv2d):
-    """A convolution without bias that pads as TensorFlow's SAME does: ceil(size / stride) cells for every size.
-
-    At stride 2 and an even size one more zero is on the right and at the bottom than on the left and at the top.
-    """
-
-    def __init__(self, num_in: int, num_out: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1):
-        super().__init__(num_in, num_out, kernel, stride, dilation=dilation, groups=groups, bias=False)
-        nn.init.normal_(self.weight, std=math.sqrt(2 * groups / (num_out * kernel**2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, h, w) -> (B, out, ceil(h / stride), ceil(w / stride))."""
-        (top, bottom), (left, right) = (self.find_margins(axis, x.shape[2 + axis]) for axis in (0, 1))
-        if (top, left) != (bottom, right):
-            x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
-
-    def find_margins(self, axis: int, size: int) -> tuple[int, int]:
-        """Cells of zeros before and behind an axis of ``size`` cells."""
-        stride, reach = self.stride[axis], self.dilation[axis] * (self.kernel_size[axis] - 1)
-        total = max((math.ceil(size / stride) - 1) * stride + reach + 1 - size, 0)
-        return total // 2, total - total // 2
 
 
 class ConvNorm(nn.Sequential):

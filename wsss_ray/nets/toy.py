@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from wsss_ray.config import UserError
 from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
+from wsss_ray.nets.same_conv import SameConv2d
 
 
 class Toy(Backbone):
@@ -15,6 +16,9 @@ class Toy(Backbone):
     ``batch_norm`` "affine" (default) and "frozen" use the stored statistics (of new weights: mean 0, deviation 1), so
     that a feature depends on the pixels of its receptive field alone; "train" uses those of the batch. The weights
     ``toy_pretrained`` are of width 32.
+
+    The last convolution with a stride is padded on the other side than those before it, so that cells lie within half a
+    pixel of where the image says.
     """
 
     output_strides = (8, 16)
@@ -27,8 +31,8 @@ class Toy(Backbone):
         step = output_stride // 8
         self.stem = build_stage(3, width // 2, 2, 1, num_convs=1)
         self.stage1 = build_stage(width // 2, width, 2, 1, num_convs=1)
-        self.stage2 = build_stage(width, 2 * width, 2, 1)
-        self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step)
+        self.stage2 = build_stage(width, 2 * width, 2, 1, same=step == 1)
+        self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step, same=step == 2)
         self.stage4 = build_stage(2 * width, 3 * width, 1, 2 // step, num_convs=1)
         self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 3 * width}
         self.strides = {"low": 4, "conv4": 8, "conv5": output_stride, "out": output_stride}
@@ -42,19 +46,22 @@ class Toy(Backbone):
         return {"low": low, "conv4": conv4, "conv5": conv5, "out": self.stage4(conv5)}
 
 
-def build_stage(num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2) -> nn.Sequential:
-    """``num_convs`` times conv 3x3, BatchNorm, ReLU; the first conv carries the stride."""
+def build_stage(
+    num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2, same: bool = False
+) -> nn.Sequential:
+    """``num_convs`` times conv 3x3, BatchNorm, ReLU; the first conv carries the stride.
+
+    At even sides a stride of 2 reads half a pixel up and left of its cell where both sides are padded, and half a pixel
+    down and right where the last one alone is, as SAME does.
+    """
     layers: list[nn.Module] = []
     for k in range(num_convs):
-        conv = nn.Conv2d(
-            num_in if k == 0 else num_out,
-            num_out,
-            3,
-            stride if k == 0 else 1,
-            padding=dilation,
-            dilation=dilation,
-            bias=False,
-        )
+        num_from, step, reach = (num_in, stride, dilation) if k == 0 else (num_out, 1, dilation)
+        conv: nn.Conv2d
+        if same and k == 0:
+            conv = SameConv2d(num_from, num_out, 3, step, reach)
+        else:
+            conv = nn.Conv2d(num_from, num_out, 3, step, padding=reach, dilation=reach, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         layers += [conv, nn.BatchNorm2d(num_out), nn.ReLU()]
     return nn.Sequential(*layers)

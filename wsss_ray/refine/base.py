@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from torch import nn
 
 from wsss_ray.config import Changes, Config
 from wsss_ray.contracts import ClassMaps, Need
 from wsss_ray.nets.backbone import Backbone
+
+Threshold = Annotated[float, Field(ge=0, le=1)] | Literal["otsu"]
+"""A background constant, or ``otsu``: the threshold that parts the values of all training images' maps best (Otsu
+1979), which reads no ground truth."""
 
 
 class RefinerConfig(Config):
@@ -22,10 +27,13 @@ class RefinerConfig(Config):
     name: Annotated[str, Changes("masks")]
     trainable: ClassVar[bool] = False
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
-    follows_maps: ClassVar[bool] = False
-    """True where settings are taken from the values of all maps, by ``settle``, before anything is refined."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
+
+    @property
+    def follows_maps(self) -> bool:
+        """True where settings are taken from the values of all maps, by ``settle``, before anything is refined."""
+        return False
 
     def settle(self, counts: np.ndarray) -> RefinerConfig:
         """The refiner to run over maps whose values were counted so (``refine.histogram.count_values``, all images

@@ -14,8 +14,9 @@ from torch import nn
 
 from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import ClassMaps
-from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.base import RefinerConfig, Threshold
 from wsss_ray.refine.dense_crf import UnfitError
+from wsss_ray.refine.histogram import find_otsu_threshold, take_number
 from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 CAFFE_MEAN = (104.008, 116.669, 122.675)
@@ -257,10 +258,19 @@ class CRFRefinerConfig(RefinerConfig):
     background: Annotated[Literal["power", "constant"], Changes("masks")] = "power"
     """Background score: (1 - max)^alpha, or ``threshold`` everywhere; labels come from the same scores."""
     alpha: Annotated[PositiveFloat, Changes("masks")] = 4.0
-    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    threshold: Annotated[Threshold, Changes("masks")] = 0.2
     crf: Annotated[CRFConfig, Changes("masks")] = PRESETS["psa"]
     num_labels: Annotated[PositiveInt | None, Changes("masks")] = None
     """Labels a label unary counts, background included (SMAF: all of the data set's); None counts those present."""
+
+    @property
+    def follows_maps(self) -> bool:
+        """True where the background constant is Otsu's threshold."""
+        return self.background == "constant" and self.threshold == "otsu"
+
+    def settle(self, counts: np.ndarray) -> CRFRefinerConfig:
+        """Otsu's threshold of these counts where it is asked for."""
+        return self.model_copy(update={"threshold": find_otsu_threshold(counts)}) if self.follows_maps else self
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """The likeliest label per pixel; all background for an image without labels."""
@@ -270,7 +280,7 @@ class CRFRefinerConfig(RefinerConfig):
         planes = (
             add_power_background(full, self.alpha)
             if self.background == "power"
-            else add_constant_background(full, self.threshold)
+            else add_constant_background(full, take_number(self.threshold))
         )
         if self.unary == "scores":
             return make_mask(pick_winners(smooth_scores(image, planes, self.crf)), maps.classes)

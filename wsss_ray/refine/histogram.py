@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wsss_ray.config import UserError
 from wsss_ray.contracts import ClassMaps
 from wsss_ray.score.otsu import measure_separation
 
@@ -33,6 +34,13 @@ def find_otsu_threshold(counts: np.ndarray) -> float:
     variance = measure_separation(counts, np.arange(len(counts)) + 0.5)
     equal = np.flatnonzero(variance >= variance.max() * (1 - 1e-9))
     return float(equal[len(equal) // 2] + 1) / len(counts)
+
+
+def take_number(threshold: float | str) -> float:
+    """The threshold, where it is a number; UserError where it is still to be taken from the maps."""
+    if isinstance(threshold, str):
+        raise UserError(f"threshold {threshold!r} is taken from all maps: run what the refiner's settle(counts) gives")
+    return threshold
 
 
 def find_quantile(counts: np.ndarray, share: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, model_validator
@@ -10,9 +10,9 @@ from torch import nn
 
 from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import IGNORE, ClassMaps
-from wsss_ray.refine.base import RefinerConfig
+from wsss_ray.refine.base import RefinerConfig, Threshold
 from wsss_ray.refine.crf import PRESETS, CRFConfig, smooth_labels, smooth_scores
-from wsss_ray.refine.histogram import split_by_otsu
+from wsss_ray.refine.histogram import find_otsu_threshold, split_by_otsu, take_number
 from wsss_ray.refine.planes import add_constant_background, add_power_background, make_mask, pick_winners
 
 
@@ -20,14 +20,23 @@ class ThresholdSeedsConfig(RefinerConfig):
     """The strongest class map where it beats a background constant: the seed of nearly every paper since CAM (2016)."""
 
     name: Annotated[Literal["seeds"], Changes("masks")] = "seeds"
-    threshold: Annotated[float, Field(ge=0, le=1), Changes("masks")] = 0.2
+    threshold: Annotated[Threshold, Changes("masks")] = 0.2
     """PSA, EPS and SMAF 0.20; L2G 0.25; SEAM 0.26; IRN 0.15. A tie is background."""
+
+    @property
+    def follows_maps(self) -> bool:
+        """True where the threshold is Otsu's."""
+        return self.threshold == "otsu"
+
+    def settle(self, counts: np.ndarray) -> ThresholdSeedsConfig:
+        """Otsu's threshold of these counts where it is asked for."""
+        return self.model_copy(update={"threshold": find_otsu_threshold(counts)}) if self.follows_maps else self
 
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """The mask; the image is not looked at."""
         if not len(maps.classes):
             return np.zeros(maps.size, np.uint8)
-        return make_mask(pick_winners(add_constant_background(maps.full(), self.threshold)), maps.classes)
+        return make_mask(pick_winners(add_constant_background(maps.full(), take_number(self.threshold))), maps.classes)
 
 
 class PowerSeedsConfig(RefinerConfig):
@@ -84,11 +93,15 @@ class QuantileSeedsConfig(RefinerConfig):
     """
 
     name: Annotated[Literal["quantile"], Changes("masks")] = "quantile"
-    follows_maps: ClassVar[bool] = True
     foreground: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 0.5
     background: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 0.5
     crf: Annotated[CRFConfig | None, Changes("masks")] = PRESETS["irn"]
     """On the labels of each of the two seeds; None leaves them as they are."""
+
+    @property
+    def follows_maps(self) -> bool:
+        """Always."""
+        return True
 
     def settle(self, counts: np.ndarray) -> ConfidentSeedsConfig:
         """The two thresholds for these counts of the values of all maps."""

@@ -94,6 +94,7 @@ def refine_maps(
         make_worker = partial(RefineWorker, run.data.uri, maps.uri, settled, where)
         shards = run.data.shards(run.recipe.data.train_split)
         job = ShardJob(title, make_worker, shards, folder, network=network is not None)
-        return asdict(run_shards(job, run.machines))
+        followed = {} if histogram is None else {"settled": settled.model_dump(mode="json")}
+        return {**followed, **asdict(run_shards(job, run.machines))}
 
     return run.steps.find_or_compute(title, step, compute)
