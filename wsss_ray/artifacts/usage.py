@@ -12,8 +12,9 @@ from filelock import Timeout
 from pyarrow import fs as pafs
 
 from wsss_ray import storage
+from wsss_ray.artifacts.files import RECORD
 from wsss_ray.artifacts.record import list_finished, open_run
-from wsss_ray.artifacts.store import RECORD, lock_folder
+from wsss_ray.artifacts.store import lock_folder
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import MANIFEST
 from wsss_ray.score.names import STEPS, read_miou
