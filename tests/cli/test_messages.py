@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.cli.installed import run_wsss
 from tests.conftest import TINY
 from tests.fake_run import prepare
@@ -28,6 +30,7 @@ def test_messages_are_on_stderr_and_in_the_file(tmp_path: Path) -> None:
     assert broken.stderr.splitlines()[0] in log.read_text()
 
 
+@pytest.mark.timeout(1800)
 def test_a_run_prints_json_alone_and_logs_the_rest(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     settings = [part for setting in SHORT for part in ("--set", setting)]

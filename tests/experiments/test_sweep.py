@@ -142,12 +142,19 @@ def test_same_command_finds_its_folder_and_another_does_not() -> None:
     assert len({name, *(other.name for other in others)}) == 5
 
 
+def test_the_former_name_of_a_metric_is_the_same_sweep() -> None:
+    recipe, axes = resolve("cam"), parse_space(["train.epochs=1,2"])
+    plan, former = (plan_sweep(recipe, axes, SweepOptions(metric=name)) for name in ("cam.fixed", "seeds.fixed"))
+    assert plan == former
+    assert plan.name == former.name
+
+
 def test_plan_refuses_before_anything_starts() -> None:
     recipe, axes = resolve("cam"), parse_space(["train.epochs=1,2"])
     for bad, words in (
         ({"search": "best"}, "grid, random or tpe"),
         ({"trials": 3}, "every point"),
-        ({"metric": "seeds.crf"}, "seeds\\[.best|fixed\\]"),
+        ({"metric": "cam.crf"}, r"cam\[\.best\|fixed"),
     ):
         with pytest.raises(UserError, match=words):
             plan(recipe, axes, **bad)
