@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Segments
+from wsss_ray.nets.efficientnet import SameConv2d
 from wsss_ray.serve.model import Predictor
 
 OPSET = 20
 IMAGES, SCORES = "images", "scores"
 """Names of its input and its output."""
+SIDE = 320
+"""Height and width of the images of a network that is exported for one size alone."""
 
 
 class FullSizeScores(nn.Module):
@@ -53,7 +56,9 @@ def describe_network(predictor: Predictor) -> dict[str, Any]:
 def export_onnx(predictor: Predictor, to: str | Path) -> str:
     """Write the network to the file ``to``; says what was written.
 
-    Any number of images of any one size. Needs the extra ``onnx``; UserError without it, and where the exporter knows
+    Any number of images of any one size. A network whose padding depends on the size of its images (EfficientNet's
+    SAME) is exported for ``SIDE`` x ``SIDE`` alone: the exporter would carry the size of every layer as a formula, and
+    not come to its end. Needs the extra ``onnx``; UserError without it, and where the exporter knows
     no ONNX for a part of the network.
     """
     try:
@@ -61,7 +66,9 @@ def export_onnx(predictor: Predictor, to: str | Path) -> str:
     except ImportError:
         raise UserError("export to ONNX needs onnxscript; pip install 'wsss-ray[onnx]'") from None
     network = FullSizeScores(copy.deepcopy(predictor.trained.network).cpu().float()).eval()
-    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    one_size = any(isinstance(part, SameConv2d) for part in network.modules())
+    height, width = (SIDE, SIDE) if one_size else (97, 128)
+    dynamic = dict.fromkeys((0,) if one_size else (0, 2, 3), torch.export.Dim.DYNAMIC)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it names what torchvision would add
@@ -70,7 +77,7 @@ def export_onnx(predictor: Predictor, to: str | Path) -> str:
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 network,
-                (torch.zeros(2, 3, 97, 128),),
+                (torch.zeros(2, 3, height, width),),
                 input_names=[IMAGES],
                 output_names=[SCORES],
                 dynamic_shapes={IMAGES: dynamic},
