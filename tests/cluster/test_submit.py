@@ -6,12 +6,15 @@ import asyncio
 import functools
 import socket
 import threading
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.runtime_env.packaging import create_package
 
 from wsss_ray.cluster import submit
 from wsss_ray.cluster.submit import build_entrypoint, follow_job, hand_in_job, refuse_lost_results, submit_job
@@ -259,3 +262,16 @@ def test_real_job_is_followed_through_a_cut_connection(
     shown = [line for line in capfd.readouterr().out.splitlines() if line.startswith("line ")]
     assert shown == [f"line {place}" for place in range(1, 9)]
     assert cable.num_cut > 1, "no connection was there to be cut"
+
+
+def test_a_checkout_is_sent_without_data_and_with_the_packages_own_weights(tmp_path: Path) -> None:
+    """What Ray packs of a folder, by Ray's own packing."""
+    sent = ("wsss_ray/nets/toy_pretrained.safetensors", "wsss_ray/nets/toy.py", "studies/cam.py", "pyproject.toml")
+    kept = ("results/train/a/model.safetensors", "model.safetensors", "data/shard-00000.parquet", "weights/x.pth")
+    for name in (*sent, *kept):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    package = tmp_path.parent / f"{tmp_path.name}.zip"
+    create_package(str(tmp_path), package, include_gitignore=False, excludes=list(submit.EXCLUDES))
+    with zipfile.ZipFile(package) as packed:
+        assert {name for name in packed.namelist() if not name.endswith("/")} == set(sent)

@@ -32,11 +32,12 @@ EXCLUDES = (
     "/weights",
     "*.parquet",
     "*.safetensors",
+    "!/wsss_ray/nets/*.safetensors",
     "*.pth",
     "*.pt",
     "*.db",
 )
-"""What is never sent: data, results and weights lie where the cluster finds them."""
+"""What is never sent: data, results and weights lie where the cluster finds them; ``!`` keeps the package's own."""
 COMMANDS_HERE = ("submit", "ui")
 """Commands that make no sense on a cluster."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
