@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Segments
-from wsss_ray.nets.efficientnet import SameConv2d
+from wsss_ray.nets.same_conv import SameConv2d
 from wsss_ray.serve.model import Predictor
 
 OPSET = 20
