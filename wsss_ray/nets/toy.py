@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_ray.config import UserError
 from wsss_ray.nets.backbone import Backbone, BatchNormMode, check_output_stride
-from wsss_ray.nets.same_conv import SameConv2d
 
 
 class Toy(Backbone):
@@ -31,8 +31,8 @@ class Toy(Backbone):
         step = output_stride // 8
         self.stem = build_stage(3, width // 2, 2, 1, num_convs=1)
         self.stage1 = build_stage(width // 2, width, 2, 1, num_convs=1)
-        self.stage2 = build_stage(width, 2 * width, 2, 1, same=step == 1)
-        self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step, same=step == 2)
+        self.stage2 = build_stage(width, 2 * width, 2, 1, shifted=step == 1)
+        self.stage3 = build_stage(2 * width, 2 * width, step, 2 // step, shifted=step == 2)
         self.stage4 = build_stage(2 * width, 3 * width, 1, 2 // step, num_convs=1)
         self.channels = {"low": width, "conv4": 2 * width, "conv5": 2 * width, "out": 3 * width}
         self.strides = {"low": 4, "conv4": 8, "conv5": output_stride, "out": output_stride}
@@ -46,22 +46,27 @@ class Toy(Backbone):
         return {"low": low, "conv4": conv4, "conv5": conv5, "out": self.stage4(conv5)}
 
 
+class ShiftedConv2d(nn.Conv2d):
+    """A 3x3 convolution whose padding is all at the bottom and on the right: every place is read a pixel further."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, h, w) -> (B, out, ceil(h / stride), ceil(w / stride))."""
+        down, across = (2 * int(reach) for reach in self.padding)
+        return F.conv2d(F.pad(x, (0, across, 0, down)), self.weight, None, self.stride, 0, self.dilation)
+
+
 def build_stage(
-    num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2, same: bool = False
+    num_in: int, num_out: int, stride: int, dilation: int, num_convs: int = 2, shifted: bool = False
 ) -> nn.Sequential:
     """``num_convs`` times conv 3x3, BatchNorm, ReLU; the first conv carries the stride.
 
-    At even sides a stride of 2 reads half a pixel up and left of its cell where both sides are padded, and half a pixel
-    down and right where the last one alone is, as SAME does.
+    At even sides a stride of 2 reads half a pixel up and left of its cell; ``shifted`` half a pixel down and right.
     """
     layers: list[nn.Module] = []
     for k in range(num_convs):
         num_from, step, reach = (num_in, stride, dilation) if k == 0 else (num_out, 1, dilation)
-        conv: nn.Conv2d
-        if same and k == 0:
-            conv = SameConv2d(num_from, num_out, 3, step, reach)
-        else:
-            conv = nn.Conv2d(num_from, num_out, 3, step, padding=reach, dilation=reach, bias=False)
+        kind = ShiftedConv2d if shifted and k == 0 else nn.Conv2d
+        conv = kind(num_from, num_out, 3, step, padding=reach, dilation=reach, bias=False)
         nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         layers += [conv, nn.BatchNorm2d(num_out), nn.ReLU()]
     return nn.Sequential(*layers)
