@@ -382,14 +382,11 @@ def _list_known(name: str, known: Mapping[str, Any]) -> str:
 
 
 def explain(error: ValidationError, where: str, known: Iterable[str] = ()) -> str:
-    """The first problems of a validation as one line: key, what is wrong, and how many more there are; for an unknown
-    key the one of ``known`` that was probably meant.
-    """
+    """The first problem of a validation as one line; an unknown key gets the one of ``known`` that was meant."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    key = (
-        ".".join(str(part) for part in first["loc"] if str(part) not in {*METHODS, *REFINERS, *SEGMENTERS}) or "recipe"
-    )
+    names = {*METHODS, *REFINERS, *SEGMENTERS}
+    key = ".".join(str(part) for part in first["loc"] if str(part) not in names) or "recipe"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = "unknown key; " + (suggest(key, known) or "'wsss show RECIPE' lists the known ones")

@@ -13,8 +13,7 @@ from torch import nn
 
 import wsss_ray as wsss
 from tests.fake_model import fake_model
-from wsss_ray.nets import build_backbone
-from wsss_ray.nets.deeplab import SEGMENTERS
+from wsss_ray.nets import SEGMENTERS, build_backbone
 from wsss_ray.serve.export import ExportOptions, export_run
 from wsss_ray.serve.model import Predictor, open_model
 from wsss_ray.serve.onnx_model import FullSizeScores, export_onnx

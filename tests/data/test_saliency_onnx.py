@@ -158,7 +158,7 @@ def test_published_weights_are_asked_for_and_checked(network: Path, tmp_path: Pa
             open_detector("onnx", {"network": name})
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / WEIGHTS["u2netp"].filename).write_bytes(network.read_bytes())
-    with pytest.raises(UserError, match="md5 is .* not 8e83ca70e441ab06c318d82300c84806: damaged or another file"):
+    with pytest.raises(UserError, match="checksum mismatch: md5 is .* not 8e83ca70e441ab06c318d82300c84806; delete it"):
         open_detector("onnx", {"network": "u2netp"})
 
 

@@ -28,7 +28,7 @@ from wsss_ray.config import Changes, Result, UserError, select
 from wsss_ray.methods import METHODS
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import build_backbone
-from wsss_ray.registry import Registry
+from wsss_ray.registry import Lazy, Registry
 
 CROPS = {"l2g": 321}
 """Training crop that a method's default settings need; 65 for all others."""
@@ -132,7 +132,8 @@ def test_a_method_of_another_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """
     (metadata / "entry_points.txt").write_text(textwrap.dedent(entry_points))
     monkeypatch.syspath_prepend(str(tmp_path))
-    methods: Registry[type[MethodConfig]] = Registry(METHODS.group, METHODS.kind, {"cam": METHODS["cam"]})
+    own = {"cam": Lazy[type[MethodConfig]]("wsss_ray.methods.cam:CAMConfig")}
+    methods: Registry[type[MethodConfig]] = Registry(METHODS.group, METHODS.kind, own)
     assert methods.origin("peak") == "peak-method 1.0"
     assert methods["cam"] is METHODS["cam"]
     peak = methods["peak"]

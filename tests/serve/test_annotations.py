@@ -207,7 +207,7 @@ def test_unknown_pixels_are_nobodys():
 
 
 def test_bad_exports_are_one_line(run: Path, tmp_path: Path):
-    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons or mlflow"):
+    with pytest.raises(UserError, match="--as gif: choose png, coco, polygons, mlflow or onnx"):
         export(str(run), tmp_path, form="gif")
     with pytest.raises(UserError, match="--voc-server goes with --as png"):
         export(str(run), tmp_path, form="coco", voc_server=True)

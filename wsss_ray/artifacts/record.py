@@ -42,7 +42,7 @@ class StepRecord(MadeRecord):
 class RunRecord(BaseModel, extra="allow"):
     """What every ``run.json`` holds."""
 
-    scores: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, Any]] = {}
     artifacts: dict[str, MadeRecord]
     data: str
     history: dict[str, list[dict[str, Any]]] = {}

@@ -81,8 +81,11 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def has_deep_channels(image: Image.Image, data: Bytes) -> bool:
-    """Whether an image of several channels, of which Pillow keeps 8 bits each, holds more in its file."""
-    if image.mode not in ("RGB", "RGBA", "RGBX", "LA") or "transparency" in image.info:
+    """Whether an image of several channels, of which Pillow keeps 8 bits each, holds more in its file.
+
+    ``data`` is the file, empty where there is none: then what Pillow kept is all there is.
+    """
+    if not data or image.mode not in ("RGB", "RGBA", "RGBX", "LA") or "transparency" in image.info:
         return False
     if image.format == "PNG":
         depth, colour = bytes(data[24:26])

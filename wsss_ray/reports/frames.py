@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
-
 import pandas as pd
+from markupsafe import Markup
 
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.config import UserError
+from wsss_ray.reports.rendering import render
 from wsss_ray.score.names import NUMBERS, STEPS, choose_variant
 
 
@@ -72,5 +72,6 @@ def write_html(head: str, frame: pd.DataFrame, notes: list[str]) -> str:
             shown[name] = shown[name].map(lambda value: "-" if pd.isna(value) else f"{100 * value:.1f}")
     shown.columns = pd.Index([NUMBERS.get(str(name), str(name)) for name in shown.columns])
     with pd.option_context("display.max_colwidth", None):
-        table = shown.to_html(na_rep="-", border=0) if len(shown) else ""
-    return f"<p><b>{escape(head)}</b></p>{table}{''.join(f'<p>{escape(note)}</p>' for note in notes)}"
+        # pandas escapes what stands in the cells.
+        table = Markup(shown.to_html(na_rep="-", border=0)) if len(shown) else ""
+    return str(render("parts", "frame", head=head, table=table, texts=notes))

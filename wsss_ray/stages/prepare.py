@@ -174,6 +174,8 @@ def generate_toy(steps: Steps, toy: ToyConfig, layout: Machines) -> DataSet:
 
     def compute(folder: str) -> dict[str, Any]:
         start = time.monotonic()
+        # Where the step is computed again, since a shard was damaged, the old manifest is there.
+        storage.remove(storage.join(folder, MANIFEST))
         manifest = prepare(open_source("toy", config=toy), folder, layout, skip_bad=False)
         return {"images_per_second": manifest.num_images / (time.monotonic() - start)}
 
