@@ -12,10 +12,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wsss_ray.artifacts.files import RECORD, DamagedError, find_damage, read_file, read_parquet
+from wsss_ray.artifacts.files import RECORD, DamagedError, find_damage, parse_parquet, read_file, read_parquet
 from wsss_ray.artifacts.network import load_state, save_state
 from wsss_ray.artifacts.store import Store, read_artifact
-from wsss_ray.artifacts.tables import read_table, write_table
+from wsss_ray.artifacts.tables import (
+    COUNTS_SCHEMA,
+    MAPS_SCHEMA,
+    PREDICTIONS_SCHEMA,
+    encode_table,
+    read_table,
+    write_table,
+)
 from wsss_ray.config import UserError
 
 STAGE, UID = "localize", "0123456789abcdef"
@@ -120,6 +127,36 @@ def test_a_file_that_is_gone_or_shorter_makes_a_step_unfinished(whole: Path, tmp
         damage(folder, "shard-00000.parquet", kind, 0.5, 0)
         assert store.find(STAGE, UID) is None
         assert find_damage(str(folder), read_artifact(str(folder)), whole=False) == ["shard-00000.parquet"]
+
+
+def test_what_is_read_is_encoded_to_the_same_bytes() -> None:
+    """By which parts of unfinished steps are known to be whole."""
+    rows = [
+        {
+            "image_id": "a",
+            "classes": [1, 3],
+            "maps": bytes(40),
+            "grid_height": 2,
+            "grid_width": 5,
+            "height": 9,
+            "width": 9,
+        },
+        {"image_id": "b", "classes": [], "maps": b"", "grid_height": 2, "grid_width": 5, "height": 9, "width": 9},
+    ]
+    counts = [{"image_id": "a", "variant": "best", "labels": [0, 2], "counts": bytes(48)}]
+    masks = [{"image_id": "a", "single_scale": b"x", "multi_scale": b"y", "crf": None}]
+    for wanted, schema in (
+        (rows, MAPS_SCHEMA),
+        ([], MAPS_SCHEMA),
+        (counts, COUNTS_SCHEMA),
+        (masks, PREDICTIONS_SCHEMA),
+    ):
+        table = pa.Table.from_pylist(wanted, schema=schema).replace_schema_metadata({b"totals": bytes(range(256))})
+        data = encode_table(table)
+        read = parse_parquet(data, "part")
+        assert read.to_pylist() == wanted
+        assert read.schema.metadata == table.schema.metadata
+        assert encode_table(read) == data
 
 
 def test_records_without_sums_are_of_the_first_versions(whole: Path, tmp_path: Path) -> None:

@@ -44,9 +44,24 @@ def name_part(shard: str) -> str:
 
 def write_table(table: pa.Table, uri: str) -> None:
     """A Parquet file, atomically, with bytes that depend on its rows alone."""
+    storage.write_bytes(uri, encode_table(table))
+
+
+def encode_table(table: pa.Table) -> bytes:
+    """A table as Parquet: what is read of it is encoded to the same bytes again."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+    pq.write_table(_name_elements(table), sink, compression="zstd", write_page_checksum=True)
+    encoded: bytes = sink.getvalue().to_pybytes()
+    return encoded
+
+
+def _name_elements(table: pa.Table) -> pa.Table:
+    """The values of lists are called ``element`` in Parquet, and so when they are read again; ``item`` in Arrow."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_list(field.type):
+            named = pa.field(field.name, pa.list_(pa.field("element", field.type.value_type)), field.nullable)
+            table = table.set_column(place, named, table.column(place).cast(named.type))
+    return table
 
 
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
