@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peak memory of reading COCO annotations while the file grows: ``python benchmarks/coco_memory.py [SIZE ...]``.
 
 For every size a file of so many annotations (seven an image, polygons of twelve points) is generated, and a fresh

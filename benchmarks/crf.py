@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled CRF against pydensecrf: CPU time of whole calls, both on the same images in turn, and equal labels.
 
     python benchmarks/crf.py --data FOLDER [--images 20] [--labels 2,21,81] [--presets all] [--drop 1e-4]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether a backbone's cells lie where the image says: how far a centred object's features are from its centre.
 
     python benchmarks/grid_offset.py --sides 224 225 320 321

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each method costs in training: images per second and peak memory against CAM, same network, crop and batch.
 
     python benchmarks/methods.py [METHOD ...] --scale small --steps 6

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What perfect masks give each head on the toy's trunk: the segmenters of the scale ``toy`` against a linear head.
 
     python benchmarks/perfect_masks.py [--heads linear deeplab_v1 deeplab_v2] [--seed 0]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the pipeline costs: Ray against a bare loop, all thresholds against one, ten times the images against one.
 
 Run: ``python benchmarks/pipeline.py DATA NETWORK [--split val] [--workers 2]`` with prepared shards and the folder of a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep over 100 thresholds and four CRF presets against what it cannot do without.
 
     python benchmarks/thresholds.py --data URI [--out FOLDER] [RECIPE] [--scale small]

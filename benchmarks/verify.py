@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What verifying files costs: every file of a finished run read with and without its checksum, beside the run's time.
 
     python benchmarks/verify.py results/runs/cam-1a2b3c4d [--rounds 5]

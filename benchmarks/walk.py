@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The random walk as a stencil against the dense matrix, on the same affinities.
 
     python benchmarks/walk.py --size 320x320 --classes 3

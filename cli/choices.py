@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several commands choose alike: options, the data and the scale of a run, and what the shell completes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss compare``: runs side by side, in tables."""
 
 from __future__ import annotations

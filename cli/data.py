@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss data``: prepare images, look at them, make saliency maps, verify what was prepared."""
 
 from __future__ import annotations

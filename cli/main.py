@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss``: the commands; heavy imports wait until one runs."""
 
 from __future__ import annotations

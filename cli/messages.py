@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``-v``, ``-q`` and ``--log-file``, the same for every command: which messages of the library are shown, and where."""
 
 from __future__ import annotations

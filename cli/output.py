@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What commands print: results on stdout, as tables and lines or as JSON."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss predict``: masks of any images from a trained model."""
 
 from __future__ import annotations

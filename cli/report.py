@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss report``: a run or a study as one page."""
 
 from __future__ import annotations

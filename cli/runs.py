@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss runs``, ``check``, ``clean`` and ``doctor``: what lies below --out, whether it is whole, what of it no run
 needs, and what the machine has.
 """

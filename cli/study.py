@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss study``: the papers' tables, listed, run and compared with what was published."""
 
 from __future__ import annotations

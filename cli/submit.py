@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss submit``: any other command as a job on a Ray cluster."""
 
 from __future__ import annotations

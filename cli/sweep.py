@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss sweep``: one recipe over a space of settings."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss weights``: published weights, listed, fetched and checked."""
 
 from __future__ import annotations

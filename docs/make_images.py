@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images of the documents, cut from the panel sheets of finished runs.
 
     python docs/make_images.py results

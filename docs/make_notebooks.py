@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Execute the notebooks of the documents and keep their outputs, which the pages show.
 
     python docs/make_notebooks.py [NAME ...]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Formulas as MathML: what browsers draw by themselves, without a script and without a network (an MkDocs hook)."""
 
 from __future__ import annotations

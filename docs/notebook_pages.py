@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Notebooks as pages, with the outputs they were committed with (an MkDocs hook); the file itself can be downloaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The papers, one file each: the published recipe, how it shrinks, and the tables with the published numbers."""
 
 from __future__ import annotations

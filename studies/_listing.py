@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the papers' files declare, read from their text: listing names then imports no method and no torch."""
 
 from __future__ import annotations

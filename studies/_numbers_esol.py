@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers that the ESOL paper prints."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What KTSE's paper prints, by table (Chen et al., ECCV 2024)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The numbers that the L2G paper prints, and those that users of its code found."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers that several papers' files quote."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the numbers of a paper stand in its file, and the rows of a study that are made of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How published recipes shrink: one table per scale of what all papers share, keyed by the step it shrinks.
 
 ``paper`` is as published, ``small`` for 2 cores on real images, ``toy`` for a minute on synthetic ones. What one paper

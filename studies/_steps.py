@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published steps that several papers share: IRN and PSA with their networks, DeepLab, and how it is tested."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CAM: multi-label classifier, class activation maps, dense CRF, DeepLab: the baseline of everything else.
 
 Published (ResNet-38, VOC): seeds 47.05 mIoU on train (EPS README, 20k iterations, threshold 0.2), 47.7 (PSA README).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EPS: a C + 1 classifier whose maps must add up to the saliency map (Lee et al. 2021, CVPR).
 
 The paper's text was not at hand: its own tables are missing here, and both profiles are the released scripts

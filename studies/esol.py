@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL: expansion and shrinkage of class maps by learned offsets (Li et al. 2022, NeurIPS).
 
 Published: seeds 53.6, with IRN 68.7 mIoU on VOC train; 69.9 on val. No code was released: paper is the only profile.

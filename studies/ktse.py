@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE: knowledge transfer with simulated inter-image erasing (Chen et al. 2024, ECCV).
 
 Published: seeds 67.0, with IRN 73.8 mIoU on VOC train; 73.0 on val with DeepLab-v2 on ResNet-101.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """L2G: a global network learns the maps that a local one makes of patches (Jiang et al. 2022, CVPR).
 
 Published: pseudo labels 71.9 mIoU on VOC train (Table 4), DeepLab-v2 ResNet-101 72.1 on val (Table 6).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All methods side by side on one network and one data set, with precision, recall and cost: what no paper prints.
 
 Run: ``wsss study run overview.localizers --seeds 3`` (toy), ``... --scale small --data URI`` (2 cores).

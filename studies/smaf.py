@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SMAF: a localizer learns, at one scale, its own maps fused over several (Yang et al. 2023).
 
 Published: seeds 72.0 mIoU on VOC train, with CRF 73.8, from EPS's 69.5 and 71.4 (Table 2); code's log 73.88.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SSSS: one network that classifies and segments, taught by its own refined masks (Araslanov & Roth 2020, CVPR).
 
 Published: 59.7 mIoU on VOC val, 62.7 with a CRF (ResNet-38, README of the released code); the paper's text was not at

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WS-FCN: flexible context aggregation and semantically consistent fusion on SSSS (Wang et al. 2023, TNNLS).
 
 Published: 61.57 mIoU on VOC val, 63.23 with a CRF (ResNet-38, Table IV).

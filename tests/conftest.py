@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shared fixtures: where the shared test data is, golden arrays, a local Ray, and a recipe of a few seconds."""
 
 from __future__ import annotations

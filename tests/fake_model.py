@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A store with one run whose segmenter has random weights, without Ray, and the data it was made of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A finished run written by hand, without Ray: prepared images, masks, maps, per-image counts and ``run.json``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fused maps at their place among all classes, as most golden files hold them."""
 
 from __future__ import annotations

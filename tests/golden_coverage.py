@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A part of pytest: after all tests, in however many processes they ran, every golden array was read by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The golden files as tests read them: each remembers which of its arrays were asked for."""
 
 from __future__ import annotations

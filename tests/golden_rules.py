@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The two rules by which the golden files' network weights are made from tensor names (set A and set B)."""
 
 from __future__ import annotations

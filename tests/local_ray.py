@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Ray of a fixed size for tests, on the loopback address."""
 
 from __future__ import annotations

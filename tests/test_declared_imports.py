@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the packages import is what pyproject.toml declares: no more, no less, and what is optional says its extra."""
 
 from __future__ import annotations

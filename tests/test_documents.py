@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the documents name exists: code paths, commands with their options and settings, studies; and their wording."""
 
 from __future__ import annotations

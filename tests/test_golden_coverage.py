@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden arrays that no test reads fail the run, in one process and in two; some tests alone say nothing of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The notebooks of the documents run, end with something seen, and were committed with outputs of no one machine."""
 
 from __future__ import annotations

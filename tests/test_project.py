@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a public project has: one version, metadata that agree, and files of its host that are valid and lead here."""
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from setuptools.dist import Distribution
 import wsss_ray
 
 ROOT = Path(__file__).parents[1]
+SPDX = "# SPDX-License-Identifier: Apache-2.0"
 TEMPLATES = sorted(path for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config")
 
 
@@ -88,3 +90,17 @@ def test_issue_forms_are_valid(path: Path) -> None:
 
 def test_there_is_a_form_for_bugs_and_one_for_methods() -> None:
     assert [path.stem for path in TEMPLATES] == ["bug", "method"]
+
+
+def test_every_source_file_names_its_licence() -> None:
+    """The first line, or the second below a shebang, is the SPDX one."""
+    sources = [ROOT / ".ci" / "run", *ROOT.glob("*.py")]
+    for folder in ("benchmarks", "cli", "docs", "examples", "studies", "tests", "wsss_ray"):
+        sources += (ROOT / folder).rglob("*.py")
+    assert len(sources) > 300
+    without = []
+    for path in sources:
+        head = path.read_text(encoding="utf-8").splitlines()[:2]
+        if SPDX not in (head[1:] if head and head[0].startswith("#!") else head[:1]):
+            without.append(str(path.relative_to(ROOT)))
+    assert without == []

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The arrows between the rooms of docs/design.md: every import goes to the left, and nothing imports in a circle."""
 
 from __future__ import annotations

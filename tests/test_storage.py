@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A full disk is one line that names the place, whoever noticed it; tables are safe to open in a spreadsheet."""
 
 from __future__ import annotations

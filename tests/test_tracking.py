@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many short runs at once in one SQLite store: none lost, none locked out, and what a resumed run takes over."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """wsss-ray: weakly supervised semantic segmentation from image-level labels, run on Ray.
 
     import wsss_ray as wsss

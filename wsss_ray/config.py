@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The typed, frozen settings every part of a recipe is made of, what each of them changes, and the one error a user
 sees.
 """

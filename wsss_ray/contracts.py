@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a localizer, a segmenter and a trainable refiner promise, and the batch they are given.
 
 Label spaces: image labels and class maps are foreground only, ``C`` classes, 0-based. Masks have background 0, class

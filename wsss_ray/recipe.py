@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run, typed: which images, which method on which network, and every step after it.
 
 A recipe is validated before Ray starts and saved with its run; running the saved file repeats it. ``override`` is what

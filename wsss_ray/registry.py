@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts by name: those of this package, and those that installed packages add through entry points."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files at any URI that pyarrow opens, written so that a reader never sees half of one."""
 
 from __future__ import annotations

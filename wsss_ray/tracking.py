@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs in MLflow: the only file that imports it. The driver alone writes, in batches, with explicit run ids."""
 
 from __future__ import annotations

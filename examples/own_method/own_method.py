@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Own: class maps of a classifier that pools its scores by log-sum-exp, in the place of CAM's mean."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A trained network in Python: whatever an image is, the same answer; and as ONNX the same numbers."""
 
 from __future__ import annotations

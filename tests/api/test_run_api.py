@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a finished run says in Python: tables, maps, masks, panels, and one clear line where something is not there."""
 
 from __future__ import annotations

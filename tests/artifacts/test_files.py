@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files of artifacts: whatever happens to one is found, before its values are used."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks as the steps use them: what a refiner's network is told, gated prediction in one pass, warnings, fusion."""
 
 from __future__ import annotations

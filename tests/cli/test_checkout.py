@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A copy of the project that a job is sent runs its own code, whatever is installed where it runs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad input on the command line: one clear line that names the file or key, exit code 2, no traceback, nothing
 half-written.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss check`` and damaged records, through the command itself, in this process: it is called many times."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``-v``, ``-q`` and ``--log-file``: messages on stderr and in a file, results alone on stdout."""
 
 from __future__ import annotations

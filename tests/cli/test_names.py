@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names, help and choices: without torch, and known to help, to completion and to the error of a wrong one."""
 
 from __future__ import annotations

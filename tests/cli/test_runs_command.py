@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss runs``, ``clean``, ``doctor``, ``--version``, ``--json`` and completion, through the installed command."""
 
 from __future__ import annotations

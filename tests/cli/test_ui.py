@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss ui`` ends all that it started, and says in one line that a port cannot be had."""
 
 from __future__ import annotations

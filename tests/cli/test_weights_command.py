@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss weights``: what people read of each file, wherever it is."""
 
 from __future__ import annotations

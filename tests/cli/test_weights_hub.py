@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss weights fetch hf://...`` against a server that answers as the Hugging Face Hub does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How work is laid out over nodes, and what is given back of trainings whose driver died."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Freed tensors are used again: the kernel maps their pages once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Jobs on a cluster: which commands are refused since their results would be lost, and how a job is followed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small drawn images for tests of what users bring: a class is a square of its own colour on a noisy ground."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A dry pass over a source: every image is looked at, nothing is written."""
 
 from __future__ import annotations

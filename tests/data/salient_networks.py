@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tiny ONNX networks that find what is red, and some that are no salient-object networks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Folders drawn at random: what comes out equals what was drawn, or it was refused in a line that names a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint augmentation: what every sample keeps, whatever is drawn."""
 
 from __future__ import annotations

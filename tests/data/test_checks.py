@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every bad input ends as one line that names the file and the fix."""
 
 from __future__ import annotations

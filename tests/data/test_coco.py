@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO's layout: labels from annotations, masks under every rule, bad files, memory that stays flat."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every source and every saliency detector promises, over all entries of the two registries."""
 
 from __future__ import annotations

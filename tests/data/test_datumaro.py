@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datumaro's layout: what its JSON says becomes labels and masks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every setting of this room says what it changes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user's own images in three layouts, with splits given or drawn."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Placing, resizing and normalising against what the released loaders of EPS, SMAF, L2G, PSA and IRN produced."""
 
 from __future__ import annotations

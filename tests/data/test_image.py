@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every kind of image and mask file ends as RGB or indices, or as one line that names the file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A prepared data set is opened into one value that answers what runs ask."""
 
 from __future__ import annotations

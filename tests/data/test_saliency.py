@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Classical saliency: what stands out is found, nothing is found in nothing, and the note tells what made it."""
 
 from __future__ import annotations

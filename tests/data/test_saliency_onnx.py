@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saliency by an ONNX network: it runs for real, gets what its preset says, and what does not fit is one line."""
 
 from __future__ import annotations

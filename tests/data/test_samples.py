@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Samples by (epoch, index), partners, batches, and threads that change nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Shards, manifest and rows: whole or not there, equal whatever the packing, checked by digests."""
 
 from __future__ import annotations

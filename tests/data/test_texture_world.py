@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The world that the toy's weights come from: it repeats, and it shares nothing with the toy set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """TIFF and PNG files of more than 8 bits a channel, written by tifffile: depth, ranges, planes, orders, compression."""
 
 from __future__ import annotations

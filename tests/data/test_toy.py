@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The generated set: repeatable by index, true to its labels, and as hard as it says."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files as people have them: names, endings, encodings, depths; what is not used is counted."""
 
 from __future__ import annotations

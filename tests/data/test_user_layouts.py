@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layouts that tools export: found without renaming, read right, and what this project writes goes back in."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks against labels: what is systematic is refused with the fix, and the fix gives the right data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotations and layouts as tools and people really write them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Files that are no files, names that lead elsewhere, values too deep or too dark, texts of any kind."""
 
 from __future__ import annotations

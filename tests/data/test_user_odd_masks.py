@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks that contradict something: one split alone, stated colours against known ones, classes that no mask shows."""
 
 from __future__ import annotations

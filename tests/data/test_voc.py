@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The devkit as downloaded: lists, labels from three places, masks from two."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fusion of scales and flips against the released inference of EPS, SMAF, L2G, PSA, IRN and KTSE."""
 
 from __future__ import annotations

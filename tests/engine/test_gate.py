@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading single-stage masks: the released inference of SSSS and WS-FCN, and rules by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bfloat16 is used only where the device computes in it."""
 
 from __future__ import annotations

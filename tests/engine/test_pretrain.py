@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The weights that ship for the toy backbone, and the command that makes them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training that is cut off and goes on, and networks that start from what another method has learned."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Seeds scored while a localizer trains: their mIoU, and recall and precision of the foreground."""
 
 from __future__ import annotations

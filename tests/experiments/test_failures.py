@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of a failure: one line, and a traceback where the program is to blame."""
 
 from __future__ import annotations

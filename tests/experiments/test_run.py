@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All steps on generated images: what is made, what is reused, what is bit-identical, what never reads truth."""
 
 from __future__ import annotations

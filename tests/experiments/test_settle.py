@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a step's digest holds, what is refused before anything trains, and what a training's epochs warn of."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A study for real: rows on Ray, one that fails, one that is quoted; a second call runs nothing again."""
 
 from __future__ import annotations

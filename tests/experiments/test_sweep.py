@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sweeps without Ray: the space, its grid and samples, plans, kept outcomes, table and figure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep's folder: held by one process, stamped with data and steps; its table as it is printed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small sweep for real: two trainings, two score settings each, one impossible point."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLab-v2 against released numbers: loss under the older interpolation, sizes of gradients and of tensors."""
 
 from __future__ import annotations

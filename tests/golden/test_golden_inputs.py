@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden numbers about what tests are given: sums of rule-made weights, and where SMAF's stored maps stand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """L2G against released numbers: labels from 8-bit maps, the order of its boxes, a patch of a view."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SSSS and WS-FCN against released numbers: PAMR on all planes, statistics, inputs of inference and of the flow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every localizer must do, whatever its paper.
 
 ``test_contract.py`` asks it of every registered method as it comes; each method's own tests ask it of its switches.

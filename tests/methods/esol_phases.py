@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of ESOL's Table 6 as chains of phases."""
 
 from __future__ import annotations

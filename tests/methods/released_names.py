@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Name prefixes of the single-stage decoders' released weights -> here, by which golden files name their tensors."""
 
 from __future__ import annotations

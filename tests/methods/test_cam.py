@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CAM: head, maps, styles, sliding window."""
 
 from __future__ import annotations

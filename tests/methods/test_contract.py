@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every registered method as it comes, those of other packages too, keeps the contract of a localizer."""
 
 from __future__ import annotations

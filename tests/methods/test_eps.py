@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EPS: overlap, routing, estimated saliency, losses and gradients, against released numbers and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL: what each phase may change, which way its loss points, clipping, area, ablations, runaway."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL's settings: defaults, what a phase does not read, and what two phases must share."""
 
 from __future__ import annotations

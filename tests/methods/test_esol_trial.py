@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL on generated images: both samplers do what they are for, and too large a step is noticed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gated pyramid pooling: the released head's numbers, the constant-map formula, and where its signs come from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE as a whole: its profiles and switches, what its network is shown, and what a step may change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE's branches in a whole step: which features, which classes and which places each alignment looks at."""
 
 from __future__ import annotations

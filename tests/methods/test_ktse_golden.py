@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE against the numbers of the authors' code: whole steps, their gradients and pseudo labels, and the network."""
 
 from __future__ import annotations

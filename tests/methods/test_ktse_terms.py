@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE's terms and pseudo labels on maps made by hand; the released numbers are in ``test_ktse_golden``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """L2G: views, attention, targets, losses, pixel correlation, switches; against released numbers and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every method learns: a few epochs on 48 toy images, from the weights that the toy ships, lift it above stated bars.
 
 No Ray, no tables: the training loop and the reading of maps alone. What methods start from is trained once for all.

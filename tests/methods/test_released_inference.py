@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CAM, EPS, SMAF and L2G on ResNet-38, from an image to fused maps and labels, against the released scripts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SMAF: target, student, loss and gradient, any base; against released numbers and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SSSS: golden numbers of the released code, hand-worked cases, behaviour, and the contract of a localizer."""
 
 from __future__ import annotations

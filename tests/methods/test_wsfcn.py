@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WS-FCN: golden numbers of the released code, the published parameter counts, and every equation's behaviour."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every registered backbone promises, also one from another package."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backbones one by one: the released ResNet-50 of IRN, variants, refusals; see also test_backbone_contract.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLab heads and the multi-scale-input container against released numbers, counts and hand computations."""
 
 from __future__ import annotations

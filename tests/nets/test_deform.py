@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable convolution: ordinary at zero offsets, right slopes, right channel order, right border."""
 
 from __future__ import annotations

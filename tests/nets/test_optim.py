@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optimiser and schedules against released trajectories and hand-computed rates."""
 
 from __future__ import annotations

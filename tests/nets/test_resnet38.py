@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNet-38 against the released trunk's numbers, counts, taps and frozen parts."""
 
 from __future__ import annotations

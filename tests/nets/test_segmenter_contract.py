@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every registered segmenter promises, also one from another package."""
 
 from __future__ import annotations

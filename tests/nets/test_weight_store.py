@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fetching and checking weight files against a local server."""
 
 from __future__ import annotations

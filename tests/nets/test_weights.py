@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loading published weights: containers, name mapping, refusals."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dense CRF against the released scripts of PSA, IRN, SMAF and deeplab-pytorch, and by its own properties."""
 
 from __future__ import annotations

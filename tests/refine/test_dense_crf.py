@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compiled CRF against pydensecrf, on images of any size and any number of labels, and by its own properties."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Thresholds from the values of all class maps, and the confident seeds that take theirs from them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IRNet and its refiner against released IRN's numbers, and what must hold on any backbone and image size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PAMR and PAR against the released modules, and the behaviour their papers promise."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stencil walk against the dense matrix, the released walk, and what any random walk must do."""
 
 from __future__ import annotations

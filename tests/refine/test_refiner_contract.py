@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every registered refiner promises, those of installed packages included."""
 
 from __future__ import annotations

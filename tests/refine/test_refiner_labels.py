@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which refiners may make the labels of a refiner's network, from this package and from others."""
 
 from __future__ import annotations

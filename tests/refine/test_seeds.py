@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Seeds against the label maps of PSA, IRN and KTSE, and the rules they promise."""
 
 from __future__ import annotations

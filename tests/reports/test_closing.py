@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closing table of a run, from its folder alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Comparing runs: recipes, scores, and the paired bootstrap on hand-made results."""
 
 from __future__ import annotations

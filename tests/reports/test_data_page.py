@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of prepared data: what it counts, and that texts of files never become markup."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures: the same bytes everywhere, in every kind of file, whatever names stand in them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A scored variant that stands in score/names.py alone shows up wherever scores are read."""
 
 from __future__ import annotations

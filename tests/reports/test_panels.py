@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The panels of a run, from its recorded artifacts alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one environment of templates: what it escapes, what it refuses, and that no page is put together elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The report page: well-formed, whole without a network, small enough, and with the right images."""
 
 from __future__ import annotations

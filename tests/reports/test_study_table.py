@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published beside ours: the table, Kendall's tau-b, and what a reader is told."""
 
 from __future__ import annotations

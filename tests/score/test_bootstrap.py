@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paired bootstrap: what it must find, what it must not, and that a seed fixes it."""
 
 from __future__ import annotations

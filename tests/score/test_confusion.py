@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores against the evaluators of IRN, KTSE and SSSS, and by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The threshold curve against IRN's and KTSE's evaluators, and against seeds thresholded one by one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rank agreement, average precision and the bootstrap against scipy and scikit-learn, on drawn inputs with ties."""
 
 from __future__ import annotations

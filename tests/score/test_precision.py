@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Average precision by hand and against its definition."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Annotations to correct: polygons and RLE read back with pycocotools, exports of a run, the model to serve."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``wsss export`` writes goes back in through ``wsss data prepare`` with the same masks, whatever the names."""
 
 from __future__ import annotations

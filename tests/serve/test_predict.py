@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss predict``: which model predicts, what it writes, what it skips, and what it does not do twice."""
 
 from __future__ import annotations

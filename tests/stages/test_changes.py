@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a setting declares it changes is what the digests of the steps say: every field is changed and looked at."""
 
 from __future__ import annotations

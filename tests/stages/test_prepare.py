@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One call from a folder to prepared data: detected, checked, prepared once, and again where something changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The saliency step, and what data and scores then say about where saliency came from."""
 
 from __future__ import annotations

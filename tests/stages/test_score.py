@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the score step says where there is nothing to score."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a study leaves out of its rows' recipes."""
 
 from __future__ import annotations

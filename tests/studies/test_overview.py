@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Methods side by side: each network is tested as its authors do, and its row says how; what small scales change."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A method of another package: listed with its origin, run on CAM's recipe; a broken one is one line."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE, ESOL, SSSS and WS-FCN at paper scale are what was published; their tables hold the papers' numbers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every study of every module: recipes that validate, numbers that are numbers, rows that differ. New modules are found
 by themselves."""
 

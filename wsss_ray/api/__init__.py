@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``import wsss_ray as wsss`` offers, in Python and in notebooks: a few verbs, and what they return.
 
 Everything is done by the rooms to the left; here it only gets its short names and its look.

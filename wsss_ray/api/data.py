@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss.prepare``: images of one's own, checked and prepared, and a look at them."""
 
 from __future__ import annotations

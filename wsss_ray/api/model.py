@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss.load``: the trained network of a run, asked about any image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Recipes, what they would do, and runs: ``wsss.recipes``, ``recipe``, ``plan``, ``run``."""
 
 from __future__ import annotations

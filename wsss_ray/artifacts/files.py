@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of finished artifacts: what each held when its step ended, and whether it still does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From settings to networks and back: how a localizer, an affinity network or a segmenter is built, saved, loaded."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finished runs as they lie below ``<out>/runs``: found by name, read without Ray."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings -> digest -> folder: a finished step is loaded, never redone; a half-finished one resumes.
 
 A step's folder is ``<out>/<stage>/<digest>``; it is finished when ``artifact.json`` is in it, which is written last and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies in artifacts: Parquet parts of class maps, masks and predictions, and random access to them by image
 id.
 """

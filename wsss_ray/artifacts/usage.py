@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What lies below ``<out>``: its runs with their scores, and the artifacts that no run needs."""
 
 from __future__ import annotations

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ray itself: joining a cluster, work over shards, progress."""

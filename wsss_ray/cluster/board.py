@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The notice board of a training; alone in a file, so that its process does not spend seconds on importing torch."""
 
 from __future__ import annotations

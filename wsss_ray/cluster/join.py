@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joining a Ray cluster, or starting one on this machine's loopback address, and what it has."""
 
 from __future__ import annotations

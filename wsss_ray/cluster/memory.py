@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Freed tensors stay with the process: on a CPU the C library would give each back and fault its pages in again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work over parts of a data set that share nothing: one Ray task each, results as they come."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One bar per stage on a terminal, plain lines elsewhere; the same for every stage.
 
 Lines are messages of ``logging``; results alone go to stdout.

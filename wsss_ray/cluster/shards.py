@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Work over shards on Ray Data: actors hold a network once, one output file per shard, finished files are kept.
 
 Only shard names go in and only counters come out of the object store; images and maps never pass through it. An output

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images from anywhere, as rows and samples: sources, shards, checks, augmentation and classical saliency."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What only a whole data set shows: masks that contradict the image labels, images that come twice, grey too dark."""
 
 from __future__ import annotations

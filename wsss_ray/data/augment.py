@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Joint augmentation: image, saliency, pseudo mask and class maps go through one draw of resize, mirror and crop."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What can be wrong with images, found before a run and not in the middle of it; every line names the file and the
 fix.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """MS COCO 2014 as downloaded (2017's names work too), or any data set exported in its format.
 
 Image-level labels are the categories of an image's annotations, never what a rendered mask happens to show.

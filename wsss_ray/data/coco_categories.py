@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Categories of COCO's format as classes: COCO's own 80, or those that other data lists."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO annotation files of any size: one streaming pass into an SQLite index on disk, grouped by image.
 
 Memory does not grow with the file: JSON is parsed object by object, and images are read back in order of their id.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where annotation files in COCO's format lie, which split each one is, and where its images are.
 
 COCO itself: ``train2014/ annotations/instances_train2014.json``. Roboflow: ``train/_annotations.coco.json`` among the

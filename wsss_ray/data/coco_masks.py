@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """COCO shapes to masks through pycocotools, with the rules on which code bases disagree as switches.
 
 BECO and ReCAM (annToMask.py): crowds excluded, the last shape wins. coco2voc (recommended by AFA): crowds included, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Colours: what a network's inputs are normalised with, and random jitter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Datumaro's layout (CVAT exports it): ``annotations/<subset>.json`` and the images in ``images/``.
 
 Its JSON is read here, not by the package ``datumaro``: version 1.13 asks for pillow 12 and pandas 2, older than what is

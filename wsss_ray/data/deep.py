@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Images of more than 8 bits a channel: what their files say, and their values, which Pillow keeps of grey alone."""
 
 from __future__ import annotations

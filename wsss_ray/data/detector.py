@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every saliency detector is: a function of an image, and what made its maps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of a folder: which are images, which are not data at all, and which belong together by their names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many findings as few lines: what most images share is one line with a count, an example and the fix."""
 
 from __future__ import annotations

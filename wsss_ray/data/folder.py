@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A user's own images: a table of labels, a Hugging Face ``metadata`` file, or a folder per class.
 
 The layouts are tried in this order: ``labels.csv`` (columns image, labels joined by ``;``, optional split),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where an image lands on a training canvas: numbers are drawn first, then every array goes through the same
 deterministic steps.
 """

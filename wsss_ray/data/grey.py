@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Values of more than 8 bits: the range a file states, or one that is given, the same for a whole data set."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bytes to pixels and back: images to RGB, masks to class indices, saliency to grey, whatever the file holds.
 
 An image's size is the one a viewer shows, that is after its EXIF rotation. All functions raise ``UserError`` naming

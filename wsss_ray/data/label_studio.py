@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label Studio's JSON export: choices give labels, polygons give labels and masks, boxes and brushes labels only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which layout a folder of images has, found by what lies in it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifest of a prepared data set: its classes, splits and shards, with counts and digests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mask files as people save them: stored values, palettes and colours to class indices, by one stated table."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that look the same are the same: class names across spellings, file names across Unicode forms."""
 
 from __future__ import annotations

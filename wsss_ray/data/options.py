@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Options of sources: what a person types is checked and converted once, by the type of each option."""
 
 from __future__ import annotations

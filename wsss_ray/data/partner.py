@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """For an image, another one that shares a class with it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saliency of images that come without any: the detectors by name, and the note that says what made a map.
 
 The classical ones are in ``saliency_opencv.py``; ``onnx`` runs a trained network (``saliency_onnx.py``).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Saliency by a trained network as ONNX, run by onnxruntime on the CPU: ISNet, U2-Net, or one of the user's own.
 
 What a network expects of an image is in ``PRESETS``. Its map is scaled up to the image and then from its smallest to

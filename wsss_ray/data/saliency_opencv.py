@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Classical saliency of images that come without any, by OpenCV: nothing is trained, and no class is known.
 
 ``border_cut``, the default: what differs in colour from the image's border (Zhang et al. 2015, MB+'s backgroundness:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Training samples by (epoch, index), the same whatever the number of workers and threads, and batches built ahead."""
 
 from __future__ import annotations

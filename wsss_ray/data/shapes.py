@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks of images whose annotations are shapes: drawn where the image is read."""
 
 from __future__ import annotations

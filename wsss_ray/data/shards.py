@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A prepared data set: Parquet shards and a manifest in one folder, at any URI that pyarrow opens.
 
 A shard holds images of exactly the same splits, so that every split is a union of whole shards. Digests of splits

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every place images can come from promises: a stream of light items, and a function that turns one into a
 row.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The sources by name: where images and their labels can come from."""
 
 from __future__ import annotations

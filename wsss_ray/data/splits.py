@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Splits for images that come without any."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One look at the headers of a whole data set before it is read, which settles what one file alone cannot tell."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables of images and labels as people write them: CSV, and Hugging Face's ``metadata.csv`` and ``metadata.jsonl``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text files as people save them: one reader for lists, tables and JSON, whatever their encoding and line ends."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A generated world to pretrain on: textured shapes in front of walls, one object an image.
 
 It is to the toy set what ImageNet is to VOC. Its shapes have corners (the toy's are discs and ellipses with legs), its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A generated set of images on which plain class activation maps fail in the way the field cares about.
 
 Every class is a creature with a small head whose pattern and colours are its own, and a larger body whose colour says

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Brushes of the toy set: landscapes, creatures and clutter on a double-size canvas that is halved at the end.
 
 Lengths and places are parts of the side, x to the right and y down; colours are float RGB in [0, 1].

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PASCAL VOC 2012 as its devkit unpacks, with the 10,582-image ``train_aug`` list where somebody added it."""
 
 from __future__ import annotations

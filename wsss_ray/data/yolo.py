@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """YOLO's layout: ``data.yaml`` with the names, ``images/`` and a text file of boxes for each image in ``labels/``.
 
 Boxes give image-level labels only; there are no masks.

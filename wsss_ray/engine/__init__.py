@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one machine does with a method: train, localize, predict. Plain PyTorch, no Ray."""

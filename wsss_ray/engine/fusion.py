@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One map per class from the maps of several scales and flips of an image, by the rule of each paper."""
 
 from __future__ import annotations

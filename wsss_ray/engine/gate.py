@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which classes may answer and how background competes when masks are read (SSSS, WS-FCN utils/inference_tools)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Class maps of whole images: scales and flips of same-sized images share one forward pass."""
 
 from __future__ import annotations

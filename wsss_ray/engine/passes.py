@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forward passes over whole images: scales and flips, images of one size at a time."""
 
 from __future__ import annotations

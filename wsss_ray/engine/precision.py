@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where bfloat16 is worth it: a CPU without its instructions emulates it, slower than fp32 and less exact."""
 
 from __future__ import annotations

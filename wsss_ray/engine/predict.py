@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The test-time protocol, once: scales, flips, class gate and CRF of a network that predicts masks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes the weights ``toy_pretrained``: the toy backbone as a classifier of the texture world.
 
     python -m wsss_ray.engine.pretrain --out toy_pretrained.safetensors

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training loop for localizers, affinity networks and segmenters; plain torch, resumable to the bit on one CPU
 worker.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image-level average precision on validation images while a localizer trains."""
 
 from __future__ import annotations

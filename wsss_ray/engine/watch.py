@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Seeds of a few validation images while a localizer trains: for early stopping, and to see one that drifts off."""
 
 from __future__ import annotations

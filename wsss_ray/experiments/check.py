@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything below ``<out>``, read and compared with what was written: artifacts, runs and prepared data."""
 
 from __future__ import annotations

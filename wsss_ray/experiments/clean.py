@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss clean``: artifacts that no run needs, neither a finished one nor one that can be resumed."""
 
 from __future__ import annotations

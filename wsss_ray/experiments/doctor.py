@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss doctor``: whether this machine has what a run needs; one line per thing, with the fix where it has not."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of a run that failed while others go on: in a study's row and in a sweep's trial."""
 
 from __future__ import annotations

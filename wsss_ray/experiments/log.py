@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who listens to a run: the log, MLflow, and the panels of what it made."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run would do, without doing it: its steps in order, which of them are finished, and what they took."""
 
 from __future__ import annotations

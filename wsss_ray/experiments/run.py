@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss run``: every step of one recipe, from images to scores."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What comes before the first step of a run: its recipe is checked, its data opened, its splits decided."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A study: the rows of one published table or figure, each a recipe with its published numbers beside it."""
 
 from __future__ import annotations

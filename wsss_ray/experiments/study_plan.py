@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a study has and what is left to run of it: its kept results and their keys."""
 
 from __future__ import annotations

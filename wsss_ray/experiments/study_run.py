@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss study run``: every row of a table with every seed, some at a time; finished ones are not run again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A sweep of a recipe before anything runs: its trials, its metric and its name. No Ray."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the trials of a sweep came to: one outcome per point and seed, its folder's state, and lines over seeds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss sweep``: the trials of a sweep on Ray Tune, each a run of its own that shares every step it can.
 
 A trial's driver holds no core and sits on the node of the sweep's own driver; the steps inside it get an equal share

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optuna and ASHA as a sweep uses them on Ray Tune."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The space of a sweep: ``--over method.num_views=1,2,4`` as axes, their grid, and samples that a seed decides."""
 
 from __future__ import annotations

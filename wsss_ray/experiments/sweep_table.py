@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closing table and the figure of a sweep."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One trial of a sweep: its runs over the seeds, the epochs it reports, and what it writes down about itself."""
 
 from __future__ import annotations

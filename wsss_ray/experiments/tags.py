@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What runs are searched by in MLflow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One paper, one file or folder; ``METHODS`` names them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the settings of all methods share: functions, no state. Methods compose, they do not inherit behaviour."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CAM: a bias-free 1x1 classifier on a backbone, read as class maps (Zhou et al., CVPR 2016).
 
 Trained as PSA (Ahn & Kwak, CVPR 2018) or IRN (Ahn et al., CVPR 2019) train theirs; L2G Table 1, rows 1 and 2.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EPS: a C + 1 classifier whose maps must add up to the saliency map (Lee et al., CVPR 2021).
 
 Explicit pseudo-pixel supervision, as its released code computes it; both profiles are the same. File names below are

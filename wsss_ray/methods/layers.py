@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several methods share: the classification loss, pooling, resizing and the class head."""
 
 from __future__ import annotations

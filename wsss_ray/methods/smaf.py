@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SMAF: a trained localizer learns, at one scale, its own maps fused over several scales (Yang et al., 2023).
 
 The fused maps (Sec. 3.2, Eq. 5-6) are made once by the localize step from the base's weights, with that step's scales

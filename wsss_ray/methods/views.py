@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Views of an image: patches drawn from it, the same places on a feature map, and a window slid over it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Networks, their published weights and the optimiser that trains them."""
 
 from __future__ import annotations

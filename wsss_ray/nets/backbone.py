@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every backbone promises to the heads that stand on it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DeepLab v1 (LargeFOV) and v2 (ASPP) heads on any backbone, and the multi-scale input of deeplab-pytorch."""
 
 from __future__ import annotations

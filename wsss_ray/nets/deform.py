@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deformable convolution v1 in plain torch: a kernel whose taps are read at learned places (Dai 2017; ESOL Eq. 4)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """EfficientNet-Lite0, 1 and 2: strong ImageNet features at a cost that two CPU cores can train."""
 
 from __future__ import annotations

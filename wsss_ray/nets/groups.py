@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The four parameter groups of the field: pretrained or new, weight or bias."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Optimisers and learning-rate schedules of the field, as settings.
 
 The released ``PolyOptimizer`` of PSA, SEAM, EPS, SMAF, IRN and L2G-COCO passes its weight decay to torch's SGD as the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNet-18/50/101 in torchvision's layout (stride in the 3x3): the backbone of IRN, ESOL and BECO."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wide ResNet-38 "A1": the pre-activation backbone of PSA, SEAM, EPS, L2G, SMAF, SSSS, WS-FCN and KTSE."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ResNet-50/101 as in Caffe's DeepLab-v2 (and deeplab-pytorch): stride on the first 1x1, ceil-mode pool, dilations."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Convolutions padded as TensorFlow's SAME."""
 
 from __future__ import annotations

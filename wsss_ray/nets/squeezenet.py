@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SqueezeNet 1.0, small enough to fine-tune on two CPU cores."""
 
 from __future__ import annotations

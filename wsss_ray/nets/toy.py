@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small convolutional network for trials and tests, with weights of its own that ship with the package."""
 
 from __future__ import annotations

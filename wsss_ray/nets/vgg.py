@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """VGG-16 as in DeepLab (LargeFOV, DeepLab-v2 VGG); convolutions keep torchvision's names and indices."""
 
 from __future__ import annotations

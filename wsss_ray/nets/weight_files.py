@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Readers of weight files to named tensors: MXNet ``.params``, torch ``.pth``, NumPy ``.npz``, ``.safetensors``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Weights on the Hugging Face Hub: ``hf://OWNER/REPO/FILE``, with ``@REVISION`` behind the repository or the file.
 
 Files are read over the Hub's plain addresses, https://huggingface.co/docs/hub/models-downloading; ``HF_ENDPOINT`` names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From the names of published weight files to those of the backbones."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one registry of published weights: what there is, and where it comes from."""
 
 from __future__ import annotations

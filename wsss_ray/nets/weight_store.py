@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the file of published weights is, whether it is the right one, and how to get it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Published weights: the one loader, which counts what matched and refuses what does not fit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every refiner promises: class maps and the image in, a mask out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dense CRF (Kraehenbuehl and Koltun 2011) with the settings of the field's papers, and its refiner."""
 
 from __future__ import annotations

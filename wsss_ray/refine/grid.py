@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between an image and the coarser grid on which affinities live: sizes, features, labels, the network's input."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The values of all class maps of a data set, counted: what thresholds that read no ground truth are chosen from."""
 
 from __future__ import annotations

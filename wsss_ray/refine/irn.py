@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """IRNet learns class boundaries from pairs of confident pixels; they stop a random walk (IRN, Ahn et al. 2019)."""
 
 from __future__ import annotations

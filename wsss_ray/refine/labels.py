@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The setting by which PSA and IRN choose the refiner that makes the masks their network learns from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pairs of nearby grid cells: which exist, the path between them, and the loss that teaches their affinity."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pixel-adaptive refinement: PAMR (Araslanov and Roth 2020) and PAR (Ru et al. 2022), and their refiners."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands between class maps and masks: a background plane, the winner per pixel and its mask value."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """AffinityNet: features whose distance says whether two cells share a class, and a random walk over them (PSA)."""
 
 from __future__ import annotations

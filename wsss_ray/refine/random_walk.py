@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The random walk that spreads class scores over cells of high affinity (PSA, IRN), as a stencil."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The refiners by name: those of this package, and what installed packages add to ``wsss_ray.refiners``."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refiners without a network: seeds against a background score, and confident seeds that leave the rest unknown."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Charts of a report page as inline SVG; colours come from the page's style, so that they follow light and dark."""
 
 from __future__ import annotations

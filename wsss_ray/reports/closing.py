@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The closing table of a run: every number with its protocol."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs side by side: what differs in their recipes, their scores with protocol, and whether a gap is significant."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``wsss compare`` prints: recipes, scores, classes and paired tests as tables."""
 
 from __future__ import annotations

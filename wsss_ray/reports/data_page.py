@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One page that shows prepared data before anybody trains on it: counts, classes, notes, and a sheet of images."""
 
 from __future__ import annotations

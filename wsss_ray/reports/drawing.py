@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Maps and masks over images, and rows of images as one sheet."""
 
 from __future__ import annotations

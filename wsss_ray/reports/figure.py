@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures for papers, by matplotlib: scores over a setting, error bars over seeds, published values beside them.
 
 Nothing of the machine enters them: no display, no user's style, no date; equal numbers give equal bytes.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a run was scored by, as pandas tables: what notebooks show and go on with. Shares are in [0, 1]."""
 
 from __future__ import annotations

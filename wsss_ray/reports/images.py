@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images of a report page: which ones, drawn as panels, and packed into data URIs within a budget."""
 
 from __future__ import annotations

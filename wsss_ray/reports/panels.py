@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The panels of a run, drawn from its artifacts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one environment that turns templates into HTML: every value is escaped, and a value that is missing is an error.
 
 Templates lie in ``templates/``. Line breaks and indents in them are for their readers and do not reach the page.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finished runs as a table, a line each."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a run as HTML: scores, steps, curves, classes, images."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The page of a study: published numbers beside ours, as a table and as a chart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the results of studies lie, and what their entries are called."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of a study: published numbers beside ours, row by row, and how far both rank the rows alike."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A study's table as text: cells and remarks, sentences about it, Markdown, and its figure."""
 
 from __future__ import annotations

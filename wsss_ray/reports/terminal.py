@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables for the terminal whose cells are plain text: Rich would take brackets in values for its markup."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the axes of a chart are divided."""
 
 from __future__ import annotations

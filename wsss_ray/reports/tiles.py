@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tiles of one image: the image, its ground truth, and what a run made of it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is one mIoU higher than another, or is it the choice of images? A paired bootstrap over images."""
 
 from __future__ import annotations

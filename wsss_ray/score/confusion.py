@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The confusion matrix of a whole set, counted in integers, and every score read off it.
 
 A matrix is (K, K + 1) int64: rows truth, columns prediction, the last column the pixels predicted unknown (255).

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Scores at every background threshold from one pass over the maps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one table of what is scored: steps, their variants, titles, column heads, metric names and protocol sentences.
 
 A new variant is a line in ``VARIANTS``, its name in the ``variants`` of its step, and the code in ``stages/score.py``

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Otsu's measure of how well a threshold parts values."""
 
 from __future__ import annotations

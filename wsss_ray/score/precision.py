@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image-level average precision: how well a classifier ranks the images of each class."""
 
 from __future__ import annotations

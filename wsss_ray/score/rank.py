@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do two lists of numbers order the same things alike? Kendall's tau-b, and how often chance does as well."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks as annotations people can correct: COCO JSON with RLE or polygons (CVAT), and Label Studio tasks.
 
 One annotation is one class in one image. Polygons run along pixel edges and read back exactly; a tolerance makes

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What earlier calls of ``wsss predict`` left in a folder: kept where it still holds, removed where it does not."""
 
 from __future__ import annotations

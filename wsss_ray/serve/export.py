@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masks as palette PNGs, as annotations to correct and as the VOC server's archive; networks as models to serve."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which images ``wsss predict`` is asked about: files, folders, URIs and prepared data sets."""
 
 from __future__ import annotations

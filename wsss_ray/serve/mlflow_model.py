@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The MLflow model, as code that MLflow runs where it serves: images in, class areas and masks out.
 
 ``wsss_ray.tracking.save_model`` names this file; nothing imports it, since it hands its functions to MLflow.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A trained network asked about images that belong to no data set: which model, and what it predicts; without Ray.
 
 The same code serves ``wsss predict`` and the MLflow model.

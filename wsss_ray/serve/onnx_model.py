@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network as an ONNX model, for programs without PyTorch; what a caller must know stands in its metadata."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss predict``: any number of images, wherever they lie -> palette PNGs, overlays and one table, resumable.
 
 What was predicted is kept as one Parquet part per chunk of images below ``<out>/.predictions/<digest of model and

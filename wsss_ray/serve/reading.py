@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image as a caller has it (a file, its bytes, a PIL image, an array), read as training read its images."""
 
 from __future__ import annotations

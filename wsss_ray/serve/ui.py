@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss ui``: the MLflow server over the runs below --out, and the end of all that it starts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The histogram step: how often each value occurs in the class maps of the training images; no ground truth is read."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The localize step: images of a shard -> fused class maps of their labels."""
 
 from __future__ import annotations

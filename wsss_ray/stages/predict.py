@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The predict step: images of a shard -> single-scale, multi-scale and CRF masks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss data prepare``: a source's images are read, checked and written as Parquet shards in one pass over Ray
 Data.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The refine step: class maps of a shard -> pseudo masks. PSA and IRN first make labels and train their network."""
 
 from __future__ import annotations

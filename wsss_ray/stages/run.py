@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A run under way: its recipe, its data, and every step so far, each found in the store or computed."""
 
 from __future__ import annotations

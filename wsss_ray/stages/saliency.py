@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``wsss data saliency``: maps for images that come without any, a step of its own that every score names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The score step, the only one that reads ground truth: one integer matrix per variant, and the whole threshold curve
 in one pass.
 """

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same
 name.
 """

@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL (Li et al., NeurIPS 2022)."""

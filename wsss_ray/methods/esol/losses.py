@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terms of ESOL's losses, and what shows that its expansion has run away (Li et al., NeurIPS 2022)."""
 
 from __future__ import annotations

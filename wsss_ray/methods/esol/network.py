@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ESOL: taps learn to leave the object's strongest parts, then to come back to the object (Li et al., NeurIPS 2022).
 
 No code was released. What the paper leaves open is a setting here, and its docstring says what the paper prints.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE's pseudo labels: class features against two background levels, refined by PAR (Eq. 4, Sec. 3.3)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The terms of KTSE's objective, one function per equation (Chen et al., ECCV 2024, Sec. 3).
 
 Features are signed and foreground only: (B, C, h, w). ``labels``, (B, C) in {0, 1}, are CFE: they keep the classes of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """KTSE: knowledge transfer with simulated inter-image erasing (Chen et al., ECCV 2024)."""
 
 from __future__ import annotations

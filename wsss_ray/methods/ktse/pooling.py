@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gated pyramid pooling: an image score from class maps of four window sizes (AEFT, ECCV 2022; KTSE Sec. 3.1)."""
 
 from __future__ import annotations

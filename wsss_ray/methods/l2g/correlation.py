@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pixel-correlation module: scores gathered from pixels that look alike (SEAM, CVPR 2020; released L2G).
 
 It is not in the paper of L2G, but in its code (models/resnet38.py).

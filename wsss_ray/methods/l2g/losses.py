@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a local network's attention asks of a global one under each view (Jiang et al., CVPR 2022, Sec. 3.3-3.4)."""
 
 from __future__ import annotations

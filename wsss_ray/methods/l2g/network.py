@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """L2G: a local network sees patches, a global one learns the whole image's maps from it (Jiang et al., CVPR 2022)."""
 
 from __future__ import annotations

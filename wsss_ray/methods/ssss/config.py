@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SSSS: single-stage segmentation from image labels (Araslanov & Roth, CVPR 2020), the baseline of WS-FCN."""
 
 from __future__ import annotations

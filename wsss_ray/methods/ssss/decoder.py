@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pieces of the SSSS decoder: context of the last tap, low-level detail, the stochastic gate between them, the head.
 
 Araslanov & Roth (CVPR 2020) through their released code: file names below are those of its models folder.

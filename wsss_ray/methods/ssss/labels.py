@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pseudo labels of SSSS and WS-FCN: which planes a pixel may belong to, and when exactly one claims it.
 
 Araslanov & Roth (CVPR 2020) through their released code (models/stage_net); WS-FCN's is the same.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Image scores and losses of SSSS and WS-FCN: nGWP, the size-focal penalty, and the balanced cross-entropy.
 
 Araslanov & Roth (CVPR 2020) through their released code (models/stage_net); WS-FCN's is the same.

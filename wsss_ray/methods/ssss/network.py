@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One network that classifies and segments at once, and its settings: what SSSS and WS-FCN share.
 
 Araslanov & Roth (CVPR 2020) through their released code (models/stage_net); WS-FCN's is the same.

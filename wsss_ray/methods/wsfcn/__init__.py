@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """WS-FCN (Wang et al., TNNLS 2023)."""

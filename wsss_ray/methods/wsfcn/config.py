@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """WS-FCN: flexible context aggregation and semantically consistent fusion on SSSS (Wang et al., TNNLS 2023).
 
 The equations and the released code differ, and the published parameter counts are the code's; every difference is a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flexible context aggregation (FCA) of WS-FCN, Eq. 1-6, and its rivals (Wang et al., TNNLS 2023, Sec. III-B)."""
 
 from __future__ import annotations

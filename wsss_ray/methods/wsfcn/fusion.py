@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Semantically consistent fusion (SF2) of WS-FCN, Eq. 7-12 (Wang et al., TNNLS 2023, Sec. III-C)."""
 
 from __future__ import annotations

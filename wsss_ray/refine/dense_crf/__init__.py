@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mean field of a dense CRF in compiled code: exact, and several times as fast as pydensecrf. Needs numba."""
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How kernels are compiled with numba, and where the compiled code is kept between processes."""
 
 from __future__ import annotations

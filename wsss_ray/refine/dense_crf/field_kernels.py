@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled parts of the mean field: one pass over the pixels, the lattices' blur, and the layout of labels."""
 
 from __future__ import annotations

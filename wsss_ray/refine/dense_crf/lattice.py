@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The permutohedral lattice (Adams, Baek and Davis 2010) as pydensecrf has it: same float32 steps, same vertices."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiled parts of the permutohedral lattice: vertices by hashing, neighbours by merging, one plane through it."""
 
 from __future__ import annotations

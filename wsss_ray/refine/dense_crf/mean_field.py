@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Algorithm 1 of Kraehenbuehl and Koltun 2011 with both kernels on their lattices, on one thread of a CPU."""
 
 from __future__ import annotations

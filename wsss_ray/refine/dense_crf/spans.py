@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations on spans of R floats as explicit LLVM vectors: numba does not vectorise loops over several arrays.
 
 A span holds the values of R labels at one pixel or lattice vertex. R is 1 or 2, or a multiple of 4 that is taken in
