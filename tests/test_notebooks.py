@@ -48,6 +48,18 @@ def test_it_runs_and_ends_with_something_seen(path: Path, tmp_path: Path) -> Non
     check_outputs(notebook, path.stem)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("setup", "shown"), [("", True), ("import logging; logging.basicConfig()", False)])
+def test_messages_stand_below_the_cell(tmp_path: Path, setup: str, shown: bool) -> None:
+    """Progress as plain lines on stdout, unless logging was set up in the notebook."""
+    call = 'wsss.prepare("toy", out="data", num_train=8, num_val=4, size=48)'
+    cells = [nbformat.v4.new_code_cell(text) for text in (setup, f"import wsss_ray as wsss\n{call};")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "short.ipynb")
+    notebook = load_maker().execute(tmp_path / "short.ipynb", tmp_path / "run")
+    said = "".join(one["text"] for one in list_outputs(notebook) if one.get("name") == "stdout")
+    assert ("prepare: 12/12 images" in said) == shown
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_page_shows_outputs_of_no_one_machine(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

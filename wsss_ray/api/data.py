@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsss_ray.api.messages import show_in_cell
 from wsss_ray.config import UserError
 
 if TYPE_CHECKING:
@@ -139,4 +140,5 @@ def prepare(
             raise UserError(f"{os.fspath(source)}: no such folder; give the folder of the images")
         layout = detect_layout(Path(source))
         kind, options = layout.source, {**layout.options, **options}
-    return Data(prepare_once(Asked(kind, root, options, skip_bad), os.fspath(out), address))
+    with show_in_cell():
+        return Data(prepare_once(Asked(kind, root, options, skip_bad), os.fspath(out), address))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wsss_ray.api.data import Data
+from wsss_ray.api.messages import show_in_cell
 from wsss_ray.config import UserError, suggest
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def run(recipe: Recipe, out: Where = "results", callbacks: Sequence[Listener] = 
     wrong = next((one for one in callbacks if not isinstance(one, Listener)), None)
     if wrong is not None:
         raise UserError(f"callbacks: {wrong!r} is no wsss.Listener; derive a class from it and give an instance")
-    finished = run_recipe(recipe, RunOptions(os.fspath(out), address, listeners=tuple(callbacks)))
+    with show_in_cell():
+        finished = run_recipe(recipe, RunOptions(os.fspath(out), address, listeners=tuple(callbacks)))
     return Run(finished.folder)
 
 
