@@ -31,6 +31,7 @@ def test_messages_are_on_stderr_and_in_the_file(tmp_path: Path) -> None:
     assert broken.stderr.splitlines()[0] in log.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_prints_json_alone_and_logs_the_rest(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
