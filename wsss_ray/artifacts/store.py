@@ -24,7 +24,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.files import FIX, RECORD, ArtifactRecord, describe_files, find_damage
 from wsss_ray.config import UserError
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def digest(value: Any) -> str:
@@ -110,7 +110,7 @@ class Store:
             # The record first: a folder with one is finished.
             for name in (RECORD, *damaged):
                 storage.remove(storage.join(folder, name))
-            LOG.warning("%s: damaged (%s), computed again", folder, ", ".join(damaged))
+            log.warning("%s: damaged (%s), computed again", folder, ", ".join(damaged))
         return damaged
 
     @contextlib.contextmanager

@@ -29,7 +29,7 @@ from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
-LOG = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 READERS = 8
 """Threads that read what an earlier run left."""
 Shards = Sequence[tuple[str, int]]
@@ -150,7 +150,7 @@ def _is_whole(job: ShardJob, shard: str, num_images: int) -> bool:
             return True
     except UserError:
         pass
-    LOG.warning("%s: damaged, computed again", where)
+    log.warning("%s: damaged, computed again", where)
     return False
 
 

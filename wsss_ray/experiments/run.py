@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from wsss_ray import storage
 from wsss_ray.artifacts.network import SegmenterSpec
@@ -57,12 +56,11 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
         return mend_and_retry(steps, lambda: _finish(recipe, steps, machines, tracker.run_id))
 
 
-Made = TypeVar("Made")
 MAX_MENDS = 20
 """A disk that damages as fast as artifacts are made again ends the run."""
 
 
-def mend_and_retry(steps: Steps, compute: Callable[[], Made]) -> Made:
+def mend_and_retry(steps: Steps, compute: Callable[[], FinishedRun]) -> FinishedRun:
     """``compute``, which goes through ``steps``; where it fails and artifacts of theirs are damaged, these are computed
     again, and it begins anew.
     """

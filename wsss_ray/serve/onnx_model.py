@@ -76,7 +76,7 @@ def export_onnx(predictor: Predictor, to: str | Path) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            made = torch.onnx.export(
                 network,
                 (torch.zeros(2, 3, height, width),),
                 input_names=[IMAGES],
@@ -93,7 +93,7 @@ def export_onnx(predictor: Predictor, to: str | Path) -> str:
         ) from error
     finally:
         logger.setLevel(level)
-    assert program is not None  # only without dynamo is it None
+    program = cast(torch.onnx.ONNXProgram, made)  # what dynamo=True makes
     for key, value in describe_network(predictor).items():
         program.model.metadata_props[key] = json.dumps(value)
     where = storage.make_absolute(str(to))
