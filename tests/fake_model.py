@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from wsss_ray import storage
-from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, save_state
+from wsss_ray.artifacts.network import LocalizerSpec, SegmenterSpec, encode_state
 from wsss_ray.data.shards import write_dataset
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.toy import ToyConfig
@@ -29,7 +29,7 @@ def fake_model(root: Path) -> Path:
     folder = root / "train" / "seg"
     storage.write_json(str(folder / "network.json"), spec.model_dump(mode="json"))
     network = spec.build()
-    save_state(network, folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(encode_state(network))
     method = {"name": "cam"}
     recipe: Recipe = validate(
         {"method": method, "refine": None, "predict": {"scales": [1.0, 1.5], "flip": False}}, "test"

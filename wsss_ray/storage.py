@@ -81,6 +81,13 @@ def remove(uri: str) -> None:
         filesystem.delete_file(path)
 
 
+def remove_folder(uri: str) -> None:
+    """Remove a folder with all in it where there is one."""
+    filesystem, path = open_fs(uri)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(path)
+
+
 def read_local(path: str | Path) -> bytes:
     """A whole file of this machine; OSError for a pipe, socket or device, whose reading might never end."""
     if not Path(path).is_file() and os.path.exists(path) and not os.path.isdir(path):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wsss_ray.artifacts.files import RECORD, DamagedError, find_damage, parse_parquet, read_file, read_parquet
-from wsss_ray.artifacts.network import load_state, save_state
+from wsss_ray.artifacts.network import encode_state, load_state
 from wsss_ray.artifacts.store import Store, read_artifact
 from wsss_ray.artifacts.tables import (
     COUNTS_SCHEMA,
@@ -39,7 +39,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = {"image_id": [f"{part}-{k}" for k in range(9)], "maps": [bytes(range(part, 200))] * 9}
         write_table(pa.table(rows), str(folder / f"shard-{part:05d}.parquet"))
     torch.manual_seed(0)
-    save_state(torch.nn.Linear(5, 4), folder / "model.safetensors")
+    (folder / "model.safetensors").write_bytes(encode_state(torch.nn.Linear(5, 4)))
     (folder / "network.json").write_text('{"kind": "localizer"}')
     store.finish(STAGE, UID, {"seconds": 1.5, "scores": {"miou": 0.431}, "history": [{"loss": 0.25}]})
     return out

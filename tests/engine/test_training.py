@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from wsss_ray.artifacts.network import MODEL, build_localizer, save_state
+from wsss_ray.artifacts.network import MODEL, build_localizer, encode_state
 from wsss_ray.config import UserError
 from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
@@ -82,7 +82,7 @@ def test_single_stage_starts_from_any_trained_localizer(name: str, tmp_path: Pat
     torch.manual_seed(2)
     before: Any = build_localizer(take_localizer(small(name)), 5)
     path = tmp_path / MODEL
-    save_state(before, path)
+    path.write_bytes(encode_state(before))
     report = load_weights(build_backbone("toy", 8, width=16), str(path))
     wanted = [name for name in build_backbone("toy", 8, width=16).state_dict() if not is_counter(name)]
     assert report.num_matched == len(wanted)
@@ -100,7 +100,7 @@ def test_a_backbone_starts_from_that_of_its_base(donor: str, tmp_path: Path) -> 
     base = take_localizer(replace_settings(small(donor), {"base": None}))
     torch.manual_seed(7)
     trained: Any = build_localizer(base, 5)
-    save_state(trained, tmp_path / MODEL)
+    (tmp_path / MODEL).write_bytes(encode_state(trained))
     for name in ("cam", "eps", "l2g", "ktse", "ssss", "wsfcn"):
         part = take_localizer(replace_settings(small(name), {"base": base}))
         torch.manual_seed(8)

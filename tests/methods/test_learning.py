@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from wsss_ray.artifacts.network import MODEL, build_localizer, load_state, save_state
+from wsss_ray.artifacts.network import MODEL, build_localizer, encode_state, load_state
 from wsss_ray.contracts import ClassMaps, Localizer
 from wsss_ray.data.image import decode_image, decode_mask
 from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
@@ -110,7 +110,7 @@ class School:
             train_network(network, Training(samples, part.train, SEED, World(0, 1, CPU), threads=1))
             folder = self.root / str(len(self.trained))
             folder.mkdir()
-            save_state(network, folder / MODEL)
+            (folder / MODEL).write_bytes(encode_state(network))
             self.trained[key] = Trained(part, folder)
         return self.trained[key]
 

@@ -22,7 +22,7 @@ from pycocotools import mask as tools
 from pycocotools.coco import COCO
 
 from wsss_ray import storage
-from wsss_ray.artifacts.network import SegmenterSpec, save_state
+from wsss_ray.artifacts.network import SegmenterSpec, encode_state
 from wsss_ray.artifacts.tables import MASKS_SCHEMA, name_part, write_table
 from wsss_ray.config import UserError
 from wsss_ray.data.image import decode_mask
@@ -134,7 +134,7 @@ def run(tmp_path_factory) -> Path:
     spec = SegmenterSpec(num_classes=3, segment=segment)
     torch.manual_seed(0)
     storage.write_json(str(root / "train" / "s1" / "network.json"), spec.model_dump(mode="json"))
-    save_state(spec.build(), root / "train" / "s1" / "model.safetensors")
+    (root / "train" / "s1" / "model.safetensors").write_bytes(encode_state(spec.build()))
     made = {"masks": {"stage": "refine", "digest": "r1"}, "segmenter": {"stage": "train", "digest": "s1"}}
     folder = root / "runs" / "cam-1"
     storage.write_json(str(folder / "run.json"), {"artifacts": made, "data": data})

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import torch
@@ -181,15 +180,15 @@ def build_localizer(
     return method.build(backbone, num_classes)
 
 
-def save_state(module: nn.Module, path: Path) -> None:
+def encode_state(module: nn.Module) -> bytes:
     """All parameters and buffers as safetensors: equal networks give equal bytes."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}, path)
+    return save({name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()})
 
 
 def load_state(module: nn.Module, uri: str) -> None:
-    """Load what ``save_state`` wrote, from any URI; every tensor must match."""
+    """Load what ``encode_state`` wrote, from any URI; every tensor must match."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The notice board of a training; alone in a file, so that its process does not spend seconds on importing torch."""
+"""The notice board of a driver's trainings; alone in a file, so that its process does not spend seconds on importing
+torch.
+"""
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,25 +26,73 @@ class Notices:
     """A user's error inside a worker, word for word."""
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1)
 class Board:
     """Where workers leave word for the driver: how far they are and what each epoch reported."""
 
     def __init__(self) -> None:
-        self.notices = Notices()
+        self.notices: defaultdict[str, Notices] = defaultdict(Notices)
+
+    def note_step(self, training: str, step: int, num_steps: int, loss: float) -> None:
+        """Progress within a training."""
+        notices = self.notices[training]
+        notices.step, notices.num_steps, notices.loss = step, num_steps, loss
+
+    def note_epoch(self, training: str, record: dict[str, Any]) -> None:
+        """A finished epoch."""
+        self.notices[training].epochs[record["epoch"]] = record
+
+    def note_error(self, training: str, message: str) -> None:
+        """A user's error inside a worker."""
+        self.notices[training].error = message
+
+    def read(self, training: str) -> Notices:
+        """All of one training."""
+        return self.notices[training]
+
+    def close(self, training: str) -> None:
+        """A training is over."""
+        self.notices.pop(training, None)
+
+
+@dataclass(frozen=True)
+class Notes:
+    """One training's part of the board; travels to its workers."""
+
+    board: Any
+    training: str
 
     def note_step(self, step: int, num_steps: int, loss: float) -> None:
-        """Progress within the run."""
-        self.notices.step, self.notices.num_steps, self.notices.loss = step, num_steps, loss
+        """Progress, without waiting."""
+        self.board.note_step.remote(self.training, step, num_steps, loss)
 
     def note_epoch(self, record: dict[str, Any]) -> None:
-        """A finished epoch."""
-        self.notices.epochs[record["epoch"]] = record
+        """A finished epoch; it is there when this returns."""
+        ray.get(self.board.note_epoch.remote(self.training, record))
 
     def note_error(self, message: str) -> None:
-        """A user's error inside a worker."""
-        self.notices.error = message
+        """A user's error; it is there when this returns."""
+        ray.get(self.board.note_error.remote(self.training, message))
 
     def read(self) -> Notices:
-        """All of it."""
-        return self.notices
+        """All that was noted so far."""
+        found: Notices = ray.get(self.board.read.remote(self.training))
+        return found
+
+    def close(self) -> None:
+        """Let the board forget this training."""
+        self.board.close.remote(self.training)
+
+
+_boards: dict[tuple[str, str], Any] = {}
+"""The board of this process in the session of Ray it is in: one process for all its trainings."""
+
+
+def open_notes() -> Notes:
+    """A new training's part of the board."""
+    context = ray.get_runtime_context()
+    session = context.get_node_id(), context.get_job_id()
+    if session not in _boards:
+        _boards.clear()
+        _boards[session] = Board.remote()  # type: ignore[attr-defined]
+    return Notes(_boards[session], uuid.uuid4().hex)

@@ -18,6 +18,8 @@ from wsss_ray.recipe import Resources
 
 log = logging.getLogger(__name__)
 START_ATTEMPTS = 3
+KEPT_MS = 3_600_000
+"""How long an idle process of a local node is kept for the next step, which finds PyTorch imported there."""
 ORPHANS_AFTER = (2.0, 3.0, 5.0, 10.0)
 """Seconds between looks for what dead trainings hold."""
 Node = tuple[int, int]
@@ -68,10 +70,11 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             where = f"join Ray at {address}"
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(_choose_level())
     try:
         with _quiet_data():
+            # Now that Ray Data is imported, which sets levels of its own.
+            for name in ("ray.data", "ray.train", "ray.tune"):
+                logging.getLogger(name).setLevel(_choose_level())
             yield
     finally:
         ray.shutdown()
@@ -90,6 +93,7 @@ def _start_here() -> None:
                 _node_ip_address="127.0.0.1",
                 logging_level=logging.WARNING,
                 log_to_driver=False,
+                _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS},
             )
         except Exception as error:
             ray.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.files import parse_parquet
 from wsss_ray.artifacts.tables import encode_table, name_part, write_table
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.memory import keep_freed_memory
+from wsss_ray.cluster.process import begin_work, keep
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
@@ -71,12 +72,12 @@ class Throughput:
 class _Actor:
     """Builds its worker once, then turns shard names into files."""
 
-    def __init__(self, make_worker: Callable[[], ShardWorker], out: str) -> None:
+    def __init__(self, make_worker: bytes, out: str) -> None:
         import torch
 
-        torch.set_num_threads(1)
-        keep_freed_memory()
-        self.worker, self.out = make_worker(), out
+        begin_work(threads=1)
+        self.worker: ShardWorker = cloudpickle.loads(make_worker)()
+        self.out = out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,16 +94,9 @@ class _Actor:
         return {"shard": batch["shard"], "error": np.array(errors), "memory": np.array(memory)}
 
 
-_in_this_process: dict[bytes, _Actor] = {}
-
-
-def _run_as_task(batch: dict[str, np.ndarray], make_worker: bytes, out: str) -> dict[str, np.ndarray]:
+def _run_as_task(batch: dict[str, np.ndarray], make_worker: bytes, out: str, job: str) -> dict[str, np.ndarray]:
     """The same without an actor of its own: Ray's idle processes are reused, each builds the worker once."""
-    key = make_worker + out.encode()
-    if key not in _in_this_process:
-        _in_this_process.clear()
-        _in_this_process[key] = _Actor(cloudpickle.loads(make_worker), out)
-    return _in_this_process[key](batch)
+    return keep(job, lambda: _Actor(make_worker, out))(batch)
 
 
 def run_shards(job: ShardJob, machines: Machines) -> Throughput:
@@ -168,21 +162,23 @@ def _check_complete(job: ShardJob) -> None:
 def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> Any:
     workers = min(machines.inference_workers, len(names))
     names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
-    if not job.network:
+    arguments = cloudpickle.dumps(job.make_worker), job.out
+    if not (job.network and machines.use_gpu):
         return names_only.map_batches(
             _run_as_task,  # type: ignore[arg-type]
-            fn_args=(cloudpickle.dumps(job.make_worker), job.out),
+            fn_args=(*arguments, uuid.uuid4().hex),
             batch_size=1,
             compute=ray.data.TaskPoolStrategy(size=workers),
             num_cpus=1,
         )
+    # Ray ends the process of a task that had a GPU, so that a network stays with an actor there.
     return names_only.map_batches(
         _Actor,
-        fn_constructor_args=(job.make_worker, job.out),
+        fn_constructor_args=arguments,
         batch_size=1,
         # One shard waits behind the one in work: without it an actor idles 0.2 s after each; with more of them one
         # actor may hold several at the end while another has none.
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
-        num_gpus=machines.gpus / machines.inference_workers if machines.use_gpu else None,
+        num_gpus=machines.gpus / machines.inference_workers,
     )

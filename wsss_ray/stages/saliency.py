@@ -14,6 +14,7 @@ from ray import ObjectRef, cloudpickle
 from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
+from wsss_ray.cluster.process import keep
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.data import image as pic
@@ -113,17 +114,11 @@ def _made(todo: list[Item], out: str, how: tuple[Detector, Grey], layout: Machin
     yield from run_parts(_detect_part, parts, (out, ray.put(how[0]), how[1]), layout)
 
 
-_opened: dict[str, Detector] = {}
-"""The detector that was used last in this process: a network is set up once, not for every part."""
-
-
 def _detect_part(batch: dict[str, np.ndarray], out: str, sent: ObjectRef[Detector], grey: Grey) -> dict[str, Any]:
     """Some images, in a Ray task."""
-    if sent.hex() not in _opened:
-        _opened.clear()
-        _opened[sent.hex()] = ray.get(sent)
+    detector: Detector = keep(sent.hex(), lambda: ray.get(sent))
     items = cloudpickle.loads(batch["items"][0])
-    return {"bad": [write_maps(items, out, _opened[sent.hex()], grey)], "items": [len(items)]}
+    return {"bad": [write_maps(items, out, detector, grey)], "items": [len(items)]}
 
 
 def write_maps(items: Iterable[tuple[str, str | bytes]], out: str, detector: Detector, grey: Grey = PLAIN) -> list[str]:

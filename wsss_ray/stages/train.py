@@ -1,45 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step on Ray Train: any number of workers, a checkpoint per epoch, killed runs resume under the same
-name.
-"""
+"""The train step: any number of workers, a checkpoint per epoch, killed runs resume."""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-import threading
+import io
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
-import ray
-import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from wsss_ray import storage
+from wsss_ray.artifacts.checkpoint import read_checkpoint, remove_checkpoints, write_checkpoint
 from wsss_ray.artifacts.network import (
     MODEL,
     NETWORK,
     LocalizerSpec,
     NetworkSpec,
+    encode_state,
     parse_spec,
-    save_state,
 )
 from wsss_ray.artifacts.store import Artifact, Step
 from wsss_ray.artifacts.tables import Lookup
-from wsss_ray.cluster.board import Board, Notices
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.memory import keep_freed_memory
-from wsss_ray.cluster.progress import Bar
-from wsss_ray.config import UserError
+from wsss_ray.cluster.workers import Seat, TrainingWork, run_workers
 from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows
 from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
-from wsss_ray.engine.validate import ValidationImage, World, load_validation_images
+from wsss_ray.engine.validate import ValidationImage, load_validation_images
 from wsss_ray.engine.watch import SeedReading, SeedWatch
 from wsss_ray.nets.weight_store import digest_weights, locate_weights
 from wsss_ray.recipe import Localization, take_localizer
@@ -95,6 +86,8 @@ class TrainJob:
 
     spec: str
     """The network, as JSON."""
+    out: str
+    """Where its checkpoints, and in the end weights and history go."""
     data: str
     split: str
     val_split: str
@@ -138,6 +131,7 @@ def train(run: Run, title: str, spec: NetworkSpec, inputs: TrainInputs) -> Artif
     )
     job = TrainJob(
         spec=spec.model_dump_json(),
+        out=run.steps.store.folder(step.stage, step.digest),
         data=run.data.uri,
         split=recipe.data.train_split,
         val_split=recipe.data.val_split,
@@ -151,9 +145,7 @@ def train(run: Run, title: str, spec: NetworkSpec, inputs: TrainInputs) -> Artif
     def hear_epoch(epoch: Mapping[str, Any]) -> None:
         run.steps.hear_epoch(title, epoch)
 
-    return run.steps.find_or_compute(
-        title, step, lambda folder: run_training(title, job, folder, run.machines, hear_epoch)
-    )
+    return run.steps.find_or_compute(title, step, lambda _: run_training(title, job, run.machines, hear_epoch))
 
 
 def _digest_of(artifact: Artifact | None) -> str | None:
@@ -165,114 +157,40 @@ def _uri_of(artifact: Artifact | None) -> str | None:
 
 
 def run_training(
-    title: str, job: TrainJob, out: str, machines: Machines, hear_epoch: Callable[[Mapping[str, Any]], None]
+    title: str, job: TrainJob, machines: Machines, hear_epoch: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Any]:
-    """Train into folder ``out`` (weights and history); resumes from its last checkpoint after an interruption.
+    """Train into the job's folder (weights and history); resumes from its last checkpoint after an interruption.
 
     ``hear_epoch`` is called in this process, from another thread, with the record of every epoch. Returns
     {"history": [one record per epoch]} for the artifact's record.
     """
-    board = Board.remote()  # type: ignore[attr-defined]
-    filesystem, path = storage.open_fs(out)
-    filesystem.create_dir(path, recursive=True)
-    resources: dict[str, float] = {"CPU": machines.train_cpus}
-    if machines.use_gpu:
-        resources["GPU"] = 1
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"job": job, "board": board},
-        torch_config=TorchConfig(backend="nccl" if machines.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=machines.train_workers, use_gpu=machines.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            name="checkpoints",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=3),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
-        ),
-    )
-    with _show_progress(title, board, hear_epoch):
-        try:
-            result = trainer.fit()
-        except Exception as error:
-            notices: Notices = ray.get(board.read.remote())
-            if notices.error:
-                raise UserError(notices.error) from None
-            raise RuntimeError(f"{title}: training failed: {error}") from error
-    checkpoint = result.checkpoint
-    if checkpoint is None:
+    run_workers(TrainingWork(title, partial(_train, job), job.out), machines, hear_epoch)
+    last = read_checkpoint(job.out)
+    if last is None:
         raise RuntimeError(f"{title}: training ended without a checkpoint")
-    with checkpoint.as_directory() as folder:
-        for name in (MODEL, HISTORY):
-            storage.write_bytes(storage.join(out, name), (Path(folder) / name).read_bytes())
-    filesystem.delete_dir(f"{path}/checkpoints")
-    storage.write_bytes(storage.join(out, NETWORK), parse_spec(job.spec).model_dump_json(indent=1).encode())
-    return {"history": storage.read_json(storage.join(out, HISTORY))}
+    storage.write_bytes(storage.join(job.out, MODEL), last[MODEL])
+    storage.write_bytes(storage.join(job.out, NETWORK), parse_spec(job.spec).model_dump_json(indent=1).encode())
+    storage.write_bytes(storage.join(job.out, HISTORY), last[HISTORY])
+    remove_checkpoints(job.out)
+    return {"history": json.loads(last[HISTORY])}
 
 
-@contextlib.contextmanager
-def _show_progress(title: str, board: Any, hear_epoch: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """A progress bar fed from the board while training runs."""
-    stop = threading.Event()
-
-    def watch() -> None:
-        heard: set[int] = set()
-        with Bar(title, 0, "steps") as bar:
-            ended = False
-            while not ended:
-                ended = stop.wait(1.0)
-                try:
-                    notices: Notices = ray.get(board.read.remote())
-                except Exception:  # the cluster is going down; the run itself reports why
-                    return
-                for epoch in sorted(set(notices.epochs) - heard):
-                    heard.add(epoch)
-                    hear_epoch(notices.epochs[epoch])
-                _show_notices(bar, notices)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(timeout=10)
-
-
-def _show_notices(bar: Bar, notices: Notices) -> None:
-    bar.set_total(notices.num_steps)
-    last = notices.epochs.get(max(notices.epochs, default=-1), {})
-    precision = f" mAP {last['mean_ap']:.3f}" if last.get("mean_ap") is not None else ""
-    bar.at(notices.step, f"loss {notices.loss:.4f}{precision}")
-
-
-def _work(config: dict[str, Any]) -> None:
-    """One training worker."""
-    board = config["board"]
-    try:
-        _Worker(config["job"], board).train()
-    except UserError as error:
-        ray.get(board.note_error.remote(str(error)))
-        raise
+def _train(job: TrainJob, seat: Seat) -> None:
+    _Worker(job, seat).train()
 
 
 class _Worker:
     """Trains its share of every batch and reports each epoch, with a checkpoint on the first worker."""
 
-    def __init__(self, job: TrainJob, board: Any) -> None:
-        self.job, self.board = job, board
+    def __init__(self, job: TrainJob, seat: Seat) -> None:
+        self.job, self.world, self.notes = job, seat.world, seat.notes
         self.spec = parse_spec(job.spec)
-        context = ray.train.get_context()
-        self.world = World(context.get_world_rank(), context.get_world_size(), get_device())
         self.history: list[dict[str, Any]] = []
         self.watch: SeedWatch | None = None
         self.last_note = 0.0
 
     def train(self) -> None:
         """The whole training, from the last finished epoch on."""
-        keep_freed_memory()
         job, spec = self.job, self.spec
         torch.manual_seed(job.seed)
         self.network = spec.build(pretrained=True, base_folder=job.base)
@@ -288,7 +206,7 @@ class _Worker:
         if isinstance(spec, LocalizerSpec):
             validation = self._load_validation(spec)
             self.watch = self._open_watch(spec)
-        state, self.history = _restore()
+        state, self.history = _restore(job.out)
         training = Training(samples, spec.train, job.seed, self.world, validation, job.threads)
         train_network(self.network, training, state, Hooks(self._report_epoch, self._note_step))
 
@@ -312,7 +230,7 @@ class _Worker:
     def _note_step(self, step: int, num_steps: int, loss: float) -> None:
         if self.world.rank == 0 and (time.monotonic() - self.last_note > 1 or step == num_steps):
             self.last_note = time.monotonic()
-            self.board.note_step.remote(step, num_steps, loss)
+            self.notes.note_step(step, num_steps, loss)
 
     def _report_epoch(self, report: EpochReport, snapshot: Callable[[], dict[str, Any]]) -> None:
         record = vars(report).copy()
@@ -320,26 +238,27 @@ class _Worker:
             record |= self.watch.score_seeds(self.network, self.world.device)
         self.history.append(record)
         if self.world.rank != 0:
-            ray.train.report(report.losses)
             return
-        self.board.note_epoch.remote(record)
-        with tempfile.TemporaryDirectory() as folder:
-            whole = snapshot()
-            save_state(self.network, Path(folder) / MODEL)
-            torch.save({"optimizer": whole["optimizer"], "epoch": whole["epoch"]}, Path(folder) / STATE)
-            storage.write_json(f"{folder}/{HISTORY}", self.history)
-            ray.train.report(report.losses, checkpoint=Checkpoint.from_directory(folder))
+        whole = snapshot()
+        state = io.BytesIO()
+        torch.save({"optimizer": whole["optimizer"], "epoch": whole["epoch"]}, state)
+        files = {
+            MODEL: encode_state(self.network),
+            STATE: state.getvalue(),
+            HISTORY: json.dumps(self.history, indent=1, sort_keys=True).encode(),
+        }
+        write_checkpoint(self.job.out, report.epoch, files)
+        self.notes.note_epoch(record)
 
 
-def _restore() -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+def _restore(out: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """The state and history of the last finished epoch, or nothing."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
+    files = read_checkpoint(out)
+    if files is None:
         return None, []
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    with checkpoint.as_directory() as folder:
-        state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
-        state["model"] = load_file(Path(folder) / MODEL)
-        history: list[dict[str, Any]] = storage.read_json(f"{folder}/{HISTORY}")
+    state = torch.load(io.BytesIO(files[STATE]), map_location="cpu", weights_only=True)
+    state["model"] = load(files[MODEL])
+    history: list[dict[str, Any]] = json.loads(files[HISTORY])
     return state, history

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training workers on the cluster: one on CPUs is a plain task in a process that is kept, more or those on GPUs are a
+worker group of Ray Train.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from wsss_ray import storage
+from wsss_ray.cluster.board import Notes, Notices, open_notes
+from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.process import begin_work, forget
+from wsss_ray.cluster.progress import Bar
+from wsss_ray.config import UserError
+from wsss_ray.engine.validate import World
+
+MAX_FAILURES = 3
+"""How often a training whose worker died goes on from its last checkpoint."""
+GROUP = "group"
+"""What Ray Train keeps of a worker group, beside the training's own checkpoint."""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a training worker stands, and whom it tells how far it is."""
+
+    world: World
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class TrainingWork:
+    """What is run on every worker; it finds the last checkpoint itself, for it may be called again."""
+
+    title: str
+    work: Callable[[Seat], None]
+    """Picklable."""
+    out: str
+    """Folder that all workers share."""
+
+
+def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Mapping[str, Any]], None]) -> None:
+    """Run a training to its end; ``hear_epoch`` is called in this process, from another thread, with every epoch.
+
+    Raises UserError with a worker's own message, RuntimeError where workers failed more than ``MAX_FAILURES`` times.
+    """
+    notes = open_notes()
+    with _show_progress(job.title, notes, hear_epoch):
+        try:
+            if machines.use_gpu or machines.train_workers > 1:
+                _run_group(job, notes, machines)
+            else:
+                _run_alone(job, notes, machines)
+        except Exception as error:
+            said = notes.read().error
+            if said:
+                raise UserError(said) from None
+            raise RuntimeError(f"{job.title}: training failed: {error}") from error
+        said = notes.read().error
+    notes.close()
+    if said:
+        raise UserError(said)
+
+
+def _run_alone(job: TrainingWork, notes: Notes, machines: Machines) -> None:
+    task = _work_alone.options(num_cpus=machines.train_cpus)
+    running = task.remote(job.work, notes, machines.train_cpus)
+    try:
+        ray.get(running)
+    except BaseException:
+        ray.cancel(running, force=True)
+        raise
+
+
+@ray.remote(max_retries=MAX_FAILURES)
+def _work_alone(work: Callable[[Seat], None], notes: Notes, threads: int) -> None:
+    forget()
+    begin_work(threads)
+    with _noted_errors(notes):
+        work(Seat(World(), notes))
+
+
+def _run_group(job: TrainingWork, notes: Notes, machines: Machines) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    filesystem, path = storage.open_fs(job.out)
+    filesystem.create_dir(path, recursive=True)
+    resources: dict[str, float] = {"CPU": machines.train_cpus}
+    if machines.use_gpu:
+        resources["GPU"] = 1
+    trainer = TorchTrainer(
+        _work_in_group,
+        train_loop_config={"work": job.work, "notes": notes, "threads": machines.train_cpus},
+        torch_config=TorchConfig(backend="nccl" if machines.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=machines.train_workers, use_gpu=machines.use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=GROUP,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    trainer.fit()
+    storage.remove_folder(storage.join(job.out, GROUP))
+
+
+def _work_in_group(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train.torch import get_device
+
+    notes: Notes = config["notes"]
+    if notes.read().error:
+        return  # of an earlier try: another one meets the same
+    begin_work(config["threads"])
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    try:
+        config["work"](Seat(world, notes))
+    except UserError as error:
+        # Raised as well, so that the other workers, who may wait for this one, are ended.
+        notes.note_error(str(error))
+        raise
+
+
+@contextlib.contextmanager
+def _noted_errors(notes: Notes) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        notes.note_error(str(error))
+
+
+@contextlib.contextmanager
+def _show_progress(title: str, notes: Notes, hear_epoch: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """A progress bar fed from the board while training runs."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        heard: set[int] = set()
+        with Bar(title, 0, "steps") as bar:
+            ended = False
+            while not ended:
+                ended = stop.wait(1.0)
+                try:
+                    notices = notes.read()
+                except Exception:  # the cluster is going down; the run itself reports why
+                    return
+                for epoch in sorted(set(notices.epochs) - heard):
+                    heard.add(epoch)
+                    hear_epoch(notices.epochs[epoch])
+                _show_notices(bar, notices)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _show_notices(bar: Bar, notices: Notices) -> None:
+    bar.set_total(notices.num_steps)
+    last = notices.epochs.get(max(notices.epochs, default=-1), {})
+    precision = f" mAP {last['mean_ap']:.3f}" if last.get("mean_ap") is not None else ""
+    bar.at(notices.step, f"loss {notices.loss:.4f}{precision}")
