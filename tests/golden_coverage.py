@@ -134,7 +134,10 @@ def takes_golden(item: pytest.Item) -> bool:
 
 def reads_golden(path: Path) -> bool:
     """Whether some function of a test file takes the ``golden`` fixture."""
-    functions = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+    text = path.read_text()
+    if "golden" not in text:
+        return False
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
     return any(argument.arg == "golden" for function in functions for argument in function.args.args)
 
 

@@ -59,11 +59,7 @@ def test_there_are_three() -> None:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=[] if path.stem == "first_run" else [pytest.mark.slow]) for path in NOTEBOOKS],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_ends_with_something_seen(path: Path, tmp_path: Path) -> None:
     """With fewer images and epochs than the page has, every cell as it stands there."""
     notebook = nbformat.read(path, as_version=4)

@@ -7,6 +7,7 @@ import ast
 import re
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,24 +44,31 @@ def list_modules(root: Path) -> dict[str, Path]:
     return found
 
 
-def list_imports(path: Path, modules: dict[str, Path], types_too: bool) -> Iterator[tuple[int, str]]:
-    """(line, module) of every import of this package in a file, also inside functions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def parse_imports(text: str) -> list[tuple[int, str, str, bool]]:
+    """(line, module, name taken from it, whether for types alone) of every import in a file, also inside functions."""
+    tree = ast.parse(text)
     only_types = {
         inner
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
         for inner in ast.walk(node)
     }
+    found = []
     for node in ast.walk(tree):
-        if node in only_types and not types_too:
-            continue
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name, "", node in only_types) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                yield node.lineno, whole if whole in modules else node.module
+            found += [(node.lineno, node.module, alias.name, node in only_types) for alias in node.names]
+    return found
+
+
+def list_imports(path: Path, modules: dict[str, Path], types_too: bool) -> Iterator[tuple[int, str]]:
+    """(line, module) of every import in a file."""
+    for line, module, name, for_types in parse_imports(path.read_text(encoding="utf-8")):
+        if types_too or not for_types:
+            whole = f"{module}.{name}"
+            yield line, whole if whole in modules else module
 
 
 def find_room(module: str) -> str:

@@ -13,7 +13,7 @@ from wsss_ray.artifacts.store import Artifact
 from wsss_ray.experiments.log import MlflowLog
 from wsss_ray.tracking import Tracker, clean_name
 
-NUM_PROCESSES, NUM_RUNS = 3, 5
+NUM_PROCESSES, NUM_RUNS = 3, 3
 
 
 def write_runs(out: str, parent: str, writer: int) -> None:

@@ -240,7 +240,7 @@ def kill_while_training(out: Path) -> None:
         with contextlib.suppress(Exception):
             alive = [actor for actor in actors().values() if actor["State"] == "ALIVE"]
             trials = [actor["Pid"] for actor in alive if actor["ActorClassName"] in ("ImplicitFunc", "run_trial")]
-            if trials and any("RayTrainWorker" in actor["ActorClassName"] for actor in alive):
+            if trials:
                 os.kill(trials[0], signal.SIGKILL)
                 return
         time.sleep(0.2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from tests.data.salient_networks import write_network
 from wsss_ray.cli.data import app
+from wsss_ray.cluster import process
 from wsss_ray.config import UserError
 from wsss_ray.data.grey import PLAIN
 from wsss_ray.data.manifest import DataSet, Manifest
@@ -145,14 +147,17 @@ def test_a_saliency_folder_without_any_map_is_refused(images: Path, tmp_path: Pa
         )
 
 
-def test_the_command_runs_a_network_on_a_cluster(images: Path, tmp_path: Path, ray_cluster: None) -> None:
+def test_the_command_runs_a_network_on_a_cluster(
+    images: Path, tmp_path: Path, ray_cluster: None, caplog: pytest.LogCaptureFixture
+) -> None:
     """``wsss data saliency --detector onnx`` as typed: maps, note and manifest; the second call only looks."""
     network = write_network(tmp_path / "redness.onnx")
     out = tmp_path / "maps"
     command = ["saliency", "folder", str(images), "--out", str(out), "--detector", "onnx"]
     settings = ["--set", f"detector.file={network}", "--set", "detector.side=64", "--set", "val_fraction=0.1"]
-    said = CliRunner().invoke(app, [*command, *settings], catch_exceptions=False).output
-    assert "4 saliency maps by onnx" in said
+    with caplog.at_level(logging.INFO, "wsss_ray"):
+        CliRunner().invoke(app, [*command, *settings], catch_exceptions=False)
+    assert "4 saliency maps by onnx" in caplog.text
     opened = open_detector("onnx", {"file": str(network), "side": 64})
     assert json.loads((out / NOTE).read_text()) == opened.made
     for item in open_source("folder", images).items:
@@ -177,10 +182,9 @@ def test_one_process_sets_a_network_up_once(images: Path, tmp_path: Path, ray_cl
     sent = ray.put(detector)
     for _ in range(2):
         assert saliency._detect_part(batch, str(tmp_path / "maps"), sent, PLAIN)["items"] == [2]
-    kept = saliency._opened[sent.hex()]
-    assert saliency._opened == {sent.hex(): kept}
+    kept = process.keep(sent.hex(), pytest.fail)
     assert kept is not detector
     assert "_session" in vars(kept.find), "its session is open"
     other = ray.put(open_detector("fine_grained"))
     assert saliency._detect_part(batch, str(tmp_path / "maps"), other, PLAIN)["bad"] == [[]]
-    assert sent.hex() not in saliency._opened, "another detector takes the place of the last one"
+    assert process.keep(sent.hex(), lambda: None) is None, "another detector took the place of the last one"

@@ -70,7 +70,8 @@ def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Map
 
 
 def _run_alone(job: TrainingWork, notes: Notes, machines: Machines) -> None:
-    task = _work_alone.options(num_cpus=machines.train_cpus)
+    # Not in the placement group of a trial, which holds no cores for its steps.
+    task = _work_alone.options(num_cpus=machines.train_cpus, scheduling_strategy="DEFAULT")
     running = task.remote(job.work, notes, machines.train_cpus)
     try:
         ray.get(running)

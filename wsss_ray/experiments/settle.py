@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
 from wsss_ray.nets.weight_store import locate_weights
-from wsss_ray.recipe import Recipe, SettledData, SettledRecipe, take_localizer
+from wsss_ray.recipe import Localization, Recipe, SettledData, SettledRecipe, take_localizer
 from wsss_ray.stages.histogram import HistogramStep
 from wsss_ray.stages.localize import LocalizeStep
 from wsss_ray.stages.predict import PredictStep
@@ -69,10 +70,15 @@ def settle_recipe(recipe: Recipe, manifest: Manifest) -> SettledRecipe:
     data = SettledData.model_validate({**recipe.data.model_dump(), **wanted})
     _check_saliency(recipe, manifest, data.train_split)
     if recipe.base is not None:
-        # Without memory: a base that does not fit is refused before anything has been trained.
-        with torch.device("meta"):
-            build_localizer(take_localizer(recipe), len(manifest.classes))
+        _check_base(take_localizer(recipe).model_dump_json(), len(manifest.classes))
     return SettledRecipe.model_validate({**dict(recipe), "data": data})
+
+
+@lru_cache(maxsize=256)
+def _check_base(localization: str, num_classes: int) -> None:
+    """Refuse a base that does not fit before anything has been trained: the network is built, without its memory."""
+    with torch.device("meta"):
+        build_localizer(Localization.model_validate_json(localization), num_classes)
 
 
 def _check_saliency(recipe: Recipe, manifest: Manifest, split: str) -> None:
