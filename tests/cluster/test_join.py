@@ -75,6 +75,23 @@ def test_runs_at_the_same_time_are_counted_per_node(
         fit_runs(nodes, resources, limit + 1, 100)
 
 
+@pytest.mark.parametrize(
+    ("nodes", "asked", "networks", "others"),
+    [
+        ([(16, 2)], None, 2, 16),
+        ([(16, 2)], 1, 1, 16),
+        ([(16, 4), (32, 0)], None, 4, 48),
+        ([(8, 0)], None, 8, 8),
+        ([(8, 0)], 3, 3, 3),
+    ],
+)
+def test_steps_without_a_network_use_all_cores(
+    nodes: list[tuple[int, int]], asked: int | None, networks: int, others: int
+) -> None:
+    made = lay_out(nodes, Resources(inference_workers=asked))
+    assert (made.inference_workers, made.cpu_workers) == (networks, others)
+
+
 def test_more_workers_than_there_is_room_for_are_refused() -> None:
     with pytest.raises(UserError, match="resources.train_workers: 3 .* has 2 CPUs"):
         lay_out([(1, 0), (1, 0)], Resources(train_workers=3))

@@ -50,7 +50,7 @@ class NamedSteps(Steps):
 def digest_steps(recipe: Recipe) -> dict[str, str]:
     """Title of every step -> its digest."""
     steps = NamedSteps(Store("unused"))
-    run_steps(Run(settle_recipe(recipe, MANIFEST), DataSet("", MANIFEST), steps, Machines(1, 0, 1, 1, 1)))
+    run_steps(Run(settle_recipe(recipe, MANIFEST), DataSet("", MANIFEST), steps, Machines(1, 0, 1, 1, 1, 1)))
     return {title: artifact.digest for title, artifact in steps.finished}
 
 

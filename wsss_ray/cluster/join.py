@@ -36,7 +36,10 @@ class Machines:
     train_cpus: int
     """Threads of each training worker."""
     inference_workers: int
-    """Processes of the inference stages; each uses one thread, so that their number changes no bit of a result."""
+    """Processes that hold a network: one for each GPU, or core where there are none; each uses one thread, so that
+    their number changes no bit of a result."""
+    cpu_workers: int
+    """Processes of the steps without a network: preparation, saliency, CRF, scores."""
 
     @property
     def use_gpu(self) -> bool:
@@ -151,7 +154,8 @@ def lay_out(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Mach
     threads = max(1, cpus // resources.train_workers)
     while threads > 1 and count_places(nodes, threads, gpus > 0) < share * resources.train_workers:
         threads -= 1
-    return Machines(cpus, gpus, resources.train_workers, threads, inference)
+    cpu_workers = min(resources.inference_workers or cpus, cpus) if not gpus else cpus
+    return Machines(cpus, gpus, resources.train_workers, threads, inference, cpu_workers)
 
 
 def count_places(nodes: Sequence[Node], threads: int, use_gpu: bool = False) -> int:

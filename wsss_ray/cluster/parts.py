@@ -17,12 +17,12 @@ Work = Callable[..., dict[str, Any]]
 def run_parts(
     work: Work, parts: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...], layout: Machines
 ) -> Iterator[dict[str, Any]]:
-    """The result of each part, in any order; at most ``layout.inference_workers`` run at once, one core each."""
+    """The result of each part, in any order; at most ``layout.cpu_workers`` run at once, one core each."""
     pipeline = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map_batches(
         work,
         fn_args=arguments,
         batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=layout.inference_workers),
+        compute=ray.data.TaskPoolStrategy(size=layout.cpu_workers),
         num_cpus=1,
     )
     yield from pipeline.iter_rows()

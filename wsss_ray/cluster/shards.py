@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from wsss_ray.artifacts.tables import encode_table, name_part, write_table
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, keep
 from wsss_ray.cluster.progress import Bar
+from wsss_ray.cluster.split import Split, run_split
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
@@ -55,6 +56,8 @@ class ShardJob:
     out: str
     network: bool = False
     """Whether the worker holds a network, which goes to a GPU where there is one."""
+    split: Split | None = None
+    """The two sides of the worker, which run in two places where there are GPUs."""
     row_per_image: bool = True
     """Whether a table has one row for each image of its shard."""
 
@@ -114,15 +117,24 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
         if not waiting:
             return Throughput()
         try:
-            for row in _build_pipeline(job, [name for name, _ in waiting], machines).iter_rows():
-                if row["error"]:
-                    raise UserError(str(row["error"]))
-                memory = max(memory, float(row["memory"]))
-                bar.advance(num_images[str(row["shard"])])
+            for shard, used in _run_waiting(job, waiting, machines):
+                memory = max(memory, used)
+                bar.advance(num_images[shard])
         except RayError as error:
             raise RuntimeError(f"{job.title}: a worker failed: {error}") from error
     _check_complete(job)
     return Throughput(left / max(time.monotonic() - start, 1e-9), memory)
+
+
+def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator[tuple[str, float]]:
+    """(name, memory in MB) of every shard as its file is written."""
+    if job.split is not None and machines.use_gpu:
+        yield from run_split(job.split, job.out, waiting, machines)
+        return
+    for row in _build_pipeline(job, [name for name, _ in waiting], machines).iter_rows():
+        if row["error"]:
+            raise UserError(str(row["error"]))
+        yield str(row["shard"]), float(row["memory"])
 
 
 def find_done(job: ShardJob) -> set[str]:
@@ -160,10 +172,11 @@ def _check_complete(job: ShardJob) -> None:
 
 
 def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> Any:
-    workers = min(machines.inference_workers, len(names))
+    on_gpu = job.network and machines.use_gpu
+    workers = min(machines.inference_workers if on_gpu else machines.cpu_workers, len(names))
     names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
     arguments = cloudpickle.dumps(job.make_worker), job.out
-    if not (job.network and machines.use_gpu):
+    if not on_gpu:
         return names_only.map_batches(
             _run_as_task,  # type: ignore[arg-type]
             fn_args=(*arguments, uuid.uuid4().hex),

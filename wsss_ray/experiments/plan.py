@@ -28,7 +28,7 @@ from wsss_ray.stages.run import Compute, Run, Steps
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_MACHINES = Machines(cpus=1, gpus=0, train_workers=1, train_cpus=1, inference_workers=1)
+NO_MACHINES = Machines(cpus=1, gpus=0, train_workers=1, train_cpus=1, inference_workers=1, cpu_workers=1)
 """Nothing is computed, so nothing is laid out."""
 
 

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from wsss_ray.artifacts.network import open_predictor
 from wsss_ray.artifacts.store import Artifact, Step
 from wsss_ray.artifacts.tables import PREDICTIONS_SCHEMA
 from wsss_ray.cluster.shards import ShardJob, run_shards
+from wsss_ray.cluster.split import Split, SplitWorker
 from wsss_ray.config import select
 from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.data.manifest import load_manifest
@@ -38,45 +39,66 @@ class PredictStep(Step):
     """The validation split."""
 
 
-class PredictWorker:
-    """Images of a shard -> single-scale, multi-scale and CRF masks."""
+@dataclass(frozen=True)
+class ReadImage:
+    """One image and what the network says of it."""
+
+    image_id: str
+    image: np.ndarray
+    """(H, W, 3) uint8."""
+    labels: tuple[int, ...]
+    scores: ImageScores
+
+
+class PredictReader:
+    """Images of a shard -> their scores."""
 
     def __init__(self, data: str, network: str, config: PredictConfig, batch_size: int) -> None:
-        self.data, self.config = data, config
+        self.data = data
         trained = open_predictor(network)
-        self.num_classes = trained.spec.num_classes
-        self.predictor = MaskPredictor(trained.segments, self.num_classes + 1, config, trained.on(batch_size))
-        self.palette = np.asarray(load_manifest(data).palette, dtype=np.uint8)
+        self.predictor = MaskPredictor(trained.segments, trained.spec.num_classes + 1, config, trained.on(batch_size))
 
-    def make_table(self, shard: str) -> pa.Table:
-        """One row of ``PREDICTIONS_SCHEMA`` for every image."""
+    def read_parts(self, shard: str) -> Iterator[tuple[int, ReadImage]]:
+        """(place, image with its scores) of every image."""
         rows = read_shard(self.data, shard, columns=["image_id", "image", "labels"])
         images = [decode_image(row["image"], row["image_id"]) for row in rows]
-        found = {
-            index: self._encode_masks(rows[index], images[index], scores)
-            for index, scores in self.predictor.score_images(images)
-        }
-        return pa.Table.from_pylist([found[index] for index in range(len(rows))], schema=PREDICTIONS_SCHEMA)
+        for place, scores in self.predictor.score_images(images):
+            row = rows[place]
+            yield place, ReadImage(row["image_id"], images[place], tuple(row["labels"] or ()), scores)
 
-    def _encode_masks(self, row: dict[str, Any], image: np.ndarray, scores: ImageScores) -> dict[str, Any]:
+
+class PredictFinisher:
+    """Scores of an image -> single-scale, multi-scale and CRF masks."""
+
+    def __init__(self, data: str, config: PredictConfig) -> None:
+        manifest = load_manifest(data)
+        self.config, self.num_classes = config, len(manifest.classes)
+        self.palette = np.asarray(manifest.palette, dtype=np.uint8)
+
+    def make_row(self, part: ReadImage) -> dict[str, Any]:
+        """A row of ``PREDICTIONS_SCHEMA``."""
         labels = np.zeros(self.num_classes, dtype=bool)
-        labels[list(row["labels"] or [])] = True
-        masks = vars(read_masks(self.config, image, scores, labels))
+        labels[list(part.labels)] = True
+        masks = vars(read_masks(self.config, part.image, part.scores, labels))
         encoded = {
             name: None if mask is None else encode_mask(mask.astype(np.uint8), self.palette)
             for name, mask in masks.items()
         }
-        return {"image_id": row["image_id"], **encoded}
+        return {"image_id": part.image_id, **encoded}
 
 
 def predict(run: Run, network: Artifact) -> Artifact:
     """Masks of every image of the validation split."""
-    recipe, split = run.recipe, run.recipe.data.val_split
-    step = PredictStep(predict=select(recipe.predict, "masks"), network=network.digest, data=run.split_digest(split))
-    make_worker = partial(PredictWorker, run.data.uri, network.uri, recipe.predict, recipe.resources.batch_size)
+    recipe = run.recipe
+    data = run.split_digest(recipe.data.val_split)
+    step = PredictStep(predict=select(recipe.predict, "masks"), network=network.digest, data=data)
+    uri, config = run.data.uri, recipe.predict
+    make_reader = partial(PredictReader, uri, network.uri, config, recipe.resources.batch_size)
+    split = Split(make_reader, partial(PredictFinisher, uri, config), PREDICTIONS_SCHEMA)
 
     def compute(folder: str) -> dict[str, Any]:
-        job = ShardJob("predict", make_worker, run.data.shards(split), folder, network=True)
+        shards = run.data.shards(recipe.data.val_split)
+        job = ShardJob("predict", partial(SplitWorker, split), shards, folder, network=True, split=split)
         return asdict(run_shards(job, run.machines))
 
     return run.steps.find_or_compute("predict", step, compute)

@@ -108,7 +108,7 @@ def _tell_apart(found: dict[str, Any], made: dict[str, Any]) -> tuple[str, str]:
 
 
 def _made(todo: list[Item], out: str, how: tuple[Detector, Grey], layout: Machines) -> Iterator[dict[str, Any]]:
-    size = max(1, min(_PER_TASK, -(-len(todo) // layout.inference_workers)))
+    size = max(1, min(_PER_TASK, -(-len(todo) // layout.cpu_workers)))
     light = [(item.image_id, item.image) for item in todo]
     parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
     yield from run_parts(_detect_part, parts, (out, ray.put(how[0]), how[1]), layout)
