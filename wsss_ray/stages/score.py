@@ -9,7 +9,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -155,8 +155,7 @@ def rescore(artifact: Artifact, recipe: SettledRecipe, data: DataSet) -> dict[st
     """
     step = artifact.record["step"]
     config = recipe.score.model_copy(update={"background": recipe.background, "at": tuple(step["score"]["at"])})
-    names = [name for name in storage.list_names(artifact.uri) if name.endswith(".parquet")]
-    totals = _sum_totals(artifact.uri, [(name, 0) for name in names])
+    totals = dict(_read_totals(artifact.uri, artifact.record["content"]))
     curve = _read_curve(totals, config, len(data.labels))
     place = np.flatnonzero(curve.thresholds == config.background)
     if not len(place):
@@ -164,6 +163,12 @@ def rescore(artifact: Artifact, recipe: SettledRecipe, data: DataSet) -> dict[st
     totals["fixed"] = curve.matrices()[int(place[0])]
     totals["parts"] = np.zeros_like(totals["parts"])
     return summarize_totals(totals, "maps", data.labels, config, describe_protocols(recipe, data, "maps"))
+
+
+@lru_cache(maxsize=4)
+def _read_totals(uri: str, content: str) -> dict[str, np.ndarray]:
+    """The totals of a finished artifact, by its content too: a sweep asks for the same ones again and again."""
+    return _sum_totals(uri, [(name, 0) for name in storage.list_names(uri) if name.endswith(".parquet")])
 
 
 def describe_protocols(recipe: SettledRecipe, data: DataSet, kind: Kind) -> dict[str, str]:
