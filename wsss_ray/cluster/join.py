@@ -96,7 +96,7 @@ def _start_here() -> None:
                 _node_ip_address="127.0.0.1",
                 logging_level=logging.WARNING,
                 log_to_driver=False,
-                _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS},
+                _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS, "task_oom_retries": 2},
             )
         except Exception as error:
             ray.shutdown()

@@ -19,19 +19,21 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from wsss_ray import storage
 from wsss_ray.artifacts.files import parse_parquet
 from wsss_ray.artifacts.tables import encode_table, name_part, write_table
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.process import begin_work, keep
+from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.cluster.split import Split, run_split
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
 log = logging.getLogger(__name__)
+MAX_DEATHS = 2
+"""How often a shard whose worker died is tried again before it is tried alone."""
 READERS = 8
 """Threads that read what an earlier run left."""
 Shards = Sequence[tuple[str, int]]
@@ -120,8 +122,11 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
             for shard, used in _run_waiting(job, waiting, machines):
                 memory = max(memory, used)
                 bar.advance(num_images[shard])
-        except RayError as error:
+        except RayTaskError as error:
             raise RuntimeError(f"{job.title}: a worker failed: {error}") from error
+        except RayError:
+            for shard in _run_one_by_one(job, machines):
+                bar.advance(num_images[shard])
     _check_complete(job)
     return Throughput(left / max(time.monotonic() - start, 1e-9), memory)
 
@@ -135,6 +140,38 @@ def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator
         if row["error"]:
             raise UserError(str(row["error"]))
         yield str(row["shard"]), float(row["memory"])
+
+
+def _run_one_by_one(job: ShardJob, machines: Machines) -> Iterator[str]:
+    """Shards that are not done, each in a task of its own: workers died, and this shows over which one.
+
+    UserError names it; where all go well this time, the name of each as its file is written.
+    """
+    task = _run_alone.options(num_cpus=1, num_gpus=1 if job.network and machines.use_gpu else 0)
+    done = find_done(job)
+    for place, (shard, num_images) in enumerate(job.shards):
+        if shard in done:
+            continue
+        try:
+            (error,) = ray.get(task.remote(cloudpickle.dumps(job.make_worker), job.out, shard))["error"]
+        except RayTaskError as failure:
+            raise RuntimeError(f"{job.title}: a worker failed: {failure}") from failure
+        except RayError as death:
+            reason = "out of memory" if isinstance(death, OutOfMemoryError) else "a crash, or out of memory"
+            raise UserError(
+                f"{job.title}: {shard} (number {place + 1} of {len(job.shards)}, {num_images} images) kills its worker "
+                f"({reason}); look for a huge or damaged image in it, or lower resources.batch_size"
+            ) from None
+        if error:
+            raise UserError(error)
+        yield shard
+
+
+@ray.remote(max_retries=0)
+def _run_alone(make_worker: bytes, out: str, shard: str) -> dict[str, list[Any]]:
+    forget()
+    found = _Actor(make_worker, out)({"shard": np.array([shard])})
+    return {name: values.tolist() for name, values in found.items()}
 
 
 def find_done(job: ShardJob) -> set[str]:
@@ -183,6 +220,7 @@ def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> 
             batch_size=1,
             compute=ray.data.TaskPoolStrategy(size=workers),
             num_cpus=1,
+            max_retries=MAX_DEATHS,
         )
     # Ray ends the process of a task that had a GPU, so that a network stays with an actor there.
     return names_only.map_batches(
@@ -194,4 +232,6 @@ def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> 
         compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=machines.gpus / machines.inference_workers,
+        max_restarts=MAX_DEATHS,
+        max_task_retries=MAX_DEATHS,
     )

@@ -24,6 +24,8 @@ from wsss_ray.cluster.process import begin_work, keep
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
+MAX_DEATHS = 2
+"""How often an image whose worker died is tried again."""
 Part = Any
 """What the network says of one image, and what the other side needs beside it; picklable."""
 
@@ -94,6 +96,8 @@ def _build_pipeline(split: Split, names: Sequence[str], machines: Machines) -> A
         compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
         num_cpus=1,
         num_gpus=machines.gpus / machines.inference_workers,
+        max_restarts=MAX_DEATHS,
+        max_task_retries=MAX_DEATHS,
     )
     return parts.map_batches(
         _finish,  # type: ignore[arg-type]
@@ -101,6 +105,7 @@ def _build_pipeline(split: Split, names: Sequence[str], machines: Machines) -> A
         batch_size=1,
         compute=ray.data.TaskPoolStrategy(size=machines.cpu_workers),
         num_cpus=1,
+        max_retries=MAX_DEATHS,
     )
 
 
