@@ -128,7 +128,7 @@ TOY: dict[str, Overrides] = {
     "psa": {"refine.radius": 3, "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
     "deeplab_v1": {
         "segment": SegmentConfig(
-            network=DeepLabV1Config(rate=4, hidden=128, dropout=0.1, channel_dropout=False, **TOY_HEAD),
+            network=DeepLabV1Config(kind="seam", hidden=128, rate=4, norm_momentum=0.01, **TOY_HEAD),
             net=TOY_NET,
             train=_train_toy(10),
         )

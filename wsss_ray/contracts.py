@@ -45,7 +45,7 @@ class Batch:
     """For every image another one that shares a class with it, augmented on its own."""
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> Batch:
-        """The batch on another device, images in ``memory_format`` if one is given."""
+        """The batch on another device, images in ``memory_format`` if one is given; pinned memory without waiting."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -53,8 +53,19 @@ class Batch:
                 moved[field.name] = value.to(device, memory_format)
             elif isinstance(value, Tensor):
                 form = memory_format if memory_format is not None and value.dim() == 4 else torch.preserve_format
-                moved[field.name] = value.to(device, memory_format=form)
+                moved[field.name] = value.to(device, memory_format=form, non_blocking=True)
         return replace(self, **moved)
+
+    def pin(self) -> Batch:
+        """The batch in memory that a GPU reads by itself."""
+        pinned: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Batch):
+                pinned[field.name] = value.pin()
+            elif isinstance(value, Tensor):
+                pinned[field.name] = value.pin_memory()
+        return replace(self, **pinned)
 
 
 @dataclass(frozen=True)

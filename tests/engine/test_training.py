@@ -15,8 +15,9 @@ from wsss_ray.config import UserError
 from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
+from wsss_ray.engine.train import EpochReport, Hooks, Training, _Epoch, train_network
 from wsss_ray.engine.validate import World
+from wsss_ray.methods.cam import CAM
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.weight_names import is_counter
 from wsss_ray.nets.weights import load_weights
@@ -117,3 +118,24 @@ def test_a_base_on_another_backbone_is_refused(net: str) -> None:
     base = override(replace_settings(small("cam"), {"base": None}), [f"net={net}"])
     with pytest.raises(UserError, match=r"net is Toy of 48 channels, base.net .*: give both the same backbone"):
         build_localizer(take_localizer(replace_settings(small("ktse"), {"base": base})), 5)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_first_step_whose_loss_is_not_finite_is_named(
+    waits: bool, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where losses are looked at once in a while, as on a GPU; the numbers are those of looking at every step."""
+    recipe = small("cam", epochs=2)
+    _, seen, _ = fit(recipe, rows)
+    monkeypatch.setattr(_Epoch, "is_due", lambda epoch, device: not waits)
+    assert fit(recipe, rows)[1] == seen
+    steps = iter(range(100))
+    loss = CAM.loss
+
+    def break_in_fifth(self: Any, batch: Any, progress: Any) -> dict[str, torch.Tensor]:
+        broken = float("inf") if next(steps) >= 4 else 1.0
+        return {name: value * broken for name, value in loss(self, batch, progress).items()}
+
+    monkeypatch.setattr(CAM, "loss", break_in_fifth)
+    with pytest.raises(UserError, match=r"not finite at step 4 \(cls, total\); lower train.optimizer.lr"):
+        fit(recipe, rows)

@@ -191,7 +191,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 class Prefetcher:
     """Batches of an epoch in the given order, ``ahead`` of them being built by threads (decoding releases the
-    interpreter lock).
+    interpreter lock); ``pinned`` for a GPU.
 
     An error inside a thread is raised where the batch would have come; leaving the loop early stops the threads.
     """
@@ -203,23 +203,30 @@ class Prefetcher:
         batches: Iterable[Sequence[int]],
         num_threads: int = 2,
         ahead: int = 2,
+        pinned: bool = False,
     ) -> None:
         self._samples, self._epoch, self._batches = samples, epoch, batches
-        self._num_threads, self._ahead = max(1, num_threads), max(1, ahead)
+        self._num_threads, self._ahead, self._pinned = max(1, num_threads), max(1, ahead), pinned
 
     def __iter__(self) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="samples")
-        waiting: deque[list[Future[Sample]]] = deque()
+        # One of its own: it waits for samples, and would keep a thread of theirs.
+        collator = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        waiting: deque[Future[Batch]] = deque()
         try:
             for indices in self._batches:
-                waiting.append([pool.submit(self._samples.sample, self._epoch, int(index)) for index in indices])
+                made = [pool.submit(self._samples.sample, self._epoch, int(index)) for index in indices]
+                waiting.append(collator.submit(self._collate, made))
                 if len(waiting) > self._ahead:
-                    yield self._next(waiting)
+                    yield waiting.popleft().result()
             while waiting:
-                yield self._next(waiting)
+                yield waiting.popleft().result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            collator.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True)
+            collator.shutdown(wait=True)
 
-    @staticmethod
-    def _next(waiting: deque[list[Future[Sample]]]) -> Batch:
-        return collate([future.result() for future in waiting.popleft()])
+    def _collate(self, made: Sequence[Future[Sample]]) -> Batch:
+        batch = collate([future.result() for future in made])
+        return batch.pin() if self._pinned else batch

@@ -6,11 +6,12 @@ worker.
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -189,14 +190,46 @@ def _to_device(trainable: nn.Module, training: Training) -> None:
     trainable.to(memory_format=training.memory_format)  # type: ignore[call-overload]
 
 
+LOOK_SECONDS = 0.5
+"""On a GPU, between two looks at the losses: each waits for all steps before it."""
+
+
 @dataclass
 class _Epoch:
     """What the steps of an epoch came to."""
 
     step: int
-    sums: dict[str, Tensor]
-    """Sum of every loss part over the steps, float64."""
-    num_images: int
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum of every loss part over the steps, float64, on the device."""
+    num_images: int = 0
+    unseen: list[dict[str, Tensor]] = field(default_factory=list)
+    """Loss parts of the last steps, not looked at yet."""
+    last_look: float = 0.0
+
+    def add(self, parts: dict[str, Tensor], num_images: int) -> None:
+        """Count one step, without waiting for it."""
+        for name, value in parts.items():
+            value = value.double()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.unseen.append(parts)
+        self.num_images += num_images
+        self.step += 1
+
+    def is_due(self, device: torch.device) -> bool:
+        """Whether to look at the losses now."""
+        return device.type == "cpu" or time.monotonic() - self.last_look > LOOK_SECONDS
+
+    def look(self) -> float:
+        """The total loss of the last step; UserError, naming the first of the unseen steps whose loss is not finite."""
+        totals = torch.stack([parts["total"] for parts in self.unseen]).tolist()
+        for place, total in enumerate(totals):
+            if not math.isfinite(total):
+                bad = ", ".join(name for name, value in self.unseen[place].items() if not torch.isfinite(value))
+                step = self.step - len(totals) + place
+                raise UserError(f"train: the loss is not finite at step {step} ({bad}); lower train.optimizer.lr")
+        self.unseen.clear()
+        self.last_look = time.monotonic()
+        return float(totals[-1])
 
 
 def _train_epoch(
@@ -204,22 +237,19 @@ def _train_epoch(
 ) -> _Epoch:
     config, world = training.config, training.world
     steps_per_epoch = training.steps_per_epoch[start.epoch]
-    done = _Epoch(start.step, {}, 0)
+    done = _Epoch(start.step)
     for batch in _build_batches(training, start.epoch):
         progress = replace(start, step=done.step)
         set_lr(optimizer, compute_lr_multiplier(config.schedule, done.step, start.num_steps, steps_per_epoch))
         torch.manual_seed(zlib.crc32(f"{training.seed}/{done.step}/{world.rank}".encode()))
         parts = _take_step(model, optimizer, batch.to(world.device, training.memory_format), progress, training)
-        for name, value in parts.items():
-            done.sums[name] = done.sums.get(name, torch.zeros((), dtype=torch.float64)) + value.double().cpu()
-        if not torch.isfinite(parts["total"]):
-            bad = ", ".join(name for name, value in parts.items() if not torch.isfinite(value))
-            raise UserError(f"train: the loss is not finite at step {done.step} ({bad}); lower train.optimizer.lr")
-        done.num_images += batch.image.shape[0] * world.size
-        done.step += 1
-        hooks.on_step(done.step, start.num_steps, float(parts["total"]))
+        done.add(parts, batch.image.shape[0] * world.size)
+        if done.is_due(world.device):
+            hooks.on_step(done.step, start.num_steps, done.look())
         if config.max_steps is not None and done.step >= config.max_steps:
             break
+    if done.unseen:
+        hooks.on_step(done.step, start.num_steps, done.look())
     return done
 
 
@@ -238,7 +268,8 @@ def _build_batches(training: Training, epoch: int) -> Iterator[Batch]:
         share = order[step * size : (step + 1) * size][world.rank :: world.size]
         if len(share):
             shares.append([int(index) for index in share])
-    return iter(Prefetcher(samples, epoch, shares, num_threads=training.threads))
+    pinned = world.device.type == "cuda"
+    return iter(Prefetcher(samples, epoch, shares, num_threads=training.threads, pinned=pinned))
 
 
 def _take_step(
