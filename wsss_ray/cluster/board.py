@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass
@@ -94,5 +95,7 @@ def open_notes() -> Notes:
     session = context.get_node_id(), context.get_job_id()
     if session not in _boards:
         _boards.clear()
-        _boards[session] = Board.remote()  # type: ignore[attr-defined]
+        # Beside the driver, where no other node's end is its own.
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+        _boards[session] = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     return Notes(_boards[session], uuid.uuid4().hex)

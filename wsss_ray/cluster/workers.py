@@ -6,7 +6,9 @@ worker group of Ray Train.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +23,13 @@ from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.engine.validate import World
 
+log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """How often a training whose worker died goes on from its last checkpoint."""
+RESIZE_SECONDS = 300.0
+"""Between two looks for nodes that came back: taking them in costs what was done since the last epoch."""
+WAIT_SECONDS = 20.0
+"""After which a training that has not begun says what it waits for."""
 GROUP = "group"
 """What Ray Train keeps of a worker group, beside the training's own checkpoint."""
 
@@ -52,7 +59,10 @@ def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Map
     Raises UserError with a worker's own message, RuntimeError where workers failed more than ``MAX_FAILURES`` times.
     """
     notes = open_notes()
-    with _show_progress(job.title, notes, hear_epoch):
+    wanted = {
+        "GPU" if machines.use_gpu else "CPU": machines.train_workers * (1 if machines.use_gpu else machines.train_cpus)
+    }
+    with _show_progress(job.title, notes, hear_epoch, wanted):
         try:
             if machines.use_gpu or machines.train_workers > 1:
                 _run_group(job, notes, machines)
@@ -101,8 +111,12 @@ def _run_group(job: TrainingWork, notes: Notes, machines: Machines) -> None:
         _work_in_group,
         train_loop_config={"work": job.work, "notes": notes, "threads": machines.train_cpus},
         torch_config=TorchConfig(backend="nccl" if machines.use_gpu else "gloo"),
+        # From one worker on: where a node is lost the others go on from the last epoch, with the same global batch.
         scaling_config=ScalingConfig(
-            num_workers=machines.train_workers, use_gpu=machines.use_gpu, resources_per_worker=resources
+            num_workers=(1, machines.train_workers),
+            use_gpu=machines.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name=GROUP,
@@ -142,24 +156,30 @@ def _noted_errors(notes: Notes) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _show_progress(title: str, notes: Notes, hear_epoch: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """A progress bar fed from the board while training runs."""
+def _show_progress(
+    title: str, notes: Notes, hear_epoch: Callable[[Mapping[str, Any]], None], wanted: Mapping[str, int]
+) -> Iterator[None]:
+    """A progress bar fed from the board while training runs; what it waits for where it does not begin."""
     stop = threading.Event()
 
     def watch() -> None:
         heard: set[int] = set()
+        say_at = time.monotonic() + WAIT_SECONDS
         with Bar(title, 0, "steps") as bar:
             ended = False
             while not ended:
                 ended = stop.wait(1.0)
                 try:
                     notices = notes.read()
-                except Exception:  # the cluster is going down; the run itself reports why
-                    return
+                except Exception:  # a node is lost, or the cluster goes down; the run itself reports why
+                    continue
                 for epoch in sorted(set(notices.epochs) - heard):
                     heard.add(epoch)
                     hear_epoch(notices.epochs[epoch])
                 _show_notices(bar, notices)
+                if not notices.num_steps and time.monotonic() > say_at:
+                    say_at = time.monotonic() + 3 * WAIT_SECONDS
+                    _say_what_lacks(title, wanted)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -168,6 +188,13 @@ def _show_progress(title: str, notes: Notes, hear_epoch: Callable[[Mapping[str, 
     finally:
         stop.set()
         thread.join(timeout=10)
+
+
+def _say_what_lacks(title: str, wanted: Mapping[str, int]) -> None:
+    there = ray.cluster_resources()
+    for kind, number in wanted.items():
+        if there.get(kind, 0) < number:
+            log.info(f"{title}: waiting for {number} {kind}s, the cluster has {there.get(kind, 0):g}")
 
 
 def _show_notices(bar: Bar, notices: Notices) -> None:
