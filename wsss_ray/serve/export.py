@@ -28,6 +28,7 @@ from wsss_ray.serve.model import CARD, Predictor, open_model
 from wsss_ray.serve.onnx_model import export_onnx
 from wsss_ray.tracking import save_model
 
+MAX_TOLERANCE = 1000
 NAMES = "images.csv"
 """Image id -> the user's own file name, beside masks that are named by ids."""
 VOC_FOLDER = "results/VOC2012/Segmentation/comp6_test_cls"
@@ -51,6 +52,8 @@ class ExportOptions:
         for key, value, known in (("--what", self.what, get_args(Exported)), ("--as", self.form, get_args(ExportForm))):
             if value not in known:
                 raise UserError(f"{key} {value}: choose {', '.join(known[:-1])} or {known[-1]}")
+        if not 0 <= self.tolerance <= MAX_TOLERANCE:
+            raise UserError(f"--tolerance {self.tolerance:g}: give a number of pixels from 0 to {MAX_TOLERANCE}")
         if self.voc_server and self.form != "png":
             raise UserError("--voc-server goes with --as png; leave one of the two out")
 
@@ -62,7 +65,7 @@ def export_run(run_folder: str, to: Path, options: ExportOptions) -> str:
     if options.form == "mlflow":
         return export_model(run_folder, to)
     if options.form == "onnx":
-        return export_onnx(Predictor(open_model(run_folder)), to / "model.onnx")
+        return export_onnx(Predictor(open_model(run_folder)), place_inside(to, "model.onnx"))
     return export_annotations(run_folder, to, options)
 
 
@@ -82,7 +85,9 @@ def export_masks(run_folder: str, to: Path, options: ExportOptions) -> str:
     to.mkdir(parents=True, exist_ok=True)
     count = 0
     with contextlib.ExitStack() as files:
-        archive = files.enter_context(tarfile.open(to / "results.tgz", "w:gz")) if options.voc_server else None
+        archive = None
+        if options.voc_server:
+            archive = files.enter_context(tarfile.open(place_inside(to, "results.tgz"), "w:gz"))
         for _, masks in read_parts(run_folder, options.what):
             for image_id, png in masks.items():
                 write_inside(to, f"{image_id}.png", png)
@@ -98,11 +103,18 @@ def export_masks(run_folder: str, to: Path, options: ExportOptions) -> str:
 
 def write_inside(folder: Path, name: str, data: bytes) -> None:
     """Write a file below ``folder``; UserError where its name, or a link on its way, leads out of it."""
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{name}: this name leads out of {folder}; rename the image and prepare the data again")
+    path = place_inside(folder, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def place_inside(folder: Path, name: str) -> Path:
+    """The place of a file below ``folder``; UserError where its name, or a link on its way, leads out of it."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        what = "is a link that" if path.is_symlink() else "this name"
+        raise UserError(f"{name}: {what} leads out of {folder}; rename or remove it (images: prepare the data again)")
+    return path
 
 
 def _write_names(run_folder: str, to: Path) -> bool:
@@ -110,7 +122,7 @@ def _write_names(run_folder: str, to: Path) -> bool:
     names = open_data(read_record(run_folder)["data"]).file_names()
     if all(Path(file).with_suffix("").as_posix() == image_id for image_id, file in names.items()):
         return False
-    (to / NAMES).write_bytes(storage.format_csv([("image_id", "file"), *sorted(names.items())]))
+    write_inside(to, NAMES, storage.format_csv([("image_id", "file"), *sorted(names.items())]))
     return True
 
 
@@ -122,11 +134,11 @@ def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str
     as_polygons = options.form == "polygons"
     writer = CocoWriter(manifest.classes, as_polygons, options.tolerance)
     listed: list[dict[str, Any]] = []
-    folder = to / "images" if options.images else None
+    folder = place_inside(to, "images") if options.images else None
     with contextlib.ExitStack() as files:
-        path = to / "annotations" / "instances_default.json"
+        path = place_inside(to, "annotations/instances_default.json")
         entries = files.enter_context(_JsonList(path, '{"annotations": '))
-        tasks = files.enter_context(_JsonList(to / "label_studio.json")) if as_polygons else None
+        tasks = files.enter_context(_JsonList(place_inside(to, "label_studio.json"))) if as_polygons else None
         for file_name, png in _name_files(run_folder, options.what, folder):
             mask = decode_mask(png, file_name)
             entry, found = writer.add_image(file_name, mask)
@@ -140,7 +152,7 @@ def export_annotations(run_folder: str, to: Path, options: ExportOptions) -> str
         entries.ending = ", " + json.dumps(head)[1:]
     if as_polygons:
         text = build_label_studio_config(manifest.classes, manifest.palette)
-        (to / "label_studio.xml").write_text(text, encoding="utf-8")
+        write_inside(to, "label_studio.xml", text.encode())
     also = f", {to / 'label_studio.json'} for Label Studio" if as_polygons else ""
     return f"{writer.num_annotations} annotations of {writer.num_images} images in {path}{also}"
 
@@ -152,6 +164,7 @@ class _JsonList:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.temporary = path, path.with_name(f".tmp-{path.name}")
         self.ending, self._first = "", True
+        self.temporary.unlink(missing_ok=True)  # a link would be written through
         self._stream = self.temporary.open("w", encoding="utf-8")
         self._stream.write(beginning + "[")
 

@@ -148,7 +148,7 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
     images = list_images(places, out)
     weights = hashlib.sha256(storage.read_bytes(storage.join(opened.folder, MODEL))).hexdigest()
     made = {"version": VERSION, "weights": weights, "card": opened.card, "overlays": options.overlays}
-    state = storage.join(out, STATES, digest(made))
+    state = place_below(out, f"{STATES}/{digest(made)}")
     remove_others(out, state)
     known = keep_present(read_rows(state), images, out)
     _refuse_other(images, known, out)
@@ -218,4 +218,4 @@ def _write_tables(known: Rows, model: Model, out: str) -> None:
         found = zip(row["classes"], row["area_fractions"], row["confidences"], strict=True)
         predictions += [[image, names[index], f"{area:.6f}", f"{sure:.6f}"] for index, area, sure in found]
     for name, lines in (("predictions.csv", predictions), ("skipped.csv", skipped)):
-        storage.write_bytes(storage.join(out, name), storage.format_csv(lines))
+        storage.write_bytes(place_below(out, name), storage.format_csv(lines))
