@@ -17,6 +17,7 @@ from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
 log = logging.getLogger(__name__)
+LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3
 KEPT_MS = 3_600_000
 """How long an idle process of a local node is kept for the next step, which finds PyTorch imported there."""
@@ -90,20 +91,41 @@ def _start_here() -> None:
     """
     for left in reversed(range(START_ATTEMPTS)):
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                logging_level=logging.WARNING,
-                log_to_driver=False,
-                _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS, "task_oom_retries": 2},
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _node_ip_address=LOOPBACK,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                    _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS, "task_oom_retries": 2},
+                )
         except Exception as error:
             ray.shutdown()
             if not left or "timed out during startup" not in str(error):
                 raise
         else:
             return
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let Ray take the loopback address for its node, as it does by itself on macOS and Windows.
+
+    On Linux it puts the machine's own address in its place, since others could join; its services then listen on all
+    interfaces. Nobody joins the node of a run.
+    """
+    try:
+        from ray._private import ray_constants
+    except ImportError:  # Ray's own, which another version may lack: a token guards what listens
+        yield
+        return
+    before = getattr(ray_constants, "ENABLE_RAY_CLUSTER", None)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextlib.contextmanager

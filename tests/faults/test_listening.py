@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Ray of a local run listens on the loopback address alone: the driver, its services and its workers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from wsss_ray.cluster.join import join_cluster
+
+pytestmark = pytest.mark.faults
+LISTENS = "0A"
+"""The state of a socket in the kernel's tables that waits for callers."""
+
+
+def list_listening(group: int) -> dict[str, str]:
+    """Socket -> address, in the kernel's hexadecimal, of all sockets of a session of processes that listen."""
+    sockets = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(entry.name)) != group:
+                continue
+            sockets |= {os.readlink(handle) for handle in (entry / "fd").iterdir()}
+        except OSError:
+            continue
+    found = {}
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            cells = line.split()
+            if cells[3] == LISTENS and f"socket:[{cells[9]}]" in sockets:
+                found[cells[9]] = cells[1].split(":")[0]
+    return found
+
+
+def test_all_that_listens_is_on_loopback() -> None:
+    with join_cluster():
+
+        @ray.remote
+        def list_inside() -> dict[str, str]:
+            return list_listening(os.getsid(0))
+
+        before = set(ray.get(list_inside.remote()))
+        found = list_listening(os.getsid(0)) | ray.get(list_inside.remote())
+    assert before
+    assert len(found) > 3
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert set(found.values()) <= loopback, found
