@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsss_ray.config import Profile, Scale
+from wsss_ray.config import MOST, Profile, Scale
 
 if TYPE_CHECKING:
     from wsss_ray.studies import ChosenScale
 
 log = logging.getLogger(__name__)
+MAX_SEED = MOST["seed"]
+MAX_SEEDS, MAX_POINTS, MAX_CONCURRENT = 1000, 100_000, 10_000
+"""Of seeds per row or point, of points of a sweep, of runs at the same time."""
 
 
 def complete_recipe(incomplete: str) -> list[str]:

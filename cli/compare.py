@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import Json, Out, complete_run
+from wsss_ray.cli.choices import MAX_SEED, Json, Out, complete_run
 from wsss_ray.cli.output import keep_stdout_clean, print_json, print_parts
 
 
@@ -17,8 +17,8 @@ def compare(
         typer.Argument(help="Two or more runs: folders, or names below --out/runs.", autocompletion=complete_run),
     ],
     out: Out = "results",
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Random seed of the resamples.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.", min=1, max=1_000_000)] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed of the resamples.", min=0, max=MAX_SEED)] = 0,
     all_classes: Annotated[bool, typer.Option("--all-classes", help="List every class, however many.")] = False,
     json: Json = False,
 ) -> None:

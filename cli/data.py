@@ -82,7 +82,7 @@ def _detect(source: str, root: Path | None) -> tuple[str, dict[str, object]]:
 def show(
     uri: Annotated[str, typer.Argument(help="Prepared data.", metavar="DATA")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data.html"),
-    images: Annotated[int, typer.Option(help="Images to draw.", min=0)] = 24,
+    images: Annotated[int, typer.Option(help="Images to draw.", min=0, max=10_000)] = 24,
 ) -> None:
     """Write one HTML page that shows prepared data: counts, classes, notes, images with labels and masks."""
     from wsss_ray.reports.data_page import write_data_page

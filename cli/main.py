@@ -10,6 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from wsss_ray.cli.choices import (
+    MAX_SEED,
     Address,
     Data,
     Json,
@@ -69,7 +70,7 @@ def run(
     set_: Sets = None,
     scale: OptionalScale = None,
     profile: OptionalProfile = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", min=0, max=MAX_SEED)] = None,
     address: Address = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, and do nothing.")] = False,
     json: Json = False,

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from wsss_ray.cli.choices import (
+    MAX_CONCURRENT,
+    MAX_SEEDS,
     Address,
     Data,
     Json,
@@ -61,7 +63,7 @@ def _count_rows(name: str) -> dict[str, str | int]:
 def run(
     name: Name,
     scale: OptionalScale = None,
-    seeds: Annotated[int, typer.Option(help="Number of random seeds per row.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of random seeds per row.", min=1, max=MAX_SEEDS)] = 1,
     data: Data = None,
     out: Out = "results",
     set_: Annotated[
@@ -72,7 +74,10 @@ def run(
     ] = "paper",
     rows: Annotated[str, typer.Option(help="Only these rows: names or numbers from 1, separated by commas.")] = "",
     max_concurrent: Annotated[
-        int | None, typer.Option(help="Rows at the same time; default: as many as get two cores or a GPU.", min=1)
+        int | None,
+        typer.Option(
+            help="Rows at the same time; default: as many as get two cores or a GPU.", min=1, max=MAX_CONCURRENT
+        ),
     ] = None,
     address: Address = None,
 ) -> None:

@@ -8,6 +8,9 @@ from typing import Annotated
 import typer
 
 from wsss_ray.cli.choices import (
+    MAX_CONCURRENT,
+    MAX_POINTS,
+    MAX_SEEDS,
     Address,
     Data,
     OptionalProfile,
@@ -40,9 +43,11 @@ def sweep(
     scale: OptionalScale = None,
     profile: OptionalProfile = None,
     set_: Sets = None,
-    seeds: Annotated[int, typer.Option(help="Number of random seeds per point.", min=1)] = 1,
+    seeds: Annotated[int, typer.Option(help="Number of random seeds per point.", min=1, max=MAX_SEEDS)] = 1,
     search: Annotated[Search, typer.Option(help="How points are chosen; tpe needs the extra 'sweep'.")] = "grid",
-    trials: Annotated[int | None, typer.Option(help="Number of points for random and tpe; default: 20.", min=1)] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Number of points for random and tpe; default: 20.", min=1, max=MAX_POINTS)
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -51,7 +56,10 @@ def sweep(
         ),
     ] = None,
     max_concurrent: Annotated[
-        int | None, typer.Option(help="Trials at the same time; default: as many as get two cores or a GPU.", min=1)
+        int | None,
+        typer.Option(
+            help="Trials at the same time; default: as many as get two cores or a GPU.", min=1, max=MAX_CONCURRENT
+        ),
     ] = None,
     asha: Annotated[
         bool,

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 Result = Literal["weights", "maps", "masks", "scores", "nothing"]
 """What a step leaves behind: trained weights and their history, class maps, masks, scores; or no result at all."""
@@ -30,6 +31,35 @@ LabelSource = Literal["xml", "npy", "masks"]
 """Where the image labels of VOC come from."""
 MaskView = Literal["shown", "stored"]
 """Whether masks lie on an image as viewers show it, turned by EXIF, or on its stored pixels."""
+
+
+MOST = {
+    "seed": 2**63 - 1,
+    "epochs": 100_000,
+    "max_steps": 10**9,
+    "batch_size": 100_000,
+    "crop": 20_000,
+    "size": 20_000,
+    "long_side": 20_000,
+    "walk_side": 20_000,
+    "canvas": 20_000,
+    "iterations": 10_000,
+    "num_iterations": 10_000,
+    "exp_times": 64,
+    "thresholds": 10_000,
+    "stride": 1024,
+    "num_train": 10**7,
+    "num_val": 10**7,
+    "train_workers": 10_000,
+    "inference_workers": 100_000,
+    "loader_threads": 1000,
+    "scales": 16,
+}
+"""The largest value of settings by their names, whatever part of a recipe they stand in."""
+MOST_OTHERS = 10**9
+"""The largest absolute value of any other number."""
+LONGEST_NAME = 100
+"""Characters of the name of a recipe, which is part of a folder's name."""
 
 
 class UserError(Exception):
@@ -56,6 +86,49 @@ class Config(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_words_as_numbers(cls, value: Any) -> Any:
+        """``crop=true`` is no number, though Python counts with it."""
+        for name, given in value.items() if isinstance(value, dict) else ():
+            ones = (
+                given.values() if isinstance(given, dict) else given if isinstance(given, (list, tuple)) else (given,)
+            )
+            if name in cls.model_fields and any(isinstance(one, bool) for one in ones) and _is_numeric(cls, name):
+                raise ValueError(f"{name}: true and false are no numbers; give a number")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _limit_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """No number is larger than makes sense, in tuples neither."""
+        most = MOST.get(str(info.field_name), MOST_OTHERS)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, (int, float)) and abs(one) > most:
+                raise ValueError(f"too large; give at most {most:,}".replace(",", "_"))
+        return value
+
+
+@cache
+def _is_numeric(config: type[Config], name: str) -> bool:
+    """Whether a setting takes numbers, alone or in lists, and neither words of logic nor anything at all."""
+    waiting, found = [config.model_fields[name].annotation], set[Any]()
+    while waiting:
+        part = waiting.pop()
+        inner = get_args(part)
+        waiting += inner
+        found.add(type(None) if inner else part)
+    return bool(found & {int, float}) and not found & {bool, Any, object}
+
+
+def check_name(name: str) -> str:
+    """A name that can be part of a folder's name, as it is; ValueError for another one."""
+    if not name.strip() or len(name) > LONGEST_NAME:
+        raise ValueError(f"give a name of 1 to {LONGEST_NAME} characters")
+    if name.startswith(".") or any(c in "/\\" or not c.isprintable() for c in name):
+        raise ValueError("a name begins with no dot and holds no slash and no control character")
+    return name
 
 
 def read_changes(config: type[Config], name: str) -> Result | None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from wsss_ray import storage
-from wsss_ray.config import Changes, Config, UserError, list_keys, suggest
+from wsss_ray.config import Changes, Config, UserError, check_name, list_keys, suggest
 from wsss_ray.config import Scale as Scale
 from wsss_ray.contracts import FusionRule
 from wsss_ray.data.augment import NormalizeConfig
@@ -176,7 +176,7 @@ class Recipe(Localization):
     """One run from images to scores."""
 
     version: Annotated[Literal[1], Changes("nothing")] = 1
-    name: Annotated[str, Changes("nothing")] = "run"
+    name: Annotated[str, AfterValidator(check_name), Changes("nothing")] = "run"
     scale: Annotated[Scale, Changes("nothing")] = "toy"
     seed: Annotated[NonNegativeInt, Changes("weights")] = 0
     data: DataConfig = DataConfig()
