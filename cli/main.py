@@ -34,6 +34,7 @@ from wsss_ray.cli.runs import check, clean, doctor, runs
 from wsss_ray.cli.study import app as study_app
 from wsss_ray.cli.submit import submit
 from wsss_ray.cli.sweep import sweep
+from wsss_ray.cli.track import app as track_app
 from wsss_ray.cli.weights import app as weights_app
 from wsss_ray.config import Exported, ExportForm, Scale
 
@@ -174,17 +175,33 @@ for command in (predict, report, compare, runs, sweep, submit, check, clean, doc
 app.add_typer(data_app, name="data")
 app.add_typer(study_app, name="study")
 app.add_typer(weights_app, name="weights")
+app.add_typer(track_app, name="track")
 add_message_options(app)
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on stderr and exit code 2."""
+    """Run the command line; bad input is one line on stderr and exit code 2, a signal one line and 130, 143 or 129."""
+    from wsss_ray.cli.stops import stop_on_signals
+
+    with stop_on_signals() as stop:
+        code = INTERRUPTED
+        try:
+            code = _call()
+        except (KeyboardInterrupt, typer.Abort):  # Typer's versions differ in what they make of ctrl-C
+            if stop.number is None:
+                print("wsss: interrupted; run the same command to resume", file=sys.stderr)
+        finally:
+            if stop.number is not None:  # whatever an interruption came out as
+                stop.end()
+    sys.exit(code)
+
+
+def _call() -> int:
+    """The exit code of the command; what can be said in one line is."""
     from wsss_ray.config import UserError
 
     try:
-        code = app(standalone_mode=False, prog_name="wsss")
-    except (KeyboardInterrupt, typer.Abort):  # Typer's versions differ in what they make of ctrl-C
-        code = INTERRUPTED
+        return app(standalone_mode=False, prog_name="wsss") or 0
     except UserError as error:
         _refuse(str(error))
     except Exception as error:
@@ -195,9 +212,6 @@ def main() -> None:
         if not storage.is_disk_full(error):
             raise
         _refuse(storage.DISK_FULL)
-    if code == INTERRUPTED:
-        print("wsss: interrupted; run the same command to resume", file=sys.stderr)
-    sys.exit(code or 0)
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -64,10 +65,11 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-        else:
-            _start_here()
+        with _own_signals():
+            if address:
+                ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+            else:
+                _start_here()
     except Exception as error:  # Ray raises plain exceptions
         where, hint = "start Ray on this machine", "is it too busy? Try again, or join a cluster by --address"
         if address:
@@ -106,6 +108,20 @@ def _start_here() -> None:
                 raise
         else:
             return
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """The handlers of signals stay as they are: Ray's own end a driver at once, with a dump of its stack."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:
+                    signal.signal(number, handler)
 
 
 @contextlib.contextmanager

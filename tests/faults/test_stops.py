@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ctrl-C, SIGTERM and a closed terminal, at several steps of several commands: one line, the shell's exit code, MLflow
+KILLED, and no process left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_model import fake_model
+from tests.fake_run import prepare
+from tests.faults.processes import SETTINGS, Command
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+SECONDS = 10
+"""From the signal to the end of the command."""
+RUN = ("run", "cam", *SETTINGS, "--out", "out")
+LONG = ("--set", "train.epochs=2000", "--set", "segment.train.epochs=2000")
+
+
+def read_states(folder: Path) -> list[str]:
+    """The states of all MLflow runs."""
+    with contextlib.closing(sqlite3.connect(folder / "out" / "mlflow.db")) as store:
+        return [state for (state,) in store.execute("select status from runs")]
+
+
+@pytest.fixture
+def commands() -> Iterator[list[Command]]:
+    """Commands that are ended whatever happens."""
+    begun: list[Command] = []
+    yield begun
+    for command in begun:
+        command.kill()
+
+
+def check_stop(command: Command, number: signal.Signals) -> None:
+    before = command.text
+    took = command.stop(number)
+    assert command.process.returncode == 128 + number, command.text
+    new = command.text.removeprefix(before)
+    lines = [line for line in new.splitlines() if not line.startswith(("train", "segment", "prepare", "saliency"))]
+    assert len(lines) == 1, new
+    assert lines[0].startswith("wsss: ")
+    assert "run the same command to resume" in lines[0]
+    assert took < SECONDS
+    assert command.list_left() == []
+    print(f"{number.name} after {command.process.args[3:5]}: {took:.1f} s")
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "words"),
+    [
+        (signal.SIGINT, RUN, "scale: toy"),
+        (signal.SIGTERM, (*RUN, *LONG), "prepare: 32/32 images"),
+        (signal.SIGINT, (*RUN, *LONG), "prepare: 32/32 images"),
+        (signal.SIGHUP, RUN, "train: 6/6 steps"),
+        (signal.SIGTERM, RUN, "localize: 24/24 images"),
+        (signal.SIGINT, (*RUN, *LONG[2:]), "score masks: 24/24"),
+        (
+            signal.SIGTERM,
+            ("sweep", "cam", *SETTINGS, *LONG, "--over", "train.optimizer.lr=0.1,0.2", "--out", "out"),
+            "at a time",
+        ),
+        (signal.SIGINT, ("study", "run", "cam.baseline", *SETTINGS[:10], "--out", "out"), "prepare: 32/32"),
+    ],
+    ids=["start", "train", "train-int", "localize-hup", "refine", "segment", "sweep", "study"],
+)
+def test_runs(
+    number: signal.Signals, arguments: tuple[str, ...], words: str, tmp_path: Path, commands: list[Command]
+) -> None:
+    command = Command(tmp_path, *arguments)
+    commands.append(command)
+    command.wait_for(words, 400)
+    time.sleep(1.0)
+    check_stop(command, number)
+    if (tmp_path / "out" / "mlflow.db").exists() and "scale" not in words:
+        assert set(read_states(tmp_path)) == {"KILLED"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_predictions(number: signal.Signals, tmp_path: Path, commands: list[Command]) -> None:
+    store = fake_model(tmp_path / "store")
+    data = prepare(tmp_path / "data", num_images=400, size=(480, 640))
+    command = Command(tmp_path, "predict", data, "--model", str(store / "runs" / "cam-1"), "--out", "predictions")
+    commands.append(command)
+    command.wait_for("predict: ", 300)
+    check_stop(command, number)
+
+
+def test_the_ui_leaves_no_server(tmp_path: Path, commands: list[Command]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    command = Command(tmp_path, "ui", "--out", "out", "--port", str(port))
+    commands.append(command)
+    command.wait_for("Application startup complete", 300)
+    took = command.stop(signal.SIGTERM)
+    assert (command.process.returncode, command.list_left()) == (143, [])
+    assert took < SECONDS
+    assert command.text.strip().splitlines()[-1] == "wsss: ended by SIGTERM; run the same command to resume"
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
