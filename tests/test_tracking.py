@@ -5,13 +5,21 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from wsss_ray.artifacts.store import Artifact
+from wsss_ray.config import UserError
 from wsss_ray.experiments.log import MlflowLog
-from wsss_ray.tracking import Tracker, clean_name
+from wsss_ray.tracking import Tracker, clean_name, close_dead_runs, sync_outboxes
+from wsss_ray.tracking.outbox import is_gone, name_process
+from wsss_ray.tracking.sending import locate_outboxes
+from wsss_ray.tracking.store import HEARTBEAT, PROCESS, SILENT_SECONDS
 
 NUM_PROCESSES, NUM_RUNS = 3, 3
 
@@ -130,3 +138,117 @@ def test_a_store_that_is_gone_leaves_the_run_open_and_hides_no_error(out: str, m
     with pytest.raises(ValueError, match="why"), tracker.hold_children():
         raise ValueError("why")
     assert tracker.status == "RUNNING", "it is logged again by the next call"
+
+
+def log_all(tracker: Tracker, folder: Path) -> None:
+    """Something of every kind."""
+    tracker.log_params({"lr": 0.1})
+    tracker.set_tags({"where": "there"})
+    tracker.log_metrics({"loss": 0.5, "none": None}, step=3)
+    tracker.flush()
+    tracker.log_text("a: 1", "recipe.yaml")
+    scratch = folder / "panel.png"
+    scratch.write_bytes(b"pixels")
+    tracker.log_files([scratch], "panels")
+    scratch.unlink()
+    tracker.finish("FINISHED")
+
+
+def test_what_a_store_does_not_take_waits_and_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store is a port at which nobody listens; later another one is there."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)  # where that store keeps its files
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="MLflow at http://127.0.0.1:9 does not answer .*unset it to log to SQLite"):
+        Tracker(str(tmp_path), "run", {})
+    tracker = Tracker(str(tmp_path), "trial", {"kind": "run"}, "parent")
+    log_all(tracker, tmp_path)
+    assert [record.levelname for record in caplog.records] == ["WARNING"], caplog.text
+    assert f"it is sent when MLflow is back, or by 'wsss track sync --out {tmp_path}'" in caplog.text
+    assert tracker.status == "RUNNING"
+    assert sync_outboxes(str(tmp_path)) == (0, 0), "the process that logs is still there"
+    (head,) = locate_outboxes(str(tmp_path)).glob("*/head.json")
+    head.write_text(head.read_text().replace(name_process(), name_process().rpartition("/")[0] + "/1"))
+    monkeypatch.setattr("wsss_ray.tracking.outbox.name_process", lambda: "another")
+    assert sync_outboxes(str(tmp_path)) == (0, 1)
+    assert "does not answer" in caplog.text
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert sync_outboxes(str(tmp_path)) == (1, 0)
+    assert not locate_outboxes(str(tmp_path)).exists()
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("wsss-ray")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.params, run.data.metrics) == ("FINISHED", {"lr": "0.1"}, {"loss": 0.5})
+    assert run.data.tags["where"] == "there"
+    assert run.data.tags["mlflow.parentRunId"] == "parent"
+    assert sorted(one.path for one in client.list_artifacts(run.info.run_id)) == ["panels", "recipe.yaml"]
+
+
+def test_runs_whose_process_is_gone_are_closed_by_the_next_command(out: str) -> None:
+    dead, silent, fresh, foreign = (Tracker(out, name, {}) for name in ("dead", "silent", "fresh", "foreign"))
+    client = dead._client
+    name = name_process()
+    assert is_gone(name) is False
+    assert is_gone(name.rpartition("/")[0] + "/1") is True
+    assert is_gone("elsewhere/boot/1/2") is None
+    client.set_tag(dead.run_id, PROCESS, name.rpartition("/")[0] + "/1")
+    for tracker in (silent, fresh):
+        client.set_tag(tracker.run_id, PROCESS, "elsewhere/boot/1/2")
+    client.set_tag(silent.run_id, HEARTBEAT, str(int(time.time() - SILENT_SECONDS - 5)))
+    client.delete_tag(foreign.run_id, HEARTBEAT)
+    close_dead_runs(out)
+    states = [client.get_run(tracker.run_id).info.status for tracker in (dead, silent, fresh, foreign)]
+    assert states == ["KILLED", "KILLED", "RUNNING", "RUNNING"]
+    client.set_tag(fresh.run_id, HEARTBEAT, "1")
+    Tracker(out, "next", {})
+    assert client.get_run(fresh.run_id).info.status == "KILLED"
+
+
+def test_a_deleted_experiment_is_restored(out: str, caplog: pytest.LogCaptureFixture) -> None:
+    first = Tracker(out, "first", {})
+    first._client.delete_experiment(first.experiment_id)
+    again = Tracker(out, "again", {})
+    assert again.experiment_id == first.experiment_id
+    assert "was deleted there; it is restored" in caplog.text
+
+
+def run_sql(path: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(b"garbage" * 1000), "is no SQLite database; move it away"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be opened; choose another --out"),
+        (lambda path: run_sql(path, "update alembic_version set version_num='bd07f7e963c5'"), "mlflow db upgrade"),
+        (
+            lambda path: run_sql(path, "update alembic_version set version_num='ffffffffffff'"),
+            "or install the newer MLflow that made it",
+        ),
+        (lambda path: path.write_bytes(path.read_bytes()[:8192] + b"x" * 9000), "database"),
+    ],
+    ids=["garbage", "folder", "older", "newer", "cut"],
+)
+def test_a_store_that_cannot_be_used_is_one_line(
+    out: str, damage: Callable[[Path], object], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Tracker(out, "run", {}).finish()
+    there = Path(out) / "there"  # MLflow looks at a place once in a process
+    there.mkdir()
+    shutil.copy(Path(out) / "mlflow.db", there / "mlflow.db")
+    damage(there / "mlflow.db")
+    capfd.readouterr()
+    with pytest.raises(UserError) as refused:
+        Tracker(str(there), "run", {})
+    assert said in str(refused.value)
+    assert "mlflow.db" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())

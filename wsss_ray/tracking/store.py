@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs in MLflow: the only file that imports it. The driver alone writes, in batches, with explicit run ids."""
+"""Runs in MLflow: which store, and what is in it."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import posixpath
-import re
 import time
-import unicodedata
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
+from wsss_ray.tracking.outbox import is_gone
 
+log = logging.getLogger(__name__)
 EXPERIMENT = "wsss-ray"
-_MAX_METRICS, _MAX_PARAMS = 1000, 100
-_LONGEST_NAME = 250
-"""Characters of a metric's name that MLflow stores."""
+HEARTBEAT, PROCESS = "wsss.heartbeat", "wsss.process"
+"""Tags: when a run was last known to be alive, in seconds of Unix time, and which process writes it."""
+SILENT_SECONDS = 900.0
+"""After which silence a run on another machine counts as dead."""
 
 
 def choose_store(out: str) -> str:
@@ -67,151 +65,127 @@ class _InTurn:
         return call
 
 
-class Tracker:
-    """One MLflow run, written by the driver through ``MlflowClient``."""
+def open_store(uri: str) -> Any:
+    """A client of a store; its own log is silent, since what goes wrong there is said in a line."""
+    # A server that does not answer should be reported in seconds, not after MLflow's default of minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow.tracking import MlflowClient
 
-    def __init__(
-        self,
-        out: str,
-        name: str,
-        tags: dict[str, str],
-        parent: str | None = None,
-        experiment: str = EXPERIMENT,
-        resume: str | None = None,
-    ):
-        """Start the run, or go on with run ``resume`` where the store still has it.
+    for name in ("alembic", "mlflow", "sqlalchemy", "urllib3"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    path = find_database(uri)
+    if path is None:
+        return MlflowClient(tracking_uri=uri)
+    from filelock import FileLock
 
-        Raises UserError, naming the address, where the tracking server does not answer.
-        """
-        # A server that does not answer should be reported in seconds, not after MLflow's default of minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
+    with lock:
+        return _InTurn(MlflowClient(tracking_uri=uri), lock)
 
-        self.uri = choose_store(out)
-        if self.uri.startswith("sqlite:///"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._client = self._connect(MlflowClient)
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                experiment_id = self._client.create_experiment(
-                    experiment,
-                    artifact_location=choose_artifact_root(out),
-                    tags={"mlflow.experimentKind": "custom_model_development"},
-                )
-            else:
-                experiment_id = found.experiment_id
-            all_tags = {**tags, "mlflow.source.name": "wsss", "mlflow.user": os.environ.get("USER", "wsss")}
-            if parent is not None:
-                all_tags["mlflow.parentRunId"] = parent
-            run = self._again(resume, all_tags) if resume is not None else None
-            if run is None:
-                run = self._client.create_run(experiment_id, run_name=name, tags=all_tags)
-        except MlflowException as error:
-            raise UserError(
-                f"MLflow at {self.uri} does not answer ({str(error).splitlines()[0][:160]}); "
-                "start it, correct MLFLOW_TRACKING_URI, or unset it to log to SQLite"
-            ) from error
-        self.run_id, self.experiment_id = run.info.run_id, experiment_id
-        self._pending: list[Any] = []
-        self.status = "RUNNING"
-        """As the store knows it."""
 
-    def __enter__(self) -> Tracker:
-        return self
+def find_database(uri: str) -> Path | None:
+    """The file of a SQLite store."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
-    @contextlib.contextmanager
-    def hold_children(self) -> Iterator[None]:
-        """``with tracker`` for a run whose children run inside: what still claims to run before or after is killed."""
-        with self:
-            self.end_children()
-            try:
-                yield
-            finally:
-                self.end_children()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """End the run: FINISHED, KILLED after ctrl-C, or FAILED; never hides why."""
-        status = "FINISHED" if kind is None else "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-        with contextlib.suppress(Exception):
-            self.finish(status)
+def find_experiment(client: Any, name: str, out: str) -> str:
+    """The id of an experiment: made where there is none, restored where it was deleted in the UI."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        made: str = client.create_experiment(
+            name,
+            artifact_location=choose_artifact_root(out),
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+        return made
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+        log.warning(f"MLflow: the experiment {name!r} was deleted there; it is restored, with its runs")
+    return str(found.experiment_id)
 
-    def _connect(self, client: Callable[..., Any]) -> Any:
-        if not self.uri.startswith("sqlite:///"):
-            return client(tracking_uri=self.uri)
-        from filelock import FileLock
 
-        lock = FileLock(self.uri.removeprefix("sqlite:///") + ".lock")
-        with lock:
-            return _InTurn(client(tracking_uri=self.uri), lock)
+def end_dead_runs(client: Any, experiment_id: str, but: str | None = None) -> int:
+    """Mark runs as killed that claim to run, though their process is gone or has been silent; how many these were."""
+    count = 0
+    for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
+        beat, process = run.data.tags.get(HEARTBEAT), run.data.tags.get(PROCESS, "")
+        if beat is None or run.info.run_id == but:
+            continue
+        gone = is_gone(process)
+        if gone or (gone is None and time.time() - float(beat) > SILENT_SECONDS):
+            client.set_terminated(run.info.run_id, "KILLED")
+            count += 1
+    if count:
+        log.info(f"MLflow: {count} runs that were cut off are marked as KILLED")
+    return count
 
-    def _again(self, run_id: str, tags: dict[str, str]) -> Any:
-        from mlflow.exceptions import MlflowException
 
-        try:
-            run = self._client.get_run(run_id)
-        except MlflowException:
-            return None
-        if run.info.lifecycle_stage != "active":  # deleted in the UI
-            return None
-        self._client.update_run(run_id, status="RUNNING")
-        for key, value in tags.items():
-            self._client.set_tag(run_id, key, value[:5000])
-        return run
+def close_dead_runs(out: str) -> None:
+    """Mark the runs in the store of ``out`` as killed whose processes are gone; nothing where there is no store."""
+    uri = choose_store(out)
+    path = find_database(uri)
+    if path is not None and not path.exists():
+        return
+    with contextlib.suppress(Exception):  # whoever needs the store says what is wrong with it
+        client = open_store(uri)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            end_dead_runs(client, found.experiment_id)
 
-    def end_children(self) -> None:
-        """Mark runs below this one that still claim to be running as killed: their processes are gone."""
-        query = f"tags.mlflow.parentRunId = '{self.run_id}' and attributes.status = 'RUNNING'"
-        while found := list(self._client.search_runs([self.experiment_id], query, max_results=1000)):
-            for run in found:
-                self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def log_params(self, values: dict[str, Any]) -> None:
-        """Flat parameters; long values are cut at MLflow's limit."""
-        from mlflow.entities import Param
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+    "BAD_REQUEST",
+    "INVALID_STATE",
+    "PERMISSION_DENIED",
+)
+"""What a store answers to what it does not take, however often it is sent."""
 
-        entries = [Param(key, str(value)[:6000]) for key, value in values.items()]
-        for start in range(0, len(entries), _MAX_PARAMS):
-            self._client.log_batch(self.run_id, params=entries[start : start + _MAX_PARAMS])
 
-    def set_tags(self, values: dict[str, str]) -> None:
-        """Searchable tags."""
-        for key, value in values.items():
-            self._client.set_tag(self.run_id, key, value[:5000])
+def is_refusal(error: Exception) -> bool:
+    """Whether a store that works refused what it was given."""
+    return getattr(error, "error_code", "") in REFUSALS
 
-    def log_metrics(self, values: dict[str, float | None], step: int = 0) -> None:
-        """Queue metrics; ``flush`` sends them in batches. None and NaN are left out."""
-        from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        for key, value in values.items():
-            if value is not None and value == value:
-                self._pending.append(Metric(clean_name(key), float(value), now, step))
+def first_line(error: Exception) -> str:
+    """What an error says, without its lists of causes."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
-    def flush(self) -> None:
-        """Send queued metrics."""
-        while self._pending:
-            self._client.log_batch(self.run_id, metrics=self._pending[:_MAX_METRICS])
-            self._pending = self._pending[_MAX_METRICS:]
 
-    def log_files(self, paths: Iterable[Path], folder: str | None = None) -> None:
-        """Copy files into the run's artifacts."""
-        for path in paths:
-            self._client.log_artifact(self.run_id, str(path), folder)
-
-    def log_text(self, text: str, name: str) -> None:
-        """A text file among the run's artifacts."""
-        self._client.log_text(self.run_id, text, name)
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Send what is queued and end the run (FINISHED, FAILED or KILLED)."""
-        self.flush()
-        self._client.set_terminated(self.run_id, status)
-        self.status = status
+def explain_store(error: Exception, uri: str, running: bool = False) -> UserError:
+    """Why a store cannot be used, and what to do; ``running``: what does not stop a run that has begun."""
+    text, path = str(error), find_database(uri)
+    if isinstance(error, UserError):
+        return error
+    if "out-of-date database schema" in text or "Can't locate revision" in text:
+        return UserError(
+            f"MLflow at {uri} is of another MLflow version; make a copy of the database, then run 'mlflow db upgrade "
+            f"{uri}', or install the newer MLflow that made it"
+        )
+    if path is not None:
+        known = {
+            "not a database": ("is no SQLite database", "move it away"),
+            "malformed": ("is damaged", "move it away; results are complete without it"),
+            "readonly": ("cannot be written", "make it writable or choose another --out"),
+            "Read-only file system": ("cannot be written", "choose another --out"),
+            "Permission denied": ("cannot be written", "choose another --out"),
+            "unable to open": ("cannot be opened", "choose another --out"),
+            "No such file or directory": ("cannot be made there", "choose another --out"),
+            "Not a directory": ("cannot be made there", "choose another --out"),
+            "no such table": ("has lost its tables", "move it away; results are complete without it"),
+            "is full": ("does not fit on the disk", "free some space"),
+            "No space left": ("does not fit on the disk", "free some space"),
+        }
+        for words, (what, fix) in known.items():
+            if words in text:
+                return UserError(f"{path}: MLflow's database {what}" + ("" if running else f"; {fix}"))
+    what = f"MLflow at {uri} does not answer ({first_line(error)})"
+    fix = "start it, correct MLFLOW_TRACKING_URI, or unset it to log to SQLite"
+    return UserError(what if running else f"{what}; {fix}")
 
 
 def check_store(out: str) -> str:
@@ -240,92 +214,3 @@ def check_store(out: str) -> str:
         reason = str(error).splitlines()[0][:160]
         raise UserError(f"MLflow at {uri} does not answer ({reason}); correct MLFLOW_TRACKING_URI") from None
     return "answers"
-
-
-def clean_name(name: str) -> str:
-    """A name MLflow accepts, another one for every name: letters and digits of all scripts, ``_ - . / :`` and spaces
-    stay, what else there is becomes its number.
-    """
-    kept = "".join(c if re.match(r"[\w\-./: ]", c) else f"_{ord(c):x}_" for c in unicodedata.normalize("NFC", name))
-    if posixpath.normpath(kept) != kept or kept.startswith(("..", "/")) or kept == ".":
-        kept = re.sub(r"(?<![^/])\.+(?![^/])|/(?=/|$)|^/", _number_marks, kept)
-    if len(kept) > _LONGEST_NAME:
-        kept = f"{kept[: _LONGEST_NAME - 9]}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    return kept
-
-
-def _number_marks(found: re.Match[str]) -> str:
-    return "".join(f"_{ord(c):x}_" for c in found[0])
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as ``a.b.c`` keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def save_model(folder: Path, code: Path, path: Path, run_id: str | None = None, out: str = "") -> str:
-    """Save ``folder`` (network, weights, model card) as an MLflow pyfunc model at ``path`` whose ``code`` runs where
-    it serves, and among the artifacts of the run ``run_id`` where that is known.
-
-    Returns the URI ``mlflow models serve`` takes.
-    """
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import ModelSignature
-    from mlflow.pyfunc import save_model as save
-    from mlflow.tracking import MlflowClient
-    from mlflow.types import ColSpec, Schema
-
-    inputs = Schema([ColSpec("string", "image", required=False), ColSpec("string", "path", required=False)])
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about type hints and examples: the signature is given
-        # Requirements are given, since MLflow would otherwise start the model in a second process to guess them.
-        save(
-            path=str(path),
-            python_model=str(code),
-            artifacts={"model": str(folder)},
-            signature=ModelSignature(inputs=inputs),
-            pip_requirements=["wsss-ray"],
-        )
-    if run_id is None:
-        return str(path)
-    try:
-        MlflowClient(tracking_uri=choose_store(out)).log_artifacts(run_id, str(path), "model")
-    except MlflowException as error:
-        reason = str(error).splitlines()[0][:160]
-        raise UserError(f"MLflow at {choose_store(out)} does not take the model of run {run_id} ({reason})") from error
-    return f"runs:/{run_id}/model"
-
-
-def set_served_model(
-    load: Callable[[str], Any], answer: Callable[[Any, list[dict[str, Any]]], list[dict[str, Any]]]
-) -> None:
-    """Make two functions the MLflow model of the file that calls this: ``load`` a folder once, ``answer`` its rows.
-
-    A UserError of ``answer`` refuses the request as a bad one, in its own words.
-    """
-    from mlflow.exceptions import MlflowException
-    from mlflow.models import set_model
-    from mlflow.protos.databricks_pb2 import BAD_REQUEST
-    from mlflow.pyfunc.model import PythonModel
-
-    class Served(PythonModel):
-        # The saved signature states the schema; without this MLflow asks for type hints on every start.
-        _skip_type_hint_validation = True
-
-        def load_context(self, context: Any) -> None:
-            self.loaded = load(context.artifacts["model"])
-
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            try:
-                return answer(self.loaded, model_input.to_dict("records"))
-            except UserError as error:
-                raise MlflowException(str(error), error_code=BAD_REQUEST) from error
-
-    set_model(Served())
