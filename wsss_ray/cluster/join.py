@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
 log = logging.getLogger(__name__)
+ANSWER_SECONDS = 10.0
+"""Within which the head of a cluster that is joined must answer."""
 LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3
 KEPT_MS = 3_600_000
@@ -67,9 +70,12 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
     try:
         with _own_signals():
             if address:
+                refuse_silent(address)
                 ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
             else:
                 _start_here()
+    except UserError:
+        raise
     except Exception as error:  # Ray raises plain exceptions
         where, hint = "start Ray on this machine", "is it too busy? Try again, or join a cluster by --address"
         if address:
@@ -84,6 +90,56 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def refuse_silent(address: str) -> None:
+    """UserError where no Ray answers at an address within ``ANSWER_SECONDS``: Ray itself tries for many minutes."""
+    place, where = address.removeprefix("ray://"), f"--address {address} (or RAY_ADDRESS)"
+    fix = "start it there, correct the address, or leave both out (or --address local) to run on this machine"
+    if place == "local":
+        return
+    if place == "auto":
+        place = _find_running() or ""
+        if not place:
+            return  # Ray says that it found none
+    host, colon, port = place.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise UserError(f"{where}: no HOST:PORT; {fix}")
+    began = time.monotonic()
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS / 2).close()
+    except OSError as error:
+        raise UserError(f"{where}: nothing answers at {place} ({error.strerror or error}); {fix}") from None
+    if address.startswith("ray://"):
+        return
+    answered = threading.Event()
+    threading.Thread(target=_ask_head, args=(place, answered), daemon=True).start()
+    if not answered.wait(ANSWER_SECONDS - (time.monotonic() - began)):
+        raise UserError(f"{where}: what listens at {place} does not answer as Ray does; {fix}")
+
+
+def _ask_head(place: str, answered: threading.Event) -> None:
+    """Ask the head of a cluster for something small; an error is an answer, too."""
+    try:
+        from ray._raylet import GcsClient
+
+        GcsClient(address=place).internal_kv_get(b"wsss", timeout=ANSWER_SECONDS)
+    except Exception as error:
+        log.debug("%s: %s", place, error)
+        if "timed out" in str(error).lower() or "unavailable" in str(error).lower() or "deadline" in str(error).lower():
+            return
+    answered.set()
+
+
+def _find_running() -> str | None:
+    """Where Ray believes a cluster of this machine to run."""
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+
+        found: str | None = canonicalize_bootstrap_address("auto")
+    except Exception:  # Ray says what is wrong when it joins
+        return None
+    return found
 
 
 def _start_here() -> None:

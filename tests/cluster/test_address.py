@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An address at which no Ray answers is one line within seconds, whatever listens there."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from wsss_ray.cluster.join import join_cluster
+from wsss_ray.config import UserError
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """A port that takes callers and never says a word."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        yield int(holder.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+@pytest.mark.parametrize("from_environment", [False, True])
+def test_a_dead_address(scheme: str, from_environment: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{scheme}127.0.0.1:9"
+    if from_environment:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    begun = time.monotonic()
+    with (
+        pytest.raises(UserError, match=r"nothing answers at 127\.0\.0\.1:9 .*--address local"),
+        join_cluster(None if from_environment else address),
+    ):
+        raise AssertionError("joined nothing")
+    assert time.monotonic() - begun < 15
+    assert not ray.is_initialized()
+
+
+def test_a_listener_that_is_no_ray(silent: int) -> None:
+    begun = time.monotonic()
+    with pytest.raises(UserError, match="does not answer as Ray does"), join_cluster(f"127.0.0.1:{silent}"):
+        raise AssertionError("joined nothing")
+    assert time.monotonic() - begun < 15
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize("address", ["nonsense", ":1", "host:", "host:x", "host:99999"])
+def test_no_address(address: str) -> None:
+    with pytest.raises(UserError, match="no HOST:PORT"), join_cluster(address):
+        raise AssertionError("joined nothing")
