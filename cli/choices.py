@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from wsss_ray.studies import ChosenScale
 
 log = logging.getLogger(__name__)
+MAX_PIXELS = 100_000_000
+"""As ``wsss_ray.data.image`` has it, which would import numpy."""
 MAX_SEED = MOST["seed"]
 MAX_SEEDS, MAX_POINTS, MAX_CONCURRENT = 1000, 100_000, 10_000
 """Of seeds per row or point, of points of a sweep, of runs at the same time."""
@@ -113,6 +115,9 @@ OptionalScale = Annotated[
 ]
 OptionalProfile = Annotated[
     Profile | None, typer.Option(help="Follow the paper or the authors' code where they differ; default: paper.")
+]
+MaxPixels = Annotated[
+    int, typer.Option(help="Images of more pixels are refused before they are decoded.", min=1, max=10**9)
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to join ('auto', HOST:PORT); default: a local one.")]
 

@@ -44,6 +44,9 @@ def prepare(
     saliency: Annotated[str | None, typer.Option(help="Folder of saliency maps named like the images.")] = None,
     classes: Annotated[str | None, typer.Option(help="Classes in the order of the mask indices: cat,dog.")] = None,
     masks_as: Annotated[MaskView | None, typer.Option(help="How masks lie on images that EXIF turns.")] = None,
+    max_pixels: Annotated[
+        int | None, typer.Option(help="Images of more pixels are refused; default: 100 million.", min=1, max=10**9)
+    ] = None,
     set_: Options = None,
     skip_bad: SkipBad = False,
     address: Address = None,
@@ -58,6 +61,7 @@ def prepare(
         "saliency": saliency,
         "classes": classes,
         "masks_as": masks_as,
+        "max_pixels": max_pixels,
     }
     options = {**parse_settings(set_ or []), **{key: value for key, value in given.items() if value is not None}}
     name, detected = _detect(source, root)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from wsss_ray.cli.choices import Address, complete_run_folder
+from wsss_ray.cli.choices import MAX_PIXELS, Address, MaxPixels, complete_run_folder
 
 
 def predict(
@@ -28,12 +28,14 @@ def predict(
         Path | None, typer.Option(help="Class names, one per line, for a model whose run does not name them.")
     ] = None,
     overlays: Annotated[bool, typer.Option(help="Also write each mask over its image.")] = True,
+    max_pixels: MaxPixels = MAX_PIXELS,
     address: Address = None,
 ) -> None:
     """Segment images with a trained model. Resumable."""
     from wsss_ray.serve.predict import PredictOptions, predict_images
 
-    counts = predict_images(model, images, out, PredictOptions(tuple(set_ or ()), classes, overlays, address))
+    options = PredictOptions(tuple(set_ or ()), classes, overlays, address, max_pixels=max_pixels)
+    counts = predict_images(model, images, out, options)
     typer.echo(
         f"{counts.predicted} segmented, {counts.reused} reused, {counts.skipped} skipped: "
         f"{out}/predictions.csv, {out}/masks"

@@ -5,6 +5,7 @@ sees.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -54,6 +55,8 @@ MOST = {
     "inference_workers": 100_000,
     "loader_threads": 1000,
     "scales": 16,
+    "nodata": math.inf,
+    "grey_range": math.inf,
 }
 """The largest value of settings by their names, whatever part of a recipe they stand in."""
 MOST_OTHERS = 10**9
@@ -105,7 +108,7 @@ class Config(BaseModel):
         """No number is larger than makes sense, in tuples neither."""
         most = MOST.get(str(info.field_name), MOST_OTHERS)
         for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, (int, float)) and abs(one) > most:
+            if isinstance(one, (int, float)) and most < abs(one) != math.inf:  # who takes infinity says so
                 raise ValueError(f"too large; give at most {most:,}".replace(",", "_"))
         return value
 

@@ -88,10 +88,14 @@ def remove_folder(uri: str) -> None:
         filesystem.delete_dir(path)
 
 
-def read_local(path: str | Path) -> bytes:
-    """A whole file of this machine; OSError for a pipe, socket or device, whose reading might never end."""
+def read_local(path: str | Path, most: int | None = None) -> bytes:
+    """A whole file of this machine; OSError for a pipe, socket or device, whose reading might never end, and for a
+    file of more than ``most`` bytes.
+    """
     if not Path(path).is_file() and os.path.exists(path) and not os.path.isdir(path):
         raise OSError(errno.EINVAL, "not a regular file")
+    if most is not None and os.path.isfile(path) and (size := os.path.getsize(path)) > most:
+        raise OSError(errno.EFBIG, f"{size / 1e9:.1f} GB, and {most / 1e9:g} GB are the limit")
     return Path(path).read_bytes()
 
 

@@ -53,6 +53,8 @@ class Reading:
     grey: Grey = PLAIN
     saliency_top: float | None = None
     """The value of saliency files that means 1."""
+    max_pixels: int | None = pic.MAX_PIXELS
+    """Of an image; what is larger is refused by its header."""
 
     @property
     def num_classes(self) -> int:
@@ -156,7 +158,7 @@ def _read_image(
 ) -> tuple[int, tuple[int, int]]:
     name = _name(item, where)
     data = read_file(where, "image")
-    header = pic.open_image(data, name)
+    header = pic.open_image(data, name, reading.max_pixels)
     turn, size = pic.orientation(header), pic.shown_size(header)
     seen.row["image"] = data
     if fast:
@@ -189,7 +191,7 @@ def validate_row(row: Row, reading: Reading) -> list[Problem]:
         _bytes(row.get("mask")),
         _bytes(row.get("saliency")),
     )
-    made = inspect_item(item, replace(reading, masks=replace(reading.masks, by_index=True)))
+    made = inspect_item(item, replace(reading, masks=replace(reading.masks, by_index=True), max_pixels=None))
     height, width = made.row["height"], made.row["width"]
     if height is not None and (height, width) != (row["height"], row["width"]):
         stated, real = f"{row['height']}x{row['width']}", f"{height}x{width}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-import warnings
+import threading
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +20,9 @@ from wsss_ray.data.deep import Bytes, has_deep_channels, is_deep
 from wsss_ray.data.grey import PLAIN, FileError, Grey, scale_deep
 
 IGNORE = 255
+MAX_PIXELS = 100_000_000
+"""Of an image that comes from outside, unless somebody states another limit; its pixels take 300 MB then."""
+_lifted_limit = threading.Lock()
 _SWAPS_SIDES = frozenset({5, 6, 7, 8})
 NEEDS = {
     **dict.fromkeys((".heic", ".heif", ".hif"), "need pip install 'wsss-ray[heic]'"),
@@ -54,24 +57,33 @@ def register_plugins() -> None:
     register_heif_opener()
 
 
-def open_image(data: Bytes, name: str = "image") -> Image.Image:
-    """The image with its header read and its pixels not yet."""
+def open_image(data: Bytes, name: str = "image", max_pixels: int | None = None) -> Image.Image:
+    """The image with its header read and its pixels not yet; UserError for one of more than ``max_pixels``.
+
+    Without a limit, which images have that were let in before, PIL's own is lifted, too.
+    """
     register_plugins()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{name}: too many pixels ({error}); scale it down") from error
+        with _lifted_limit:
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(io.BytesIO(data))
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
     except Exception as error:
         reason = NEEDS.get(os.path.splitext(name)[1].lower())
         what = f"files of its kind {reason}" if reason else "save it again as JPEG or PNG, or remove it"
         raise FileError(f"{name}: cannot decode image; {what}", "unreadable") from error
+    width, height = image.size
+    if max_pixels is not None and width * height > max_pixels:
+        what = f"{width} x {height} pixels, and {max_pixels} are the limit; scale it down or raise --max-pixels"
+        raise FileError(f"{name}: {what}", "too many pixels")
+    return image
 
 
-def load_image(data: Bytes, name: str) -> Image.Image:
-    """The image with its pixels; UserError for a damaged one."""
-    image = open_image(data, name)
+def load_image(data: Bytes, name: str, max_pixels: int | None = None) -> Image.Image:
+    """The image with its pixels; UserError for a damaged one, and for one of more than ``max_pixels``."""
+    image = open_image(data, name, max_pixels)
     try:
         image.load()
     except Exception as error:
@@ -105,12 +117,13 @@ def rotate(array: np.ndarray, exif: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN) -> np.ndarray:
+def decode_image(data: Bytes, name: str = "image", grey: Grey = PLAIN, max_pixels: int | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB of any image: grey, deeper than 8 bits, CMYK, palette and EXIF-rotated ones.
 
-    Transparency is laid on white; ``grey`` says how values of more than 8 bits are read.
+    Transparency is laid on white; ``grey`` says how values of more than 8 bits are read. UserError for an image of
+    more than ``max_pixels``, before its pixels are decoded.
     """
-    return convert_image(load_image(data, name), data, name, grey)
+    return convert_image(load_image(data, name, max_pixels), data, name, grey)
 
 
 def convert_image(image: Image.Image, data: Bytes, name: str, grey: Grey = PLAIN) -> np.ndarray:

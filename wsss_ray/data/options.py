@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BeforeValidator, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError, model_validator
 
 from wsss_ray.config import Config, MaskView, UserError
 from wsss_ray.data.checks import Reading
 from wsss_ray.data.grey import Grey
+from wsss_ray.data.image import MAX_PIXELS
 from wsss_ray.data.masks import Find, MaskTable, find_colour_list, name_index, parse_values, read_colour_list
 
 Settings = TypeVar("Settings", bound=Config)
@@ -76,6 +77,8 @@ class FileOptions(Config):
     """Values (nan, inf, -9999) that mark missing pixels; they become black."""
     encoding: str | None = None
     """Encoding of text files without a byte order mark."""
+    max_pixels: PositiveInt = MAX_PIXELS
+    """Images of more are refused."""
 
     @model_validator(mode="after")
     def _check_range(self) -> FileOptions:
@@ -171,11 +174,14 @@ def make_reading(
     table = MaskTable(
         num_classes, values=values, colours=colours, by_index=options.masks_by == "index", ordered=ordered
     )
-    return Reading(table, options.masks_as, None, Grey(options.grey_range, {}, options.nodata))
+    grey = Grey(options.grey_range, {}, options.nodata)
+    return Reading(table, options.masks_as, None, grey, max_pixels=options.max_pixels)
 
 
 def describe_reading(options: FileOptions) -> dict[str, Any]:
     """What the user stated about how files are read, for the manifest."""
     given = options.model_dump(mode="json", exclude_defaults=True)
-    stated = {key: given[key] for key in FileOptions.model_fields if key in given and key != "saliency"}
+    stated = {
+        key: given[key] for key in FileOptions.model_fields if key in given and key not in ("saliency", "max_pixels")
+    }
     return {"reading": stated} if stated else {}

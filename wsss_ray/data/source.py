@@ -33,6 +33,8 @@ SCHEMA = pa.schema(
 width."""
 FACTS = "facts"
 """Key of a row under which a loader leaves what it saw; no column."""
+MAX_BYTES = 1_000_000_000
+"""Of the file of an image, a mask or a saliency map."""
 MAX_CLASSES = 254
 """Masks are 8-bit with background 0 and 255 for "unknown", which leaves 1..254."""
 
@@ -89,7 +91,7 @@ def read_file(where: str | bytes, what: str = "file") -> bytes:
     if isinstance(where, bytes):
         return where
     try:
-        return storage.read_bytes(where) if "://" in where else storage.read_local(where)
+        return storage.read_bytes(where) if "://" in where else storage.read_local(where, MAX_BYTES)
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(

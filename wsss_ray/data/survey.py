@@ -160,7 +160,7 @@ def find_saliency_top(source: Source) -> tuple[float | None, str | None]:
             continue
         name = item.saliency if isinstance(item.saliency, str) else item.image_id
         try:
-            image = pic.load_image(read_file(item.saliency, "saliency map"), name)
+            image = pic.load_image(read_file(item.saliency, "saliency map"), name, pic.MAX_PIXELS)
         except UserError:
             continue  # said where the file is read
         if image.mode not in ("L", "LA", "1") and not is_deep(image):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ SPLIT_FOLDERS = tuple(_SPLIT_WORDS)
 """Names of folders, in lower case, that mean a split."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """What a table says of one image."""
 
@@ -39,6 +40,7 @@ class Line:
     saliency: str | None = None
 
 
+@lru_cache(maxsize=1024)
 def read_split(word: str) -> str | None:
     """The split a word means: train, val, test, or the word itself; None for an empty one."""
     tidy = tidy_name(word)
@@ -58,19 +60,38 @@ def read_csv(path: Path, listed: bool, encoding: str | None = None) -> tuple[lis
         raise UserError(
             f"{path}: columns {', '.join(columns) or 'none'}; the first line must name image and labels{hint}"
         )
-    if not rows:
-        raise UserError(f"{path}: no images found below its first line; add a line for each")
+    masks, saliency = (columns.index(c) if c in columns else None for c in ("mask", "saliency"))
+    image_at, labels_at = columns.index(image), columns.index(labels)
+    split_at = columns.index(split) if split is not None else None
     lines = []
-    for number, cells, beyond in rows:
-        where = f"{path}:{number}"
-        if not cells[image]:
+    for number, cells in rows:
+        if not cells[image_at]:
             raise UserError(f"{path}: line {number} names no image; fill it in or delete the line")
-        names = split_labels(cells[labels])
-        _refuse_separators(f"{path}: line {number}", names, beyond, listed)
-        own = read_split(cells[split]) if split is not None else None
+        if any(cells[len(columns) :]):
+            raise UserError(
+                f"{path}: line {number} has more fields than the first line names; join several labels by ;"
+            )
+        names, joined = _read_labels(cells[labels_at])
+        if joined is not None and not listed:
+            raise UserError(
+                f"{path}: line {number}: label {joined!r}; join several labels by ;, or list that class in classes.txt"
+            )
+        own = read_split(cells[split_at]) if split_at is not None else None
         known = None if not names and own == "test" else names
-        lines.append(Line(cells[image], known, own, where, cells.get("mask") or None, cells.get("saliency") or None))
+        found = (cells[at] or None if at is not None else None for at in (masks, saliency))
+        lines.append(Line(cells[image_at], known, own, f"{path}:{number}", *found))
+    if not lines:
+        raise UserError(f"{path}: no images found below its first line; add a line for each")
     return lines, _notes(file)
+
+
+@lru_cache(maxsize=4096)
+def _read_labels(text: str) -> tuple[tuple[str, ...], str | None]:
+    """Labels joined by ``;``, and one that is joined by something else, which would lose some or make a class of
+    two.
+    """
+    names = split_labels(text)
+    return names, next((name for name in names if any(mark in name for mark in "|,\t")), None)
 
 
 def split_labels(text: str) -> tuple[str, ...]:
@@ -80,15 +101,6 @@ def split_labels(text: str) -> tuple[str, ...]:
 
 def _notes(file: TextFile) -> list[str]:
     return [file.note] if file.note else []
-
-
-def _refuse_separators(where: str, names: tuple[str, ...], beyond: list[str], listed: bool) -> None:
-    """Labels joined by something else than ``;``, which would lose some or make a class of two."""
-    if any(beyond):
-        raise UserError(f"{where} has more fields than the first line names; join several labels by ;")
-    joined = next((name for name in names if any(mark in name for mark in "|,\t")), None)
-    if joined is not None and not listed:
-        raise UserError(f"{where}: label {joined!r}; join several labels by ;, or list that class in classes.txt")
 
 
 def read_jsonl(path: Path, encoding: str | None = None) -> tuple[list[Line], list[str]]:

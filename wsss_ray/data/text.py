@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -70,32 +69,39 @@ class TextFile:
         """The value of a JSON file; UserError names file and line."""
         return parse_json(self.text, str(self.path))
 
-    def table(self) -> tuple[list[str], list[tuple[int, dict[str, str], list[str]]]]:
-        """Column names, stripped and in lower case, and (line number, cells by column, cells beyond the columns) of
-        every line that holds something. UserError names file and line.
+    def table(self) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+        """Column names, stripped and in lower case, and (line number, stripped cells) of every line that holds
+        something, at least one cell for each column, as they are read. UserError names file and line.
         """
-        reader = csv.reader(io.StringIO(self.text, newline=""), strict=True)
-        columns: list[str] | None = None
-        rows = []
+        rows = self._rows()
+        columns = [name.casefold() for name in next(rows, (0, []))[1]]
+        self._refuse_twins(columns)
+        return columns, ((number, cells + [""] * (len(columns) - len(cells))) for number, cells in rows)
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        reader = csv.reader(_split_lines(self.text), strict=True)
         try:
             for cells in reader:
                 stripped = [strip_invisible(cell) for cell in cells]
-                if not any(stripped):
-                    continue
-                if columns is None:
-                    columns = [name.casefold() for name in stripped]
-                    self._refuse_twins(columns)
-                    continue
-                padded = stripped + [""] * (len(columns) - len(stripped))
-                rows.append((reader.line_num, dict(zip(columns, padded, strict=False)), padded[len(columns) :]))
+                if any(stripped):
+                    yield reader.line_num, stripped
         except csv.Error as error:
             raise UserError(f"{self.path}:{reader.line_num}: not a line of a CSV file ({error}); correct it") from error
-        return columns or [], rows
 
     def _refuse_twins(self, columns: list[str]) -> None:
         twice = next((name for name in columns if name and columns.count(name) > 1), None)
         if twice is not None:
             raise UserError(f"{self.path}: column {twice!r} comes twice in its first line; remove one")
+
+
+def _split_lines(text: str) -> Iterator[str]:
+    """The lines of a text with their ends, one after the other."""
+    start = 0
+    for found in _LINE_END.finditer(text):
+        yield text[start : found.end()]
+        start = found.end()
+    if start < len(text):
+        yield text[start:]
 
 
 def parse_json(text: str, where: str) -> Any:

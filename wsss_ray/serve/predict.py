@@ -24,7 +24,7 @@ from wsss_ray.artifacts.store import digest
 from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
-from wsss_ray.data.image import decode_image, encode_jpeg, encode_mask
+from wsss_ray.data.image import MAX_PIXELS, decode_image, encode_jpeg, encode_mask
 from wsss_ray.data.shards import read_shard_table
 from wsss_ray.data.source import read_file
 from wsss_ray.recipe import Resources
@@ -64,6 +64,8 @@ class PredictOptions:
     address: str | None = None
     """Ray cluster to join; None starts a local one."""
     resources: Resources = Resources()
+    max_pixels: int = MAX_PIXELS
+    """Of an image; what is larger is skipped."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Output:
 
     out: str
     overlays: bool
+    max_pixels: int
 
 
 class PredictImagesWorker:
@@ -91,9 +94,8 @@ class PredictImagesWorker:
             rows.append({"image": one.image, "where": one.where, "stamp": one.stamp, "error": None})
             try:
                 data = inside[one.where, one.row] if one.row is not None else read_file(one.where, "image")
-                images[number] = decode_image(
-                    data, one.image if one.row is not None else one.where, self.predictor.grey
-                )
+                where, limit = (one.image, None) if one.row is not None else (one.where, self.output.max_pixels)
+                images[number] = decode_image(data, where, self.predictor.grey, limit)
             except UserError as error:
                 rows[-1]["error"] = str(error)
         predictions = self.predictor.predict_images(list(images.values()))
@@ -158,7 +160,7 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
         log.info(f"predict: {len(images) - len(waiting)} of {len(images)} images are predicted already")
     if waiting:
         plan = storage.join(state, "plan")
-        output = Output(out, options.overlays)
+        output = Output(out, options.overlays, options.max_pixels)
         make_worker = partial(PredictImagesWorker, opened, plan, output, options.resources.batch_size)
         job = ShardJob("predict", make_worker, write_plan(waiting, plan), state, network=True)
         with join_cluster(options.address):

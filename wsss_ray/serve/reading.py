@@ -12,7 +12,7 @@ from PIL import Image
 
 from wsss_ray.config import UserError
 from wsss_ray.data.grey import Grey
-from wsss_ray.data.image import convert_image, decode_image
+from wsss_ray.data.image import MAX_PIXELS, convert_image, decode_image
 from wsss_ray.data.source import read_file
 
 AnyImage = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
@@ -33,9 +33,9 @@ def read_image(value: Any, name: str, grey: Grey) -> np.ndarray:
         where = os.fspath(value)
         if "://" not in where and Path(where).is_dir():
             raise UserError(f"{where}: a folder; give its files, for example sorted(Path({where!r}).glob('*.jpg'))")
-        return decode_image(read_file(where, "image"), where, grey)
+        return decode_image(read_file(where, "image"), where, grey, MAX_PIXELS)
     if isinstance(value, bytes):
-        return decode_image(value, name, grey)
+        return decode_image(value, name, grey, MAX_PIXELS)
     if isinstance(value, Image.Image):
         return convert_image(value, b"", name, grey)
     if not isinstance(value, np.ndarray):

@@ -126,7 +126,9 @@ def write_maps(items: Iterable[tuple[str, str | bytes]], out: str, detector: Det
     bad = []
     for image_id, image in items:
         try:
-            pixels = pic.decode_image(read_file(image, "image"), image if isinstance(image, str) else image_id, grey)
+            pixels = pic.decode_image(
+                read_file(image, "image"), image if isinstance(image, str) else image_id, grey, pic.MAX_PIXELS
+            )
             found = detect_saliency(pixels, detector)
         except UserError as error:
             bad.append(str(error))
