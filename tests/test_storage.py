@@ -67,3 +67,22 @@ def test_no_cell_of_a_table_is_a_formula() -> None:
     plain = ["a=1", "cat, dog", 'say "no"', "", "-0.5", "+3e-2", -0.5, 7]
     rows = list(csv.reader(io.StringIO(storage.format_csv([hostile, plain]).decode(), newline="")))
     assert rows == [[f"'{text}" for text in hostile], [str(cell) for cell in plain]]
+
+
+QUERY = "endpoint_override=http%3A%2F%2F127.0.0.1%3A9000&region=us-east-1"
+
+
+@pytest.mark.parametrize("key", ["", "key:secret@"])
+def test_what_is_appended_stands_before_the_query(key: str) -> None:
+    """pyarrow's own options of a URI stay options, whatever is done with the location."""
+    uri = f"s3://{key}bucket/results/?{QUERY.replace('%2F', '/')}"
+    for given in (uri, storage.make_absolute(uri)):
+        below = storage.join(given, "runs", "cam-1", "run.json")
+        filesystem, path = storage.open_fs(below)
+        assert path == "bucket/results/runs/cam-1/run.json"
+        assert (filesystem.type_name, filesystem.region) == ("s3", "us-east-1")
+        assert storage.open_fs(below.rsplit("/", 2)[0])[1] == "bucket/results/runs"
+        assert storage.make_absolute(below) == below
+    assert storage.open_fs(uri)[1].rstrip("/") == "bucket/results"
+    assert storage.join("hdfs://[::1]:9000/a", "b") == "hdfs://[::1]:9000/a/b"
+    assert storage.make_absolute("gs://bucket/a?") == "gs://bucket/a"

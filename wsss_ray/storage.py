@@ -9,6 +9,7 @@ import errno
 import io
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,12 +25,17 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """How a text begins that spreadsheets would run."""
 
 
+OBJECT_STORES = ("s3", "gcs", "abfs")
+"""File systems where an object is there once it is written whole, and where moving one copies it."""
+_QUERY_FIRST = re.compile(r"^(\w+://)\[([^\]]*=[^\]]*)\](.*)$")
+
+
 def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI or local path, and the path inside it."""
     if "://" not in uri:
         return pafs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     try:
-        filesystem, path = pafs.FileSystem.from_uri(uri)
+        filesystem, path = pafs.FileSystem.from_uri(_QUERY_FIRST.sub(r"\1\3?\2", uri))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{uri}: cannot open this location ({error}); use a local path or an s3://, gs://, hdfs:// URI"
@@ -38,13 +44,23 @@ def open_fs(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 def make_absolute(uri: str) -> str:
-    """A URI unchanged; a local path made absolute, so that workers with another working folder find it."""
-    return uri if "://" in uri else str(Path(uri).expanduser().absolute())
+    """A URI with its query first; a local path made absolute, so that workers with another working folder find it.
+
+    ``s3://bucket/a?region=x`` becomes ``s3://[region=x]bucket/a``: what is appended is then always part of the path.
+    """
+    if "://" not in uri:
+        return str(Path(uri).expanduser().absolute())
+    plain, mark, query = uri.partition("?")
+    if not mark or plain.startswith("file:"):
+        return uri
+    scheme, _, place = plain.partition("://")
+    return f"{scheme}://[{query.replace('/', '%2F').replace(']', '%5D')}]{place}" if query else plain
 
 
 def join(uri: str, *names: str) -> str:
     """A location below another one."""
-    return "/".join([uri.rstrip("/"), *names])
+    whole = make_absolute(uri) if "://" in uri else uri
+    return "/".join([whole.rstrip("/"), *names])
 
 
 def exists(uri: str) -> bool:
@@ -121,9 +137,12 @@ def write_bytes(uri: str, data: bytes) -> None:
             _write_through(temporary, data)
             os.replace(temporary, path)
             return
+        if filesystem.type_name in OBJECT_STORES:
+            temporary = path
         with filesystem.open_output_stream(temporary) as stream:
             stream.write(data)
-        filesystem.move(temporary, path)
+        if temporary != path:
+            filesystem.move(temporary, path)
     except OSError as error:
         if isinstance(filesystem, pafs.LocalFileSystem) and os.path.exists(temporary):
             os.unlink(temporary)

@@ -121,7 +121,7 @@ def refuse_silent(address: str) -> None:
 def _ask_head(place: str, answered: threading.Event) -> None:
     """Ask the head of a cluster for something small; an error is an answer, too."""
     try:
-        from ray._raylet import GcsClient
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         GcsClient(address=place).internal_kv_get(b"wsss", timeout=ANSWER_SECONDS)
     except Exception as error:
