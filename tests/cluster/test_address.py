@@ -6,11 +6,12 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import ray
 
-from wsss_ray.cluster.join import join_cluster
+from wsss_ray.cluster.join import explain_start, join_cluster
 from wsss_ray.config import UserError
 
 
@@ -51,3 +52,26 @@ def test_a_listener_that_is_no_ray(silent: int) -> None:
 def test_no_address(address: str) -> None:
     with pytest.raises(UserError, match="no HOST:PORT"), join_cluster(address):
         raise AssertionError("joined nothing")
+
+
+def test_a_folder_too_long_for_sockets_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray's own message, from Ray itself, and what to do."""
+    long = tmp_path / ("l" * 90)
+    long.mkdir()
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match="AF_UNIX path length .*; set TMPDIR to a shorter folder"), join_cluster():
+        raise AssertionError("started nothing")
+    assert not ray.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("[Errno 30] Read-only file system: '/home/x/.ray'", "HOME and TMPDIR"),
+        ("no room in /dev/shm", "--shm-size"),
+        ("anything else", "too busy"),
+    ],
+)
+def test_what_to_do(said: str, fix: str) -> None:
+    assert fix in explain_start(RuntimeError(said))

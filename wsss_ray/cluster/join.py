@@ -77,7 +77,7 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # Ray raises plain exceptions
-        where, hint = "start Ray on this machine", "is it too busy? Try again, or join a cluster by --address"
+        where, hint = "start Ray on this machine", explain_start(error)
         if address:
             where = f"join Ray at {address}"
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
@@ -90,6 +90,20 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def explain_start(error: Exception) -> str:
+    """What to do where a local Ray does not start."""
+    known = {
+        "AF_UNIX path length": "set TMPDIR to a shorter folder, such as /tmp",
+        "Permission denied": "let HOME and TMPDIR name folders that can be written",
+        "Read-only file system": "let HOME and TMPDIR name folders that can be written",
+        "/dev/shm": "enlarge it (in a container: --shm-size=4g)",
+        "No space left": "free some space in TMPDIR and /dev/shm",
+        "Address already in use": "another program took the port; try again",
+    }
+    found = [fix for words, fix in known.items() if words in str(error)]
+    return found[0] if found else "is it too busy? Try again, or join a cluster by --address"
 
 
 def refuse_silent(address: str) -> None:
