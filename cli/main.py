@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -39,6 +40,11 @@ from wsss_ray.cli.weights import app as weights_app
 from wsss_ray.config import Exported, ExportForm, Scale
 
 INTERRUPTED = 130
+REFUSALS = (
+    *(errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ELOOP),
+    *(errno.EDQUOT, errno.ENXIO),
+)
+"""What a system answers where a place cannot be used; a file that is merely not there is said where it is needed."""
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -209,9 +215,11 @@ def _call() -> int:
 
         if hasattr(error, "format_message"):  # Typer's own, whose class has another place in each of its versions
             _refuse_usage(error)
-        if not storage.is_disk_full(error):
-            raise
-        _refuse(storage.DISK_FULL)
+        if storage.is_disk_full(error):
+            _refuse(storage.DISK_FULL)
+        if isinstance(error, OSError) and error.errno in REFUSALS:
+            _refuse(f"{str(error.filename or error)[:300]}: {error.strerror or 'cannot be used'}; give another place")
+        raise
 
 
 def _refuse(message: str) -> NoReturn:

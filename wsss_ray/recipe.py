@@ -249,7 +249,7 @@ def load(where: str | Path) -> Recipe:
         value = yaml.safe_load(storage.read_bytes(str(where)).decode("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where}: cannot read the recipe ({error})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # nested without end, numbers and dates without sense
         raise UserError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: a recipe is a mapping of keys; 'wsss show cam' prints one")
@@ -298,7 +298,7 @@ def read_typed(text: str) -> Any:
     plain = text.strip()
     try:
         parsed = yaml.safe_load(plain)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return plain
     if parsed is None or plain[:1] in ("[", "{", "'", '"'):
         return parsed

@@ -170,10 +170,12 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def read_json(uri: str) -> Any:
-    """A JSON file; UserError names the file when it is not JSON."""
+    """A JSON file; UserError names the file when it is not JSON, or is a folder."""
     try:
         return json.loads(read_bytes(uri))
-    except ValueError as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{uri}: not valid JSON ({error}); delete it or restore it") from error
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 from pyarrow import fs as pafs
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Artifact
@@ -122,7 +122,36 @@ def read_recipe(folder: str) -> dict[str, Any]:
         raise UserError(f"{where}: damaged ({str(error).splitlines()[0]}); {AGAIN}") from None
     if not isinstance(recipe, dict) or not {"name", "scale", "seed"} <= recipe.keys():
         raise UserError(f"{where}: damaged, it is no recipe; {AGAIN}")
+    try:
+        _Parts.model_validate(recipe)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"{where}: damaged ({key}: {error.errors()[0]['msg']}); {AGAIN}") from None
     return recipe
+
+
+class _Named(BaseModel):
+    name: str
+
+
+class _Backbone(BaseModel):
+    backbone: str
+
+
+class _Location(BaseModel):
+    uri: str | None
+
+
+class _Parts(BaseModel):
+    """What pages and tables read of a recipe, whatever else a later version of it holds."""
+
+    name: str
+    scale: str
+    seed: int
+    method: _Named
+    net: _Backbone
+    data: _Location
+    score: dict[str, Any] = {}
 
 
 def list_finished(runs: str) -> list[str]:

@@ -72,7 +72,7 @@ def parse_axis(text: str) -> Axis:
         return Axis(key, (), low, high, log, isinstance(low, int) and isinstance(high, int))
     try:
         listed = yaml.safe_load(f"[{values}]")
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"--over {text}: the values are not valid YAML; {_HELP}") from None
     found = tuple(_number(value) if isinstance(value, str) else value for value in listed)
     if len({_text_in_json(text, value) for value in found}) < len(found):
