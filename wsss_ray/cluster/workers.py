@@ -112,8 +112,8 @@ def _run_group(job: TrainingWork, notes: Notes, machines: Machines) -> None:
         train_loop_config={"work": job.work, "notes": notes, "threads": machines.train_cpus},
         torch_config=TorchConfig(backend="nccl" if machines.use_gpu else "gloo"),
         # From one worker on: where a node is lost the others go on from the last epoch, with the same global batch.
-        scaling_config=ScalingConfig(
-            num_workers=(1, machines.train_workers),
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # typed as Train V1's
+            num_workers=(1, machines.train_workers),  # type: ignore[arg-type]
             use_gpu=machines.use_gpu,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
