@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from benchmarks.claim import Given
 from benchmarks.machine import describe_machine
 from benchmarks.registry import CLAIMS, load_claim
 from benchmarks.report import count_missed, list_lines, replace_block, write_markdown
-from benchmarks.runner import QUICK_SECONDS, run_inside, run_outside
+from benchmarks.runner import PATIENCE, QUICK_SECONDS, run_inside, run_outside
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,13 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     names = given.only or [name for name in CLAIMS if load_claim(name).quick or not given.quick]
     scratch = Path(tempfile.mkdtemp(prefix="benchmarks-"))
     until = start + QUICK_SECONDS if given.quick else None
+    patience = math.inf if given.only else PATIENCE
     claims, machine = [], describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     out = Path(given.out)
     out.mkdir(parents=True, exist_ok=True)
     try:
         for name in names:
-            claims.append(run_outside(name, Given(scratch, given.quick, given.data), until))
+            claims.append(run_outside(name, Given(scratch, given.quick, given.data), until, patience))
             print("\n".join(list_lines(claims[-1])), flush=True)
             if claims[-1]["error"]:
                 shutil.copy(scratch / f"{name}.log", out) if (scratch / f"{name}.log").exists() else None

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "ray", "numpy", "pyarrow", "numba", "mlflow")
+VECTOR_UNITS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
