@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.inside:
         scratch = Path(given.scratch)
         return run_inside(given.inside, Given(scratch, given.quick, given.data), scratch / f"{given.inside}.json")
+    # As an error, so that the process of the claim under way is ended as well.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     start = time.monotonic()
     names = given.only or [name for name in CLAIMS if load_claim(name).quick or not given.quick]
     scratch = Path(tempfile.mkdtemp(prefix="benchmarks-"))

@@ -20,14 +20,15 @@ from benchmarks.claim import CPU, MEMORY, WALL, Claim, Given, Pair, Reading
 from benchmarks.machine import read_peak_mb, reset_peak
 from wsss_ray.artifacts.network import build_localizer
 from wsss_ray.contracts import Batch, Progress
+from wsss_ray.engine.precision import use_bf16
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.nets.optim import build_optimizer
 from wsss_ray.recipe import Localization, Scale, take_localizer
 from wsss_ray.studies import cam, eps, esol, ktse, l2g, smaf, ssss, wsfcn
 
-NUM_CLASSES, BATCH_SIZE = 8, 8
+NUM_CLASSES = 8
 SCALE: Scale = "small"
-WARM_STEPS = 2
+WARM_STEPS = 1
 
 LOCALIZERS: dict[str, Callable[[Scale], Localization]] = {
     "cam": lambda scale: cam.recipe(scale),
@@ -67,8 +68,8 @@ def draw_batch(size: int, count: int, partner: bool = True) -> Batch:
     )
 
 
-def train_steps(name: str, steps: int) -> dict[str, float]:
-    """Seconds of a step after two to warm up, and the peak memory of this process."""
+def train_steps(name: str, steps: int, batch_size: int) -> dict[str, float]:
+    """Seconds of a step after one to warm up, and the peak memory of this process."""
     reset_peak()
     torch.manual_seed(0)
     localization = LOCALIZERS[name](SCALE)
@@ -77,15 +78,16 @@ def train_steps(name: str, steps: int) -> dict[str, float]:
     network: Any = build_localizer(take_localizer(localization), NUM_CLASSES)
     network.to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer(network.param_groups(), localization.train.optimizer)
-    batch = draw_batch(same.augment.crop, BATCH_SIZE)
+    batch = draw_batch(same.augment.crop, batch_size)
     # Past every warm-up: methods that switch losses on late are measured with all of them.
     progress = Progress(localization.train.epochs - 1, 10**6, localization.train.epochs, 10**6 + 1)
+    bf16 = use_bf16(same.precision, torch.device("cpu"))
     cpu = wall = 0.0
     for step in range(steps + WARM_STEPS):
         if step == WARM_STEPS:
             cpu, wall = time.process_time(), time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=same.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             parts = network.loss(batch, progress)
         total = torch.stack([value.float() for key, value in parts.items() if not key.startswith("monitor/")]).sum()
         total.backward()
@@ -98,11 +100,11 @@ def measure(given: Given) -> Iterator[Pair]:
     """Every method against CAM."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.methods"])
-    steps, rounds = (2, 2) if given.quick else (6, 3)
+    steps, batch_size, rounds = (2, 4, 2) if given.quick else (6, 8, 3)
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
 
         def read(name: str) -> Reading:
-            return pool.submit(train_steps, name, steps).result()
+            return pool.submit(train_steps, name, steps, batch_size).result()
 
         for name in QUICK if given.quick else list(LOCALIZERS)[1:]:
             yield Pair(name, top=partial(read, name), bottom=partial(read, "cam"), rounds=rounds, warm=False)

@@ -140,13 +140,16 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> bool:
         process.wait(limit)
         return True
     except subprocess.TimeoutExpired:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
         return False
-    except BaseException:
-        process.terminate()
-        raise
+    finally:
+        if process.poll() is None:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

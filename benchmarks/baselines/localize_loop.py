@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+CPU = torch.device("cpu")
 Maps = Callable[[Tensor], Tensor]
 """(B, 3, H, W) normalised -> (B, C, h, w)."""
 
@@ -32,7 +33,9 @@ class Protocol(NamedTuple):
 
 
 @torch.inference_mode()
-def read_maps(maps: Maps, image: np.ndarray, classes: Sequence[int], protocol: Protocol, device: str = "cpu") -> Tensor:
+def read_maps(
+    maps: Maps, image: np.ndarray, classes: Sequence[int], protocol: Protocol, device: torch.device = CPU
+) -> Tensor:
     """(H, W, 3) uint8 -> (P, h, w) maps of its classes in [0, 1]."""
     height, width = image.shape[:2]
     grid = (-(-height // protocol.stride), -(-width // protocol.stride))
