@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
+MARKS = ("<!-- benchmarks -->", "<!-- end of benchmarks -->")
 """Between these lines of a page the results of the last call stand."""
 
 
@@ -52,14 +52,15 @@ def write_markdown(record: Mapping[str, Any]) -> str:
     return "\n".join(text) + "\n"
 
 
-def replace_block(page: Path, text: str) -> None:
+def replace_block(page: Path, text: str, marks: tuple[str, str] = MARKS) -> None:
     """Put a text between the marks of a page; ValueError where it has none."""
+    first, last = marks
     whole = page.read_text(encoding="utf-8")
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = whole.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{page}: no lines {BEGIN!r} and {END!r}; add them where the table shall stand")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"{page}: no lines {first!r} and {last!r}; add them where the table shall stand")
+    page.write_text(f"{before}{first}\n\n{text}\n{last}{after}", encoding="utf-8")
 
 
 def count_missed(claims: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
