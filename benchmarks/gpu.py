@@ -201,7 +201,8 @@ def _race(
     bare()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    until, times = time.monotonic() + 0.6 * seconds, []
+    until = time.monotonic() + 0.6 * seconds
+    times: list[tuple[float, float]] = []
     while not times or time.monotonic() < until:
         start = wait(device)
         engine()

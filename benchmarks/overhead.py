@@ -144,5 +144,5 @@ CLAIM = Claim(
     says="Ray takes hardly more than a plain loop with the same network, and twice the workers half the time",
     ratio="through Ray / plain PyTorch loop",
     measure=measure,
-    seconds=90,
+    seconds=80,
 )

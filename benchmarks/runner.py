@@ -85,7 +85,8 @@ def measure_claim(claim: Claim, given: Given) -> Iterator[dict[str, Any]]:
 def run_inside(name: str, given: Given, report: Path) -> int:
     """The process of one claim: writes what it has after every row; 1 where it failed."""
     claim = load_claim(name)
-    start, rows, error = time.monotonic(), [], ""
+    start, error = time.monotonic(), ""
+    rows: list[dict[str, Any]] = []
     told = {"name": name, "says": claim.says, "ratio": claim.ratio}
 
     def write() -> None:

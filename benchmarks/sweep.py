@@ -16,7 +16,7 @@ from wsss_ray.experiments.run import RunOptions, run
 from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
 from wsss_ray.experiments.sweep_run import run_sweep
 from wsss_ray.experiments.sweep_space import parse_space
-from wsss_ray.recipe import Recipe, replace_settings
+from wsss_ray.recipe import Recipe, Scale, replace_settings
 from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.studies import resolve
 
@@ -25,9 +25,9 @@ KEPT = ("data", "train")
 """Stages that every call finds; all else is made anew."""
 
 
-def train_once(scale: str, out: Path) -> Recipe:
+def train_once(scale: Scale, out: Path) -> Recipe:
     """The recipe up to masks by a CRF, its network trained below ``out``."""
-    recipe = resolve("cam", scale=scale)  # type: ignore[arg-type]
+    recipe = resolve("cam", scale=scale)
     parts = {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None}
     short = replace_settings(recipe, parts)
     run(replace_settings(short, {"refine": None}), RunOptions(str(out)))

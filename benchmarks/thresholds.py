@@ -72,5 +72,5 @@ CLAIM = Claim(
     says="the whole curve of background thresholds costs no more than one threshold",
     ratio="all thresholds in one pass / one threshold",
     measure=measure,
-    seconds=25,
+    seconds=15,
 )

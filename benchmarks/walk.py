@@ -58,5 +58,5 @@ CLAIM = Claim(
     says="the random walk of IRN and PSA as a stencil needs neither the memory nor the time of a dense matrix",
     ratio="dense matrix / stencil",
     measure=measure,
-    seconds=20,
+    seconds=10,
 )
