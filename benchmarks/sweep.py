@@ -21,8 +21,8 @@ from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.studies import resolve
 
 PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
-KEPT = ("data", "train")
-"""Stages that every call finds; all else is made anew."""
+REMADE = ("histogram", "localize", "refine", "runs", "score", "sweeps")
+"""What every call makes anew; it finds the data, the trained network, and MLflow's database, which is open."""
 
 
 def train_once(scale: Scale, out: Path) -> Recipe:
@@ -36,9 +36,8 @@ def train_once(scale: Scale, out: Path) -> Recipe:
 
 def sweep(recipe: Recipe, out: Path, thresholds: str) -> Reading:
     """Seconds of one sweep over these thresholds and all presets."""
-    for folder in out.iterdir():
-        if folder.name not in KEPT:
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+    for name in REMADE:
+        shutil.rmtree(out / name, ignore_errors=True)
     axes = parse_space([f"score.background={thresholds}", f"refine.crf={','.join(PRESETS)}"])
 
     def work() -> None:
