@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of reading COCO annotations while the file grows: ``python benchmarks/coco_memory.py [SIZE ...]``.
+"""Peak memory of reading COCO annotations while the file grows; ``python -m benchmarks.coco_memory [SIZE ...]``.
 
 For every size a file of so many annotations (seven an image, polygons of twelve points) is generated, and a fresh
 process opens it as a source, walks over all its images and renders the masks of the first hundred; its peak resident
@@ -15,8 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from benchmarks.claim import MEMORY, Claim, Given, Goal, Pair, Reading
 from wsss_ray.data.coco_categories import CATEGORY_IDS, CLASSES
 
 PER_IMAGE = 7
@@ -72,7 +75,7 @@ def generate(root: Path, num_annotations: int, seed: int = 0) -> Path:
     return path
 
 
-def measure(num_annotations: int) -> dict[str, float]:
+def measure_size(num_annotations: int) -> dict[str, float]:
     """Peak memory (MB) and seconds of one size, read in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = generate(Path(folder), num_annotations)
@@ -89,12 +92,38 @@ def measure(num_annotations: int) -> dict[str, float]:
     }
 
 
+def read_peak(num_annotations: int) -> Reading:
+    """Of one size."""
+    return {MEMORY: measure_size(num_annotations)["peak_mb"]}
+
+
+def measure(given: Given) -> Iterator[Pair]:
+    """A large file against one of ten thousand annotations."""
+    large = 50_000 if given.quick else 1_000_000
+    yield Pair(
+        f"{large:,} annotations",
+        top=partial(read_peak, large),
+        bottom=partial(read_peak, 10_000),
+        goals={MEMORY: Goal(at_most=1.2)},
+        rounds=1,
+        warm=False,
+    )
+
+
+CLAIM = Claim(
+    says="reading COCO takes the same memory whatever the size of its annotation file",
+    ratio="large file / file of 10,000 annotations",
+    measure=measure,
+    seconds=20,
+)
+
+
 def main(sizes: list[int]) -> None:
     """Print one line for every size."""
     print(f"{'annotations':>12} {'file MB':>8} {'peak MB':>8} {'index s':>8} {'walk s':>7} {'images':>9}")
     for size in sizes:
         start = time.monotonic()
-        done = measure(size)
+        done = measure_size(size)
         print(
             f"{size:>12} {done['file_mb']:>8.0f} {done['peak_mb']:>8.0f} {done['index_seconds']:>8.1f} "
             f"{done['walk_seconds']:>7.1f} {done['images']:>9.0f}   ({time.monotonic() - start:.0f} s in all)",

@@ -1,43 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled CRF against pydensecrf: CPU time of whole calls, both on the same images in turn, and equal labels.
+"""The compiled CRF against pydensecrf: CPU time of whole calls on the same images, one thread, and equal labels.
 
-    python benchmarks/crf.py --data FOLDER [--images 20] [--labels 2,21,81] [--presets all] [--drop 1e-4]
-
-FOLDER is searched for photographs (JPEG), the first ones by name are taken. Scores are smooth noise through a softmax;
-with ``--drop`` they are like a network's: three labels in blobs, the others nearly 0. Prints a table whose spread is
-that of the images (10th to 90th percentile). Compile time is left out and printed before.
+Scores are smooth noise through a softmax; with ``drop`` they are like a network's: three labels in blobs, the others
+nearly 0. One round is one image. Compiling is left out.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import torch
-from PIL import Image
 
+from benchmarks.claim import CPU, Claim, Given, Goal, Pair, Reading, timed
+from benchmarks.images import list_images
 from wsss_ray.refine.crf import PRESETS, CRFConfig, smooth_scores
 
-torch.set_num_threads(1)
-
-
-@dataclass
-class Line:
-    """One row of the table."""
-
-    preset: str
-    labels: int
-    reference: float
-    fast: float
-    ratio: float
-    low: float
-    high: float
-    equal: float
+QUICK = (("psa", 2, 0.0, 3.5), ("psa", 21, 0.0, 2.5), ("deeplab_v2", 21, 0.0, 1.7), ("psa", 21, 1e-4, 3.5))
+"""(preset, labels, drop, least ratio)."""
+FULL = (
+    *((name, 2, 0.0, 3.5) for name in ("psa", "irn", "wsfcn", "deeplab_v2", "largefov")),
+    ("psa", 21, 0.0, 2.5),
+    ("deeplab_v2", 21, 0.0, 1.7),
+    ("psa", 81, 0.0, 2.0),
+    ("psa", 21, 1e-4, 3.5),
+    ("psa", 81, 1e-4, 6.0),
+)
 
 
 def make_scores(size: tuple[int, int], num_labels: int, seed: int, network: bool) -> np.ndarray:
@@ -53,69 +43,58 @@ def make_scores(size: tuple[int, int], num_labels: int, seed: int, network: bool
     return scores
 
 
-def measure(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> tuple[float, np.ndarray]:
-    """CPU seconds and labels of one call."""
-    start = time.process_time()
-    marginals = smooth_scores(image, scores, config)
-    return time.process_time() - start, marginals.argmax(axis=0)
+@dataclass
+class Engine:
+    """One engine over the images, one a call."""
+
+    config: CRFConfig
+    images: list[np.ndarray]
+    scores: list[np.ndarray]
+    labels: dict[int, np.ndarray] = field(default_factory=dict)
+    """Image -> what came out."""
+
+    def __post_init__(self) -> None:
+        self.places = count()
+
+    def smooth_next(self) -> Reading:
+        """CPU time of one image."""
+        place = next(self.places) % len(self.images)
+
+        def smooth() -> None:
+            marginals = smooth_scores(self.images[place], self.scores[place], self.config)
+            self.labels[place] = marginals.argmax(axis=0)
+
+        return {CPU: timed(smooth)()[CPU]}
 
 
-def compare(name: str, num_labels: int, images: list[np.ndarray], drop: float) -> Line:
-    """All images with one preset and number of labels, each side first in turn."""
-    reference = PRESETS[name].model_copy(update={"engine": "pydensecrf"})
-    fast = PRESETS[name].model_copy(update={"drop": drop})
-    times, equal = [], []
-    for place, image in enumerate(images):
-        scores = make_scores((image.shape[0], image.shape[1]), num_labels, place, drop > 0)
-        sides = [reference, fast] if place % 2 == 0 else [fast, reference]
-        found = [measure(image, scores, side) for side in sides]
-        slow, quick = found if place % 2 == 0 else found[::-1]
-        times.append((slow[0], quick[0]))
-        equal.append(np.mean(slow[1] == quick[1]))
-    both = np.array(times)
-    low, high = np.percentile(both[:, 0] / both[:, 1], [10, 90])
-    mean = [float(side) for side in both.mean(axis=0)]
-    return Line(name, num_labels, mean[0], mean[1], mean[0] / mean[1], float(low), float(high), float(np.mean(equal)))
+def measure(given: Given) -> Iterator[Pair]:
+    """Every case over the images, the first one as a warm-up."""
+    torch.set_num_threads(1)
+    images = list_images(given.data, 4 if given.quick else 20)
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    for name, num_labels, drop, least in QUICK if given.quick else FULL:
+        scores = [make_scores(size, num_labels, place, drop > 0) for place, size in enumerate(sizes)]
+        reference = Engine(PRESETS[name].model_copy(update={"engine": "pydensecrf"}), images, scores)
+        fast = Engine(PRESETS[name].model_copy(update={"drop": drop}), images, scores)
+        yield Pair(
+            f"{name}, {num_labels} labels{f', drop {drop:g}' if drop else ''}",
+            top=reference.smooth_next,
+            bottom=fast.smooth_next,
+            goals={CPU: Goal(at_least=least)},
+            rounds=len(images),
+            describe=lambda one=reference, other=fast: describe_equal(one, other),  # type: ignore[misc]
+        )
 
 
-def list_presets(wanted: str) -> list[str]:
-    """The named ones; ``all``: one name of every set of settings."""
-    if wanted != "all":
-        return wanted.split(",")
-    return sorted({config: name for name, config in sorted(PRESETS.items(), reverse=True)}.values())
+def describe_equal(one: Engine, other: Engine) -> str:
+    """The share of equal labels of the images that both have smoothed."""
+    both = one.labels.keys() & other.labels.keys()
+    return f"{100 * np.mean([np.mean(one.labels[key] == other.labels[key]) for key in both]):.4f} % equal labels"
 
 
-def main() -> None:
-    """Compile, measure, print, and write the rows as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--labels", default="2,21,81")
-    parser.add_argument("--presets", default="all")
-    parser.add_argument("--drop", type=float, default=0.0)
-    parser.add_argument("--json")
-    given = parser.parse_args()
-    files = sorted(Path(given.data).rglob("*.jpg"))[: given.images]
-    images = [np.array(Image.open(path).convert("RGB")) for path in files]
-    start = time.process_time()
-    for num_labels in (2, 3, 5):
-        measure(images[0][:9, :9], make_scores((9, 9), num_labels, 0, False), PRESETS["psa"])
-    print(f"{len(images)} images; {platform.processor() or platform.machine()}, numpy {np.__version__}")
-    print(f"compiling or loading compiled code: {time.process_time() - start:.1f} s")
-    print(
-        "| preset | labels | pydensecrf, s | fast, s | ratio | spread | equal labels |\n|---|---|---|---|---|---|---|"
-    )
-    lines = []
-    for name in list_presets(given.presets):
-        for num_labels in map(int, given.labels.split(",")):
-            line = compare(name, num_labels, images, given.drop)
-            spread = f"{line.low:.1f}-{line.high:.1f}"
-            cells = (name, num_labels, f"{line.reference:.3f}", f"{line.fast:.3f}", f"{line.ratio:.2f}", spread)
-            print(f"| {' | '.join(map(str, cells))} | {100 * line.equal:.4f} % |", flush=True)
-            lines.append(asdict(line))
-    if given.json:
-        Path(given.json).write_text(json.dumps(lines, indent=1), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+CLAIM = Claim(
+    says="the compiled dense CRF is several times as fast as pydensecrf and gives the same labels",
+    ratio="pydensecrf / ours",
+    measure=measure,
+    seconds=45,
+)

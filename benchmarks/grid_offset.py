@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a backbone's cells lie where the image says: how far a centred object's features are from its centre.
 
-    python benchmarks/grid_offset.py --sides 224 225 320 321
+    python -m benchmarks.grid_offset --sides 224 225 320 321
 
 Coloured squares in the middle of a grey image. Features are the squared change that a square makes in the last map,
 summed over channels, and lie where maps are placed everywhere here: up-sampled with ``align_corners=False``. A positive

@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """What perfect masks give each head on the toy's trunk: the segmenters of the scale ``toy`` against a linear head.
 
-    python benchmarks/perfect_masks.py [--heads linear deeplab_v1 deeplab_v2] [--seed 0]
-
 Every head trains on the ground truth of the toy's training images, with the recipe of ``deeplab_v1`` at ``toy``, and is
 scored on its validation images at one scale, without CRF. The linear head is deeplab-pytorch's 1x1.
 """
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import time
-from functools import cache
+from collections.abc import Iterator
+from functools import cache, partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.claim import Claim, Given, Pair, Reading
 from wsss_ray.artifacts.network import SegmenterSpec
 from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
@@ -30,8 +28,6 @@ from wsss_ray.recipe import SegmentConfig
 from wsss_ray.score.confusion import compute_scores, count_confusion, make_matrix
 from wsss_ray.studies import cam
 from wsss_ray.studies._scales import TOY
-
-HEADS = ("linear", "deeplab_v1", "deeplab_v2")
 
 
 def choose_segmenter(head: str) -> SegmentConfig:
@@ -50,7 +46,7 @@ def read_truth(toy: ToyConfig, image_id: str) -> np.ndarray:
     return draw_image(toy, split, int(index))[1]
 
 
-def measure(head: str, folder: Path, toy: ToyConfig, seed: int) -> float:
+def measure_head(head: str, folder: Path, toy: ToyConfig, seed: int) -> float:
     """mIoU in percent on the validation images."""
     segment = choose_segmenter(head)
     rows = Rows(str(folder / "data"), "train", cache=folder / "cache")
@@ -72,23 +68,25 @@ def measure(head: str, folder: Path, toy: ToyConfig, seed: int) -> float:
     return 100 * compute_scores(matrix).miou
 
 
-def main() -> None:
-    """Train each head, and print it beside the linear one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", nargs="+", default=HEADS, choices=HEADS)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+def measure(given: Given) -> Iterator[Pair]:
+    """Both heads against the linear one; a round is a seed."""
     toy = cam.recipe("toy").data.toy
-    linear = None
-    with tempfile.TemporaryDirectory() as folder:
-        write_dataset(open_source("toy", config=toy), str(Path(folder) / "data"))
-        for head in given.heads:
-            start = time.perf_counter()
-            found = measure(head, Path(folder), toy, given.seed)
-            linear = found if head == "linear" else linear
-            share = f", {100 * found / linear:.0f} % of the linear head" if linear else ""
-            print(f"{head}: mIoU {found:.1f}{share} ({time.perf_counter() - start:.0f} s)", flush=True)
+    folder = given.scratch / "perfect_masks"
+    write_dataset(open_source("toy", config=toy), str(folder / "data"))
+
+    def read(head: str, seeds: Iterator[int]) -> Reading:
+        return {"mIoU %": measure_head(head, folder, toy, next(seeds))}
+
+    for head in ("deeplab_v1", "deeplab_v2"):
+        yield Pair(
+            head, top=partial(read, head, count()), bottom=partial(read, "linear", count()), rounds=3, warm=False
+        )
 
 
-if __name__ == "__main__":
-    main()
+CLAIM = Claim(
+    says="on the toy's trunk the heads of DeepLab learn perfect masks as well as a linear one",
+    ratio="head / linear head",
+    measure=measure,
+    seconds=600,
+    quick=False,
+)

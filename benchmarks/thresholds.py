@@ -1,74 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep over 100 thresholds and four CRF presets against what it cannot do without.
-
-    python benchmarks/thresholds.py --data URI [--out FOLDER] [RECIPE] [--scale small]
-
-Trains once, then times the sweep from the trained network on: 400 points. Its time is printed as a ratio to that of one
-localize pass and one CRF pass per preset, as their own records have it.
-"""
+"""Seeds scored at many background thresholds in one pass against scoring at one."""
 
 from __future__ import annotations
 
-import argparse
-import tempfile
-import time
+from collections.abc import Iterator
 
-from pyarrow.fs import FileSelector
+import numpy as np
+import torch
 
-from wsss_ray import storage
-from wsss_ray.experiments.run import RunOptions, run
-from wsss_ray.experiments.sweep import SweepOptions, plan_sweep
-from wsss_ray.experiments.sweep_run import run_sweep
-from wsss_ray.experiments.sweep_space import parse_space
-from wsss_ray.recipe import Recipe, replace_settings
-from wsss_ray.refine.crf import CRFRefinerConfig
-from wsss_ray.studies import resolve
+from benchmarks.claim import CPU, Claim, Given, Goal, Pair, timed
+from benchmarks.crf import make_scores
+from benchmarks.images import VOC_SIZE
+from wsss_ray.contracts import ClassMaps
+from wsss_ray.refine.planes import add_constant_background, make_mask, pick_winners
+from wsss_ray.score.confusion import count_confusion, make_matrix
+from wsss_ray.score.curve import ThresholdCurve
 
-PRESETS = ("psa", "irn", "deeplab_v2", "wsfcn")
+NUM_LABELS, STRIDE = 21, 4
 
 
-def trained(recipe: Recipe, out: str) -> Recipe:
-    """``recipe`` up to masks by a CRF, its network trained and its maps not yet made."""
-    short = replace_settings(
-        recipe, {"refine": CRFRefinerConfig(background="constant"), "affinity": None, "segment": None}
-    )
-    run(replace_settings(short, {"localize.scales": (0.25,), "localize.flip": False}), RunOptions(out))
-    return short
+def draw_maps(count: int) -> list[tuple[ClassMaps, np.ndarray]]:
+    """Class maps of one to three classes, normalised, with a mask as their truth."""
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(count):
+        classes = np.sort(rng.choice(NUM_LABELS - 1, size=number % 3 + 1, replace=False)).astype(np.int32)
+        scores = make_scores(VOC_SIZE, len(classes) + 1, number, network=False)
+        truth = np.concatenate([[0], classes + 1])[scores.argmax(axis=0)].astype(np.uint8)
+        maps = torch.nn.functional.avg_pool2d(torch.from_numpy(scores[1:])[None], STRIDE, ceil_mode=True)[0]
+        maps = maps / maps.amax(dim=(1, 2), keepdim=True)
+        found.append((ClassMaps(str(number), classes, maps.numpy(), VOC_SIZE), truth))
+    return found
 
 
-def seconds_of(out: str, stage: str) -> dict[str, float]:
-    """Artifact of a stage -> the seconds it took."""
-    filesystem, path = storage.open_fs(storage.join(out, stage))
-    found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
-    records = {info.base_name: storage.join(out, stage, info.base_name, "artifact.json") for info in found}
-    return {name: storage.read_json(where)["seconds"] for name, where in records.items()}
+def measure(given: Given) -> Iterator[Pair]:
+    """100 and 256 thresholds."""
+    torch.set_num_threads(1)
+    images = draw_maps(40 if given.quick else 160)
+    for num_thresholds in (100, 256):
+        steps = np.arange(num_thresholds) / num_thresholds
+        level = float(steps[num_thresholds // 4])
+        found: dict[str, np.ndarray] = {}
+
+        def score_all(steps: np.ndarray = steps, found: dict[str, np.ndarray] = found) -> None:
+            curve = ThresholdCurve(steps, NUM_LABELS)
+            for maps, truth in images:
+                curve.add(truth, maps.classes, maps.full())
+            found["all"] = curve.matrices()[len(steps) // 4]
+
+        def score_one(level: float = level, found: dict[str, np.ndarray] = found) -> None:
+            matrix = make_matrix(NUM_LABELS)
+            for maps, truth in images:
+                mask = make_mask(pick_winners(add_constant_background(maps.full(), level)), maps.classes)
+                matrix += count_confusion(truth, mask, NUM_LABELS)
+            found["one"] = matrix
+
+        def describe(found: dict[str, np.ndarray] = found) -> str:
+            return "equal counts" if np.array_equal(found["all"], found["one"]) else "COUNTS DIFFER"
+
+        yield Pair(
+            f"{num_thresholds} thresholds, {len(images)} images",
+            top=timed(score_all),
+            bottom=timed(score_one),
+            goals={CPU: Goal(at_most=1.0)},
+            rounds=5,
+            describe=describe,
+        )
 
 
-def main() -> None:
-    """Train, sweep, and print the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", nargs="?", default="cam")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--scale", default="small")
-    parser.add_argument("--out")
-    given = parser.parse_args()
-    out = storage.make_absolute(given.out or tempfile.mkdtemp())
-    recipe = trained(resolve(given.recipe, scale=given.scale, data=given.data), out)
-    before = {stage: set(seconds_of(out, stage)) for stage in ("localize", "refine")}
-    axes = parse_space(["score.background=0:0.99:0.01", f"refine.crf={','.join(PRESETS)}"])
-    start = time.perf_counter()
-    outcomes = run_sweep(plan_sweep(recipe, axes, SweepOptions(metric="masks")), out)
-    whole = time.perf_counter() - start
-    localize, refine = (
-        [seconds for name, seconds in seconds_of(out, stage).items() if name not in seen]
-        for stage, seen in before.items()
-    )
-    needed = sum(localize) + sum(refine)
-    finished = sum(outcome.state == "finished" for outcome in outcomes)
-    print(f"sweep: {finished} of {len(outcomes)} points in {whole:.1f} s")
-    print(f"localize passes: {len(localize)} ({sum(localize):.1f} s); CRF passes: {len(refine)} ({sum(refine):.1f} s)")
-    print(f"ratio: {whole / needed:.2f} of one localize pass and one CRF pass per preset")
-
-
-if __name__ == "__main__":
-    main()
+CLAIM = Claim(
+    says="the whole curve of background thresholds costs no more than one threshold",
+    ratio="all thresholds in one pass / one threshold",
+    measure=measure,
+    seconds=15,
+)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from charset_normalizer import from_bytes
-
 from wsss_ray import storage
 from wsss_ray.config import UserError
 
@@ -186,6 +184,8 @@ def _decode(data: bytes, path: Path, encoding: str | None) -> tuple[str, str, bo
 
 def _guess(data: bytes, path: Path) -> str:
     """The likeliest code page; UserError where several of those with two bytes a character fit a short text."""
+    from charset_normalizer import from_bytes  # only texts of unknown encoding need it
+
     matches = [match.encoding for match in from_bytes(data, cp_isolation=[*_LATIN, *_OTHERS, *_WIDE_PAGES])]
     if not matches:
         raise UserError(f"{path}: in no known encoding; save it as UTF-8")
