@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Class maps of ResNet-50 at IRN's protocol: the engine against a plain PyTorch loop, both in one process, in turns.
 
-    python benchmarks/maps.py --images FOLDER [--num 6] [--precision bf16]
+    python -m benchmarks.maps --images FOLDER [--num 6] [--precision bf16]
 
 The loop (``baselines/irn_maps.py``) runs the network as it was built, in fp32. CPU seconds of this process, one thread;
 weights are random, images are real. Labels are the largest of the maps of three classes and a background constant.
@@ -50,8 +50,8 @@ def randomize_norms(network: torch.nn.Module) -> None:
     """Give BatchNorm statistics like a trained network's, so that folding it has something to do."""
     for part in network.modules():
         if isinstance(part, torch.nn.BatchNorm2d):
-            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr,operator]
-            part.running_var.uniform_(0.8, 1.25)  # type: ignore[union-attr,operator]
+            part.running_mean.normal_(0, 0.1)  # type: ignore[union-attr]
+            part.running_var.uniform_(0.8, 1.25)  # type: ignore[union-attr]
 
 
 def read_labels(maps: Tensor) -> Tensor:
@@ -128,7 +128,9 @@ def main() -> None:
         print(f"{side:<7}{statistics.median(found[f'{side}_seconds']):8.2f} CPU s an image")
     ratios = found["ratios"]
     print(f"ratio  {statistics.median(ratios):8.2f}   ({min(ratios):.2f} to {max(ratios):.2f}, {found['precision']})")
-    print(f"equal labels {found['equal_labels']:.4%}; making the network ready took {found['prepare_seconds']:.2f} CPU s")
+    print(
+        f"equal labels {found['equal_labels']:.4%}; making the network ready took {found['prepare_seconds']:.2f} CPU s"
+    )
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
 

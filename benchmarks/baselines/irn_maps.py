@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class maps as a plain PyTorch loop makes them: one image at a time, each scale with its mirror image as a batch of two.
+"""Class maps as a plain PyTorch loop makes them: image by image, each scale with its mirror image as a batch of two.
 
 IRN's protocol (Ahn et al. 2019, as released): scales 1, 0.5, 1.5, 2 by PIL bicubic, ReLU before the pair is added, the
 sum over scales at stride 4 and once more at full size, every present class divided by its maximum.

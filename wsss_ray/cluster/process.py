@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ def forget() -> None:
 
 def begin_work(threads: int) -> None:
     """Make this process as if it were new: so many threads of PyTorch, and a peak of memory that starts here."""
+    # oneDNN keeps the code and scratch memory of so many layer shapes, 1024 by itself: images of many sizes fill them.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     import torch
 
     torch.set_num_threads(threads)

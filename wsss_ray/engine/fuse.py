@@ -56,12 +56,12 @@ class FusedConv2d(nn.Module):
             found = F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
             return activate(found if other is None else found.add_(other), self.activation)
         fixed = (self.weight, self.bias, padding, stride, dilation, groups)
-        single, pair = torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_
+        single, pair = _find_ops()
         if other is None:
             name, numbers = ONEDNN[self.activation]
             return cast(Tensor, single.default(x, *fixed, name, numbers, ""))
         # Behind a sum it knows ReLU alone.
-        after = ("relu" if self.activation == "relu" else None), [], ""
+        after: tuple[Any, ...] = ("relu" if self.activation == "relu" else None), [], ""
         if overwrite and other.dtype == x.dtype:
             total = pair.binary(other, x, *fixed, "add", 1.0, *after)
         else:
@@ -76,6 +76,11 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return x.relu_() if activation == "relu" else F.hardtanh_(x, 0.0, 6.0)
 
 
+def _find_ops() -> tuple[Any, Any]:
+    """OneDNN's convolution with what follows it, and the one that adds to its summand: what ``torch.compile`` calls."""
+    return torch.ops.mkldnn._convolution_pointwise, torch.ops.mkldnn._convolution_pointwise_  # noqa: SLF001
+
+
 @lru_cache
 def can_fuse(dtype: torch.dtype) -> bool:
     """Whether this CPU and this PyTorch run oneDNN's fused convolutions in ``dtype``."""
@@ -84,9 +89,10 @@ def can_fuse(dtype: torch.dtype) -> bool:
     x, weight = torch.ones(1, 1, 1, 1, dtype=dtype), torch.ones(1, 1, 1, 1, dtype=dtype)
     fixed: tuple[Any, ...] = (weight, None, [0, 0], [1, 1], [1, 1], 1)
     try:
-        first = torch.ops.mkldnn._convolution_pointwise.default(x, *fixed, "relu", [], "")
-        other = torch.ops.mkldnn._convolution_pointwise.binary(x, x, *fixed, "add", 1.0, "relu", [], "")
-        last = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *fixed, "add", 1.0, "relu", [], "")
+        single, pair = _find_ops()
+        first = single.default(x, *fixed, "relu", [], "")
+        other = single.binary(x, x, *fixed, "add", 1.0, "relu", [], "")
+        last = pair.binary(other, x, *fixed, "add", 1.0, "relu", [], "")
     except (AttributeError, RuntimeError):
         return False
     return bool(first.item() == 1 and last.item() == 3)
@@ -177,7 +183,11 @@ class _Editor:
         """ReLU of joined channels is done in each part, where all of them are convolutions."""
         for node in list(self.graph.nodes):
             joined = node.args[0] if node.args else None
-            if self.read_activation(node) != "relu" or not isinstance(joined, fx.Node) or joined.target is not torch.cat:
+            if (
+                self.read_activation(node) != "relu"
+                or not isinstance(joined, fx.Node)
+                or joined.target is not torch.cat
+            ):
                 continue
             parts = joined.args[0]
             convs = [self.find_module(part) for part in parts] if isinstance(parts, (list, tuple)) else [None]
