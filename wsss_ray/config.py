@@ -20,6 +20,8 @@ Result = Literal["weights", "maps", "masks", "scores", "nothing"]
 # Choices that commands offer stand here, since the code they choose imports torch.
 Scale = Literal["toy", "small", "paper"]
 """How large a recipe is run."""
+Precision = Literal["fp32", "bf16"]
+"""``bf16`` is autocast where the device computes in it, and fp32 elsewhere."""
 Profile = Literal["paper", "released"]
 """Which side is taken where a paper and its authors' code differ."""
 Search = Literal["grid", "random", "tpe"]

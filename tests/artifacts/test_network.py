@@ -17,7 +17,7 @@ from wsss_ray.data.augment import NormalizeConfig
 from wsss_ray.engine.fusion import Pass, fuse_present
 from wsss_ray.engine.gate import GateConfig
 from wsss_ray.engine.localize import LabelledImage, LocalizeConfig, read_class_maps
-from wsss_ray.engine.passes import Device
+from wsss_ray.engine.passes import Device, make_inputs
 from wsss_ray.engine.predict import ImageScores, MaskPredictor, PredictConfig, read_masks
 from wsss_ray.engine.train import TrainConfig
 from wsss_ray.methods.esol.network import ESOLConfig
@@ -67,7 +67,7 @@ def test_what_only_masks_read_trains_no_other_network(refiner: Any) -> None:
     assert read_by_masks
     for field in read_by_masks:
         value = getattr(refiner, field)
-        changed = 0.5 if field == "keep" else (value or 0) + 1
+        changed = {"keep": 0.5, "precision": "bf16"}.get(field) or (value or 0) + 1
         assert found(refiner.model_copy(update={field: changed})) == plain, field
     if isinstance(refiner, IRNConfig):
         assert found(refiner.model_copy(update={"train_radius": 3}))[0] != plain[0]
@@ -150,6 +150,27 @@ def test_how_many_images_share_a_pass_changes_no_bit(max_scores: int) -> None:
     for index, one in enumerate(score(Counted(), images, config)):
         assert np.array_equal(few[index].single, one.single)
         assert np.array_equal(few[index].multi, one.multi)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("flip", [False, True])
+def test_adding_a_pair_before_it_is_enlarged_changes_rounding_alone(flip: bool) -> None:
+    """The protocol enlarges every view by itself; up-sampling is linear."""
+
+    class Coarse(Counted):
+        def scores(self, images: Tensor) -> Tensor:
+            return torch.nn.functional.avg_pool2d(images, 8, ceil_mode=True).softmax(1)
+
+    config, network = PredictConfig(scales=(0.5, 1.0, 1.25), flip=flip), Coarse()
+    views = []
+    for scale in config.scales:
+        inputs = make_inputs([IMAGE], scale, CPU)
+        for flipped in (False, True)[: 1 + flip]:
+            small = network.scores(inputs.flip(3)).flip(3) if flipped else network.scores(inputs)
+            views.append(nn.functional.interpolate(small, IMAGE.shape[:2], mode="bilinear")[0].numpy())
+    found = score(network, [IMAGE], config)[0]
+    np.testing.assert_allclose(found.multi, np.mean(views, axis=0), atol=2e-6)
+    np.testing.assert_allclose(found.single, views[2 if flip else 1], atol=1e-6)
 
 
 def test_predicted_scores_are_scores_and_logits() -> None:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tests.golden_rules import fill_set_b, set_b, set_b_input
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
+from wsss_ray.engine.fuse import fuse_network
 from wsss_ray.nets import build_backbone
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import sample_mask
@@ -451,3 +452,23 @@ def test_the_network_says_how_images_are_normalised():
     net.normalize = lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).float() - 50
     IRNConfig(labels=LABELS).refine(image, maps, net)
     assert (net.seen == 1).all()
+
+
+def test_images_of_one_size_together_or_alone():
+    net = toy_net().eval()
+    config = IRNConfig(labels=LABELS, exp_times=3, keep=0.6)
+    drawn = np.random.default_rng(0)
+    images = [drawn.integers(0, 256, (37, 50, 3), dtype=np.uint8) for _ in range(4)]
+    names = ([0, 2], [], [1], [0, 1, 3])
+    maps = [
+        ClassMaps(str(k), np.array(some, np.int32), drawn.random((len(some), 10, 13)).astype(np.float32), (37, 50))
+        for k, some in enumerate(names)
+    ]
+    alone = [config.refine(image, one, net) for image, one in zip(images, maps, strict=True)]
+    together = config.refine_many(images, maps, net)
+    assert not together[1].any()
+    assert len(np.unique(together[3])) > 2
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one, other)
+    fused = config.refine_many(images, maps, fuse_network(net))
+    assert np.mean([np.mean(one == other) for one, other in zip(together, fused, strict=True)]) > 0.999

@@ -13,6 +13,7 @@ from tests.golden_rules import set_b
 from tests.refine.test_random_walk import dense_affinity, dense_walk
 from wsss_ray.config import UserError
 from wsss_ray.contracts import Batch, ClassMaps, Progress, Trainable
+from wsss_ray.engine.fuse import fuse_network
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.refine.base import RefinerConfig
@@ -343,3 +344,23 @@ def test_settings():
     for wrong in ({"alpha": 0}, {"padding": "white"}, {"bta": 1}, {"labels": 1}, {"labels": {"name": "no"}}):
         with pytest.raises(ValidationError):
             PSAConfig(**({"labels": LABELS} | wrong))
+
+
+def test_images_of_one_size_together_or_alone():
+    net = toy_net().eval()
+    config = PSAConfig(exp_times=3)
+    drawn = np.random.default_rng(0)
+    images = [drawn.integers(0, 256, (69, 83, 3), dtype=np.uint8) for _ in range(4)]
+    names = ([0, 2], [], [1], [0, 1, 3])
+    maps = [
+        ClassMaps(str(k), np.array(some, np.int32), drawn.random((len(some), 18, 21)).astype(np.float32), (69, 83))
+        for k, some in enumerate(names)
+    ]
+    alone = [config.refine(image, one, net) for image, one in zip(images, maps, strict=True)]
+    together = config.refine_many(images, maps, net)
+    assert not together[1].any()
+    assert len(np.unique(together[3])) > 2
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one, other)
+    fused = config.refine_many(images, maps, fuse_network(net))
+    assert np.mean([np.mean(one == other) for one, other in zip(together, fused, strict=True)]) > 0.999

@@ -84,11 +84,11 @@ def fuse_present(
     if not passes:
         raise UserError("no maps to fuse: give at least one scale")
     present = find_present_classes(labels, passes[0].plain.shape[1]).to(passes[0].plain.device)
-    total = _enlarge(passes[0], present, rule, size)
+    fused = _enlarge(passes[0], present, rule, size)
     for one in passes[1:]:
-        total = total + _enlarge(one, present, rule, size)
-    num_passes = sum(1 if one.flipped is None else 2 for one in passes)
-    fused = total / num_passes if rule.reduce == "mean" else total
+        fused += _enlarge(one, present, rule, size)
+    if rule.reduce == "mean":
+        fused /= sum(1 if one.flipped is None else 2 for one in passes)
     if crop is not None:
         fused = fused[:, : crop[0], : crop[1]]
     return normalize_maps(fused.relu() if rule.rectify == "after" else fused, rule)

@@ -51,7 +51,7 @@ def read_class_maps(
 ) -> list[ClassMaps]:
     """Fused, normalised maps of the classes present in each image, on its grid of ``config.stride``, in order."""
     results: dict[int, ClassMaps] = {}
-    for indices in group_by_size([image.pixels for image in images], on.batch_size):
+    for indices in group_by_size([image.pixels.shape[:2] for image in images], on.batch_size):
         maps = _read_same_size(network, [images[index] for index in indices], config, fusion, on)
         results.update(zip(indices, maps, strict=True))
     return [results[index] for index in range(len(images))]
@@ -70,7 +70,7 @@ def _read_same_size(
         labels[place, list(image.classes)] = 1
     grid = compute_grid_size((height, width), config.stride)
     canvas = round_to_cells(grid, fusion.multiple) if config.stride == 1 else grid
-    fused = fuse_present(outputs, fusion, canvas, labels, crop=grid).numpy()
+    fused = fuse_present(outputs, fusion, canvas, labels, crop=grid).cpu().numpy()
     maps, start = [], 0
     for image in images:
         classes = np.asarray(sorted(image.classes), dtype=np.int32)

@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
-"""``bf16`` is autocast where the device computes in it, and fp32 elsewhere."""
+from wsss_ray.config import Precision as Precision
 
 
 def use_bf16(precision: Precision, device: torch.device) -> bool:

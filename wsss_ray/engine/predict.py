@@ -75,13 +75,14 @@ class MaskPredictor:
 
     def score_images(self, images: Sequence[np.ndarray]) -> Iterator[tuple[int, ImageScores]]:
         """(index, scores) of (H, W, 3) uint8 images of any sizes, a few of one size at a time."""
-        for indices in group_by_size(images, self.on.batch_size):
+        for indices in group_by_size([image.shape[:2] for image in images], self.on.batch_size):
             height, width = images[indices[0]].shape[:2]
             share = max(1, self.max_scores // (self.num_labels * height * width))
             for start in range(0, len(indices), share):
                 chosen = indices[start : start + share]
                 yield from zip(chosen, self._score_same_size([images[index] for index in chosen]), strict=True)
 
+    @torch.inference_mode()
     def _score_same_size(self, images: Sequence[np.ndarray]) -> list[ImageScores]:
         config = self.config
         height, width = images[0].shape[:2]
@@ -93,16 +94,21 @@ class MaskPredictor:
         bf16 = use_bf16(config.precision, self.on.device)
         for scale in config.scales:
             found = forward_scale(forward, images, unit * scale, config.flip, self.on, bf16)
-            views = [found.plain] if found.flipped is None else [found.plain, found.flipped.flip(3)]
-            for view in views:
-                full = nn.functional.interpolate(view, (height, width), mode="bilinear", align_corners=False)
-                if scale == nearest and not own:
-                    single, own = full, count + 1
-                total = full if not count else total + full
-                count += 1
+            if scale == nearest and not own:
+                single, own = _enlarge(found.plain, (height, width)), count + 1
+            # Up-sampling is linear: adding first halves its cost.
+            pair = found.plain if found.flipped is None else found.plain + found.flipped.flip(3)
+            full = _enlarge(pair, (height, width))
+            total = full if not count else total.add_(full)
+            count += 1 if found.flipped is None else 2
         logits = forward.split_logits(len(images), own - 1)
-        mean = (total / count).numpy()
-        return [ImageScores(single[place].numpy(), mean[place], logits[place]) for place in range(len(images))]
+        mean, alone = (total / count).cpu().numpy(), single.cpu().numpy()
+        return [ImageScores(alone[place], mean[place], logits[place]) for place in range(len(images))]
+
+
+def _enlarge(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, K, h, w) -> (B, K, H, W) in memory of its own."""
+    return nn.functional.interpolate(scores, size, mode="bilinear", align_corners=False)
 
 
 class _Forward:

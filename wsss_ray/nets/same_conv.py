@@ -24,7 +24,7 @@ class SameConv2d(nn.Conv2d):
         (top, bottom), (left, right) = (self.find_margins(axis, x.shape[2 + axis]) for axis in (0, 1))
         if (top, left) != (bottom, right):
             x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-        return F.conv2d(x, self.weight, None, self.stride, (top, left), self.dilation, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
 
     def find_margins(self, axis: int, size: int) -> tuple[int, int]:
         """Cells of zeros before and behind an axis of ``size`` cells."""

@@ -53,7 +53,7 @@ class ShiftedConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, h, w) -> (B, out, ceil(h / stride), ceil(w / stride))."""
         down, across = (2 * int(reach) for reach in self.padding)
-        return F.conv2d(F.pad(x, (0, across, 0, down)), self.weight, None, self.stride, 0, self.dilation)
+        return F.conv2d(F.pad(x, (0, across, 0, down)), self.weight, self.bias, self.stride, 0, self.dilation)
 
 
 def build_stage(

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from torch import nn
 
-from wsss_ray.config import Changes, Config
+from wsss_ray.config import Changes, Config, Precision
 from wsss_ray.contracts import ClassMaps, Need
 from wsss_ray.nets.backbone import Backbone
 
@@ -30,6 +31,11 @@ class RefinerConfig(Config):
     """True where a network is trained first (PSA, IRN) on masks that ``labels`` makes from the same maps."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     """What the batches of that network must carry."""
+
+    @property
+    def network_precision(self) -> Precision:
+        """What that network computes in where masks are made."""
+        return "fp32"
 
     @property
     def follows_maps(self) -> bool:
@@ -53,3 +59,13 @@ class RefinerConfig(Config):
     def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
         """(H, W, 3) uint8 RGB and the maps of its present classes -> (H, W) uint8 mask: 0, class + 1, or 255."""
         raise TypeError(f"refiner {self.name!r} has no refine()")
+
+    def refine_many(
+        self,
+        images: Sequence[np.ndarray],
+        maps: Sequence[ClassMaps],
+        network: nn.Module | None = None,
+        bf16: bool = False,
+    ) -> list[np.ndarray]:
+        """``refine`` of images of one size; with a network they may pass it together, in bfloat16 where asked."""
+        return [self.refine(image, one, network) for image, one in zip(images, maps, strict=True)]

@@ -50,9 +50,10 @@ def normalize_for_imagenet(image: np.ndarray) -> Tensor:
     return (pixels - mean) / std
 
 
-def make_network_input(image: np.ndarray, network: nn.Module, normalize: Normalizer) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W), normalised, where the network is."""
-    return normalize(image)[None].to(next(network.parameters()).device)
+def make_network_input(images: Sequence[np.ndarray], network: nn.Module, normalize: Normalizer) -> Tensor:
+    """(H, W, 3) uint8 RGB of one size -> (B, 3, H, W), normalised, where the network is."""
+    inputs = torch.stack([normalize(image) for image in images])
+    return inputs.to(next(network.parameters()).device).contiguous(memory_format=torch.channels_last)
 
 
 def sample_mask(mask: Tensor, stride: int) -> Tensor:

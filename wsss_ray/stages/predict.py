@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -16,9 +16,13 @@ from wsss_ray.artifacts.tables import PREDICTIONS_SCHEMA
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.cluster.split import Split, SplitWorker
 from wsss_ray.config import select
+from wsss_ray.contracts import Segments
 from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
+from wsss_ray.engine.fuse import fuse_network
+from wsss_ray.engine.passes import decode_ahead, group_by_size
+from wsss_ray.engine.precision import use_bf16
 from wsss_ray.engine.predict import ImageScores, MaskPredictor, PredictConfig, read_masks
 from wsss_ray.stages.run import Run
 
@@ -56,15 +60,21 @@ class PredictReader:
     def __init__(self, data: str, network: str, config: PredictConfig, batch_size: int) -> None:
         self.data = data
         trained = open_predictor(network)
-        self.predictor = MaskPredictor(trained.segments, trained.spec.num_classes + 1, config, trained.on(batch_size))
+        segments = cast(Segments, fuse_network(trained.network, use_bf16(config.precision, trained.device)))
+        self.predictor = MaskPredictor(segments, trained.spec.num_classes + 1, config, trained.on(batch_size))
 
     def read_parts(self, shard: str) -> Iterator[tuple[int, ReadImage]]:
         """(place, image with its scores) of every image."""
-        rows = read_shard(self.data, shard, columns=["image_id", "image", "labels"])
-        images = [decode_image(row["image"], row["image_id"]) for row in rows]
-        for place, scores in self.predictor.score_images(images):
-            row = rows[place]
-            yield place, ReadImage(row["image_id"], images[place], tuple(row["labels"] or ()), scores)
+        rows = read_shard(self.data, shard, columns=["image_id", "image", "labels", "height", "width"])
+        groups = list(group_by_size([(row["height"], row["width"]) for row in rows], self.predictor.on.batch_size))
+
+        def decode(place: int) -> np.ndarray:
+            return decode_image(rows[place]["image"], rows[place]["image_id"])
+
+        for places, images in zip(groups, decode_ahead(decode, groups), strict=True):
+            for index, scores in self.predictor.score_images(images):
+                row = rows[places[index]]
+                yield places[index], ReadImage(row["image_id"], images[index], tuple(row["labels"] or ()), scores)
 
 
 class PredictFinisher:

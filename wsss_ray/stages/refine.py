@@ -19,6 +19,9 @@ from wsss_ray.config import select
 from wsss_ray.data.image import decode_image, encode_mask
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.shards import read_shard
+from wsss_ray.engine.fuse import fuse_network
+from wsss_ray.engine.passes import decode_ahead, group_by_size
+from wsss_ray.engine.precision import use_bf16
 from wsss_ray.recipe import AffinityConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.stages.histogram import count_map_values, read_histogram
@@ -47,21 +50,30 @@ class RefineStep(Step):
 class RefineWorker:
     """Class maps of a shard -> pseudo masks."""
 
-    def __init__(self, data: str, maps: str, refiner: RefinerConfig, network: str | None) -> None:
-        self.data, self.maps, self.refiner = data, maps, refiner
-        self.network = None if network is None else open_affinity(network).network
+    def __init__(self, data: str, maps: str, refiner: RefinerConfig, network: str | None, batch_size: int = 1) -> None:
+        self.data, self.maps, self.refiner, self.batch_size = data, maps, refiner, batch_size
+        self.network, self.bf16 = None, False
+        if network is not None:
+            trained = open_affinity(network)
+            self.bf16 = use_bf16(refiner.network_precision, trained.device)
+            self.network = fuse_network(trained.network, self.bf16)
         self.palette = np.asarray(load_manifest(data).palette, dtype=np.uint8)
 
     def make_table(self, shard: str) -> pa.Table:
         """One row of ``MASKS_SCHEMA`` for every image."""
         images = {row["image_id"]: row["image"] for row in read_shard(self.data, shard, columns=["image_id", "image"])}
-        masks = []
-        for row in read_table(storage.join(self.maps, name_part(shard))).to_pylist():
-            maps = decode_maps(row)
-            image = decode_image(images[maps.image_id], maps.image_id)
-            mask = self.refiner.refine(image, maps, self.network)
-            masks.append({"image_id": maps.image_id, "mask": encode_mask(mask, self.palette)})
-        return pa.Table.from_pylist(masks, schema=MASKS_SCHEMA)
+        maps = [decode_maps(row) for row in read_table(storage.join(self.maps, name_part(shard))).to_pylist()]
+        groups = list(group_by_size([one.size for one in maps], self.batch_size))
+
+        def decode(place: int) -> np.ndarray:
+            return decode_image(images[maps[place].image_id], maps[place].image_id)
+
+        found = {}
+        for places, pixels in zip(groups, decode_ahead(decode, groups), strict=True):
+            masks = self.refiner.refine_many(pixels, [maps[place] for place in places], self.network, self.bf16)
+            for place, mask in zip(places, masks, strict=True):
+                found[place] = {"image_id": maps[place].image_id, "mask": encode_mask(mask, self.palette)}
+        return pa.Table.from_pylist([found[place] for place in range(len(maps))], schema=MASKS_SCHEMA)
 
 
 def refine(run: Run, maps: Artifact, refiner: RefinerConfig, affinity: AffinityConfig | None) -> Artifact:
@@ -92,7 +104,7 @@ def refine_maps(
     def compute(folder: str) -> dict[str, Any]:
         settled = refiner if histogram is None else refiner.settle(read_histogram(histogram))
         where = None if network is None else network.uri
-        make_worker = partial(RefineWorker, run.data.uri, maps.uri, settled, where)
+        make_worker = partial(RefineWorker, run.data.uri, maps.uri, settled, where, run.recipe.resources.batch_size)
         shards = run.data.shards(run.recipe.data.train_split)
         job = ShardJob(title, make_worker, shards, folder, network=network is not None)
         followed = {} if histogram is None else {"settled": settled.model_dump(mode="json")}
