@@ -9,6 +9,7 @@ from benchmarks.claim import Claim
 
 CLAIMS = (
     "crf",
+    "maps",
     "walk",
     "thresholds",
     "overhead",
