@@ -79,7 +79,7 @@ def test_every_command_that_writes_has_its_place() -> None:
 
     walk(get_command(app), "")
     writing = {name for name, options in found.items() if options & {"--out", "--to", "--folder"}}
-    assert writing - {"compare", "doctor", "runs", "submit", "ui"} == set(submit.PLACES)
+    assert writing - {"compare", "doctor", "runs", "submit", "track sync", "ui"} == set(submit.PLACES)
     assert all(place.option in found[name] for name, place in submit.PLACES.items())
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,10 @@ def open_store(uri: str) -> Any:
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as database:
+            # MLflow would try for two minutes to open what is no file.
+            database.execute("pragma schema_version")
     lock = FileLock(f"{path}.lock")
     with lock:
         return _InTurn(MlflowClient(tracking_uri=uri), lock)
@@ -174,6 +179,7 @@ def explain_store(error: Exception, uri: str, running: bool = False) -> UserErro
             "Read-only file system": ("cannot be written", "choose another --out"),
             "Permission denied": ("cannot be written", "choose another --out"),
             "unable to open": ("cannot be opened", "choose another --out"),
+            "disk I/O error": ("cannot be opened", "choose another --out"),
             "No such file or directory": ("cannot be made there", "choose another --out"),
             "Not a directory": ("cannot be made there", "choose another --out"),
             "no such table": ("has lost its tables", "move it away; results are complete without it"),
@@ -195,8 +201,6 @@ def check_store(out: str) -> str:
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.exists():
             return "not there yet, made by the first run"
-        import sqlite3
-
         try:
             with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
                 count = database.execute("select count(*) from runs").fetchone()[0]
