@@ -213,6 +213,7 @@ def test_tpe_stops_at_the_end_of_its_space(
     assert run_sweep(made, str(out)) == first
 
 
+@pytest.mark.faults
 def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
     """In a process that knew no other cluster: the killer asks Ray's private state who is alive."""
     call = "import sys; from tests.experiments import test_sweep_run as t; t.killed_trial(t.Path(sys.argv[1]))"
@@ -223,11 +224,11 @@ def test_cores_of_a_killed_trial_are_given_back(tmp_path: Path) -> None:
 def killed_trial(tmp_path: Path) -> None:
     """The first trial holds both cores in training when it dies; the second one needs them."""
     recipe = replace_settings(small(), {"refine": None})
-    made = plan_sweep(recipe, parse_space(["train.epochs=200,1"]), SweepOptions(metric="seeds.fixed"))
+    made = plan_sweep(recipe, parse_space(["train.epochs=5000,1"]), SweepOptions(metric="seeds.fixed"))
     killer = threading.Thread(target=kill_while_training, args=(tmp_path,), daemon=True)
     killer.start()
     outcomes = run_sweep(made, str(tmp_path), max_concurrent=1)
-    assert [(one.point["train.epochs"], one.state) for one in outcomes] == [(200, "failed"), (1, "finished")]
+    assert [(one.point["train.epochs"], one.state) for one in outcomes] == [(5000, "failed"), (1, "finished")]
 
 
 def kill_while_training(out: Path) -> None:
