@@ -135,10 +135,8 @@ def remove(unused: Iterable[Unused]) -> list[Unused]:
     for one in unused:
         try:
             with lock_folder(one.folder).acquire(timeout=0):
-                filesystem, path = storage.open_fs(one.folder)
-                if storage.exists(storage.join(one.folder, RECORD)):
-                    filesystem.delete_file(f"{path}/{RECORD}")
-                filesystem.delete_dir(path)
+                storage.remove(storage.join(one.folder, RECORD))
+                storage.remove_folder(one.folder)
         except Timeout:
             continue
         gone.append(one)

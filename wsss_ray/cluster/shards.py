@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work over shards on Ray Data: actors hold a network once, one output file per shard, finished files are kept.
+"""Work over shards on Ray Data: a process builds its worker once, one output file per shard, finished files are kept.
 
 Only shard names go in and only counters come out of the object store; images and maps never pass through it. An output
 file is renamed into place when it is whole, so a killed run loses at most the shards in flight.
@@ -27,13 +27,11 @@ from wsss_ray.artifacts.tables import encode_table, name_part, write_table
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
-from wsss_ray.cluster.split import Split, run_split
+from wsss_ray.cluster.split import MAX_DEATHS, Split, run_split, use_gpu_actors
 from wsss_ray.config import UserError
 from wsss_ray.engine.train import measure_peak_memory
 
 log = logging.getLogger(__name__)
-MAX_DEATHS = 2
-"""How often a shard whose worker died is tried again before it is tried alone."""
 READERS = 8
 """Threads that read what an earlier run left."""
 Shards = Sequence[tuple[str, int]]
@@ -41,7 +39,7 @@ Shards = Sequence[tuple[str, int]]
 
 
 class ShardWorker(Protocol):
-    """What runs in an actor: one shard in, one table out."""
+    """What runs in a process: one shard in, one table out."""
 
     def make_table(self, shard: str) -> pa.Table:
         """The output rows of the shard of this name."""
@@ -209,29 +207,17 @@ def _check_complete(job: ShardJob) -> None:
 
 
 def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> Any:
-    on_gpu = job.network and machines.use_gpu
-    workers = min(machines.inference_workers if on_gpu else machines.cpu_workers, len(names))
     names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
     arguments = cloudpickle.dumps(job.make_worker), job.out
-    if not on_gpu:
+    if job.network and machines.use_gpu:
         return names_only.map_batches(
-            _run_as_task,  # type: ignore[arg-type]
-            fn_args=(*arguments, uuid.uuid4().hex),
-            batch_size=1,
-            compute=ray.data.TaskPoolStrategy(size=workers),
-            num_cpus=1,
-            max_retries=MAX_DEATHS,
+            _Actor, fn_constructor_args=arguments, batch_size=1, **use_gpu_actors(len(names), machines)
         )
-    # Ray ends the process of a task that had a GPU, so that a network stays with an actor there.
     return names_only.map_batches(
-        _Actor,
-        fn_constructor_args=arguments,
+        _run_as_task,  # type: ignore[arg-type]
+        fn_args=(*arguments, uuid.uuid4().hex),
         batch_size=1,
-        # One shard waits behind the one in work: without it an actor idles 0.2 s after each; with more of them one
-        # actor may hold several at the end while another has none.
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        compute=ray.data.TaskPoolStrategy(size=min(machines.cpu_workers, len(names))),
         num_cpus=1,
-        num_gpus=machines.gpus / machines.inference_workers,
-        max_restarts=MAX_DEATHS,
-        max_task_retries=MAX_DEATHS,
+        max_retries=MAX_DEATHS,
     )
