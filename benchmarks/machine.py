@@ -36,9 +36,7 @@ def read_cpu() -> str:
     with contextlib.suppress(OSError):
         lines = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
         known = {key.strip(): value.strip() for key, value in lines.items()}
-        units = [
-            unit for unit in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if unit in known.get("flags", "").split()
-        ]
+        units = [unit for unit in VECTOR_UNITS if unit in known.get("flags", "").split()]
         return f"{known.get('model name', platform.machine())} ({', '.join(units) or 'no AVX2'})"
     return platform.processor() or platform.machine()
 
