@@ -29,9 +29,9 @@ from benchmarks.claim import MEMORY, Claim, Given, Goal, Pair, Reading
 from benchmarks.machine import read_peak_mb, reset_peak
 from wsss_ray.artifacts.store import Artifact, Store
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
-from wsss_ray.data.audit import Facts
 from wsss_ray.data.manifest import DataSet, Manifest, ShardInfo, SplitInfo
 from wsss_ray.data.source import Item, Row, Source
+from wsss_ray.data.tally import Facts
 from wsss_ray.recipe import Resources, SettledRecipe
 from wsss_ray.refine.crf import CRFRefinerConfig
 from wsss_ray.score.curve import ThresholdCurve
@@ -94,9 +94,11 @@ def load_nothing(item: Item) -> Row:
 def skip_reading(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
     """What a prepare task answers, without having read anything."""
     name = str(batch["name"][0])
-    info = describe_shard(int(name.split("-")[1].split(".")[0]), splits=[str(one) for one in batch["splits"][0]])
+    number = int(name.split("-")[1].split(".")[0])
+    info = describe_shard(number, splits=[str(one) for one in batch["splits"][0]])
     facts = [
-        asdict(Facts(f"{name}-{row}", ("train",), (row % NUM_CLASSES,), content=f"{name}{row}")) for row in range(ROWS)
+        asdict(Facts(f"{name}-{row}", ("train",), (row % NUM_CLASSES,), content=f"{number * ROWS + row:016x}"))
+        for row in range(ROWS)
     ]
     return {"info": [info.model_dump_json()], "facts": [json.dumps(facts)], "bad": ["[]"], "items": [ROWS]}
 

@@ -124,6 +124,11 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
+    """``write_chunks`` of a file that is in memory."""
+    write_chunks(uri, (data,))
+
+
+def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
     """Write a file under a temporary name, then rename it: it is there whole or not at all.
 
     Raises UserError where the place is full or read-only, naming it.
@@ -134,13 +139,14 @@ def write_bytes(uri: str, data: bytes) -> None:
     try:
         filesystem.create_dir(folder, recursive=True)
         if isinstance(filesystem, pafs.LocalFileSystem):
-            _write_through(temporary, data)
+            _write_through(temporary, chunks)
             os.replace(temporary, path)
             return
         if filesystem.type_name in OBJECT_STORES:
             temporary = path
         with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
+            for chunk in chunks:
+                stream.write(chunk)
         if temporary != path:
             filesystem.move(temporary, path)
     except OSError as error:
@@ -149,10 +155,10 @@ def write_bytes(uri: str, data: bytes) -> None:
         raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
 
 
-def _write_through(path: str, data: bytes) -> None:
+def _write_through(path: str, chunks: Iterable[bytes]) -> None:
     """A file whose bytes are on the disk before it is renamed: a power cut leaves no empty file under its name."""
     with open(path, "wb") as stream:
-        stream.write(data)
+        stream.writelines(chunks)
         stream.flush()
         os.fsync(stream.fileno())
 

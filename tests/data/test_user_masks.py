@@ -13,8 +13,9 @@ from PIL import Image
 
 from tests.data.drawing import draw, prepared, save, shown, tagged, write_table
 from wsss_ray.config import UserError
-from wsss_ray.data.audit import Facts, audit_facts
+from wsss_ray.data.audit import audit_tally
 from wsss_ray.data.image import decode_mask, voc_palette
+from wsss_ray.data.tally import Facts, Tally
 
 
 def right(rows) -> bool:
@@ -107,7 +108,10 @@ def test_rare_differences_are_counted_notes(tmp_path):
 
 
 def test_facts_without_masks_say_nothing():
-    assert audit_facts([Facts("a", ("train",), (0,)), Facts("b", ("val",), (1,))], ["cat", "dog"]) == []
+    tally = Tally(2)
+    tally.add(Facts("a", ("train",), (0,)))
+    tally.add(Facts("b", ("val",), (1,)))
+    assert audit_tally(tally, [], ["cat", "dog"]) == []
 
 
 def test_equal_images_are_reported(tmp_path):

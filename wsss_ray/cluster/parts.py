@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import ray
@@ -14,15 +15,24 @@ Work = Callable[..., dict[str, Any]]
 """(batch of one part, *arguments) -> one result, every value in a list of its own; importable on the workers."""
 
 
+ROUND, ROUND_PER_WORKER = 256, 16
+"""Parts that are handed to Ray at once: so many, and at least so many a worker, so that ends of rounds cost little."""
+
+
 def run_parts(
-    work: Work, parts: Sequence[Mapping[str, Any]], arguments: tuple[Any, ...], layout: Machines
+    work: Work, parts: Iterable[Mapping[str, Any]], arguments: tuple[Any, ...], layout: Machines
 ) -> Iterator[dict[str, Any]]:
-    """The result of each part, in any order; at most ``layout.cpu_workers`` run at once, one core each."""
-    pipeline = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map_batches(
-        work,
-        fn_args=arguments,
-        batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=layout.cpu_workers),
-        num_cpus=1,
-    )
-    yield from pipeline.iter_rows()
+    """The result of each part, in any order; at most ``layout.cpu_workers`` run at once, one core each.
+
+    Parts are taken in rounds as they are needed, so that any number of them fits into memory.
+    """
+    source = iter(parts)
+    while taken := list(islice(source, max(ROUND, ROUND_PER_WORKER * layout.cpu_workers))):
+        pipeline = ray.data.from_items(taken, override_num_blocks=len(taken)).map_batches(
+            work,
+            fn_args=arguments,
+            batch_size=1,
+            compute=ray.data.TaskPoolStrategy(size=layout.cpu_workers),
+            num_cpus=1,
+        )
+        yield from pipeline.iter_rows()

@@ -16,12 +16,12 @@ from PIL import Image
 
 from wsss_ray.config import MaskView, UserError
 from wsss_ray.data import image as pic
-from wsss_ray.data.audit import Facts
 from wsss_ray.data.deep import has_deep_channels, is_deep
 from wsss_ray.data.grey import PLAIN, FileError, Grey
 from wsss_ray.data.masks import MaskTable, read_mask
 from wsss_ray.data.names import find_id_fault
 from wsss_ray.data.source import FACTS, Item, Row, Source, blank_row, read_file
+from wsss_ray.data.tally import Facts
 
 _ANIMATED = ("GIF", "TIFF", "WEBP", "PNG")
 

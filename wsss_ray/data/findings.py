@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from wsss_ray.config import UserError
-from wsss_ray.data.audit import Facts, audit_facts
+from wsss_ray.data.audit import audit_tally
 from wsss_ray.data.checks import Problem
 from wsss_ray.data.source import FACTS, Item, Row, Source
+from wsss_ray.data.tally import Facts, Tally
 from wsss_ray.data.text import GUESSED
 
 _SHOWN = 20
@@ -44,16 +45,32 @@ def load_items(load: Callable[[Item], Row], items: Iterable[Item]) -> tuple[list
     return rows, findings
 
 
-def judge_findings(source: Source, findings: Findings, total: int, skip_bad: bool = False) -> list[str]:
+@dataclass
+class Counted:
+    """The findings of any number of images, counted."""
+
+    tally: Tally
+    total: int
+    bad: list[Problem] = field(default_factory=list)
+
+    def add(self, findings: Findings) -> None:
+        """Those of some more images."""
+        for facts in findings.facts:
+            self.tally.add(facts)
+        self.bad += findings.bad
+
+
+def judge_findings(source: Source, counted: Counted, facts: Iterable[Facts], skip_bad: bool = False) -> list[str]:
     """Notes about what is rare; UserError for what is wrong with most images, and for images that cannot be used
-    unless ``skip_bad`` leaves them out.
+    unless ``skip_bad`` leaves them out. ``facts``, all that were counted, are read only where some need a second look.
     """
-    notes = audit_facts(findings.facts, source.classes)
-    if findings.bad and not skip_bad:
-        raise UserError(fold_errors(findings.bad, total) + FIX + recall_guess(source))
-    if findings.bad:
-        why = fold_errors(findings.bad, total).partition("cannot be used:")[2] or str(findings.bad[0])
-        notes.append(f"left out {len(findings.bad)} of {total} images that cannot be used: {why.strip()}")
+    bad, total = counted.bad, counted.total
+    notes = audit_tally(counted.tally, facts, source.classes)
+    if bad and not skip_bad:
+        raise UserError(fold_errors(bad, total) + FIX + recall_guess(source))
+    if bad:
+        why = fold_errors(bad, total).partition("cannot be used:")[2] or str(bad[0])
+        notes.append(f"left out {len(bad)} of {total} images that cannot be used: {why.strip()}")
     return notes
 
 

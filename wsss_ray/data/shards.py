@@ -16,6 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ import pyarrow.parquet as pq
 from wsss_ray import storage
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import Problem, plain_reading, validate_row
-from wsss_ray.data.findings import Findings, judge_findings, load_items
+from wsss_ray.data.findings import Counted, judge_findings, load_items
 from wsss_ray.data.manifest import FILES, MANIFEST, NOTES, Manifest, ShardInfo, SplitInfo, load_manifest, write_manifest
 from wsss_ray.data.source import SCHEMA, Item, Row, Source
 from wsss_ray.data.survey import survey_source
+from wsss_ray.data.tally import Facts, Tally
 
 __all__ = [
     "Manifest",
@@ -158,9 +160,18 @@ def write_notes(source: Source, uri: str) -> None:
     """Write what a person should know beside the shards: the notes, and which file each image id is."""
     if source.notes:
         storage.write_json(storage.join(uri, NOTES), source.notes)
-    files = {item.image_id: item.file for item in source.items if item.file}
-    if files:
-        storage.write_json(storage.join(uri, FILES), files)
+    files = ((item.image_id, item.file) for item in source.items if item.file)
+    if first := next(files, None):
+        storage.write_chunks(storage.join(uri, FILES), _encode_files(chain([first], files)))
+
+
+def _encode_files(files: Iterable[tuple[str, str]]) -> Iterator[bytes]:
+    """{image id: file} as JSON, a line at a time."""
+    opening = "{\n "
+    for image_id, file in files:
+        yield f"{opening}{json.dumps(image_id)}: {json.dumps(file)}".encode()
+        opening = ",\n "
+    yield b"\n}"
 
 
 def _digest(source: Source, shards: Iterable[ShardInfo]) -> str:
@@ -178,15 +189,17 @@ def write_dataset(source: Source, uri: str, rows_per_shard: int = 32) -> Manifes
     source, _ = survey_source(source)
     seen: list[str] = []
     infos = []
-    found = Findings()
+    facts: list[Facts] = []
+    counted = Counted(Tally(len(source.classes)), 0)
     for name, splits, items in plan_shards(source.items, rows_per_shard):
         seen += [item.image_id for item in items]
         rows, part = load_items(source.load, items)
-        found.facts += part.facts
-        found.bad += part.bad
+        facts += part.facts
+        counted.add(part)
         infos.append(write_shard(rows, storage.join(uri, name), splits))
     _refuse_doubles(seen, source.name)
-    source.notes = [*source.notes, *judge_findings(source, found, len(seen))]
+    counted.total = len(seen)
+    source.notes = [*source.notes, *judge_findings(source, counted, facts)]
     manifest = make_manifest(source, infos)
     write_notes(source, uri)
     write_manifest(manifest, uri)

@@ -10,9 +10,10 @@ import logging
 import os
 import re
 import time
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,10 +27,18 @@ from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
-from wsss_ray.data.audit import Facts
 from wsss_ray.data.checks import Problem
 from wsss_ray.data.files import walk_files
-from wsss_ray.data.findings import FIX, Findings, fold_errors, fold_warnings, judge_findings, load_items, recall_guess
+from wsss_ray.data.findings import (
+    FIX,
+    Counted,
+    Findings,
+    fold_errors,
+    fold_warnings,
+    judge_findings,
+    load_items,
+    recall_guess,
+)
 from wsss_ray.data.layouts import detect_layout
 from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
 from wsss_ray.data.saliency import read_origin
@@ -37,6 +46,7 @@ from wsss_ray.data.shards import check, make_manifest, plan_shards, write_notes,
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.survey import survey_source
+from wsss_ray.data.tally import Facts, Tally, find_repeated
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
 from wsss_ray.stages.run import Steps
@@ -191,23 +201,18 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
     refused either way, and nothing is left behind.
     """
     _refuse_existing(out)
-    counts: Counter[str] = Counter(item.image_id for item in source.items)
-    doubled = [name for name, count in counts.items() if count > 1]
-    if doubled:
-        raise UserError(f"{source.name}: image id {doubled[0]!r} comes twice; rename one of the two images")
-    total = len(counts)
+    total = _count_ids(source)
     infos: list[ShardInfo] = []
-    found = Findings()
+    counted = Counted(Tally(len(source.classes)), total)
     with Bar("prepare", total) as bar:
         for row in _written(source, plan_shards(source.items, max(16, min(128, total // 256))), out, layout):
-            info = ShardInfo.model_validate_json(str(row["info"]))
-            infos += [info] if info.num_rows else []
-            found.facts += _FACTS.validate_json(str(row["facts"]))
-            found.bad += _BAD.validate_json(str(row["bad"]))
+            infos.append(ShardInfo.model_validate_json(str(row["info"])))
+            counted.add(_read_findings(row))
             bar.advance(int(row["items"]))
     try:
-        source.notes = [*source.notes, *judge_findings(source, found, total, skip_bad)]
-        _describe(source, len(found.bad))
+        source.notes = [*source.notes, *judge_findings(source, counted, _read_facts(out, infos), skip_bad)]
+        infos = [info for info in infos if info.num_rows]
+        _describe(source, len(counted.bad))
         manifest = make_manifest(source, infos)
     except UserError:
         _remove(out)
@@ -216,6 +221,36 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
     write_manifest(manifest, out)
     _remove(out, ".parquet.json")
     return manifest
+
+
+def _count_ids(source: Source) -> int:
+    """How many items there are; UserError where two have one id. Of each id 8 bytes are kept."""
+    ids = array("Q", (_shorten(item.image_id) for item in source.items))
+    total = len(ids)
+    if repeated := find_repeated(ids):
+        # A second look, since two ids may have the same 8 bytes.
+        seen = set()
+        for item in source.items:
+            if item.image_id in seen:
+                raise UserError(f"{source.name}: image id {item.image_id!r} comes twice; rename one of the two images")
+            if _shorten(item.image_id) in repeated:
+                seen.add(item.image_id)
+    return total
+
+
+def _shorten(image_id: str) -> int:
+    data = image_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, usedforsecurity=False).digest())
+
+
+def _read_findings(row: Mapping[str, Any]) -> Findings:
+    return Findings(_FACTS.validate_json(str(row["facts"])), _BAD.validate_json(str(row["bad"])))
+
+
+def _read_facts(out: str, infos: Iterable[ShardInfo]) -> Iterator[Facts]:
+    """What was seen of every image, from what was noted beside the shards."""
+    for info in infos:
+        yield from _read_findings(storage.read_json(storage.join(out, f"{info.path}.json"))).facts
 
 
 def _refuse_existing(out: str) -> None:
@@ -249,10 +284,11 @@ def _written(
 ) -> Iterator[dict[str, Any]]:
     """Write every planned shard on the cluster; yields {"info", "facts", "bad", "items"} as they finish."""
     load = _pack(source.load)
-    parts = [{"name": name, "splits": list(splits), "items": _pack(items)} for name, splits, items in plan]
-    if not parts:
+    parts = ({"name": name, "splits": list(splits), "items": _pack(items)} for name, splits, items in plan)
+    first = next(parts, None)
+    if first is None:
         raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
-    yield from run_parts(_write, parts, (load, out), layout)
+    yield from run_parts(_write, chain([first], parts), (load, out), layout)
 
 
 def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
