@@ -114,7 +114,7 @@ def measure(given: Given) -> Iterator[Pair]:
     sides = Sides(scratch, data, write_network(scratch / "network"), scratch / "network")
     workers = min(2, len(os.sched_getaffinity(0)))
     rounds = 2 if given.quick else 5
-    processes = Processes(workers, partial(begin_work, 1))
+    processes, alone = Processes(workers, partial(begin_work, 1)), Processes(1, partial(begin_work, 1))
     try:
         with join_cluster():
             sides.warm(workers, processes)
@@ -136,8 +136,18 @@ def measure(given: Given) -> Iterator[Pair]:
                     rounds=rounds,
                     warm=False,
                 )
+                # What the machine allows: cores share memory and, often, their clock.
+                sides.run_loop(alone)
+                yield Pair(
+                    "the plain loop, one process / two processes",
+                    top=partial(sides.run_loop, alone),
+                    bottom=partial(sides.run_loop, processes),
+                    rounds=rounds,
+                    warm=False,
+                )
     finally:
         processes.close()
+        alone.close()
 
 
 CLAIM = Claim(
