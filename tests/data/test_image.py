@@ -7,6 +7,9 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from wsss_ray.config import UserError
@@ -17,6 +20,7 @@ from wsss_ray.data.image import (
     encode_grey,
     encode_jpeg,
     encode_mask,
+    list_values,
     open_image,
     rotate,
     shown_size,
@@ -182,3 +186,13 @@ def test_saliency_kinds():
     colour = np.stack([GREY, GREY // 2, GREY], axis=2)
     np.testing.assert_array_equal(decode_saliency(encode_grey(colour)), colour)
     np.testing.assert_array_equal(decode_saliency(saved(Image.fromarray(GREY.astype(np.uint16) * 257))), GREY)
+
+
+@given(
+    arrays(
+        st.sampled_from([np.uint8, np.uint16, np.int32]),
+        array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=9),
+    )
+)
+def test_values_are_those_of_numpy(mask: np.ndarray) -> None:
+    assert list_values(mask) == np.unique(mask).tolist()

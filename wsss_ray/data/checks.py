@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
-import numpy as np
 from PIL import Image
 
 from wsss_ray.config import MaskView, UserError
@@ -291,7 +290,7 @@ def _add_mask(item: Item, place: _Place, reading: Reading, fast: bool, seen: Ins
         )
         what = f"index {read.beyond[0]} but there are {table.num_classes} classes; use {allowed}"
         raise FileError(f"{name}: {what}", "mask index")
-    seen.facts = replace(seen.facts, values=tuple(np.unique(read.mask).tolist()))
+    seen.facts = replace(seen.facts, values=tuple(pic.list_values(read.mask)))
     if turned:
         seen.row["mask"] = pic.encode_mask(pic.rotate(read.mask, place.turn))
     else:

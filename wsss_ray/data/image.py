@@ -35,16 +35,26 @@ _GREY_STEP = {"L;2": 85, "L;4": 17}
 """PIL stretches grey PNGs of 2 and 4 bits to 0..255: what to divide by to get the stored indices back."""
 
 
+def list_values(mask: np.ndarray) -> list[int]:
+    """The values of an array of integers, in order; counted where they are small, which sorting takes ten times."""
+    small = mask.dtype.kind == "u" and mask.dtype.itemsize <= 2
+    found: list[int] = (np.flatnonzero(np.bincount(mask.reshape(-1))) if small else np.unique(mask)).tolist()
+    return found
+
+
+@lru_cache
 def voc_palette(num_colours: int = 256) -> np.ndarray:
-    """(num_colours, 3) uint8: the PASCAL VOC colours; bits (0, 1, 2) of each octal digit of the index go to R, G, B
-    from the top.
+    """(num_colours, 3) uint8, read only: the PASCAL VOC colours; bits (0, 1, 2) of each octal digit of the index go to
+    R, G, B from the top.
     """
     index = np.arange(num_colours)
     palette = np.zeros((num_colours, 3), np.int64)
     for digit in range(8):
         for channel in range(3):
             palette[:, channel] |= ((index >> (3 * digit + channel)) & 1) << (7 - digit)
-    return palette.astype(np.uint8)
+    colours = palette.astype(np.uint8)
+    colours.flags.writeable = False
+    return colours
 
 
 @lru_cache

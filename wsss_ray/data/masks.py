@@ -13,7 +13,7 @@ from PIL import Image
 
 from wsss_ray.config import UserError
 from wsss_ray.data.grey import FileError
-from wsss_ray.data.image import IGNORE, grey_step, load_image, voc_palette
+from wsss_ray.data.image import IGNORE, grey_step, list_values, load_image, voc_palette
 from wsss_ray.data.names import BACKGROUND, VOID, name_key
 from wsss_ray.data.text import read_text
 
@@ -77,7 +77,7 @@ def read_mask(data: bytes, name: str, table: MaskTable) -> MaskRead:
     if image.mode in ("RGB", "RGBA", "RGBX", "LA", "PA", "CMYK", "YCbCr"):
         return _read_colours(image, name, table)
     values = _stored_values(image, data, name)
-    raw = np.unique(values).tolist()
+    raw = list_values(values)
     if table.lists_greys() and not table.by_index and image.mode in ("1", "L", "P"):
         return _read_colours(image, name, table)
     palette: dict[int, Colour] = {}
@@ -173,7 +173,7 @@ def _read_colours(image: Image.Image, name: str, table: MaskTable) -> MaskRead:
         return MaskRead(lookup[inverse].reshape(packed.shape), tuple(range(len(colours))), False)
     if all(red == green == blue for red, green, blue in colours) and (not table.colours or table.by_index):
         values = np.array([red for red, _, _ in colours], np.uint8)[inverse].reshape(packed.shape)
-        read = _by_value(values, np.unique(values).tolist(), table, name, False, {})
+        read = _by_value(values, list_values(values), table, name, False, {})
         return MaskRead(read.mask, read.raw, False, beyond=read.beyond)
     if table.by_index:
         raise FileError(

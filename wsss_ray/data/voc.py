@@ -176,7 +176,7 @@ class VocLabels:
             if mask is None:
                 return None, {}
             read = read_mask(read_file(str(mask), "mask"), str(mask), self.masks)
-            values = np.unique(read.mask).tolist()
+            values = pic.list_values(read.mask)
             return tuple(int(value) - 1 for value in values if value not in (0, pic.IGNORE)), {}
         if annotation is None:
             return None, {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsss_ray import storage
 from wsss_ray.config import UserError
-from wsss_ray.data.image import IGNORE, decode_image, decode_mask
+from wsss_ray.data.image import IGNORE, decode_image, decode_mask, list_values
 from wsss_ray.data.manifest import DataSet, open_data
 from wsss_ray.data.shards import read_shard
 from wsss_ray.reports.drawing import overlay_mask
@@ -103,7 +103,7 @@ def _build_panel(row: dict[str, Any], data: DataSet, splits: tuple[str, ...], sh
         "name": row["image_id"],
         "splits": ", ".join(splits),
         "labels": "unknown" if labels is None else ", ".join(labels) or "none",
-        "swatches": None if mask is None else [_name_value(one, data) for one in np.unique(mask).tolist() if one],
+        "swatches": None if mask is None else [_name_value(one, data) for one in list_values(mask) if one],
     }
 
 

@@ -15,6 +15,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.record import RunFolder
 from wsss_ray.artifacts.tables import name_part, read_table
 from wsss_ray.config import UserError
+from wsss_ray.data.image import list_values
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.reports.tiles import (
     GROUND_TRUTH,
@@ -175,7 +176,7 @@ def find_thresholds(run: RunFolder, step: str) -> dict[str, float]:
 
 def find_labels(mask: np.ndarray) -> set[int]:
     """The values in a mask."""
-    return {int(value) for value in np.unique(mask)}
+    return set(list_values(mask))
 
 
 def _find_shards(folder: str, shard_of: dict[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from wsss_ray.data.coco_masks import pycocotools_mask
+from wsss_ray.data.image import list_values
 
 Ring = list[tuple[float, float]]
 """(x, y) corners of a closed line; the last one is not the first again."""
@@ -185,7 +186,7 @@ class CocoWriter:
 
 def split_classes(mask: np.ndarray, num_classes: int) -> Iterator[tuple[int, np.ndarray]]:
     """(index, (H, W) bool) of every class in a mask, ascending; background and 255 belong to none."""
-    for index in np.unique(mask).tolist():
+    for index in list_values(mask):
         if 1 <= index <= num_classes:
             yield index, mask == index
 

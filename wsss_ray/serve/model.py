@@ -29,7 +29,7 @@ from wsss_ray.artifacts.network import (
 from wsss_ray.artifacts.record import RECORD, find_artifact, read_record
 from wsss_ray.config import Config, UserError
 from wsss_ray.data.grey import GREY, load_grey
-from wsss_ray.data.image import voc_palette
+from wsss_ray.data.image import list_values, voc_palette
 from wsss_ray.data.manifest import load_manifest
 from wsss_ray.data.text import read_text
 from wsss_ray.engine.predict import MAX_SCORES, ImageScores, MaskPredictor, PredictConfig, read_masks
@@ -195,7 +195,7 @@ class Predictor:
         masks = read_masks(self.model.predict, image, scores, labels=None)
         mask = (masks.multi_scale if masks.crf is None else masks.crf).astype(np.uint8)
         classes = []
-        for index in np.unique(mask).tolist():
+        for index in list_values(mask):
             inside = mask == index
             confidence = float(scores.multi[index][inside].mean(dtype=np.float64))
             classes.append(ClassArea(index, self.names[index], float(inside.mean()), confidence))
