@@ -248,6 +248,14 @@ class L2G(nn.Module):
         self, under: Tensor, scores: Tensor, labels: Tensor, saliency: Tensor | None, boxes: Tensor
     ) -> Tensor:
         """The weighted L_at or L_st of the global network under the views (Eq. 6-7)."""
+        target = self.make_target(scores, labels, saliency, boxes)
+        return self.config.kd_weight * transfer_loss(under, target, self.config.norm)
+
+    def make_target(self, scores: Tensor, labels: Tensor, saliency: Tensor | None, boxes: Tensor) -> Tensor:
+        """What the global network is to answer under the views (Eq. 6-7): (V, C or C + 1, h, w), without gradient.
+
+        ``scores`` are the local network's of the (V, C) labelled views, ``saliency`` (B, 1, S, S) is the images'.
+        """
         config = self.config
         attended = compute_attention(scores, labels)
         if config.hard_target:
@@ -255,7 +263,7 @@ class L2G(nn.Module):
         seen = None
         if config.saliency and saliency is not None:
             seen = crop_saliency(saliency, boxes, (scores.shape[2], scores.shape[3]), config.normalize_saliency)
-        target = make_transfer_target(
+        return make_transfer_target(
             attended,
             self.num_classes,
             seen,
@@ -263,7 +271,6 @@ class L2G(nn.Module):
             config.background_target,
             config.empty_saliency == "fallback",
         )
-        return config.kd_weight * transfer_loss(under, target, config.norm)
 
     def param_groups(self) -> list[ParamGroup]:
         """PSA's four groups over both networks, biases at twice the rate of weights."""
