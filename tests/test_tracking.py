@@ -28,8 +28,9 @@ def write_runs(out: str, parent: str, writer: int) -> None:
     """``NUM_RUNS`` short runs one after another, as the rows of a study write them."""
     for number in range(NUM_RUNS):
         tracker = Tracker(out, f"run {writer}.{number}", {"writer": str(writer)}, parent)
-        tracker.log_params({f"key.{place}": place for place in range(120)})
-        for step in range(30):
+        tracker.log_params({f"key.{place}": place for place in range(60)})
+        tracker.log_params({f"key.{place}": place for place in range(60, 120)}, later=True)
+        for step in range(90):
             tracker.log_metrics({f"curve/{name}": float(step) for name in range(12)}, step)
         tracker.set_tags({"number": str(number)})
         tracker.log_text("text", "recipe.yaml")
@@ -64,7 +65,7 @@ def test_processes_that_write_at_once_lose_nothing(out: str) -> None:
         assert len(run.data.params) == 120
         assert len(run.data.metrics) == 12
     history = client.get_metric_history(found[0].info.run_id, "curve/3")
-    assert [point.step for point in history] == list(range(30))
+    assert [point.step for point in history] == list(range(90))
     assert [file.path for file in client.list_artifacts(found[-1].info.run_id)] == ["recipe.yaml"]
 
 

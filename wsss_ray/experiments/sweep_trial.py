@@ -158,7 +158,7 @@ def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, don
     outcome.reused, outcome.folder = ["curve of seeds"], done.folder
     tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent)
     outcome.mlflow_run = tracker.run_id
-    tracker.log_params({**point, "seed": seed})
+    tracker.log_params({**point, "seed": seed}, later=True)
     for step, found in scores.items():
         tracker.log_metrics(dict(log.flatten_scores(step, found)))
     tracker.log_metrics({METRIC: outcome.value})

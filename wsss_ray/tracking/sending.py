@@ -31,7 +31,8 @@ def write_entry(client: Any, run_id: str, kind: str, values: Mapping[str, Any]) 
     elif kind == "tags":
         client.log_batch(run_id, tags=[RunTag(*entry) for entry in values["entries"].items()])
     elif kind == "metrics":
-        client.log_batch(run_id, metrics=[Metric(*entry) for entry in values["entries"]])
+        params = [Param(*entry) for entry in values.get("params", ())]
+        client.log_batch(run_id, metrics=[Metric(*entry) for entry in values["entries"]], params=params)
     elif kind == "file":
         client.log_artifact(run_id, values["path"], values["folder"])
     elif kind == "text":

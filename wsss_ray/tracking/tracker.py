@@ -63,6 +63,7 @@ class Tracker:
         self._retry_at = 0.0
         self._stop = threading.Event()
         self._pending: list[list[Any]] = []
+        self._params: list[list[str]] = []
         self.status = "RUNNING"
         """As the store knows it."""
         own = {"mlflow.source.name": "wsss", "mlflow.user": os.environ.get("USER", "wsss"), PROCESS: name_process()}
@@ -72,7 +73,8 @@ class Tracker:
         try:
             self._client = open_store(self.uri)
             self.experiment_id = find_experiment(self._client, experiment, out)
-            end_dead_runs(self._client, self.experiment_id, but=resume)
+            if parent is None:  # a child's parent has looked
+                end_dead_runs(self._client, self.experiment_id, but=resume)
             run = self._again(resume, all_tags) if resume is not None else None
             if run is None:
                 run = self._client.create_run(self.experiment_id, run_name=name, tags=all_tags)
@@ -174,11 +176,14 @@ class Tracker:
                 for run in found:
                     self._client.set_terminated(run.info.run_id, "KILLED")
 
-    def log_params(self, values: dict[str, Any]) -> None:
-        """Flat parameters; long values are cut at MLflow's limit."""
-        entries = [[key, str(value)[:6000]] for key, value in values.items()]
-        for start in range(0, len(entries), _MAX_PARAMS):
-            self._write("params", entries=entries[start : start + _MAX_PARAMS])
+    def log_params(self, values: dict[str, Any], later: bool = False) -> None:
+        """Flat parameters; long values are cut at MLflow's limit. ``later`` sends them with the next metrics, which
+        for a run of few numbers is half the work.
+        """
+        self._params += [[key, str(value)[:6000]] for key, value in values.items()]
+        while self._params and (not later or len(self._params) > _MAX_PARAMS):
+            self._write("params", entries=self._params[:_MAX_PARAMS])
+            self._params = self._params[_MAX_PARAMS:]
 
     def set_tags(self, values: dict[str, str]) -> None:
         """Searchable tags."""
@@ -193,9 +198,10 @@ class Tracker:
 
     def flush(self) -> None:
         """Send queued metrics."""
-        while self._pending:
-            self._write("metrics", entries=self._pending[:_MAX_METRICS])
-            self._pending = self._pending[_MAX_METRICS:]
+        while self._pending or self._params:
+            most = _MAX_METRICS - len(self._params)
+            self._write("metrics", entries=self._pending[:most], params=self._params)
+            self._pending, self._params = self._pending[most:], []
 
     def log_files(self, paths: Iterable[Path], folder: str | None = None) -> None:
         """Copy files into the run's artifacts."""
