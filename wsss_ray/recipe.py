@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from wsss_ray import storage
 from wsss_ray.config import Changes, Config, UserError, check_name, list_keys, suggest
@@ -31,6 +31,7 @@ from wsss_ray.nets.deeplab import SegmenterConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.registry import Registry
+from wsss_ray.resources import Resources as Resources
 from wsss_ray.score.config import ScoreConfig
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -157,31 +158,6 @@ class SegmentConfig(Config):
     network: Segmenter
     net: NetConfig
     train: TrainConfig
-
-
-class NodeKind(Config):
-    """Nodes of a cluster that are alike."""
-
-    count: Annotated[PositiveInt, Changes("nothing")] = 1
-    cpus: Annotated[PositiveInt, Changes("nothing")]
-    gpus: Annotated[NonNegativeInt, Changes("nothing")] = 0
-
-
-class Resources(Config):
-    """What a run may use; changes no result and is in no digest."""
-
-    train_workers: Annotated[PositiveInt, Changes("nothing")] = 1
-    inference_workers: Annotated[PositiveInt | None, Changes("nothing")] = None
-    """None uses every core (or GPU) there is."""
-    gpus: Annotated[bool | None, Changes("nothing")] = None
-    """None uses GPUs where the cluster has some."""
-    batch_size: Annotated[PositiveInt, Changes("nothing")] = 8
-    """Images of one size in one forward pass of the inference steps."""
-    loader_threads: Annotated[PositiveInt, Changes("nothing")] = 2
-    checkpoint_minutes: Annotated[PositiveFloat, Changes("nothing")] = 10.0
-    """Between two checkpoints of a training within an epoch; each epoch ends with one, too."""
-    nodes: Annotated[tuple[NodeKind, ...], Changes("nothing")] = ()
-    """What a cluster that grows will have, where it has no autoscaler of Ray that says so; work is laid out for it."""
 
 
 class Recipe(Localization):

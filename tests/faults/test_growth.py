@@ -90,14 +90,14 @@ class Reader:
     """The side of the network."""
 
     def read_parts(self, shard: str) -> Iterator[tuple[int, Any]]:
-        time.sleep(0.2)
+        time.sleep(2 * SECONDS)
         for place in range(6):
             yield place, (f"{shard}/{place}", ray.get_runtime_context().get_node_id())
 
 
 class Finisher:
     def make_row(self, part: Any) -> dict[str, Any]:
-        time.sleep(0.3)
+        time.sleep(0.1)
         return {"image_id": part[0], "network": part[1], "rest": ray.get_runtime_context().get_node_id()}
 
 
@@ -116,7 +116,7 @@ def test_networks_go_to_gpus_and_the_rest_to_all_cores(tmp_path: Path, capsys: p
         thread = threading.Thread(target=run_shards, args=(job, machines), daemon=True)
         thread.start()
         wait_until(lambda: len(list(tmp_path.glob("*.parquet"))) >= 2)
-        other = cluster.add_node(num_cpus=1, num_gpus=1)
+        other = cluster.add_node(num_cpus=2, num_gpus=1)
         thread.join(timeout=200)
         rows = read_rows(tmp_path)
         assert len(rows) == 6 * NUM_SHARDS

@@ -23,6 +23,8 @@ class Notices:
     loss: float = float("nan")
     epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Epoch -> its record."""
+    num_before: int | None = None
+    """Epochs that an earlier run had done; None until it is known."""
     error: str = ""
     """A user's error inside a worker, word for word."""
     nodes: dict[int, str] = field(default_factory=dict)
@@ -48,6 +50,14 @@ class Board:
     def note_epoch(self, training: str, record: dict[str, Any]) -> None:
         """A finished epoch."""
         self.notices[training].epochs[record["epoch"]] = record
+
+    def note_history(self, training: str, records: list[dict[str, Any]]) -> None:
+        """The epochs done as workers begin: of those of this run, what a worker that died could not note."""
+        notices = self.notices[training]
+        if notices.num_before is None:
+            notices.num_before = len(records)
+        for record in records[notices.num_before :]:
+            notices.epochs.setdefault(record["epoch"], record)
 
     def note_error(self, training: str, message: str) -> None:
         """A user's error inside a worker."""
@@ -97,6 +107,10 @@ class Notes:
     def note_epoch(self, record: dict[str, Any]) -> None:
         """A finished epoch; it is there when this returns."""
         ray.get(self.board.note_epoch.remote(self.training, record))
+
+    def note_history(self, records: list[dict[str, Any]]) -> None:
+        """The epochs done as workers begin; it is there when this returns."""
+        ray.get(self.board.note_history.remote(self.training, records))
 
     def note_error(self, message: str) -> None:
         """A user's error; it is there when this returns."""

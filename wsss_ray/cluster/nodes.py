@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import ray
 
-from wsss_ray.recipe import NodeKind
+from wsss_ray.resources import NodeKind
 
 Node = tuple[int, int]
 """CPUs and GPUs of one node."""

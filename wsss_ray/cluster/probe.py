@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
 import threading
 import time
 import uuid
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import wsss_ray
 from wsss_ray import storage
 from wsss_ray.cluster.nodes import list_draining
 from wsss_ray.config import UserError
@@ -121,7 +123,16 @@ def _answer(places: SharedPlaces, token: str, own: str) -> NodeAnswer:
 
 def list_versions() -> dict[str, str]:
     """What must be the same on all nodes."""
-    return {"wsss-ray": wsss_ray.__version__, "Ray": ray.__version__, "Python": platform.python_version()}
+    return {"wsss-ray": digest_code(), "Ray": ray.__version__, "Python": platform.python_version()}
+
+
+@functools.cache
+def digest_code() -> str:
+    """Of the package's own files: a checkout changes without its version."""
+    root, digest = Path(storage.__file__).parent, 0
+    for path in sorted(root.rglob("*.py")):
+        digest = zlib.crc32(path.relative_to(root).as_posix().encode() + path.read_bytes(), digest)
+    return f"{digest:08x}"
 
 
 def find_unreachable(places: SharedPlaces, token: str, own: str) -> str:
