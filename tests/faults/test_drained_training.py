@@ -59,7 +59,7 @@ def job(tmp_path: Path) -> TrainJob:
 
 
 class Watched:
-    """A training in a thread, and what its workers note."""
+    """What the workers of a training note."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.notes: list[Notes] = []
@@ -73,7 +73,10 @@ class Watched:
         monkeypatch.setattr(workers, "open_notes", open_and_keep)
 
     @contextmanager
-    def train(self, job: TrainJob, num_workers: int, nodes: list[tuple[int, int]]) -> Iterator[None]:
+    def train(
+        self, job: TrainJob, num_workers: int, nodes: list[tuple[int, int]], to_end: bool = True
+    ) -> Iterator[None]:
+        """A training in a thread, followed to its end or left alone."""
         machines = lay_out(nodes, Resources(train_workers=num_workers))
         machines = replace(machines, train_cpus=1)
         errors: list[BaseException] = []
@@ -88,7 +91,7 @@ class Watched:
         thread.start()
         wait_until(lambda: bool(self.notes))
         yield
-        while thread.is_alive():
+        while thread.is_alive() and to_end:
             self.look()
             time.sleep(0.3)
         assert not errors, errors
@@ -136,9 +139,11 @@ def read_losses(out: str) -> list[Any]:
 def test_two_workers_leave_a_drained_node_and_take_in_the_one_in_its_place(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    spec = LocalizerSpec.model_validate_json(job.spec)
+    longer = replace(job, spec=override_epochs(spec, 200).model_dump_json())
     with start_cluster({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as (cluster, (_, first, second)):
         watched = Watched(monkeypatch)
-        with caplog.at_level(logging.INFO, "wsss_ray"), watched.train(job, 2, [(1, 0), (1, 0)]):
+        with caplog.at_level(logging.INFO, "wsss_ray"), watched.train(longer, 2, [(1, 0), (1, 0)], to_end=False):
             watched.wait(lambda notices: notices.step > 10 and len(notices.nodes) == 2)
             drain(cluster, second.node_id)
             alone = watched.wait(lambda notices: list(notices.nodes.values()) == [first.node_id])
@@ -147,12 +152,20 @@ def test_two_workers_leave_a_drained_node_and_take_in_the_one_in_its_place(
             third = cluster.add_node(num_cpus=1)
             both = watched.wait(lambda notices: len(notices.nodes) == 2)
             assert set(both.nodes.values()) == {first.node_id, third.node_id}
+            watched.wait(lambda notices: notices.step > both.step + 5)
         steps = [notices.step for notices in watched.seen if notices.step]
         with capsys.disabled():
-            print(f"\ntwo workers, one from step {alone.step} on, two from step {both.step} on, {steps[-1]} in all")
+            print(f"\ntwo workers, one from step {alone.step} on, two from step {both.step} on, {steps[-1]} at the end")
         assert "there is room for 2 workers" in caplog.text
         assert steps == sorted(steps), "no step is done twice"
-        assert watched.heard == list(range(EPOCHS))
+        assert watched.heard == list(range(len(watched.heard)))
+
+
+def override_epochs(spec: LocalizerSpec, epochs: int) -> LocalizerSpec:
+    """The same network, trained for longer."""
+    part = spec.localization
+    train = part.train.model_copy(update={"epochs": epochs})
+    return spec.model_copy(update={"localization": part.model_copy(update={"train": train})})
 
 
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_bits(

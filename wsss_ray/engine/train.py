@@ -115,6 +115,8 @@ class Training:
     validation: Sequence[ValidationImage] = ()
     threads: int = 2
     """That build batches ahead."""
+    skips_parameters: bool = False
+    """Whether a step may give no gradient to some parameters."""
 
     @property
     def steps_per_epoch(self) -> list[int]:
@@ -163,7 +165,7 @@ def train_network(
         trainable.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, begun = state["epoch"] + 1, state.get("begun")
-    model = _wrap(trainable, world)
+    model = _wrap(trainable, training)
     for epoch in range(first, config.epochs):
         step = sum(steps_per_epoch[:epoch])
         if config.max_steps is not None and step >= config.max_steps:
@@ -205,13 +207,13 @@ def train_network(
     return True
 
 
-def _wrap(trainable: nn.Module, world: World) -> nn.Module:
+def _wrap(trainable: nn.Module, training: Training) -> nn.Module:
     """The loss of the network, whose gradients are means over the workers."""
-    model = _Loss(trainable)
+    model, world = _Loss(trainable), training.world
     if world.size == 1:
         return model
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=training.skips_parameters)
 
 
 AGREE_STEPS = 10

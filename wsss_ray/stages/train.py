@@ -213,7 +213,8 @@ class _Worker:
         state, self.history = _restore(job.out)
         if self.world.rank == 0:
             self.notes.note_history(self.history)
-        training = Training(samples, spec.train, job.seed, self.world, validation, job.threads)
+        skips = isinstance(spec, LocalizerSpec) and spec.localization.method.skips_parameters
+        training = Training(samples, spec.train, job.seed, self.world, validation, job.threads, skips)
         hooks = Hooks(self._report_epoch, self._note_step, self._ask, self._keep)
         if not train_network(self.network, training, state, hooks) and self.world.rank == 0:
             self.notes.note_left()
