@@ -19,21 +19,38 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 
 from tests.faults.processes import ROOT
+from wsss_ray.cluster.join import START_ATTEMPTS
 
-HEAD = {"include_dashboard": False}
+
+def start_head(**options: Any) -> Cluster:
+    """A head; tried again where Ray's agents are late, as they are on a busy machine."""
+    for left in reversed(range(START_ATTEMPTS)):
+        try:
+            return Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **options})
+        except Exception as error:  # Ray raises plain exceptions
+            if not left or "timed out during startup" not in str(error):
+                raise
+    raise AssertionError("no attempt was made")
 
 
 @contextlib.contextmanager
 def start_cluster(*nodes: dict[str, Any]) -> Iterator[tuple[Cluster, list[Any]]]:
-    """A cluster with these nodes, the first of them its head, which this process has joined."""
-    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, **nodes[0]})
+    """A cluster with these nodes, the first of them its head, which this process has joined: it is on the head, since
+    each of the others has an address of its own, 127.0.0.2 and so on.
+    """
+    cluster = start_head(**nodes[0])
     try:
-        handles = [cluster.head_node, *(cluster.add_node(**node) for node in nodes[1:])]
+        handles = [cluster.head_node, *(add_node(cluster, place + 2, **node) for place, node in enumerate(nodes[1:]))]
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster, handles
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def add_node(cluster: Cluster, place: int, **options: Any) -> Any:
+    """One more node, at the loopback address of this number."""
+    return cluster.add_node(node_ip_address=f"127.0.0.{place}", **options)
 
 
 def drain(cluster: Cluster, node_id: str, seconds: float = 0.0) -> None:

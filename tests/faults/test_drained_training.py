@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from tests.faults.clusters import drain, start_cluster, wait_until
+from tests.faults.clusters import add_node, drain, start_cluster, wait_until
 from tests.faults.processes import SETTINGS, Command
 from wsss_ray import storage
 from wsss_ray.artifacts.checkpoint import FOLDER, RECORD
@@ -149,7 +149,7 @@ def test_two_workers_leave_a_drained_node_and_take_in_the_one_in_its_place(
             alone = watched.wait(lambda notices: list(notices.nodes.values()) == [first.node_id])
             cluster.remove_node(second, allow_graceful=False)
             watched.wait(lambda notices: notices.step > alone.step + 5)
-            third = cluster.add_node(num_cpus=1)
+            third = add_node(cluster, 4, num_cpus=1)
             both = watched.wait(lambda notices: len(notices.nodes) == 2)
             assert set(both.nodes.values()) == {first.node_id, third.node_id}
             watched.wait(lambda notices: notices.step > both.step + 5)

@@ -18,7 +18,7 @@ pytest.importorskip("ray")
 
 import ray
 
-from tests.faults.clusters import count_on, drain, start_cluster, wait_until
+from tests.faults.clusters import add_node, count_on, drain, start_cluster, wait_until
 from wsss_ray.cluster.join import plan_machines
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.cluster.split import Split, SplitWorker
@@ -56,7 +56,7 @@ def run_beside(out: Path) -> threading.Thread:
 def test_a_node_added_in_the_middle_takes_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with start_cluster({"num_cpus": 1}) as (cluster, _):
         thread = run_beside(tmp_path)
-        added = cluster.add_node(num_cpus=1)
+        added = add_node(cluster, 2, num_cpus=1)
         joined = time.time()
         thread.join(timeout=200)
         rows = read_rows(tmp_path)
@@ -116,7 +116,7 @@ def test_networks_go_to_gpus_and_the_rest_to_all_cores(tmp_path: Path, capsys: p
         thread = threading.Thread(target=run_shards, args=(job, machines), daemon=True)
         thread.start()
         wait_until(lambda: len(list(tmp_path.glob("*.parquet"))) >= 2)
-        other = cluster.add_node(num_cpus=2, num_gpus=1)
+        other = add_node(cluster, 4, num_cpus=2, num_gpus=1)
         thread.join(timeout=200)
         rows = read_rows(tmp_path)
         assert len(rows) == 6 * NUM_SHARDS

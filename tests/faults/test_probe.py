@@ -27,14 +27,14 @@ def test_a_run_names_the_node_that_does_not_share_its_folder(
     out.mkdir()
     with (
         start_cluster({"num_cpus": 1}, {"num_cpus": 1}) as (cluster, _),
-        start_odd_node(cluster, "127.0.0.2", f"mount -t tmpfs none {out}"),
+        start_odd_node(cluster, "127.0.0.9", f"mount -t tmpfs none {out}"),
     ):
         command = Command(tmp_path, "run", "cam", *SETTINGS, "--out", str(out), "--address", cluster.address)
         assert command.process.wait(timeout=300) == 2, command.text
         with capsys.disabled():
             print(f"\n{command.text}")
-        (line,) = [line for line in command.text.splitlines() if "127.0.0.2" in line]
-        assert f"node 127.0.0.2: cannot read --out {out}" in line
+        (line,) = [line for line in command.text.splitlines() if "127.0.0.9" in line]
+        assert f"node 127.0.0.9: cannot read --out {out}" in line
         assert "all nodes must share --out" in line
         assert not list(out.glob(".tmp-probe*")), "no mark is left"
 
@@ -54,7 +54,7 @@ def test_nodes_that_reach_everything_are_asked_in_passing(
         read_only = f"mount --bind {tmp_path}/out {tmp_path}/out && mount -o remount,ro,bind {tmp_path}/out"
         with caplog.at_level(logging.INFO, "wsss_ray"), watch_nodes(places):
             time.sleep(2)
-            with start_odd_node(cluster, "127.0.0.2", read_only):
-                wait_until(lambda: "127.0.0.2 joined" in caplog.text)
-            wait_until(lambda: "127.0.0.2 left" in caplog.text)
+            with start_odd_node(cluster, "127.0.0.9", read_only):
+                wait_until(lambda: "127.0.0.9 joined" in caplog.text)
+            wait_until(lambda: "127.0.0.9 left" in caplog.text)
         assert "joined, and what runs there will fail: cannot write --out" in caplog.text

@@ -30,7 +30,7 @@ MORE = {"l2g": ["method.patch_size=24"]}
 
 
 def draw_maps(image_id: str) -> ClassMaps:
-    return ClassMaps(image_id, np.array([0]), np.ones((1, 56, 56), np.float32))
+    return ClassMaps(image_id, np.array([0]), np.ones((1, 56, 56), np.float32), (56, 56))
 
 
 def fit(recipe: Recipe, rows: Rows, rank: int, state: Any = None, hooks: Hooks | None = None) -> tuple[bool, Any]:

@@ -202,12 +202,12 @@ def follow_job(client: Any, job: str, address: str) -> int:
 
     Raises UserError where the cluster does not answer for PATIENCE seconds, or does not know the job any more.
     """
-    log = _Log(client, job)
+    shown = _Log(client, job)
     silent_since: float | None = None
     while True:
         lost: BaseException | None = None
         try:
-            asyncio.run(log.show())
+            asyncio.run(shown.show())
         except Exception as error:  # Ray and aiohttp raise plain and own exceptions for a broken connection
             lost = error
         try:
@@ -230,7 +230,7 @@ def follow_job(client: Any, job: str, address: str) -> int:
             if str(info.status) in ENDED:
                 if lost is not None:
                     with contextlib.suppress(Exception):
-                        asyncio.run(log.show())
+                        asyncio.run(shown.show())
                 return read_exit_code(info, job)
         time.sleep(PAUSE)
 

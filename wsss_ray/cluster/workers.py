@@ -259,6 +259,8 @@ def _show_progress(
             ended = False
             while not ended:
                 ended = stop.wait(1.0)
+                if not ray.is_initialized():
+                    continue  # a call would start a cluster of its own
                 try:
                     notices = notes.read()
                 except Exception:  # a node is lost, or the cluster goes down; the run itself reports why
