@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +30,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(550)]
 
 
 @pytest.fixture
-def head() -> Iterator[tuple[Cluster, str]]:
+def head(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Cluster, str]]:
     """A cluster of one node that takes jobs, and its address for them."""
+    # A job joins the cluster that this folder names: by default the last one that was started on this machine.
+    folder = tempfile.mkdtemp(dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     port = find_port()
     listens = {"dashboard_host": "127.0.0.1", "dashboard_port": port, "dashboard_agent_listen_port": find_port()}
     cluster = start_head(num_cpus=2, include_dashboard=True, **listens)
@@ -37,6 +42,7 @@ def head() -> Iterator[tuple[Cluster, str]]:
         yield cluster, f"http://127.0.0.1:{port}"
     finally:
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def hand_in(folder: Path, address: str) -> Command:

@@ -127,37 +127,35 @@ class NodeWatch:
 
     def __init__(self, title: str, notes: Notes, machines: Machines) -> None:
         self.title, self.notes, self.machines = title, notes, machines
-        self.layout = machines
         self._known: set[str] = set()
-        self._look_at = 0.0
+        self._look_at, self._places = 0.0, 0
 
     def choose_layout(self) -> Machines:
         """How the training is laid out now: without the nodes that are drained, which Ray would wait for."""
         self.notes.take_request()
-        self.layout = fit_training(self.machines, list_nodes()) if list_draining() else self.machines
-        return self.layout
+        nodes = list_nodes()
+        self._places = count_places(nodes, self.machines.train_cpus, self.machines.use_gpu)
+        return fit_training(self.machines, nodes) if list_draining() else self.machines
 
     def look(self, nodes: Iterable[str]) -> None:
         """Ask what is to be asked of a training that runs on these nodes, every few seconds."""
         if time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + LOOK_SECONDS
-        drained = list_draining()
-        others = list_nodes()
-        use_gpu = self.machines.use_gpu
-        if new := (drained & set(nodes)) - self._known:
+        seats, others, use_gpu = list(nodes), list_nodes(), self.machines.use_gpu
+        places = count_places(others, self.machines.train_cpus, use_gpu)
+        if new := (list_draining() & set(seats)) - self._known:
             self._known |= new
             room = count_places(others, 1, use_gpu) > 0
             self.notes.ask(Request.LEAVE if room else Request.CHECKPOINT)
             names = ", ".join(name_node(node) for node in sorted(new))
             then = "going on elsewhere" if room else "no other node has room for it"
             log.info(f"{self.title}: node {names} is being drained: checkpoint, {then}")
-        elif self.layout.train_workers < self.machines.train_workers:
-            grown = fit_training(self.machines, others)
-            if grown.train_workers > self.layout.train_workers:
-                log.info(f"{self.title}: there is room for {grown.train_workers} workers: checkpoint, going on there")
-                self.layout = grown
-                self.notes.ask(Request.LEAVE)
+        elif 0 < len(seats) < min(places, self.machines.train_workers) and places > self._places:
+            self._places = places
+            room_for = min(places, self.machines.train_workers)
+            log.info(f"{self.title}: there is room for {room_for} workers: checkpoint, going on with them")
+            self.notes.ask(Request.LEAVE)
 
 
 def _run_alone(job: TrainingWork, notes: Notes, machines: Machines) -> None:
