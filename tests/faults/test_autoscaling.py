@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("ray")
 
 import ray
+from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 
 from tests.cluster.test_submit import find_port
@@ -32,7 +33,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 @pytest.fixture
 def growing(tmp_path: Path) -> Iterator[str]:
     """The address of a head without cores that may start two nodes of one core."""
-    address = f"127.0.0.1:{find_port()}"
+    address = f"{get_node_ip_address()}:{find_port()}"
     config = {
         "cluster_name": "growing",
         "max_workers": 2,
@@ -57,7 +58,7 @@ def growing(tmp_path: Path) -> Iterator[str]:
     }
     (tmp_path / "autoscaler.json").write_text(json.dumps(config))
     port = address.rpartition(":")[2]
-    start = ["ray", "start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", "--num-cpus=0"]
+    start = ["ray", "start", "--head", "--block", f"--port={port}", "--num-cpus=0"]
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
