@@ -23,10 +23,15 @@ from wsss_ray.cluster.join import START_ATTEMPTS
 
 
 def start_head(**options: Any) -> Cluster:
-    """A head; tried again where Ray's agents are late, as they are on a busy machine."""
+    """A head."""
+    return _try(lambda: Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **options}))
+
+
+def _try(start: Callable[[], Any]) -> Any:
+    """What it gives; tried again where Ray's agents are late, as they are on a busy machine."""
     for left in reversed(range(START_ATTEMPTS)):
         try:
-            return Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **options})
+            return start()
         except Exception as error:  # Ray raises plain exceptions
             if not left or "timed out during startup" not in str(error):
                 raise
@@ -50,7 +55,7 @@ def start_cluster(*nodes: dict[str, Any]) -> Iterator[tuple[Cluster, list[Any]]]
 
 def add_node(cluster: Cluster, place: int, **options: Any) -> Any:
     """One more node, at the loopback address of this number."""
-    return cluster.add_node(node_ip_address=f"127.0.0.{place}", **options)
+    return _try(lambda: cluster.add_node(node_ip_address=f"127.0.0.{place}", **options))
 
 
 def drain(cluster: Cluster, node_id: str, seconds: float = 0.0) -> None:
