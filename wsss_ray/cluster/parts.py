@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.split import use_tasks
 
 Work = Callable[..., dict[str, Any]]
 """(batch of one part, *arguments) -> one result, every value in a list of its own; importable on the workers."""
@@ -22,17 +23,13 @@ ROUND, ROUND_PER_WORKER = 256, 16
 def run_parts(
     work: Work, parts: Iterable[Mapping[str, Any]], arguments: tuple[Any, ...], layout: Machines
 ) -> Iterator[dict[str, Any]]:
-    """The result of each part, in any order; at most ``layout.cpu_workers`` run at once, one core each.
+    """The result of each part, in any order, one core each (see ``use_tasks``).
 
     Parts are taken in rounds as they are needed, so that any number of them fits into memory.
     """
     source = iter(parts)
     while taken := list(islice(source, max(ROUND, ROUND_PER_WORKER * layout.cpu_workers))):
         pipeline = ray.data.from_items(taken, override_num_blocks=len(taken)).map_batches(
-            work,
-            fn_args=arguments,
-            batch_size=1,
-            compute=ray.data.TaskPoolStrategy(size=layout.cpu_workers),
-            num_cpus=1,
+            work, fn_args=arguments, batch_size=1, **use_tasks(layout)
         )
         yield from pipeline.iter_rows()
