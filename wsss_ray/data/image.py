@@ -53,7 +53,7 @@ def voc_palette(num_colours: int = 256) -> np.ndarray:
         for channel in range(3):
             palette[:, channel] |= ((index >> (3 * digit + channel)) & 1) << (7 - digit)
     colours = palette.astype(np.uint8)
-    colours.flags.writeable = False
+    colours.setflags(write=False)
     return colours
 
 

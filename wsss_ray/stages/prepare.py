@@ -25,6 +25,7 @@ from wsss_ray import storage
 from wsss_ray.artifacts.store import Step, digest, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import run_parts
+from wsss_ray.cluster.probe import SharedPlaces
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.data.checks import Problem
@@ -76,7 +77,8 @@ def prepare_source(
     if errors and not skip_bad:
         raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + FIX + recall_guess(source))
     source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
-    with join_cluster(address):
+    sources = () if root is None else (str(root.absolute()),)
+    with join_cluster(address, SharedPlaces(storage.make_absolute(out), sources)):
         manifest = prepare(source, out, plan_machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         num_masks = sum(shard.num_masks for shard in manifest.shards_of(split))
