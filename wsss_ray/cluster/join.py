@@ -10,11 +10,15 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
+from wsss_ray.cluster.guard import guard_cluster
+from wsss_ray.cluster.shared_memory import choose_store
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
@@ -83,7 +87,9 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
     try:
-        with _quiet_data():
+        with guard_cluster(address), _quiet_data():
+            # Ray 2.60 warns of settings of tasks for which it has no other way yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
             # Now that Ray Data is imported, which sets levels of its own.
             for name in ("ray.data", "ray.train", "ray.tune"):
                 logging.getLogger(name).setLevel(_choose_level())
@@ -170,6 +176,7 @@ def _start_here() -> None:
                     _node_ip_address=LOOPBACK,
                     logging_level=logging.WARNING,
                     log_to_driver=False,
+                    **choose_store(),
                     _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS, "task_oom_retries": 2},
                 )
         except Exception as error:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a command depends on while it runs: this machine's own part of Ray, and the head of the cluster.
+
+Without them Ray waits for a minute or prints its own dumps; here their loss ends the command in one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from wsss_ray.config import UserError
+
+log = logging.getLogger(__name__)
+LOOK_SECONDS = 1.0
+"""Between two looks."""
+HEAD_SECONDS = 30.0
+"""How long the head of a cluster that was joined may be silent: one that comes back in time is gone on with. Ray itself
+ends the process after 60 s."""
+SIGNAL = signal.SIGUSR1
+"""By which what blocks the main thread is interrupted; nobody else sends it to a command."""
+AGAIN = "run the same command to resume"
+
+
+class ClusterLostError(UserError):
+    """Ray is gone under a command."""
+
+
+@dataclass
+class Guard:
+    """Where the parts of Ray listen that a command cannot do without, and what was lost."""
+
+    node: str
+    """The socket of this machine's raylet."""
+    head: str
+    """HOST:PORT."""
+    address: str | None
+    """As it was asked for; None for a Ray of the command's own."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    silent_since: float | None = None
+
+    def find_lost(self) -> str | None:
+        """What is gone, in a line; None where all answers or may yet come back."""
+        if not _answers(self.node, socket.AF_UNIX):
+            return f"Ray on this machine has ended (it was killed, or memory ran out); {AGAIN}"
+        if _answers(self.head, socket.AF_INET):
+            self.silent_since = None
+            return None
+        if self.address is None:
+            return f"Ray's head on this machine has ended (it was killed, or memory ran out); {AGAIN}"
+        if self.silent_since is None:
+            self.silent_since = time.monotonic()
+            log.warning(f"the head of the Ray cluster at {self.head} does not answer; waiting {HEAD_SECONDS:.0f} s")
+        if time.monotonic() - self.silent_since < HEAD_SECONDS:
+            return None
+        return f"the head of the Ray cluster at {self.head} is gone; start it again, then {AGAIN}"
+
+    def watch(self) -> None:
+        """Look until the command has ended; interrupt its main thread where something is gone."""
+        while not self.ended.wait(LOOK_SECONDS):
+            if self.find_lost() is not None:
+                main = threading.main_thread().ident
+                if main is not None and not self.ended.is_set():
+                    signal.pthread_kill(main, SIGNAL)
+                return
+
+
+@contextlib.contextmanager
+def guard_cluster(address: str | None) -> Iterator[None]:
+    """While what runs inside depends on Ray: UserError in its place where Ray is gone, whatever it came to.
+
+    Outside the main thread nothing is interrupted: Ray's own errors come first there.
+    """
+    guard = _open_guard(address)
+    if guard is None:
+        yield
+        return
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(SIGNAL, _interrupt) if is_main else None
+    if is_main:
+        threading.Thread(target=guard.watch, daemon=True).start()
+    try:
+        with _mute_dumps():
+            yield
+    except BaseException as error:
+        lost = guard.find_lost()
+        if lost is None:
+            raise
+        raise ClusterLostError(lost) from error
+    finally:
+        guard.ended.set()
+        if is_main:
+            signal.signal(SIGNAL, before or signal.SIG_DFL)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _open_guard(address: str | None) -> Guard | None:
+    """The guard of the session that this process is in; None where Ray does not say where its parts listen."""
+    with contextlib.suppress(Exception):  # Ray's own, which another version may lack
+        from ray._private.worker import _global_node as node
+
+        if node is not None and node.raylet_socket_name and node.gcs_address:
+            return Guard(str(node.raylet_socket_name), str(node.gcs_address), address)
+    return None
+
+
+@contextlib.contextmanager
+def _mute_dumps() -> Iterator[None]:
+    """Without Ray's own messages on what died, which come with the last lines of its logs: here it is said in one."""
+    try:
+        from ray._private import worker
+
+        before = worker.print_to_stdstream
+    except (ImportError, AttributeError):  # Ray's own, which another version may lack
+        yield
+        return
+    worker.print_to_stdstream = lambda data, **options: log.debug("%s", data)
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+def _answers(place: str, family: socket.AddressFamily) -> bool:
+    """Whether something listens there; one that is merely slow does."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(LOOK_SECONDS)
+        host, _, port = place.rpartition(":")
+        try:
+            probe.connect(place if family == socket.AF_UNIX else (host.strip("[]"), int(port)))
+        except (TimeoutError, BlockingIOError):
+            return True
+        except OSError:
+            return False
+    return True
