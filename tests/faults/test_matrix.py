@@ -151,6 +151,7 @@ def test_a_worker_that_is_killed(whole: Whole, tmp_path: Path) -> None:
                 met.append(step)
         command.process.wait(timeout=300)
         assert command.process.returncode == 0, command.text
+        assert "Traceback" not in command.text
         assert command.list_left() == []
     finally:
         command.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chain import list_told
+from tests.faults.chain import DEATH_SECONDS, list_told
 from tests.faults.disk import SmallDisk
 from tests.faults.head import Head
 from tests.faults.images import write_images
@@ -44,7 +44,7 @@ def end(command: Command, code: int) -> str:
     command.process.wait(timeout=SECONDS)
     assert command.process.returncode == code, command.text
     assert "Traceback" not in command.text
-    left = command.list_left(30)
+    left = command.list_left(DEATH_SECONDS)
     assert left == [], left
     return command.text
 
@@ -78,7 +78,7 @@ def test_all_faults(begin: Callable[..., Command], tmp_path: Path) -> None:
         before = command.text
         command.process.wait(timeout=SECONDS)
         check(command, command.text.removeprefix(before))
-        left = command.list_left(30)
+        left = command.list_left(DEATH_SECONDS)
         assert left == [], left
 
     head = Head()

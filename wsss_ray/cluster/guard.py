@@ -116,7 +116,7 @@ def _open_guard(address: str | None) -> Guard | None:
 
 @contextlib.contextmanager
 def _mute_dumps() -> Iterator[None]:
-    """Without Ray's own messages on what died, which come with the last lines of its logs: here it is said in one."""
+    """Without Ray's own messages on what died, which come with tracebacks and ends of its logs: here it is a line."""
     try:
         from ray._private import worker
 
@@ -124,11 +124,16 @@ def _mute_dumps() -> Iterator[None]:
     except (ImportError, AttributeError):  # Ray's own, which another version may lack
         yield
         return
+    data_errors = logging.getLogger("ray.data.exceptions")
+    level = data_errors.level
     worker.print_to_stdstream = lambda data, **options: log.debug("%s", data)
+    if not log.isEnabledFor(logging.DEBUG):
+        data_errors.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         worker.print_to_stdstream = before
+        data_errors.setLevel(level)
 
 
 def _answers(place: str, family: socket.AddressFamily) -> bool:
