@@ -12,7 +12,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -99,6 +100,9 @@ class Chain:
     """Where its folder is seen from here, where that is another place."""
     finished: dict[str, int] = field(default_factory=dict)
     """Artifact -> when its record was written."""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def out(self) -> Path:
@@ -191,6 +195,14 @@ class Chain:
         self.check_reused()
         self.whole.check_equal(self.out)
         return command
+
+
+def run_beside(chain: Callable[[str], None], names: Iterable[str]) -> None:
+    """Chains at the same time, each by its name: a start of a command waits more than it works."""
+    names = list(names)
+    with ThreadPoolExecutor(len(names)) as pool:
+        for running in [pool.submit(chain, name) for name in names]:
+            running.result()
 
 
 def list_told(text: str) -> list[str]:

@@ -43,20 +43,17 @@ class Head:
             assert time.monotonic() < until, self.log.read_text()
             time.sleep(0.2)
 
-    def kill(self) -> None:
-        """kill -9 of the head's own process (gcs_server), as where its machine runs out of memory."""
+    def kill(self, words: str = "") -> None:
+        """kill -9 of all its processes, or of those with words in their command lines."""
         for place in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 line = (place / "cmdline").read_bytes()
-                if b"gcs_server" in line.split(b"\0")[0] and str(self.folder).encode() in line:
+                if str(self.folder).encode() in line and words.encode() in line:
                     os.kill(int(place.name), signal.SIGKILL)
 
     def end(self) -> None:
         """End all of it."""
-        for place in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if str(self.folder).encode() in (place / "cmdline").read_bytes():
-                    os.kill(int(place.name), signal.SIGKILL)
+        self.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chain import LAST, TITLES, Chain, Whole
+from tests.faults.chain import LAST, TITLES, Chain, Whole, run_beside
 from tests.faults.processes import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
@@ -47,11 +47,15 @@ def damage_first(folder: Path, change: Callable[[Path], None], patterns: tuple[s
     return found
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_damaged_files_are_made_again(name: str, whole: Whole, tmp_path: Path) -> None:
+def test_damaged_files_are_made_again(whole: Whole, tmp_path: Path) -> None:
     """Of the step that is finished, and of the one that is not."""
+    run_beside(lambda name: damage_all(name, whole, tmp_path / name), DAMAGES)
+
+
+def damage_all(name: str, whole: Whole, folder: Path) -> None:
+    """One kind of damage, in every step."""
     change, patterns = DAMAGES[name]
-    chain = Chain(whole, tmp_path)
+    chain = Chain(whole, folder)
     before: list[tuple[str, Path]] = []
     said: list[str] = []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chain import RUN, TITLES, Chain, Whole, list_told
+from tests.faults.chain import RUN, TITLES, Chain, Whole, list_told, run_beside
 from tests.faults.disk import SmallDisk
 from tests.faults.head import Head
 from tests.faults.processes import Command
@@ -70,13 +70,16 @@ STOPS = {
 """What ends a command: the fault, and how it ends."""
 
 
-@pytest.mark.parametrize("name", STOPS)
-def test_what_ends_a_command(name: str, whole: Whole, tmp_path: Path) -> None:
-    fault, check = STOPS[name]
-    chain = Chain(whole, tmp_path)
-    for step in TITLES:
-        chain.disturb(step, fault, check)
-    chain.finish()
+@pytest.mark.parametrize("names", [("driver", "raylet"), ("sigterm", "gcs"), ("ctrl-c", "terminal")])
+def test_what_ends_a_command(names: tuple[str, ...], whole: Whole, tmp_path: Path) -> None:
+    def disturb_all(name: str) -> None:
+        fault, check = STOPS[name]
+        chain = Chain(whole, tmp_path / name)
+        for step in TITLES:
+            chain.disturb(step, fault, check)
+        chain.finish()
+
+    run_beside(disturb_all, names)
 
 
 def test_a_full_disk(whole: Whole, tmp_path: Path) -> None:
@@ -120,12 +123,13 @@ def head(tmp_path: Path) -> Iterator[Callable[[], Head]]:
 
 
 def test_the_head_of_a_cluster_that_was_joined(head: Callable[[], Head], whole: Whole, tmp_path: Path) -> None:
-    """kill -9 of the head's own process; the machine's raylet, which is of the same cluster, goes with it."""
+    """kill -9 of all there is of the head's machine; in localize of its own process alone, which is waited for then."""
     chain = Chain(whole, tmp_path)
     for step in TITLES:
         cluster = head()
         chain.arguments = (*RUN, "--address", cluster.address)
-        chain.disturb(step, lambda _, cluster=cluster: cluster.kill(), expect_lost)
+        words = "gcs_server" if step == "localize" else ""
+        chain.disturb(step, lambda _, cluster=cluster, words=words: cluster.kill(words), expect_lost)
     chain.arguments = (*RUN, "--address", head().address)
     chain.finish()
 

@@ -44,10 +44,12 @@ class Guard:
     address: str | None
     """As it was asked for; None for a Ray of the command's own."""
     ended: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the handler is taken away, which nothing may be sent to afterwards."""
     silent_since: float | None = None
 
-    def find_lost(self) -> str | None:
-        """What is gone, in a line; None where all answers or may yet come back."""
+    def find_lost(self, patience: float = HEAD_SECONDS) -> str | None:
+        """What is gone, in a line; None where all answers, or where the head may come back within its patience."""
         if not _answers(self.node, socket.AF_UNIX):
             return f"Ray on this machine has ended (it was killed, or memory ran out); {AGAIN}"
         if _answers(self.head, socket.AF_INET):
@@ -57,8 +59,9 @@ class Guard:
             return f"Ray's head on this machine has ended (it was killed, or memory ran out); {AGAIN}"
         if self.silent_since is None:
             self.silent_since = time.monotonic()
-            log.warning(f"the head of the Ray cluster at {self.head} does not answer; waiting {HEAD_SECONDS:.0f} s")
-        if time.monotonic() - self.silent_since < HEAD_SECONDS:
+            if patience:
+                log.warning(f"the head of the Ray cluster at {self.head} does not answer; waiting {patience:.0f} s")
+        if time.monotonic() - self.silent_since < patience:
             return None
         return f"the head of the Ray cluster at {self.head} is gone; start it again, then {AGAIN}"
 
@@ -67,9 +70,15 @@ class Guard:
         while not self.ended.wait(LOOK_SECONDS):
             if self.find_lost() is not None:
                 main = threading.main_thread().ident
-                if main is not None and not self.ended.is_set():
-                    signal.pthread_kill(main, SIGNAL)
+                with self.lock:
+                    if main is not None and not self.ended.is_set():
+                        signal.pthread_kill(main, SIGNAL)
                 return
+
+    def hear(self, number: int, frame: Any) -> None:
+        """The handler of the signal."""
+        if not self.ended.is_set():
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -83,25 +92,23 @@ def guard_cluster(address: str | None) -> Iterator[None]:
         yield
         return
     is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(SIGNAL, _interrupt) if is_main else None
+    before = signal.signal(SIGNAL, guard.hear) if is_main else None
     if is_main:
         threading.Thread(target=guard.watch, daemon=True).start()
     try:
         with _mute_dumps():
             yield
     except BaseException as error:
-        lost = guard.find_lost()
+        # Errors of the user's own are said; any other one has come of a head that is gone just now.
+        lost = guard.find_lost(HEAD_SECONDS if isinstance(error, UserError) else 0.0)
         if lost is None:
             raise
         raise ClusterLostError(lost) from error
     finally:
         guard.ended.set()
         if is_main:
-            signal.signal(SIGNAL, before or signal.SIG_DFL)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+            with guard.lock:
+                signal.signal(SIGNAL, before or signal.SIG_DFL)
 
 
 def _open_guard(address: str | None) -> Guard | None:
