@@ -150,13 +150,11 @@ class Chain:
                     fault(command)
                     before = command.text
                     command.process.wait(timeout=SECONDS)
-                    caught = not (self.find_place(step) / "artifact.json").exists()
-                    if caught or command.process.returncode == 0:
-                        check(command, command.text.removeprefix(before))
-                        left = command.list_left(DEATH_SECONDS)
-                        assert left == [], left
-                        self.check_reused()
-                        return
+                    check(command, command.text.removeprefix(before))
+                    left = command.list_left(DEATH_SECONDS)
+                    assert left == [], left
+                    self.check_reused()
+                    return
                 command.kill()
                 self.forget(step)
             finally:
