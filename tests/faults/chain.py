@@ -147,8 +147,8 @@ class Chain:
             command = self.start()
             try:
                 if self.meet(command, step):
-                    fault(command)
                     before = command.text
+                    fault(command)
                     command.process.wait(timeout=SECONDS)
                     check(command, command.text.removeprefix(before))
                     left = command.list_left(DEATH_SECONDS)

@@ -74,8 +74,8 @@ def test_all_faults(begin: Callable[..., Command], tmp_path: Path) -> None:
     for fault, check in STOPS.values():
         command = begin()
         wait_for_more(command, maps)
-        fault(command)
         before = command.text
+        fault(command)
         command.process.wait(timeout=SECONDS)
         check(command, command.text.removeprefix(before))
         left = command.list_left(DEATH_SECONDS)
@@ -85,8 +85,8 @@ def test_all_faults(begin: Callable[..., Command], tmp_path: Path) -> None:
     try:
         command = begin("--address", head.address)
         wait_for_more(command, maps)
-        head.kill()
         before = command.text
+        head.kill()
         command.process.wait(timeout=SECONDS)
         expect_lost(command, command.text.removeprefix(before))
     finally:
@@ -127,8 +127,8 @@ def test_a_full_disk(begin: Callable[..., Command], tmp_path: Path) -> None:
         seen = disk.seen / "maps"
         command = begin(out=out, wrap=disk.wrap)
         wait_for_more(command, seen)
-        disk.fill()
         before = command.text
+        disk.fill()
         command.process.wait(timeout=SECONDS)
         expect_full(command, command.text.removeprefix(before))
         disk.free()
