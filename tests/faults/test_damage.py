@@ -14,7 +14,7 @@ import pytest
 from tests.faults.chain import LAST, TITLES, Chain, Whole, run_beside
 from tests.faults.processes import Command
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 PARTS = ("*.parquet", "model.safetensors", "checkpoints/*-model.safetensors")
 RECORDS = ("artifact.json", "checkpoints/checkpoint.json", "shard-*.parquet.json")
 

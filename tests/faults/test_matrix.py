@@ -19,7 +19,7 @@ from tests.faults.disk import SmallDisk
 from tests.faults.head import Head
 from tests.faults.processes import Command
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 WORKING = ("ray::_work", "ray::Map", "ray::_run", "ray::_write")
 """How processes are called that work on a step."""
 

@@ -12,7 +12,7 @@ from tests.faults.chain import Chain, Whole
 from tests.faults.test_damage import PARTS, damage_first, flip, truncate
 from tests.faults.test_matrix import WORKING, expect_line, expect_nothing, kill_named, send
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600)
 
 
 def test_a_run_goes_on_after_anything(whole: Whole, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.faults.processes import Command
 from tests.faults.test_matrix import STOPS, WORKING, expect_full, expect_lost, kill_named
 
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 NUM_IMAGES = 96
 SECONDS = 300
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from wsss_ray.config import UserError
@@ -27,6 +29,8 @@ ends the process after 60 s."""
 SIGNAL = signal.SIGUSR1
 """By which what blocks the main thread is interrupted; nobody else sends it to a command."""
 AGAIN = "run the same command to resume"
+MARK = "WSSS_OWN_RAY"
+"""In the environment of all that a command's own Ray starts."""
 
 
 class ClusterLostError(UserError):
@@ -55,7 +59,7 @@ class Guard:
         if _answers(self.head, socket.AF_INET):
             self.silent_since = None
             return None
-        if self.address is None:
+        if self.address in (None, "local"):
             return f"Ray's head on this machine has ended (it was killed, or memory ran out); {AGAIN}"
         if self.silent_since is None:
             self.silent_since = time.monotonic()
@@ -103,12 +107,27 @@ def guard_cluster(address: str | None) -> Iterator[None]:
         lost = guard.find_lost(HEAD_SECONDS if isinstance(error, UserError) else 0.0)
         if lost is None:
             raise
+        end_own_ray()
         raise ClusterLostError(lost) from error
     finally:
         guard.ended.set()
         if is_main:
             with guard.lock:
                 signal.signal(SIGNAL, before or signal.SIG_DFL)
+
+
+def mark_own_ray() -> None:
+    """Let all processes that are started from now on be known as this command's."""
+    os.environ[MARK] = f"{os.getpid()}-{time.monotonic_ns()}"
+
+
+def end_own_ray() -> None:
+    """End what is left of a Ray of the command's own: its agents notice the end of their raylet after many seconds."""
+    mark = os.environ.get(MARK)
+    for place in Path("/proc").glob("[0-9]*") if mark else ():
+        with contextlib.suppress(OSError):
+            if int(place.name) != os.getpid() and f"{MARK}={mark}\0".encode() in (place / "environ").read_bytes():
+                os.kill(int(place.name), signal.SIGKILL)
 
 
 def _open_guard(address: str | None) -> Guard | None:

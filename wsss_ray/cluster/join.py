@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
-from wsss_ray.cluster.guard import guard_cluster
+from wsss_ray.cluster.guard import guard_cluster, mark_own_ray
 from wsss_ray.cluster.shared_memory import choose_store
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
@@ -167,6 +167,7 @@ def _start_here() -> None:
 
     ``local``, since without an address Ray joins whatever ``ray start`` has left running here.
     """
+    mark_own_ray()
     for left in reversed(range(START_ATTEMPTS)):
         try:
             with _on_loopback():
