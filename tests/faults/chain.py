@@ -40,7 +40,7 @@ LAST = "last"
 PROGRESS = re.compile(r"^(prepare|train|localize|score \w+|refine|segment|predict|data|check|saliency): ")
 CORE = re.compile(r"^\[[-0-9 :,]+ E \d+ \d+\] \w+\.(cc|h):\d+: ")
 """As ``[2026-01-01 12:00:00,000 E 12 34] task_manager.cc:1545: ...``."""
-SECONDS = 300
+SECONDS = 900
 DEATH_SECONDS = 60
 """Within which all notices that driver or raylet were killed: agents of Ray look every other second, five times."""
 ATTEMPTS = 4

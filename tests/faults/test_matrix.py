@@ -163,7 +163,7 @@ def test_a_worker_that_is_killed(whole: Whole, tmp_path: Path) -> None:
                     with contextlib.suppress(LookupError):
                         kill_named(*WORKING)(command)
                         missed.remove(step)
-            command.process.wait(timeout=300)
+            command.process.wait(timeout=900)
             assert command.process.returncode == 0, command.text
             assert "Traceback" not in command.text
             assert command.list_left() == []

@@ -27,7 +27,7 @@ def test_a_run_goes_on_after_anything(whole: Whole, tmp_path: Path) -> None:
             if chain.meet(command, "refine"):
                 before = command.text
                 send(signal.SIGTERM)(command)
-                command.process.wait(timeout=300)
+                command.process.wait(timeout=900)
                 expect_line(143, "ended by SIGTERM")(command, command.text.removeprefix(before))
                 break
             chain.forget("localize")

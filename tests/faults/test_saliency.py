@@ -22,7 +22,7 @@ from tests.faults.test_matrix import STOPS, WORKING, expect_full, expect_lost, k
 pytest.importorskip("cv2", reason="pip install 'wsss-ray[saliency]'")
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 NUM_IMAGES = 96
-SECONDS = 300
+SECONDS = 900
 
 
 def list_maps(out: Path) -> dict[str, bytes]:

@@ -254,6 +254,6 @@ def is_whole_png(data: bytes) -> bool:
         if end > len(data) or zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
             return False
         if data[place + 4 : place + 8] == b"IEND":
-            return end == len(data)
+            return bool(end == len(data))
         place = end
     return False
