@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LEVELS = (
-    ("config", "registry", "contracts", "storage"),
+    ("config", "registry", "contracts", "storage", "resources"),
     ("nets", "data", "score"),
     ("methods", "refine"),
     ("engine",),

@@ -56,6 +56,8 @@ MOST = {
     "train_workers": 10_000,
     "inference_workers": 100_000,
     "loader_threads": 1000,
+    "count": 1000,
+    "checkpoint_minutes": 100_000,
     "scales": 16,
     "nodata": math.inf,
     "grey_range": math.inf,

@@ -31,6 +31,7 @@ from wsss_ray.nets.deeplab import SegmenterConfig
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.registry import Registry
+from wsss_ray.resources import Resources as Resources
 from wsss_ray.score.config import ScoreConfig
 
 SCALES: tuple[Scale, ...] = get_args(Scale)
@@ -157,19 +158,6 @@ class SegmentConfig(Config):
     network: Segmenter
     net: NetConfig
     train: TrainConfig
-
-
-class Resources(Config):
-    """What a run may use; changes no result and is in no digest."""
-
-    train_workers: Annotated[PositiveInt, Changes("nothing")] = 1
-    inference_workers: Annotated[PositiveInt | None, Changes("nothing")] = None
-    """None uses every core (or GPU) there is."""
-    gpus: Annotated[bool | None, Changes("nothing")] = None
-    """None uses GPUs where the cluster has some."""
-    batch_size: Annotated[PositiveInt, Changes("nothing")] = 8
-    """Images of one size in one forward pass of the inference steps."""
-    loader_threads: Annotated[PositiveInt, Changes("nothing")] = 2
 
 
 class Recipe(Localization):

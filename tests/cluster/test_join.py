@@ -17,10 +17,13 @@ import pytest
 pytest.importorskip("ray")
 
 import ray
+from ray._raylet import GcsClient
+from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group, placement_group_table
 
 from tests.local_ray import start_ray
-from wsss_ray.cluster.join import fit_runs, lay_out, release_orphans
+from wsss_ray.cluster.join import fit_runs, fit_training, lay_out, plan_machines, release_orphans
+from wsss_ray.cluster.nodes import MOST_NODES, Node, add_missing
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
@@ -53,6 +56,55 @@ def test_every_training_worker_fits_on_a_node(
     assert made.train_cpus == threads
     fitting = [min(cpus // threads, gpus) if made.use_gpu else cpus // threads for cpus, gpus in nodes]
     assert sum(fitting) >= workers * share
+
+
+@pytest.mark.parametrize(
+    ("there", "kinds", "found"),
+    [
+        ([(0, 0)], [(2, (8, 0))], [(0, 0), (8, 0), (8, 0)]),
+        ([(0, 0), (8, 0)], [(2, (8, 0))], [(0, 0), (8, 0), (8, 0)]),
+        ([(4, 0)], [(1, (16, 4)), (1, (4, 0))], [(4, 0), (16, 4)]),
+        ([(4, 0)], [], [(4, 0)]),
+    ],
+)
+def test_nodes_that_may_come_are_added_to_those_there(
+    there: list[Node], kinds: list[tuple[int, Node]], found: list[Node]
+) -> None:
+    assert add_missing(there, kinds) == found
+
+
+def test_the_plan_is_for_what_the_cluster_can_become() -> None:
+    """A head without cores, and one without a GPU: neither is all there will be."""
+    assert lay_out(add_missing([(0, 0)], [(3, (8, 0))]), Resources()).cpus == 24
+    grown = lay_out(add_missing([(4, 0)], [(2, (16, 1))]), Resources())
+    assert (grown.gpus, grown.inference_workers, grown.cpu_workers, grown.train_cpus) == (2, 2, 36, 16)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "threads"),
+    [([(2, 0), (2, 0)], 2, 2), ([(2, 0)], 1, 2), ([(1, 0)], 1, 1), ([(0, 0)], 2, 2)],
+)
+def test_a_training_fits_on_the_nodes_that_stay(nodes: list[Node], workers: int, threads: int) -> None:
+    whole = lay_out([(2, 0), (2, 0)], Resources(train_workers=2))
+    fitting = fit_training(whole, nodes)
+    assert (fitting.train_workers, fitting.train_cpus) == (workers, threads)
+
+
+def test_what_the_autoscaler_reports_is_planned_with(two_cores: None) -> None:
+    """Told to the head as Ray's autoscaler does; the user's own word goes before it."""
+    kinds = {"small": ({"CPU": 4}, 2), "large": ({"CPU": 16, "GPU": 2}, -1), "head": ({"CPU": 2}, 0)}
+    report = autoscaler_pb2.ClusterConfig(
+        node_group_configs=[
+            autoscaler_pb2.NodeGroupConfig(name=name, resources=resources, max_count=most)
+            for name, (resources, most) in kinds.items()
+        ]
+    )
+    assert plan_machines(Resources()).cpus == 2
+    GcsClient(address=ray.get_runtime_context().gcs_address).report_cluster_config(report.SerializeToString())
+    planned = plan_machines(Resources())
+    assert (planned.cpus, planned.gpus) == (2 + 2 * 4 + MOST_NODES * 16, 2 * MOST_NODES)
+    said = plan_machines(Resources(nodes=[{"count": 3, "cpus": 8}]))  # type: ignore[arg-type,list-item]
+    assert (said.cpus, said.gpus) == (26, 0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from wsss_ray.config import UserError
 from wsss_ray.data.samples import Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.engine.train import EpochReport, Hooks, Training, _Epoch, train_network
+from wsss_ray.engine.epoch import Epoch
+from wsss_ray.engine.train import EpochReport, Hooks, Request, Training, train_network
 from wsss_ray.engine.validate import World
 from wsss_ray.methods.cam import CAM
 from wsss_ray.nets import build_backbone
@@ -47,7 +50,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return Rows(str(root / "data"), "train", cache=root / "cache")
 
 
-def fit(recipe: Recipe, rows: Rows, state: Any = None) -> tuple[list[Any], list[dict[str, float]], Any]:
+def fit(
+    recipe: Recipe, rows: Rows, state: Any = None, hooks: Hooks | None = None
+) -> tuple[list[Any], list[dict[str, float]], Any]:
     """The state after every epoch, the losses of every epoch, and the network."""
     torch.manual_seed(1)
     network: Any = build_localizer(take_localizer(recipe), 5)
@@ -60,7 +65,7 @@ def fit(recipe: Recipe, rows: Rows, state: Any = None) -> tuple[list[Any], list[
         losses.append(dict(report.losses))
 
     training = Training(samples, recipe.train, 3, World(0, 1, torch.device("cpu")), threads=1)
-    train_network(network, training, state, Hooks(on_epoch))
+    train_network(network, training, state, replace(hooks or Hooks(), on_epoch=on_epoch))
     return states, losses, network
 
 
@@ -75,6 +80,50 @@ def test_cut_off_in_either_phase_goes_on_to_the_same_weights(name: str, rows: Ro
         assert later == losses[done + 1 :]
         for key, tensor in whole.state_dict().items():
             assert torch.equal(tensor, network.state_dict()[key]), (done, key)
+
+
+@pytest.mark.parametrize("name", ["cam", "ktse"])
+def test_broken_off_in_the_middle_of_an_epoch_goes_on_to_the_same_weights(name: str, rows: Rows) -> None:
+    """Every state that is given between two steps, after a way through files as checkpoints have it."""
+    recipe = override(small(name), ["train.epochs=3"])
+    _, losses, whole = fit(recipe, rows)
+    steps, middle = iter(range(100)), {1, 7}
+    kept: dict[int, Any] = {}
+
+    def keep(step: int, state: dict[str, Any]) -> None:
+        kept[step] = save_and_load(state)
+
+    hooks = Hooks(ask=lambda: Request.CHECKPOINT if next(steps) in middle else Request.NOTHING, on_request=keep)
+    assert len(fit(recipe, rows, hooks=hooks)[1]) == 3
+    assert sorted(kept) == [2, 8]
+    for step, state in kept.items():
+        assert state["begun"]["step"] == step
+        _, later, network = fit(recipe, rows, state)
+        assert later == losses[state["epoch"] + 1 :], "the losses of the whole epoch are counted"
+        for key, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, network.state_dict()[key]), (step, key)
+
+
+def test_asked_to_leave_it_gives_its_state_and_ends(rows: Rows) -> None:
+    recipe = small("cam", epochs=2)
+    given: list[int] = []
+    asked = iter([Request.NOTHING, Request.LEAVE])
+    hooks = Hooks(ask=lambda: next(asked), on_request=lambda step, state: given.append(step))
+    assert fit(recipe, rows, hooks=hooks)[1] == [], "it ends in its first epoch"
+    assert given == [2]
+    # Between two epochs the state was given by the epoch itself.
+    asked = iter([Request.NOTHING, Request.NOTHING, Request.LEAVE])
+    assert len(fit(recipe, rows, hooks=hooks)[1]) == 1
+    assert given == [2]
+
+
+def save_and_load(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as ``torch.load`` gives it where it unpickles nothing but numbers."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    loaded: dict[str, Any] = torch.load(file, weights_only=True)
+    return loaded
 
 
 @pytest.mark.parametrize("name", ["cam", "eps", "l2g", "smaf", "ktse", "esol", "ssss", "wsfcn"])
@@ -127,7 +176,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_named(
     """Also where losses are looked at once in a while, as on a GPU; the numbers are those of looking at every step."""
     recipe = small("cam", epochs=2)
     _, seen, _ = fit(recipe, rows)
-    monkeypatch.setattr(_Epoch, "is_due", lambda epoch, device: not waits)
+    monkeypatch.setattr(Epoch, "is_due", lambda epoch, device: not waits)
     assert fit(recipe, rows)[1] == seen
     steps = iter(range(100))
     loss = CAM.loss

@@ -15,9 +15,9 @@ import pytest
 
 pytest.importorskip("ray")
 
-import ray
 from ray.cluster_utils import Cluster
 
+from tests.faults.clusters import start_cluster
 from wsss_ray.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from wsss_ray.cluster.join import lay_out
 from wsss_ray.cluster.workers import Seat, TrainingWork, run_workers
@@ -34,6 +34,8 @@ def work(out: str, seat: Seat) -> None:
 
     last = read_checkpoint(out)
     done: list[int] = [] if last is None else json.loads(last["history"])
+    if seat.world.rank == 0:
+        seat.notes.note_history([{"epoch": epoch} for epoch in range(len(done))])
     for epoch in range(len(done), EPOCHS):
         time.sleep(1)
         if seat.world.size > 1:
@@ -47,12 +49,8 @@ def work(out: str, seat: Seat) -> None:
 
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[Cluster, Any]]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    second = cluster.add_node(num_cpus=1)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster, second
-    ray.shutdown()
-    cluster.shutdown()
+    with start_cluster({"num_cpus": 1}, {"num_cpus": 1}) as (cluster, (_, second)):
+        yield cluster, second
 
 
 @pytest.mark.timeout(600)

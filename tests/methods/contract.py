@@ -207,6 +207,8 @@ def check_training(case: Case, num_classes: int) -> None:
         assert all(torch.equal(again[name], part) for name, part in parts.items())
         optimizer.zero_grad()
         total(parts).backward()
+        skipped = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not skipped or case.config.skips_parameters, f"several workers would fail: no gradient for {skipped[:3]}"
         for group in groups:
             gradients = [p.grad for p in group.params if p.grad is not None]
             assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

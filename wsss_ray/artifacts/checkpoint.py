@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of a training that is not finished: the files of its last epoch, and a record written after them."""
+"""The checkpoint of a training that is not finished: its last files, and a record written after them."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ class CheckpointRecord(BaseModel):
     """Which files belong together."""
 
     epoch: int
+    """Their number."""
     files: dict[str, FileInfo]
 
 
-def write_checkpoint(out: str, epoch: int, files: Mapping[str, bytes]) -> None:
-    """Keep the files of an epoch below ``out``, and no longer those of the one before."""
+def write_checkpoint(out: str, number: int, files: Mapping[str, bytes]) -> None:
+    """Keep files below ``out``, and no longer those of the checkpoint before; each has a number of its own."""
     folder = storage.join(out, FOLDER)
     before = storage.list_names(folder)
-    names = {name: _name_file(epoch, name) for name in files}
+    names = {name: _name_file(number, name) for name in files}
     for name, data in files.items():
         storage.write_bytes(storage.join(folder, names[name]), data)
     infos = {name: FileInfo.of(data).model_dump() for name, data in files.items()}
-    storage.write_record(storage.join(folder, RECORD), {"epoch": epoch, "files": infos})
+    storage.write_record(storage.join(folder, RECORD), {"epoch": number, "files": infos})
     for old in set(before) - {RECORD, *names.values()}:
         storage.remove(storage.join(folder, old))
 
 
 def read_checkpoint(out: str) -> dict[str, bytes] | None:
-    """The files of the last epoch, by name; None where there is none, or a damaged one: training begins anew then."""
+    """The last files by name; None where there are none, or damaged ones: training begins anew then."""
     folder = storage.join(out, FOLDER)
     where = storage.join(folder, RECORD)
     if not storage.exists(where):
@@ -56,8 +57,8 @@ def remove_checkpoints(out: str) -> None:
     storage.remove_folder(storage.join(out, FOLDER))
 
 
-def _name_file(epoch: int, name: str) -> str:
-    return f"{epoch:05d}-{name}"
+def _name_file(number: int, name: str) -> str:
+    return f"{number:05d}-{name}"
 
 
 def _read(folder: str, name: str, info: FileInfo) -> bytes:

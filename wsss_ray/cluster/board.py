@@ -23,8 +23,16 @@ class Notices:
     loss: float = float("nan")
     epochs: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Epoch -> its record."""
+    num_before: int | None = None
+    """Epochs that an earlier run had done; None until it is known."""
     error: str = ""
     """A user's error inside a worker, word for word."""
+    nodes: dict[int, str] = field(default_factory=dict)
+    """Worker -> the node it is on."""
+    request: int = 0
+    """What the driver asks of the training (``engine.train.Request``)."""
+    left: bool = False
+    """Whether it ended before its end, as it was asked to."""
 
 
 @ray.remote(num_cpus=0, max_restarts=-1)
@@ -43,9 +51,38 @@ class Board:
         """A finished epoch."""
         self.notices[training].epochs[record["epoch"]] = record
 
+    def note_history(self, training: str, records: list[dict[str, Any]]) -> None:
+        """The epochs done as workers begin: of those of this run, what a worker that died could not note."""
+        notices = self.notices[training]
+        if notices.num_before is None:
+            notices.num_before = len(records)
+        for record in records[notices.num_before :]:
+            notices.epochs.setdefault(record["epoch"], record)
+
     def note_error(self, training: str, message: str) -> None:
         """A user's error inside a worker."""
         self.notices[training].error = message
+
+    def note_seat(self, training: str, rank: int, size: int, node: str) -> None:
+        """Where a worker begins, and how many they are now."""
+        notices = self.notices[training]
+        notices.nodes = {other: where for other, where in notices.nodes.items() if other < size} | {rank: node}
+        notices.left = False
+
+    def note_left(self, training: str) -> None:
+        """The workers ended as they were asked to."""
+        self.notices[training].left = True
+
+    def ask(self, training: str, request: int) -> None:
+        """Ask something of the training; what is asked for stays until it is taken."""
+        notices = self.notices[training]
+        notices.request = max(notices.request, request)
+
+    def take_request(self, training: str) -> int:
+        """What is asked, once."""
+        notices = self.notices[training]
+        asked, notices.request = notices.request, 0
+        return asked
 
     def read(self, training: str) -> Notices:
         """All of one training."""
@@ -71,9 +108,30 @@ class Notes:
         """A finished epoch; it is there when this returns."""
         ray.get(self.board.note_epoch.remote(self.training, record))
 
+    def note_history(self, records: list[dict[str, Any]]) -> None:
+        """The epochs done as workers begin; it is there when this returns."""
+        ray.get(self.board.note_history.remote(self.training, records))
+
     def note_error(self, message: str) -> None:
         """A user's error; it is there when this returns."""
         ray.get(self.board.note_error.remote(self.training, message))
+
+    def note_seat(self, rank: int, size: int, node: str) -> None:
+        """Where a worker begins; it is there when this returns."""
+        ray.get(self.board.note_seat.remote(self.training, rank, size, node))
+
+    def note_left(self) -> None:
+        """The workers ended as they were asked to; it is there when this returns."""
+        ray.get(self.board.note_left.remote(self.training))
+
+    def ask(self, request: int) -> None:
+        """Ask something of the training, without waiting."""
+        self.board.ask.remote(self.training, request)
+
+    def take_request(self) -> int:
+        """What the driver asks, once."""
+        asked: int = ray.get(self.board.take_request.remote(self.training))
+        return asked
 
     def read(self) -> Notices:
         """All that was noted so far."""

@@ -12,12 +12,14 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.util.annotations import RayDeprecationWarning
 
 from wsss_ray.cluster.guard import guard_cluster, mark_own_ray
+from wsss_ray.cluster.nodes import Node, count_places, list_possible_nodes
+from wsss_ray.cluster.probe import SharedPlaces, probe_nodes, watch_nodes
 from wsss_ray.cluster.shared_memory import choose_store
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
@@ -31,8 +33,6 @@ KEPT_MS = 3_600_000
 """How long an idle process of a local node is kept for the next step, which finds PyTorch imported there."""
 ORPHANS_AFTER = (2.0, 3.0, 5.0, 10.0)
 """Seconds between looks for what dead trainings hold."""
-Node = tuple[int, int]
-"""CPUs and GPUs of one node."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class Machines:
     their number changes no bit of a result."""
     cpu_workers: int
     """Processes of the steps without a network: preparation, saliency, CRF, scores."""
+    grows: bool = False
+    """Whether steps may use more than this where nodes join: nobody else shares the cluster, no number was given."""
 
     @property
     def use_gpu(self) -> bool:
@@ -57,11 +59,12 @@ class Machines:
 
 
 @contextlib.contextmanager
-def join_cluster(address: str | None = None) -> Iterator[None]:
+def join_cluster(address: str | None = None, places: SharedPlaces | None = None) -> Iterator[None]:
     """A connection to Ray: the session of this process where it has one, which is left as it was; else ``address`` or
     RAY_ADDRESS where given; otherwise a local cluster that ends with the run.
 
-    Raises UserError where the address does not answer or asks for a token.
+    Raises UserError where the address does not answer or asks for a token, or a node of the cluster cannot reach
+    ``places``.
     """
     if ray.is_initialized():
         with _quiet_data():
@@ -93,9 +96,21 @@ def join_cluster(address: str | None = None) -> Iterator[None]:
             # Now that Ray Data is imported, which sets levels of its own.
             for name in ("ray.data", "ray.train", "ray.tune"):
                 logging.getLogger(name).setLevel(_choose_level())
-            yield
+            with _watched_nodes(places if address else None):
+                yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _watched_nodes(places: SharedPlaces | None) -> Iterator[None]:
+    """Nodes that can work with this one, and word of those that come and go; nothing without places."""
+    if places is None:
+        yield
+        return
+    probe_nodes(places)
+    with watch_nodes(places):
+        yield
 
 
 def explain_start(error: Exception) -> str:
@@ -242,14 +257,10 @@ def _choose_level() -> int:
 
 
 def plan_machines(resources: Resources, share: int = 1) -> Machines:
-    """The layout of one of ``share`` runs on the joined cluster; UserError where it asks for more than there is."""
-    return lay_out(list_nodes(), resources, share)
-
-
-def list_nodes() -> list[Node]:
-    """The nodes of the joined cluster that are there now."""
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(int(have.get("CPU", 0)), int(have.get("GPU", 0))) for have in found]
+    """The layout of one of ``share`` runs on what the joined cluster has or may become; UserError where it asks for
+    more.
+    """
+    return lay_out(list_possible_nodes(resources.nodes), resources, share)
 
 
 def lay_out(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Machines:
@@ -271,12 +282,19 @@ def lay_out(nodes: Sequence[Node], resources: Resources, share: int = 1) -> Mach
     while threads > 1 and count_places(nodes, threads, gpus > 0) < share * resources.train_workers:
         threads -= 1
     cpu_workers = min(resources.inference_workers or cpus, cpus) if not gpus else cpus
-    return Machines(cpus, gpus, resources.train_workers, threads, inference, cpu_workers)
+    grows = share == 1 and resources.inference_workers is None
+    return Machines(cpus, gpus, resources.train_workers, threads, inference, cpu_workers, grows)
 
 
-def count_places(nodes: Sequence[Node], threads: int, use_gpu: bool = False) -> int:
-    """How many workers of so many CPUs, each with a GPU of its own where asked, the nodes hold at the same time."""
-    return sum(min(cpus // threads, gpus) if use_gpu else cpus // threads for cpus, gpus in nodes)
+def fit_training(machines: Machines, nodes: Sequence[Node]) -> Machines:
+    """The same with no more training workers, and no more threads for each, than these nodes hold; as it was where
+    they hold none.
+    """
+    for threads in range(machines.train_cpus, 0, -1):
+        places = count_places(nodes, threads, machines.use_gpu)
+        if places:
+            return replace(machines, train_cpus=threads, train_workers=min(machines.train_workers, places))
+    return machines
 
 
 def choose_concurrency(resources: Resources, asked: int | None, num_jobs: int) -> int:
@@ -284,7 +302,7 @@ def choose_concurrency(resources: Resources, asked: int | None, num_jobs: int) -
 
     UserError where more are asked for than have room.
     """
-    return fit_runs(list_nodes(), resources, asked, num_jobs)
+    return fit_runs(list_possible_nodes(resources.nodes), resources, asked, num_jobs)
 
 
 def fit_runs(nodes: Sequence[Node], resources: Resources, asked: int | None, num_jobs: int) -> int:

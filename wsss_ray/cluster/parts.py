@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.split import MAX_DEATHS
+from wsss_ray.cluster.split import use_tasks
 from wsss_ray.config import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ ROUND, ROUND_PER_WORKER = 256, 16
 def run_parts(
     work: Work, parts: Iterable[Part], arguments: tuple[Any, ...], layout: Machines, bury: Bury
 ) -> Iterator[Result]:
-    """The result of each part, in any order; at most ``layout.cpu_workers`` run at once, one core each.
+    """The result of each part, in any order, one core each (see ``use_tasks``).
 
     Parts are taken in rounds as they are needed, so that any number of them fits into memory. A part over which workers
     die again and again is done without the items that kill them, which are found by halving it.
@@ -54,9 +54,7 @@ def run_parts(
             _work_on,  # type: ignore[arg-type]
             fn_args=(work, arguments),
             batch_size=1,
-            compute=ray.data.TaskPoolStrategy(size=layout.cpu_workers),
-            num_cpus=1,
-            max_retries=MAX_DEATHS,
+            **use_tasks(layout),
         )
         try:
             for row in pipeline.iter_rows():

@@ -29,7 +29,7 @@ from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
-from wsss_ray.cluster.split import MAX_DEATHS, Split, run_split, use_gpu_actors
+from wsss_ray.cluster.split import Split, run_split, use_gpu_actors, use_tasks
 from wsss_ray.config import UserError
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.train import measure_peak_memory
@@ -259,7 +259,5 @@ def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> 
         _run_as_task,  # type: ignore[arg-type]
         fn_args=(*arguments, uuid.uuid4().hex),
         batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=min(machines.cpu_workers, len(names))),
-        num_cpus=1,
-        max_retries=MAX_DEATHS,
+        **use_tasks(machines, len(names)),
     )

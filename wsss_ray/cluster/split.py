@@ -88,17 +88,25 @@ def run_split(
 
 def use_gpu_actors(num_shards: int, machines: Machines) -> dict[str, Any]:
     """How Ray Data runs a class that holds a network: Ray ends the process of a task that had a GPU, an actor stays."""
+    size = min(machines.inference_workers, num_shards)
     return {
         # One shard waits behind the one in work: without it an actor idles 0.2 s after each; with more of them one
         # actor may hold several at the end while another has none.
         "compute": ray.data.ActorPoolStrategy(
-            size=min(machines.inference_workers, num_shards), max_tasks_in_flight_per_actor=2
+            min_size=size, max_size=num_shards if machines.grows else size, max_tasks_in_flight_per_actor=2
         ),
         "num_cpus": 1,
-        "num_gpus": machines.gpus / machines.inference_workers,
+        "num_gpus": 1,
+        # Ray 2.60 warns of these, but has no other way to say them: its own limit is none.
         "max_restarts": MAX_DEATHS,
         "max_task_retries": MAX_DEATHS,
     }
+
+
+def use_tasks(machines: Machines, num_parts: int | None = None) -> dict[str, Any]:
+    """How Ray Data runs a function on cores: on all there are, also of nodes that join, or on so many at once."""
+    size = None if machines.grows else min(machines.cpu_workers, num_parts or machines.cpu_workers)
+    return {"compute": ray.data.TaskPoolStrategy(size=size), "num_cpus": 1, "max_retries": MAX_DEATHS}
 
 
 def _build_pipeline(split: Split, names: Sequence[str], machines: Machines) -> Any:
@@ -113,9 +121,7 @@ def _build_pipeline(split: Split, names: Sequence[str], machines: Machines) -> A
         _finish,  # type: ignore[arg-type]
         fn_args=(cloudpickle.dumps(split.make_finisher), uuid.uuid4().hex),
         batch_size=1,
-        compute=ray.data.TaskPoolStrategy(size=machines.cpu_workers),
-        num_cpus=1,
-        max_retries=MAX_DEATHS,
+        **use_tasks(machines),
     )
 
 

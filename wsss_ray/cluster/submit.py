@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ PAUSE = 2.0
 """Seconds between two tries to hand in or follow a job."""
 WARM_UP = 60.0
 """Seconds a cluster may take from its start until it can take jobs."""
+AGAIN = "hand in the same command again: it goes on from what is finished"
+"""What is said of a job that ended before its time."""
 NOT_YET = "No available agent"
 """What Ray answers until then."""
 
@@ -199,31 +202,35 @@ def follow_job(client: Any, job: str, address: str) -> int:
 
     Raises UserError where the cluster does not answer for PATIENCE seconds, or does not know the job any more.
     """
-    log = _Log(client, job)
+    shown = _Log(client, job)
     silent_since: float | None = None
     while True:
         lost: BaseException | None = None
         try:
-            asyncio.run(log.show())
+            asyncio.run(shown.show())
         except Exception as error:  # Ray and aiohttp raise plain and own exceptions for a broken connection
             lost = error
         try:
             info = client.get_job_info(job)
         except Exception as error:
             if "does not exist" in str(error):
-                raise UserError(f"{address}: the cluster does not know {job} any more: was it restarted?") from error
-            silent_since = silent_since or time.monotonic()
+                raise UserError(
+                    f"{address}: the cluster does not know {job} any more: was it restarted? Then {AGAIN}"
+                ) from error
+            if silent_since is None:
+                silent_since = time.monotonic()
+                log.warning(f"{address}: no answer; trying for up to {PATIENCE:.0f} s")
             if time.monotonic() - silent_since > PATIENCE:
                 raise UserError(
                     f"{address}: no answer for {PATIENCE:.0f} s ({_first_line(error)}); {job} may go on: "
-                    f"ray job logs --address {address} --follow {job}"
+                    f"ray job logs --address {address} --follow {job}; where its head is gone, {AGAIN} when it is back"
                 ) from error
         else:
             silent_since = None
             if str(info.status) in ENDED:
                 if lost is not None:
                     with contextlib.suppress(Exception):
-                        asyncio.run(log.show())
+                        asyncio.run(shown.show())
                 return read_exit_code(info, job)
         time.sleep(PAUSE)
 
@@ -246,14 +253,27 @@ class _Log:
 
 
 def read_exit_code(info: Any, job: str) -> int:
-    """The exit code of an ended job; 1 where it ended without one, with its reason on stderr."""
+    """The exit code of an ended job, by the shell's rule for signals; 1 where it ended without one.
+
+    Where no command of ours has said why it ended, a line on stderr does.
+    """
     if str(info.status) == "SUCCEEDED":
         return 0
-    code = info.driver_exit_code
-    if code is None or code == 0:
-        log.error(f"{job} {info.status}: {info.message or 'no reason given'}")
-        return 1
-    return int(code) if code > 0 else 128 - int(code)
+    stopped = str(info.status) == "STOPPED"
+    code = info.driver_exit_code or (128 + signal.SIGTERM if stopped else 1)
+    code = int(code) if code > 0 else 128 - int(code)
+    if stopped:
+        log.error(f"{job} was stopped; {AGAIN}")
+    elif code > 128:
+        log.error(f"{job} was ended by {_name_signal(code - 128)}; {AGAIN}")
+    elif not info.driver_exit_code:
+        log.error(f"{job} {info.status}: {_first_line(RuntimeError(info.message or 'no reason given'))}; {AGAIN}")
+    return code
+
+
+def _name_signal(number: int) -> str:
+    known = {one.value: one.name for one in signal.Signals}
+    return known.get(number, f"signal {number}")
 
 
 def sends_token() -> bool:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,29 +17,66 @@ import ray
 
 from wsss_ray import storage
 from wsss_ray.cluster.board import Notes, Notices, open_notes
-from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.join import Machines, fit_training
+from wsss_ray.cluster.nodes import count_places, list_draining, list_nodes, name_node
 from wsss_ray.cluster.process import begin_work, forget
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
+from wsss_ray.engine.train import Request
 from wsss_ray.engine.validate import World
 
 log = logging.getLogger(__name__)
 MAX_FAILURES = 3
 """How often a training whose worker died goes on from its last checkpoint."""
 RESIZE_SECONDS = 300.0
-"""Between two looks for nodes that came back: taking them in costs what was done since the last epoch."""
+"""Between two looks for nodes that came back: taking them in costs what was done since the last checkpoint."""
+LOOK_SECONDS = 3.0
+"""Between two looks for nodes that are drained, and of the first worker at what it is asked."""
 WAIT_SECONDS = 20.0
 """After which a training that has not begun says what it waits for."""
 GROUP = "group"
 """What Ray Train keeps of a worker group, beside the training's own checkpoint."""
 
 
+class Requests:
+    """What the driver asks of a training: looked up by a thread on its first worker, taken between two steps."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes, self._asked, self._ended = notes, Request.NOTHING, threading.Event()
+        self._lock = threading.Lock()
+
+    def take(self) -> Request:
+        """What is asked, once."""
+        with self._lock:
+            asked, self._asked = self._asked, Request.NOTHING
+        return asked
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[None]:
+        """Look while this is open."""
+        thread = threading.Thread(target=self._look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(timeout=10)
+
+    def _look(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            with contextlib.suppress(Exception):  # the board's node is lost: the driver with it
+                asked = Request(self._notes.take_request())
+                with self._lock:
+                    self._asked = max(self._asked, asked)
+
+
 @dataclass(frozen=True)
 class Seat:
-    """Where a training worker stands, and whom it tells how far it is."""
+    """Where a training worker stands, whom it tells how far it is, and what it is asked."""
 
     world: World
     notes: Notes
+    requests: Requests
 
 
 @dataclass(frozen=True)
@@ -56,18 +93,24 @@ class TrainingWork:
 def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Mapping[str, Any]], None]) -> None:
     """Run a training to its end; ``hear_epoch`` is called in this process, from another thread, with every epoch.
 
-    Raises UserError with a worker's own message, RuntimeError where workers failed more than ``MAX_FAILURES`` times.
+    Where a node of it is drained it leaves that node and goes on where there is room. Raises UserError with a worker's
+    own message, RuntimeError where workers failed more than ``MAX_FAILURES`` times.
     """
     notes = open_notes()
     wanted = {
         "GPU" if machines.use_gpu else "CPU": machines.train_workers * (1 if machines.use_gpu else machines.train_cpus)
     }
-    with _show_progress(job.title, notes, hear_epoch, wanted):
+    watch = NodeWatch(job.title, notes, machines)
+    with _show_progress(job.title, notes, hear_epoch, wanted, watch):
         try:
-            if machines.use_gpu or machines.train_workers > 1:
-                _run_group(job, notes, machines)
-            else:
-                _run_alone(job, notes, machines)
+            left = True
+            while left:
+                layout = watch.choose_layout()
+                if machines.use_gpu or machines.train_workers > 1:
+                    _run_group(job, notes, layout)
+                else:
+                    _run_alone(job, notes, layout)
+                left = notes.read().left
         except Exception as error:
             said = notes.read().error
             if said:
@@ -77,6 +120,42 @@ def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Map
     notes.close()
     if said:
         raise UserError(said)
+
+
+class NodeWatch:
+    """Asks a training to leave nodes that are drained, and to take in those that come in their place."""
+
+    def __init__(self, title: str, notes: Notes, machines: Machines) -> None:
+        self.title, self.notes, self.machines = title, notes, machines
+        self._known: set[str] = set()
+        self._look_at, self._places = 0.0, 0
+
+    def choose_layout(self) -> Machines:
+        """How the training is laid out now: without the nodes that are drained, which Ray would wait for."""
+        self.notes.take_request()
+        nodes = list_nodes()
+        self._places = count_places(nodes, self.machines.train_cpus, self.machines.use_gpu)
+        return fit_training(self.machines, nodes) if list_draining() else self.machines
+
+    def look(self, nodes: Iterable[str]) -> None:
+        """Ask what is to be asked of a training that runs on these nodes, every few seconds."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        seats, others, use_gpu = list(nodes), list_nodes(), self.machines.use_gpu
+        places = count_places(others, self.machines.train_cpus, use_gpu)
+        if new := (list_draining() & set(seats)) - self._known:
+            self._known |= new
+            room = count_places(others, 1, use_gpu) > 0
+            self.notes.ask(Request.LEAVE if room else Request.CHECKPOINT)
+            names = ", ".join(name_node(node) for node in sorted(new))
+            then = "going on elsewhere" if room else "no other node has room for it"
+            log.info(f"{self.title}: node {names} is being drained: checkpoint, {then}")
+        elif 0 < len(seats) < min(places, self.machines.train_workers) and places > self._places:
+            self._places = places
+            room_for = min(places, self.machines.train_workers)
+            log.info(f"{self.title}: there is room for {room_for} workers: checkpoint, going on with them")
+            self.notes.ask(Request.LEAVE)
 
 
 def _run_alone(job: TrainingWork, notes: Notes, machines: Machines) -> None:
@@ -94,8 +173,10 @@ def _run_alone(job: TrainingWork, notes: Notes, machines: Machines) -> None:
 def _work_alone(work: Callable[[Seat], None], notes: Notes, threads: int) -> None:
     forget()
     begin_work(threads)
-    with _noted_errors(notes):
-        work(Seat(World(), notes))
+    notes.note_seat(0, 1, ray.get_runtime_context().get_node_id())
+    requests = Requests(notes)
+    with _noted_errors(notes), requests.listen():
+        work(Seat(World(), notes, requests))
 
 
 def _run_group(job: TrainingWork, notes: Notes, machines: Machines) -> None:
@@ -139,8 +220,11 @@ def _work_in_group(config: dict[str, Any]) -> None:
     begin_work(config["threads"])
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
+    notes.note_seat(world.rank, world.size, ray.get_runtime_context().get_node_id())
+    requests = Requests(notes)
     try:
-        config["work"](Seat(world, notes))
+        with requests.listen() if world.rank == 0 else contextlib.nullcontext():
+            config["work"](Seat(world, notes, requests))
     except UserError as error:
         # Raised as well, so that the other workers, who may wait for this one, are ended.
         notes.note_error(str(error))
@@ -157,7 +241,11 @@ def _noted_errors(notes: Notes) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _show_progress(
-    title: str, notes: Notes, hear_epoch: Callable[[Mapping[str, Any]], None], wanted: Mapping[str, int]
+    title: str,
+    notes: Notes,
+    hear_epoch: Callable[[Mapping[str, Any]], None],
+    wanted: Mapping[str, int],
+    nodes: NodeWatch,
 ) -> Iterator[None]:
     """A progress bar fed from the board while training runs; what it waits for where it does not begin."""
     stop = threading.Event()
@@ -169,6 +257,8 @@ def _show_progress(
             ended = False
             while not ended:
                 ended = stop.wait(1.0)
+                if not ray.is_initialized():
+                    continue  # a call would start a cluster of its own
                 try:
                     notices = notes.read()
                 except Exception:  # a node is lost, or the cluster goes down; the run itself reports why
@@ -176,6 +266,8 @@ def _show_progress(
                 for epoch in sorted(set(notices.epochs) - heard):
                     heard.add(epoch)
                     hear_epoch(notices.epochs[epoch])
+                with contextlib.suppress(Exception):  # as above
+                    nodes.look(notices.nodes.values())
                 _show_notices(bar, notices)
                 if not notices.num_steps and time.monotonic() > say_at:
                     say_at = time.monotonic() + 3 * WAIT_SECONDS

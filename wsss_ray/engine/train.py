@@ -6,12 +6,11 @@ worker.
 from __future__ import annotations
 
 import contextlib
-import math
 import resource
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Annotated, Any, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from wsss_ray.config import Changes, Config, UserError
 from wsss_ray.contracts import Batch, Progress, Trainable
 from wsss_ray.data.augment import AugmentConfig
 from wsss_ray.data.samples import Prefetcher, TrainSamples
+from wsss_ray.engine.epoch import Epoch, mean_over_workers
 from wsss_ray.engine.precision import Precision, use_bf16
 from wsss_ray.engine.validate import ValidationImage, World, measure_precision
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, compute_lr_multiplier, set_lr
@@ -80,14 +80,28 @@ class EpochReport:
     learning_rate: float
 
 
+class Request(IntEnum):
+    """What is asked of a training between two steps."""
+
+    NOTHING = 0
+    CHECKPOINT = 1
+    """Give the state, and go on."""
+    LEAVE = 2
+    """Give the state, and end here: it goes on elsewhere."""
+
+
 @dataclass
 class Hooks:
-    """What the surroundings want to hear: every epoch (with a function that gives the whole state), and every few
-    steps.
-    """
+    """What the surroundings want to hear, and what they ask for."""
 
     on_epoch: Callable[[EpochReport, Callable[[], dict[str, Any]]], None] = lambda report, state: None
+    """Every epoch, with a function that gives the whole state."""
     on_step: Callable[[int, int, float], None] = lambda step, num_steps, loss: None
+    """Every few steps."""
+    ask: Callable[[], Request] = lambda: Request.NOTHING
+    """Asked of the first worker, after every step on a CPU and every ``AGREE_STEPS`` beside a GPU."""
+    on_request: Callable[[int, dict[str, Any]], None] = lambda step, state: None
+    """The steps done so far and the state in the middle of an epoch, where ``ask`` wants it; on every worker."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,8 @@ class Training:
     validation: Sequence[ValidationImage] = ()
     threads: int = 2
     """That build batches ahead."""
+    skips_parameters: bool = False
+    """Whether a step may give no gradient to some parameters."""
 
     @property
     def steps_per_epoch(self) -> list[int]:
@@ -127,12 +143,12 @@ class _Loss(nn.Module):
 
 def train_network(
     trainable: nn.Module, training: Training, state: dict[str, Any] | None = None, hooks: Hooks | None = None
-) -> None:
-    """Train ``trainable`` in place.
+) -> bool:
+    """Train ``trainable`` in place; False where it was asked to leave before its end.
 
-    ``state`` continues a run from what ``on_epoch``'s function gave; random numbers are re-seeded from (seed, step,
-    rank) before every step, so that a resumed run equals an unbroken one. Raises UserError on an empty epoch or a loss
-    that is not finite.
+    ``state`` continues a run from what ``on_epoch``'s function gave or ``on_request`` heard; random numbers are
+    re-seeded from (seed, step, rank) before every step, so that a resumed run equals an unbroken one. Raises UserError
+    on an empty epoch or a loss that is not finite.
     """
     hooks = hooks or Hooks()
     config, world = training.config, training.world
@@ -144,23 +160,30 @@ def train_network(
             f"train.batch_size: {config.batch_size} is more than the {len(training.samples)} training images; lower it"
         )
     optimizer = build_optimizer(cast(Trainable, trainable).param_groups(), config.optimizer)
-    first = 0
+    first, begun = 0, None
     if state is not None:
         trainable.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"] + 1
-    model: nn.Module = _Loss(trainable)
-    if world.size > 1:
-        ids = [world.device.index] if world.device.type == "cuda" else None
-        model = nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=True)
+        first, begun = state["epoch"] + 1, state.get("begun")
+    model = _wrap(trainable, training)
     for epoch in range(first, config.epochs):
         step = sum(steps_per_epoch[:epoch])
         if config.max_steps is not None and step >= config.max_steps:
             break
         trainable.train()
-        start = time.monotonic()
-        done = _train_epoch(model, optimizer, training, Progress(epoch, step, config.epochs, num_steps), hooks)
-        seconds = time.monotonic() - start
+        done = Epoch(step) if begun is None else Epoch.resume(begun, world.device)
+        begun = None
+
+        def snapshot(epoch: int = epoch) -> dict[str, Any]:
+            return {"model": trainable.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+
+        def give_state(done: Epoch = done, epoch: int = epoch) -> None:
+            hooks.on_request(done.step, {**snapshot(epoch - 1), "begun": done.save(world)})
+
+        progress = Progress(epoch, step, config.epochs, num_steps)
+        if not _train_epoch(model, optimizer, training, progress, _Watched(done, hooks, give_state)):
+            return False
+        seconds = done.count_seconds()
         mean_ap = None
         last = epoch == config.epochs - 1 or (config.max_steps is not None and done.step >= config.max_steps)
         if training.validation and (last or (epoch + 1) % config.validate_every == 0):
@@ -172,17 +195,39 @@ def train_network(
         report = EpochReport(
             epoch,
             done.step,
-            _mean_over_workers(losses, world),
+            mean_over_workers(losses, world),
             mean_ap,
             done.num_images / max(seconds, 1e-9),
             measure_peak_memory(world.device),
             optimizer.param_groups[0]["lr"],
         )
-
-        def snapshot(epoch: int = epoch) -> dict[str, Any]:
-            return {"model": trainable.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
-
         hooks.on_epoch(report, snapshot)
+        if not last and _hear_request(hooks, world) is Request.LEAVE:
+            return False
+    return True
+
+
+def _wrap(trainable: nn.Module, training: Training) -> nn.Module:
+    """The loss of the network, whose gradients are means over the workers."""
+    model, world = _Loss(trainable), training.world
+    if world.size == 1:
+        return model
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=training.skips_parameters)
+
+
+AGREE_STEPS = 10
+"""Beside GPUs, steps between two looks of several workers at what is asked: each waits for all steps before it."""
+
+
+def _hear_request(hooks: Hooks, world: World) -> Request:
+    """What the first worker is asked for, on every worker."""
+    asked = hooks.ask() if world.rank == 0 else Request.NOTHING
+    if world.size == 1:
+        return asked
+    told = torch.tensor(int(asked), device=world.device)
+    dist.broadcast(told, src=0)
+    return Request(int(told))
 
 
 def _to_device(trainable: nn.Module, training: Training) -> None:
@@ -190,55 +235,24 @@ def _to_device(trainable: nn.Module, training: Training) -> None:
     trainable.to(memory_format=training.memory_format)  # type: ignore[call-overload]
 
 
-LOOK_SECONDS = 0.5
-"""On a GPU, between two looks at the losses: each waits for all steps before it."""
+@dataclass(frozen=True)
+class _Watched:
+    """An epoch, and who watches it."""
 
-
-@dataclass
-class _Epoch:
-    """What the steps of an epoch came to."""
-
-    step: int
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sum of every loss part over the steps, float64, on the device."""
-    num_images: int = 0
-    unseen: list[dict[str, Tensor]] = field(default_factory=list)
-    """Loss parts of the last steps, not looked at yet."""
-    last_look: float = 0.0
-
-    def add(self, parts: dict[str, Tensor], num_images: int) -> None:
-        """Count one step, without waiting for it."""
-        for name, value in parts.items():
-            value = value.double()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-        self.unseen.append(parts)
-        self.num_images += num_images
-        self.step += 1
-
-    def is_due(self, device: torch.device) -> bool:
-        """Whether to look at the losses now."""
-        return device.type == "cpu" or time.monotonic() - self.last_look > LOOK_SECONDS
-
-    def look(self) -> float:
-        """The total loss of the last step; UserError, naming the first of the unseen steps whose loss is not finite."""
-        totals = torch.stack([parts["total"] for parts in self.unseen]).tolist()
-        for place, total in enumerate(totals):
-            if not math.isfinite(total):
-                bad = ", ".join(name for name, value in self.unseen[place].items() if not torch.isfinite(value))
-                step = self.step - len(totals) + place
-                raise UserError(f"train: the loss is not finite at step {step} ({bad}); lower train.optimizer.lr")
-        self.unseen.clear()
-        self.last_look = time.monotonic()
-        return float(totals[-1])
+    done: Epoch
+    hooks: Hooks
+    give_state: Callable[[], None]
 
 
 def _train_epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, training: Training, start: Progress, hooks: Hooks
-) -> _Epoch:
-    config, world = training.config, training.world
+    model: nn.Module, optimizer: torch.optim.Optimizer, training: Training, start: Progress, watched: _Watched
+) -> bool:
+    """The steps of an epoch that are not done yet; False where it is asked to leave before the last one."""
+    config, world, done, hooks = training.config, training.world, watched.done, watched.hooks
     steps_per_epoch = training.steps_per_epoch[start.epoch]
-    done = _Epoch(start.step)
-    for batch in _build_batches(training, start.epoch):
+    end = min(start.step + steps_per_epoch, config.max_steps or start.num_steps)
+    left = False
+    for batch in _build_batches(training, start.epoch, done.step - start.step):
         progress = replace(start, step=done.step)
         set_lr(optimizer, compute_lr_multiplier(config.schedule, done.step, start.num_steps, steps_per_epoch))
         torch.manual_seed(zlib.crc32(f"{training.seed}/{done.step}/{world.rank}".encode()))
@@ -246,11 +260,20 @@ def _train_epoch(
         done.add(parts, batch.image.shape[0] * world.size)
         if done.is_due(world.device):
             hooks.on_step(done.step, start.num_steps, done.look())
-        if config.max_steps is not None and done.step >= config.max_steps:
+        if done.step >= end:
             break
+        if world.device.type == "cpu" or done.step % AGREE_STEPS == 0:
+            request = _hear_request(hooks, world)
+            if request is not Request.NOTHING:
+                if done.unseen:  # no state of a loss that is not finite
+                    hooks.on_step(done.step, start.num_steps, done.look())
+                watched.give_state()
+            if request is Request.LEAVE:
+                left = True
+                break
     if done.unseen:
         hooks.on_step(done.step, start.num_steps, done.look())
-    return done
+    return not left
 
 
 def _count_steps(num_images: int, config: TrainConfig, epoch: int) -> int:
@@ -258,16 +281,19 @@ def _count_steps(num_images: int, config: TrainConfig, epoch: int) -> int:
     return num_images // size if config.drop_last else -(-num_images // size)
 
 
-def _build_batches(training: Training, epoch: int) -> Iterator[Batch]:
-    """The worker's share of every global batch of an epoch, built ahead."""
+def _build_batches(training: Training, epoch: int, first: int) -> Iterator[Batch]:
+    """The worker's share of every global batch of an epoch from the step ``first`` on, built ahead.
+
+    A last batch of fewer images than workers is left out: each must have one, or they wait for each other.
+    """
     samples, config, world = training.samples, training.config, training.world
     order = samples.epoch_order(epoch)
     size = config.batch_size_at(epoch)
     shares = []
-    for step in range(_count_steps(len(samples), config, epoch)):
-        share = order[step * size : (step + 1) * size][world.rank :: world.size]
-        if len(share):
-            shares.append([int(index) for index in share])
+    for step in range(first, _count_steps(len(samples), config, epoch)):
+        batch = order[step * size : (step + 1) * size]
+        if len(batch) >= world.size:
+            shares.append([int(index) for index in batch[world.rank :: world.size]])
     pinned = world.device.type == "cuda"
     return iter(Prefetcher(samples, epoch, shares, num_threads=training.threads, pinned=pinned))
 
@@ -320,14 +346,6 @@ def slice_batch(batch: Batch, start: int, stop: int) -> Batch:
         elif isinstance(value, Batch):
             cut[name] = slice_batch(value, start, stop)
     return replace(batch, **cut)
-
-
-def _mean_over_workers(values: dict[str, float], world: World) -> dict[str, float]:
-    if world.size == 1:
-        return values
-    gathered: list[Any] = [None] * world.size
-    dist.all_gather_object(gathered, values)
-    return {name: float(np.mean([worker[name] for worker in gathered if name in worker])) for name in values}
 
 
 def measure_peak_memory(device: torch.device) -> float:

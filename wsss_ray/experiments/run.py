@@ -11,6 +11,7 @@ from wsss_ray.artifacts.network import SegmenterSpec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact, Store, digest
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
+from wsss_ray.cluster.probe import list_places
 from wsss_ray.experiments.log import MlflowLog, PanelLog, StepLog
 from wsss_ray.experiments.settle import check_recipe, open_run
 from wsss_ray.experiments.tags import tag_run
@@ -49,7 +50,7 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     check_recipe(recipe)
     store = Store(options.out)
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
-    with tracker, join_cluster(options.address):
+    with tracker, join_cluster(options.address, list_places(store.uri, recipe.data.uri)):
         listeners = (StepLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
         machines = plan_machines(recipe.resources, options.share)
         steps = Steps(store, listeners)

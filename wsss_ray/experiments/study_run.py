@@ -19,6 +19,7 @@ from wsss_ray.artifacts.network import read_spec
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import hold_folder
 from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
+from wsss_ray.cluster.probe import list_places
 from wsss_ray.contracts import Trainable
 from wsss_ray.experiments.failures import describe_failure
 from wsss_ray.experiments.run import RunOptions, run
@@ -98,7 +99,8 @@ def run_rows(
     try:
         with tracker.hold_children():
             if planned:
-                with join_cluster(address):
+                places = list_places(storage.make_absolute(out), planned[0].recipe.data.uri)
+                with join_cluster(address, places):
                     share = choose_concurrency(planned[0].recipe.resources, max_concurrent, len(planned))
                     for row, entry in run_concurrently(opened.study, planned, out, tracker.run_id, share):
                         _keep_result(opened, row, entry)

@@ -22,6 +22,7 @@ from ray import tune
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Store, digest, hold_folder
 from wsss_ray.cluster.join import choose_concurrency, find_this_node, join_cluster, release_orphans
+from wsss_ray.cluster.probe import list_places
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
 from wsss_ray.experiments.settle import check_recipe, describe_inputs
@@ -76,7 +77,7 @@ def _run_alone(
         kept = f" ({len(outcomes)} trials kept)" if outcomes else ""
         log.info(f"sweep: {folder.folder}{kept}")
         recorder = _Recorder(plan, folder, outcomes, tracker.run_id)
-        with join_cluster(address):
+        with join_cluster(address, list_places(storage.make_absolute(out), plan.recipe.data.uri)):
             _run_trials(plan, recorder, out, max_concurrent)
     close_sweep(plan, recorder.outcomes, folder, tracker)
     return recorder.outcomes

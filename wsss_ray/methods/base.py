@@ -39,6 +39,11 @@ class MethodConfig(Config):
         """
         return False
 
+    @property
+    def skips_parameters(self) -> bool:
+        """Whether some steps give no gradient to some of its parameters: several workers then look for them."""
+        return False
+
     def fusion(self) -> FusionRule:
         """How its maps of several scales and flips are fused."""
         return FusionRule()

@@ -24,6 +24,7 @@ from wsss_ray.artifacts.store import digest
 from wsss_ray.artifacts.tables import name_part, read_table, write_table
 from wsss_ray.cluster.join import join_cluster, plan_machines
 from wsss_ray.cluster.parts import DEADLY
+from wsss_ray.cluster.probe import list_places
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
 from wsss_ray.data.image import MAX_PIXELS, decode_image, encode_jpeg, encode_mask
@@ -166,7 +167,7 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
         make_worker = partial(PredictImagesWorker, opened, plan, output, options.resources.batch_size)
         chunks = write_plan(waiting, plan)
         job = ShardJob("predict", make_worker, chunks, state, network=True, rescue=partial(leave_deadly, plan, state))
-        with join_cluster(options.address):
+        with join_cluster(options.address, list_places(out)):
             run_shards(job, plan_machines(options.resources))
     known = keep_present(read_rows(state, {one.image: one.stamp for one in images}), images, out)
     remove_broken(known, out)

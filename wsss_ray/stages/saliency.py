@@ -14,6 +14,7 @@ from ray import ObjectRef
 from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.parts import DEADLY, pack_items, run_parts, unpack_items
+from wsss_ray.cluster.probe import list_places
 from wsss_ray.cluster.process import keep
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
@@ -57,7 +58,7 @@ def make_saliency(
         raise UserError(f"{name}: no image files to look at; this step is for folders, voc and coco")
     opened = open_detector(detector, options)
     _claim(out, opened.made)
-    with join_cluster(address):
+    with join_cluster(address, list_places(out)):
         grey = source.load.reading.grey if isinstance(source.load, ReadsFiles) else PLAIN
         bad = detect_all(items, out, (opened, grey), plan_machines(Resources()))
     if bad and not skip_bad:

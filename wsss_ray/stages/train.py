@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The train step: any number of workers, a checkpoint per epoch, killed runs resume."""
+"""The train step: any number of workers, a checkpoint per epoch and every few minutes, killed runs resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.workers import Seat, TrainingWork, run_workers
 from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows
-from wsss_ray.engine.train import EpochReport, Hooks, Training, train_network
+from wsss_ray.engine.train import EpochReport, Hooks, Request, Training, train_network
 from wsss_ray.engine.validate import ValidationImage, load_validation_images
 from wsss_ray.engine.watch import SeedReading, SeedWatch
 from wsss_ray.nets.weight_store import digest_weights, locate_weights
@@ -93,6 +93,8 @@ class TrainJob:
     val_split: str
     seed: int
     threads: int
+    checkpoint_seconds: float
+    """Between two checkpoints within an epoch."""
     base: str | None = None
     """Folder of the trained base localizer."""
     maps: str | None = None
@@ -137,6 +139,7 @@ def train(run: Run, title: str, spec: NetworkSpec, inputs: TrainInputs) -> Artif
         val_split=recipe.data.val_split,
         seed=recipe.seed,
         threads=recipe.resources.loader_threads,
+        checkpoint_seconds=60 * recipe.resources.checkpoint_minutes,
         base=_uri_of(inputs.base),
         maps=_uri_of(inputs.maps),
         masks=_uri_of(inputs.masks),
@@ -183,14 +186,15 @@ class _Worker:
     """Trains its share of every batch and reports each epoch, with a checkpoint on the first worker."""
 
     def __init__(self, job: TrainJob, seat: Seat) -> None:
-        self.job, self.world, self.notes = job, seat.world, seat.notes
+        self.job, self.seat, self.world, self.notes = job, seat, seat.world, seat.notes
         self.spec = parse_spec(job.spec)
         self.history: list[dict[str, Any]] = []
         self.watch: SeedWatch | None = None
         self.last_note = 0.0
+        self.last_checkpoint = time.monotonic()
 
     def train(self) -> None:
-        """The whole training, from the last finished epoch on."""
+        """The whole training, from the last checkpoint on."""
         job, spec = self.job, self.spec
         torch.manual_seed(job.seed)
         self.network = spec.build(pretrained=True, base_folder=job.base)
@@ -207,8 +211,13 @@ class _Worker:
             validation = self._load_validation(spec)
             self.watch = self._open_watch(spec)
         state, self.history = _restore(job.out)
-        training = Training(samples, spec.train, job.seed, self.world, validation, job.threads)
-        train_network(self.network, training, state, Hooks(self._report_epoch, self._note_step))
+        if self.world.rank == 0:
+            self.notes.note_history(self.history)
+        skips = isinstance(spec, LocalizerSpec) and spec.localization.method.skips_parameters
+        training = Training(samples, spec.train, job.seed, self.world, validation, job.threads, skips)
+        hooks = Hooks(self._report_epoch, self._note_step, self._ask, self._keep)
+        if not train_network(self.network, training, state, hooks) and self.world.rank == 0:
+            self.notes.note_left()
 
     def _load_validation(self, spec: LocalizerSpec) -> list[ValidationImage]:
         limit = spec.train.validate_images
@@ -232,6 +241,16 @@ class _Worker:
             self.last_note = time.monotonic()
             self.notes.note_step(step, num_steps, loss)
 
+    def _ask(self) -> Request:
+        asked = self.seat.requests.take()
+        if time.monotonic() - self.last_checkpoint > self.job.checkpoint_seconds:
+            asked = max(asked, Request.CHECKPOINT)
+        return asked
+
+    def _keep(self, step: int, state: dict[str, Any]) -> None:
+        if self.world.rank == 0:
+            self._write_checkpoint(2 * step, {name: value for name, value in state.items() if name != "model"})
+
     def _report_epoch(self, report: EpochReport, snapshot: Callable[[], dict[str, Any]]) -> None:
         record = vars(report).copy()
         if self.watch is not None:
@@ -240,19 +259,24 @@ class _Worker:
         if self.world.rank != 0:
             return
         whole = snapshot()
+        self._write_checkpoint(2 * report.step + 1, {"optimizer": whole["optimizer"], "epoch": whole["epoch"]})
+        self.notes.note_epoch(record)
+
+    def _write_checkpoint(self, number: int, rest: dict[str, Any]) -> None:
+        """The network, the history and the rest of the state."""
         state = io.BytesIO()
-        torch.save({"optimizer": whole["optimizer"], "epoch": whole["epoch"]}, state)
+        torch.save(rest, state)
         files = {
             MODEL: encode_state(self.network),
             STATE: state.getvalue(),
             HISTORY: json.dumps(self.history, indent=1, sort_keys=True).encode(),
         }
-        write_checkpoint(self.job.out, report.epoch, files)
-        self.notes.note_epoch(record)
+        write_checkpoint(self.job.out, number, files)
+        self.last_checkpoint = time.monotonic()
 
 
 def _restore(out: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The state and history of the last finished epoch, or nothing."""
+    """The state and history of the last checkpoint, or nothing."""
     files = read_checkpoint(out)
     if files is None:
         return None, []

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two workers whose gradients meet (gloo): every method trains; one that is left goes on to the same bits."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from tests.engine.test_training import save_and_load, small
+from wsss_ray.artifacts.network import build_localizer
+from wsss_ray.contracts import ClassMaps
+from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
+from wsss_ray.data.shards import Rows, write_dataset
+from wsss_ray.data.sources import open_source
+from wsss_ray.engine.train import Hooks, Request, Training, train_network
+from wsss_ray.engine.validate import World
+from wsss_ray.methods import METHODS
+from wsss_ray.recipe import Recipe, override, take_localizer
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+MORE = {"l2g": ["method.patch_size=24"]}
+"""What a method's default settings need at this crop."""
+
+
+def draw_maps(image_id: str) -> ClassMaps:
+    return ClassMaps(image_id, np.array([0]), np.ones((1, 56, 56), np.float32), (56, 56))
+
+
+def fit(recipe: Recipe, rows: Rows, rank: int, state: Any = None, hooks: Hooks | None = None) -> tuple[bool, Any]:
+    """Whether it came to its end, and the network."""
+    torch.manual_seed(1)
+    network: Any = build_localizer(take_localizer(recipe), 5)
+    lookups = Lookups(maps=draw_maps) if "maps" in recipe.method.needs else Lookups()
+    sampling = Sampling(recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs)
+    samples = TrainSamples(rows, 5, sampling, lookups)
+    skips = recipe.method.skips_parameters
+    training = Training(
+        samples, recipe.train, 3, World(rank, 2, torch.device("cpu")), threads=1, skips_parameters=skips
+    )
+    return train_network(network, training, state, hooks), network
+
+
+def list_weights(network: Any) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in network.parameters()]
+
+
+def work(rank: int, folder: str) -> None:
+    """What each of the two does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    rows = Rows(f"{folder}/data", "train", cache=Path(folder) / f"cache{rank}")
+    for name in METHODS:
+        recipe = override(small(name, epochs=3), MORE.get(name, []))
+        ended, network = fit(recipe, rows, rank)
+        assert ended
+        gathered: list[Any] = [None, None]
+        dist.all_gather_object(gathered, list_weights(network))
+        assert all(torch.equal(one, other) for one, other in zip(*gathered, strict=True)), name
+    _leave_and_go_on(rows, rank)
+    dist.destroy_process_group()
+
+
+def _leave_and_go_on(rows: Rows, rank: int) -> None:
+    recipe = small("cam", epochs=2)
+    _, whole = fit(recipe, rows, rank)
+    kept: list[dict[str, Any]] = []
+    asked = iter([Request.NOTHING, Request.LEAVE])
+    ended, _ = fit(
+        recipe,
+        rows,
+        rank,
+        hooks=Hooks(ask=lambda: next(asked), on_request=lambda _, state: kept.append(copy.deepcopy(state))),
+    )
+    assert not ended, "both leave, though the first was asked alone"
+    (state,) = kept
+    assert state["begun"]["step"] == 2
+    states: list[Any] = [save_and_load(state)]
+    dist.broadcast_object_list(states, src=0)
+    ended, again = fit(recipe, rows, rank, states[0])
+    assert ended
+    assert all(torch.equal(one, other) for one, other in zip(list_weights(whole), list_weights(again), strict=True))
+
+
+def test_every_method_and_one_that_is_left(tmp_path: Path) -> None:
+    write_dataset(open_source("toy", num_train=12, num_val=4, size=56), str(tmp_path / "data"))
+    multiprocessing.spawn(work, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
