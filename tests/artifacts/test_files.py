@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wsss_ray.artifacts.files import RECORD, DamagedError, find_damage, parse_parquet, read_file, read_parquet
+from wsss_ray.artifacts.files import MARK, RECORD, DamagedError, find_damage, parse_parquet, read_file, read_parquet
 from wsss_ray.artifacts.network import encode_state, load_state
 from wsss_ray.artifacts.store import Store, read_artifact
 from wsss_ray.artifacts.tables import (
@@ -25,6 +25,7 @@ from wsss_ray.artifacts.tables import (
     write_table,
 )
 from wsss_ray.config import UserError
+from wsss_ray.experiments.check import check_all
 
 STAGE, UID = "localize", "0123456789abcdef"
 
@@ -189,3 +190,28 @@ def test_pages_of_unfinished_steps_have_checksums(whole: Path, tmp_path: Path) -
             part.write_bytes(data)
             assert rows == read_table(str(part)).to_pylist()
     assert found > 90
+
+
+@pytest.mark.parametrize("found_by", ["read", "check"])
+def test_the_next_run_makes_again_what_somebody_found_damaged(whole: Path, tmp_path: Path, found_by: str) -> None:
+    """A flipped bit in a file that no step of a finished run reads: sizes alone do not show it."""
+    shutil.copytree(whole, tmp_path / "out")
+    store = Store(str(tmp_path / "out"))
+    folder = Path(store.folder(STAGE, UID))
+    part = folder / "shard-00001.parquet"
+    before = part.read_bytes()
+    part.write_bytes(before[:50] + bytes([before[50] ^ 1]) + before[51:])
+    assert store.find(STAGE, UID) is not None
+    if found_by == "read":
+        with pytest.raises(DamagedError, match="checksum mismatch"):
+            read_file(str(folder), part.name)
+    else:
+        assert check_all(str(tmp_path / "out")).problems == [f"{part}: damaged or gone"]
+    assert store.find(STAGE, UID) is None
+    part.write_bytes(before)
+    assert store.find(STAGE, UID) is not None, "what was put back is whole again"
+    assert not (folder / MARK).exists()
+    part.write_bytes(before[:50] + bytes([before[50] ^ 1]) + before[51:])
+    assert check_all(str(tmp_path / "out")).problems != []
+    assert store.reopen(STAGE, UID) == [part.name]
+    assert [path.name for path in folder.iterdir() if path.name in (MARK, RECORD, part.name)] == []

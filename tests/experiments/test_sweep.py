@@ -22,6 +22,7 @@ from wsss_ray.experiments.sweep_outcomes import (
     group_lines,
     merge_outcomes,
 )
+from wsss_ray.experiments.sweep_search import build_searcher, fold_seed
 from wsss_ray.experiments.sweep_space import (
     Axis,
     build_grid,
@@ -281,6 +282,17 @@ def test_tpe_draws_no_more_than_there_is() -> None:
     assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe").count_draws() == 3
     assert plan(recipe, parse_space(["train.epochs=1,2,3"]), search="tpe", trials=2).count_draws() == 2
     assert plan(recipe, parse_space(["score.background=0.1..0.5"]), search="tpe", trials=7).count_draws() == 7
+
+
+@pytest.mark.parametrize("seed", [7, 2**32 - 1, 2**32, 2**63 - 1])
+def test_tpe_takes_any_seed(seed: int) -> None:
+    pytest.importorskip("optuna")
+    recipe = resolve("cam").model_copy(update={"seed": seed})
+    searcher = build_searcher(plan(recipe, (parse_axis("train.epochs=1,2,3"),), search="tpe", trials=3), [])
+    assert searcher.suggest("first")["over"]["train.epochs"] in (0, 1, 2)
+    assert seed >= 2**32 or fold_seed(seed) == seed
+    assert 0 <= fold_seed(seed) < 2**32
+    assert fold_seed(2**32) != fold_seed(2**63 - 1)
 
 
 def test_early_stopping_refuses_several_seeds() -> None:

@@ -25,15 +25,17 @@ def _hear_signals() -> None:
 
 
 class Command:
-    """``wsss ARGUMENTS`` in ``folder``; all that it starts inherits a mark, by which it is found again."""
+    """``wsss ARGUMENTS`` in ``folder``, called through ``wrap``; all that it starts inherits a mark, by which it is
+    found again.
+    """
 
-    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, wrap: tuple[str, ...] = (), **environment: str) -> None:
         self.mark = uuid.uuid4().hex
         self.log = folder / f"log-{self.mark[:6]}.txt"
         inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         with self.log.open("wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cli.main", *arguments],
+                [*wrap, sys.executable, "-m", "cli.main", *arguments],
                 cwd=folder,
                 env={**inherited, "PYTHONPATH": str(ROOT), MARK: self.mark, "COLUMNS": "200", **environment},
                 stdout=stream,
@@ -66,11 +68,12 @@ class Command:
     def list_left(self, seconds: float = 3.0) -> list[str]:
         """Command lines of the processes that are left after at most so many seconds."""
         until = time.monotonic() + seconds
-        while (left := self._find_marked()) and time.monotonic() < until:
+        while (left := self.find_processes()) and time.monotonic() < until:
             time.sleep(0.1)
         return list(left.values())
 
-    def _find_marked(self) -> dict[int, str]:
+    def find_processes(self) -> dict[int, str]:
+        """The command and all that it started: number -> command line."""
         found = {}
         for place in Path("/proc").glob("[0-9]*"):
             try:
@@ -83,7 +86,7 @@ class Command:
     def kill(self) -> None:
         """End whatever is left of it."""
         for _ in range(20):
-            left = self._find_marked()
+            left = self.find_processes()
             for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)

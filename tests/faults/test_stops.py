@@ -17,6 +17,8 @@ import pytest
 
 from tests.fake_model import fake_model
 from tests.fake_run import prepare
+from tests.faults.head import Head
+from tests.faults.images import write_images
 from tests.faults.processes import SETTINGS, Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -93,6 +95,87 @@ def test_predictions(number: signal.Signals, tmp_path: Path, commands: list[Comm
     commands.append(command)
     command.wait_for("predict: ", 300)
     check_stop(command, number)
+
+
+def wait_for_file(command: Command, folder: Path, pattern: str) -> None:
+    """Until the first file of a form is there."""
+    until = time.monotonic() + 300
+    while not list(folder.glob(pattern)):
+        assert command.process.poll() is None, command.text
+        assert time.monotonic() < until, command.text
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "pattern"),
+    [
+        (signal.SIGINT, ("data", "prepare"), "shard-*.parquet"),
+        (signal.SIGTERM, ("data", "prepare"), "shard-*.parquet"),
+        (signal.SIGINT, ("data", "saliency"), "*.png"),
+        (signal.SIGTERM, ("data", "saliency"), "*.png"),
+    ],
+)
+def test_data(
+    number: signal.Signals, arguments: tuple[str, ...], pattern: str, tmp_path: Path, commands: list[Command]
+) -> None:
+    """Stopped in the middle, and the same command finishes."""
+    write_images(tmp_path / "images", 160)
+    whole = (*arguments, "folder", str(tmp_path / "images"), "--out", "made")
+    commands.append(Command(tmp_path, *whole))
+    wait_for_file(commands[-1], tmp_path / "made", pattern)
+    check_stop(commands[-1], number)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").glob(pattern)}
+    commands.append(Command(tmp_path, *whole))
+    commands[-1].process.wait(timeout=300)
+    assert commands[-1].process.returncode == 0, commands[-1].text
+    assert {name: (tmp_path / "made" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_job_that_was_submitted(number: signal.Signals, tmp_path: Path, commands: list[Command]) -> None:
+    """What follows a job is stopped: so is the job, and nothing of it is left on the cluster."""
+    head = Head(dashboard=True)
+    try:
+        job = ("run", "cam", *SETTINGS, *LONG, "--out", str(tmp_path / "out"))
+        commands.append(Command(tmp_path, "submit", "--address", head.dashboard, "--folder", "", "--", *job))
+        commands[-1].wait_for("prepare: 32/32", 300)
+        before = commands[-1].text
+        took = commands[-1].stop(number)
+        assert commands[-1].process.returncode == 128 + number, commands[-1].text
+        assert took < SECONDS
+        lines = [line for line in commands[-1].text.removeprefix(before).splitlines() if "steps" not in line]
+        assert [line.split()[0] for line in lines] == ["stopped", "wsss:"], lines
+        assert "submit it again to resume" in lines[0]
+        until = time.monotonic() + 60
+        while (left := list_running(str(tmp_path / "out"))) and time.monotonic() < until:
+            time.sleep(0.2)
+        assert left == []
+        assert set(read_states(tmp_path)) == {"KILLED"}
+    finally:
+        head.end()
+
+
+def list_running(words: str) -> list[str]:
+    """Command lines of the processes that hold some words."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            found += [line] if words in line and "cli.main run" in line else []
+    return found
+
+
+def test_a_run_that_was_killed_is_closed_by_the_next_command(tmp_path: Path, commands: list[Command]) -> None:
+    """kill -9 lets nobody say that it ended: MLflow shows it as running until the next command on that store."""
+    commands.append(Command(tmp_path, *RUN, *LONG))
+    commands[-1].wait_for("prepare: 32/32", 300)
+    commands[-1].stop(signal.SIGKILL)
+    assert read_states(tmp_path) == ["RUNNING"]
+    commands.append(Command(tmp_path, "track", "sync", "--out", "out"))
+    commands[-1].process.wait(timeout=120)
+    assert commands[-1].process.returncode == 0
+    assert "MLflow: 1 runs that were cut off are marked as KILLED" in commands[-1].text
+    assert read_states(tmp_path) == ["KILLED"]
 
 
 def test_the_ui_leaves_no_server(tmp_path: Path, commands: list[Command]) -> None:

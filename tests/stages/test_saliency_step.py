@@ -178,13 +178,13 @@ def test_the_command_runs_a_network_on_a_cluster(
 def test_one_process_sets_a_network_up_once(images: Path, tmp_path: Path, ray_cluster: None) -> None:
     detector = open_detector("onnx", {"file": str(write_network(tmp_path / "redness.onnx")), "side": 64})
     items = [(item.image_id, item.image) for item in open_source("folder", images).items]
-    batch = {"items": np.array([cloudpickle.dumps(items[:2])], dtype=object)}
+    part = {"items": cloudpickle.dumps(items[:2])}
     sent = ray.put(detector)
     for _ in range(2):
-        assert saliency._detect_part(batch, str(tmp_path / "maps"), sent, PLAIN)["items"] == [2]
+        assert saliency._detect_part(part, str(tmp_path / "maps"), sent, PLAIN)["items"] == 2
     kept = process.keep(sent.hex(), pytest.fail)
     assert kept is not detector
     assert "_session" in vars(kept.find), "its session is open"
     other = ray.put(open_detector("fine_grained"))
-    assert saliency._detect_part(batch, str(tmp_path / "maps"), other, PLAIN)["bad"] == [[]]
+    assert saliency._detect_part(part, str(tmp_path / "maps"), other, PLAIN)["bad"] == []
     assert process.keep(sent.hex(), lambda: None) is None, "another detector took the place of the last one"

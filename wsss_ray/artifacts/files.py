@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
 from functools import lru_cache
@@ -17,6 +18,8 @@ from wsss_ray.config import UserError
 
 RECORD = "artifact.json"
 """Written last: a folder that holds it is finished."""
+MARK = ".damaged"
+"""Left where damage was found, by whoever read it: the next run looks at every byte, and makes the step again."""
 FIX = "'wsss run' with the same recipe and --out computes it again"
 DATA = (".parquet", ".safetensors")
 """Endings of what the content digest covers."""
@@ -53,7 +56,7 @@ def describe_files(folder: str) -> dict[str, Any]:
     """
     hasher, files = hashlib.sha256(), {}
     for name in storage.list_names(folder):
-        if name in (RECORD, ".lock"):
+        if name in (RECORD, MARK, ".lock"):
             continue
         data = storage.read_bytes(storage.join(folder, name))
         files[name] = FileInfo.of(data).model_dump()
@@ -75,6 +78,7 @@ def read_file(folder: str, name: str) -> bytes:
         raise DamagedError(f"{where}: cannot be read ({error}); {FIX}") from None
     expected = _read_files(folder).get(name)
     if expected is not None and FileInfo.of(data) != expected:
+        mark_damaged(folder)
         raise DamagedError(f"{where}: checksum mismatch; {FIX}")
     return data
 
@@ -93,13 +97,24 @@ def parse_parquet(data: bytes, where: str, columns: list[str] | None = None) -> 
 
 
 def find_damage(folder: str, record: ArtifactRecord, whole: bool = True) -> list[str]:
-    """Names of an artifact's files that are gone or changed; without ``whole`` by their sizes alone."""
+    """Names of an artifact's files that are gone or changed; without ``whole`` by their sizes alone, unless somebody
+    who read them found damage.
+    """
     sizes = storage.list_sizes(folder)
+    whole = whole or MARK in sizes
     damaged = [name for name, info in record.files.items() if sizes.get(name) != info.size]
     for name in sorted(record.files.keys() - set(damaged)) if whole else ():
         if FileInfo.of(storage.read_bytes(storage.join(folder, name))) != record.files[name]:
             damaged.append(name)
+    if MARK in sizes and not damaged:
+        storage.remove(storage.join(folder, MARK))
     return damaged
+
+
+def mark_damaged(folder: str) -> None:
+    """Let the next run know of damage that was found in an artifact; not where nothing can be written."""
+    with contextlib.suppress(UserError, OSError):
+        storage.write_bytes(storage.join(folder, MARK), b"")
 
 
 def _read_files(folder: str) -> dict[str, FileInfo]:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from wsss_ray import storage
-from wsss_ray.artifacts.files import FIX, RECORD, ArtifactRecord, describe_files, find_damage
+from wsss_ray.artifacts.files import FIX, MARK, RECORD, ArtifactRecord, describe_files, find_damage
 from wsss_ray.config import UserError
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Store:
             damaged = [RECORD]
         if damaged:
             # The record first: a folder with one is finished.
-            for name in (RECORD, *damaged):
+            for name in (RECORD, *damaged, MARK):
                 storage.remove(storage.join(folder, name))
             log.warning("%s: damaged (%s), computed again", folder, ", ".join(damaged))
         return damaged

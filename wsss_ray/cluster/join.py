@@ -10,13 +10,17 @@ import signal
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import ray
+from ray.util.annotations import RayDeprecationWarning
 
+from wsss_ray.cluster.guard import guard_cluster, mark_own_ray
 from wsss_ray.cluster.nodes import Node, count_places, list_possible_nodes
 from wsss_ray.cluster.probe import SharedPlaces, probe_nodes, watch_nodes
+from wsss_ray.cluster.shared_memory import choose_store
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
 
@@ -86,7 +90,9 @@ def join_cluster(address: str | None = None, places: SharedPlaces | None = None)
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
     try:
-        with _quiet_data():
+        with guard_cluster(address), _quiet_data():
+            # Ray 2.60 warns of settings of tasks for which it has no other way yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
             # Now that Ray Data is imported, which sets levels of its own.
             for name in ("ray.data", "ray.train", "ray.tune"):
                 logging.getLogger(name).setLevel(_choose_level())
@@ -176,6 +182,7 @@ def _start_here() -> None:
 
     ``local``, since without an address Ray joins whatever ``ray start`` has left running here.
     """
+    mark_own_ray()
     for left in reversed(range(START_ATTEMPTS)):
         try:
             with _on_loopback():
@@ -185,6 +192,7 @@ def _start_here() -> None:
                     _node_ip_address=LOOPBACK,
                     logging_level=logging.WARNING,
                     log_to_driver=False,
+                    **choose_store(),
                     _system_config={"idle_worker_killing_time_threshold_ms": KEPT_MS, "task_oom_retries": 2},
                 )
         except Exception as error:

@@ -13,22 +13,25 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
 from ray import cloudpickle
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from wsss_ray import storage
 from wsss_ray.artifacts.files import parse_parquet
 from wsss_ray.artifacts.tables import encode_table, name_part, write_table
+from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.cluster.split import Split, run_split, use_gpu_actors, use_tasks
 from wsss_ray.config import UserError
+from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.train import measure_peak_memory
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,16 @@ READERS = 8
 """Threads that read what an earlier run left."""
 Shards = Sequence[tuple[str, int]]
 """(name, number of images) of every shard."""
+
+
+Rescue = Callable[[str, Callable[[str], bool]], None]
+"""(shard that kills its worker, what runs one alone and says whether its worker survived) -> its output is there."""
+NAMED = 8
+"""Images of a shard that are named."""
+DEADLY_FIX = (
+    "look for a huge or damaged image among them and prepare the data without it, or lower resources.batch_size; "
+    "no step leaves an image out by itself, since scores would then be of other images"
+)
 
 
 class ShardWorker(Protocol):
@@ -60,6 +73,10 @@ class ShardJob:
     """The two sides of the worker, which run in two places where there are GPUs."""
     row_per_image: bool = True
     """Whether a table has one row for each image of its shard."""
+    data: str | None = None
+    """The prepared data whose shards they are, by which images are named."""
+    rescue: Rescue | None = None
+    """What is done with a shard that kills its worker; without it that ends the step."""
 
 
 @dataclass(frozen=True)
@@ -145,28 +162,53 @@ def _run_one_by_one(job: ShardJob, machines: Machines) -> Iterator[str]:
 
     UserError names it; where all go well this time, the name of each as its file is written.
     """
-    task = _run_alone.options(num_cpus=1, num_gpus=1 if job.network and machines.use_gpu else 0)
     done = find_done(job)
     for place, (shard, num_images) in enumerate(job.shards):
         if shard in done:
             continue
         try:
-            (error,) = ray.get(task.remote(cloudpickle.dumps(job.make_worker), job.out, shard))["error"]
-        except RayTaskError as failure:
-            raise RuntimeError(f"{job.title}: a worker failed: {failure}") from failure
-        except RayError as death:
-            reason = "out of memory" if isinstance(death, OutOfMemoryError) else "a crash, or out of memory"
-            raise UserError(
-                f"{job.title}: {shard} (number {place + 1} of {len(job.shards)}, {num_images} images) kills its worker "
-                f"({reason}); look for a huge or damaged image in it, or lower resources.batch_size"
-            ) from None
-        if error:
-            raise UserError(error)
+            _run_alone(job, shard, machines)
+        except WorkerDiedError as death:
+            if job.rescue is None:
+                images = f"{num_images} images{_name_images(job, shard)}"
+                raise UserError(
+                    f"{job.title}: {shard} (number {place + 1} of {len(job.shards)}, {images}) kills its worker "
+                    f"({death}); {DEADLY_FIX}"
+                ) from None
+            job.rescue(shard, partial(_survives, job, machines))
         yield shard
 
 
+def _survives(job: ShardJob, machines: Machines, shard: str) -> bool:
+    try:
+        _run_alone(job, shard, machines)
+    except WorkerDiedError:
+        return False
+    return True
+
+
+def _run_alone(job: ShardJob, shard: str, machines: Machines) -> None:
+    """Write the output of one shard in a process of its own; WorkerDiedError where that dies."""
+    task = _work_alone.options(num_cpus=1, num_gpus=1 if job.network and machines.use_gpu else 0)
+    try:
+        (error,) = run_alone(task, cloudpickle.dumps(job.make_worker), job.out, shard)["error"]
+    except RayTaskError as failure:
+        raise RuntimeError(f"{job.title}: a worker failed: {failure}") from failure
+    if error:
+        raise UserError(error)
+
+
+def _name_images(job: ShardJob, shard: str) -> str:
+    """The images of a shard, by their ids."""
+    if job.data is None:
+        return ""
+    names = [row["image_id"] for row in read_shard(job.data, shard, columns=["image_id"])]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f": {', '.join(names[:NAMED])}{more}"
+
+
 @ray.remote(max_retries=0)
-def _run_alone(make_worker: bytes, out: str, shard: str) -> dict[str, list[Any]]:
+def _work_alone(make_worker: bytes, out: str, shard: str) -> dict[str, list[Any]]:
     forget()
     found = _Actor(make_worker, out)({"shard": np.array([shard])})
     return {name: values.tolist() for name, values in found.items()}

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
+import zlib
 from functools import lru_cache
 
 import numpy as np
@@ -236,3 +238,22 @@ def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG", compress_level=3)
     return stream.getvalue()
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def is_whole_png(data: bytes) -> bool:
+    """Whether the bytes are a PNG from its first to its last part, each with its right checksum."""
+    place = len(_PNG)
+    if not data.startswith(_PNG):
+        return False
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 12 + length
+        if end > len(data) or zlib.crc32(data[place + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+            return False
+        if data[place + 4 : place + 8] == b"IEND":
+            return bool(end == len(data))
+        place = end
+    return False

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wsss_ray import storage
-from wsss_ray.artifacts.files import find_damage
+from wsss_ray.artifacts.files import find_damage, mark_damaged
 from wsss_ray.artifacts.record import list_finished, open_run
 from wsss_ray.artifacts.store import read_artifact
 from wsss_ray.artifacts.usage import list_artifacts
@@ -51,6 +51,8 @@ def check_artifact(folder: str) -> list[str]:
     try:
         damaged = find_damage(folder, read_artifact(folder))
         found = [f"{storage.join(folder, name)}: damaged or gone" for name in damaged]
+        if damaged:
+            mark_damaged(folder)
         if not found and storage.exists(storage.join(folder, MANIFEST)):
             found = [f"{folder}: {problem}" for problem in check(folder)]
     except UserError as error:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from ray import tune
 
 from wsss_ray.config import UserError
@@ -53,7 +54,7 @@ def build_searcher(plan: Plan, outcomes: Sequence[Outcome]) -> Any:
         points.append({f"over/{axis.key}": _place(axis, line.point[axis.key]) for axis in plan.axes})
         rewards.append(mean(known) if known else 0.0)
     # With the same seed it would draw the points that are known once more.
-    sampler = optuna.samplers.TPESampler(seed=plan.recipe.seed + count_draws(outcomes))
+    sampler = optuna.samplers.TPESampler(seed=fold_seed(plan.recipe.seed + count_draws(outcomes)))
     return OptunaSearch(
         {f"over/{axis.key}": _distribution(axis, optuna.distributions) for axis in plan.axes},
         metric=WATCHED if plan.stopping else "value",
@@ -62,6 +63,11 @@ def build_searcher(plan: Plan, outcomes: Sequence[Outcome]) -> Any:
         points_to_evaluate=points or None,
         evaluated_rewards=rewards or None,
     )
+
+
+def fold_seed(seed: int) -> int:
+    """A seed of 32 bits, which is all that Optuna takes; smaller ones are left as they are."""
+    return seed if seed < 2**32 else int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def _distribution(axis: Axis, distributions: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,9 @@ import pyarrow as pa
 from wsss_ray import storage
 from wsss_ray.artifacts.network import MODEL
 from wsss_ray.artifacts.store import digest
+from wsss_ray.artifacts.tables import name_part, read_table, write_table
 from wsss_ray.cluster.join import join_cluster, plan_machines
+from wsss_ray.cluster.parts import DEADLY
 from wsss_ray.cluster.probe import list_places
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
@@ -163,7 +165,8 @@ def predict_images(model: str, places: Sequence[str], out: str, options: Predict
         plan = storage.join(state, "plan")
         output = Output(out, options.overlays, options.max_pixels)
         make_worker = partial(PredictImagesWorker, opened, plan, output, options.resources.batch_size)
-        job = ShardJob("predict", make_worker, write_plan(waiting, plan), state, network=True)
+        chunks = write_plan(waiting, plan)
+        job = ShardJob("predict", make_worker, chunks, state, network=True, rescue=partial(leave_deadly, plan, state))
         with join_cluster(options.address, list_places(out)):
             run_shards(job, plan_machines(options.resources))
     known = keep_present(read_rows(state, {one.image: one.stamp for one in images}), images, out)
@@ -190,9 +193,9 @@ def _count(known: Rows, images: Sequence[ImageRef], fresh: set[str], out: str) -
     return PredictCounts(num_fresh, len(good) - num_fresh, len(bad))
 
 
-def write_plan(waiting: Sequence[ImageRef], folder: str) -> list[tuple[str, int]]:
+def write_plan(waiting: Sequence[ImageRef], folder: str, length: int | None = None) -> list[tuple[str, int]]:
     """Chunks of images, each a small file; (name, images) of all. Names are digests: no chunk hides another."""
-    length = max(4, min(64, len(waiting) // 256))
+    length = length or max(4, min(64, len(waiting) // 256))
     chunks = []
     for start in range(0, len(waiting), length):
         chosen = [asdict(one) for one in waiting[start : start + length]]
@@ -200,6 +203,28 @@ def write_plan(waiting: Sequence[ImageRef], folder: str) -> list[tuple[str, int]
         storage.write_json(storage.join(folder, f"{name}.json"), chosen)
         chunks.append((name, len(chosen)))
     return chunks
+
+
+def leave_deadly(plan: str, state: str, shard: str, survives: Callable[[str], bool]) -> None:
+    """Write the rows of a chunk that kills its worker: the image it dies of, found by halving it, is one with an error.
+
+    ``survives`` runs a chunk and says whether its worker lived.
+    """
+    chunk = [ImageRef(**one) for one in storage.read_json(storage.join(plan, f"{shard}.json"))]
+    where = storage.join(state, name_part(shard))
+    if len(chunk) == 1:
+        row = {"image": chunk[0].image, "where": chunk[0].where, "stamp": chunk[0].stamp}
+        write_table(pa.Table.from_pylist([{**row, "error": f"{chunk[0].where}: {DEADLY}"}], schema=SCHEMA), where)
+        return
+    middle = len(chunk) // 2
+    halves = [name for half in (chunk[:middle], chunk[middle:]) for name, _ in write_plan(half, plan, len(chunk))]
+    for half in halves:
+        if not survives(half):
+            leave_deadly(plan, state, half, survives)
+    parts = [storage.join(state, name_part(half)) for half in halves]
+    write_table(pa.concat_tables([read_table(part) for part in parts]), where)
+    for part in parts:
+        storage.remove(part)
 
 
 def _refuse_other(images: Sequence[ImageRef], known: Rows, out: str) -> None:

@@ -84,6 +84,8 @@ def localize(run: Run, title: str, localization: Localization, network: Artifact
 
     def compute(folder: str) -> dict[str, Any]:
         shards = run.data.shards(run.recipe.data.train_split)
-        return asdict(run_shards(ShardJob(title, make_worker, shards, folder, network=True), run.machines))
+        return asdict(
+            run_shards(ShardJob(title, make_worker, shards, folder, network=True, data=run.data.uri), run.machines)
+        )
 
     return run.steps.find_or_compute(title, step, compute)

@@ -108,7 +108,7 @@ def predict(run: Run, network: Artifact) -> Artifact:
 
     def compute(folder: str) -> dict[str, Any]:
         shards = run.data.shards(recipe.data.val_split)
-        job = ShardJob("predict", partial(SplitWorker, split), shards, folder, network=True, split=split)
+        job = ShardJob("predict", partial(SplitWorker, split), shards, folder, network=True, split=split, data=uri)
         return asdict(run_shards(job, run.machines))
 
     return run.steps.find_or_compute("predict", step, compute)

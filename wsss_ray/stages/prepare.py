@@ -17,14 +17,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from ray import cloudpickle
 
 from wsss_ray import storage
 from wsss_ray.artifacts.store import Step, digest, lock_folder
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
-from wsss_ray.cluster.parts import run_parts
+from wsss_ray.cluster.parts import DEADLY, pack_items, run_parts, unpack_items
 from wsss_ray.cluster.probe import SharedPlaces
 from wsss_ray.cluster.progress import Bar
 from wsss_ray.config import UserError
@@ -121,6 +120,16 @@ def _refuse_inside(out: str, root: Path) -> None:
     place = storage.find_local(out)
     if place is not None and place.resolve().is_relative_to(root.resolve()):
         raise UserError(f"{out}: lies inside {root}, so results would be read as images; give --out a folder outside")
+
+
+class ShardNote(BaseModel):
+    """What is noted beside a shard until the last one is written."""
+
+    stamp: str
+    """Of the files that went into it."""
+    info: str
+    facts: str
+    bad: str
 
 
 @dataclass(frozen=True)
@@ -286,30 +295,50 @@ def _written(
 ) -> Iterator[dict[str, Any]]:
     """Write every planned shard on the cluster; yields {"info", "facts", "bad", "items"} as they finish."""
     load = _pack(source.load)
-    parts = ({"name": name, "splits": list(splits), "items": _pack(items)} for name, splits, items in plan)
+    parts = ({"name": name, "splits": list(splits), "items": pack_items(items)} for name, splits, items in plan)
     first = next(parts, None)
     if first is None:
         raise UserError(f"{source.name}: no images in any split; check the folder and its lists")
-    yield from run_parts(_write, chain([first], parts), (load, out), layout)
+    yield from run_parts(_write, chain([first], parts), (load, out), layout, _bury)
 
 
-def _write(batch: dict[str, np.ndarray], load: bytes, out: str) -> dict[str, Any]:
+def _bury(row: dict[str, Any], dead: list[Item]) -> dict[str, Any]:
+    """What is said of a shard without the images that kill whoever reads them."""
+    bad = _BAD.validate_json(str(row["bad"]))
+    bad += [Problem(item.image if isinstance(item.image, str) else item.image_id, DEADLY) for item in dead]
+    return {**row, "bad": _BAD.dump_json(bad).decode(), "items": int(row["items"]) + len(dead)}
+
+
+def _write(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, Any]:
     """One shard, in a Ray task; a finished one of the same files is taken as it is."""
-    name, items = str(batch["name"][0]), _unpack(batch["items"][0])
+    name, items = str(part["name"]), unpack_items(part["items"])
     where, note = storage.join(out, name), storage.join(out, f"{name}.json")
-    stamp = hashlib.sha256(batch["items"][0] + load + _state_of(items)).hexdigest()
+    stamp = hashlib.sha256(part["items"] + load + _state_of(items)).hexdigest()
     if storage.exists(where) and storage.exists(note):
-        known = storage.read_json(note)
-        if known["stamp"] == stamp:
-            return {key: [known[key]] for key in ("info", "facts", "bad")} | {"items": [len(items)]}
+        known = _read_note(note)
+        if known.get("stamp") == stamp and _is_whole(where, known["info"]):
+            return {key: known[key] for key in ("info", "facts", "bad")} | {"items": len(items)}
     rows, found = load_items(_unpack(load), items)
     made = {
-        "info": write_shard(rows, where, [str(split) for split in batch["splits"][0]]).model_dump_json(),
+        "info": write_shard(rows, where, [str(split) for split in part["splits"]]).model_dump_json(),
         "facts": _FACTS.dump_json(found.facts).decode(),
         "bad": _BAD.dump_json(found.bad).decode(),
     }
-    storage.write_json(note, {"stamp": stamp, **made})
-    return {key: [value] for key, value in made.items()} | {"items": [len(items)]}
+    storage.write_record(note, {"stamp": stamp, **made})
+    return {**made, "items": len(items)}
+
+
+def _read_note(note: str) -> dict[str, Any]:
+    """What was noted of a finished shard; nothing where the note is damaged."""
+    try:
+        return dict(storage.read_record(note, ShardNote, "").model_dump())
+    except UserError:
+        return {}
+
+
+def _is_whole(where: str, info: str) -> bool:
+    """Whether a shard is still what was written."""
+    return hashlib.sha256(storage.read_bytes(where)).hexdigest() == ShardInfo.model_validate_json(info).digest
 
 
 def _state_of(items: list[Item]) -> bytes:

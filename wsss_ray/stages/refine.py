@@ -106,7 +106,7 @@ def refine_maps(
         where = None if network is None else network.uri
         make_worker = partial(RefineWorker, run.data.uri, maps.uri, settled, where, run.recipe.resources.batch_size)
         shards = run.data.shards(run.recipe.data.train_split)
-        job = ShardJob(title, make_worker, shards, folder, network=network is not None)
+        job = ShardJob(title, make_worker, shards, folder, network=network is not None, data=run.data.uri)
         followed = {} if histogram is None else {"settled": settled.model_dump(mode="json")}
         return {**followed, **asdict(run_shards(job, run.machines))}
 

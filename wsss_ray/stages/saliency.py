@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import ray
-from ray import ObjectRef, cloudpickle
+from ray import ObjectRef
 
 from wsss_ray import storage
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
-from wsss_ray.cluster.parts import run_parts
+from wsss_ray.cluster.parts import DEADLY, pack_items, run_parts, unpack_items
 from wsss_ray.cluster.probe import list_places
 from wsss_ray.cluster.process import keep
 from wsss_ray.cluster.progress import Bar
@@ -30,7 +30,8 @@ from wsss_ray.recipe import Resources
 log = logging.getLogger(__name__)
 _SHOWN = 20
 _PER_TASK = 16
-_pack: Callable[[Any], bytes] = cloudpickle.dumps
+_READERS = 8
+"""Threads that verify what an earlier call left."""
 
 
 def make_saliency(
@@ -75,7 +76,8 @@ def detect_all(items: list[Item], out: str, how: tuple[Detector, Grey], layout: 
     """Detect in every image that has no map yet, by a detector in images whose deep grey is read in this way; what went
     wrong, one line an image.
     """
-    ready = set(storage.list_names(out))
+    there = set(storage.list_names(out))
+    ready = _keep_whole(out, [name for item in items if (name := f"{item.image_id}.png") in there])
     todo = [item for item in items if f"{item.image_id}.png" not in ready]
     bad: list[str] = []
     with Bar("saliency", len(items)) as bar:
@@ -86,11 +88,25 @@ def detect_all(items: list[Item], out: str, how: tuple[Detector, Grey], layout: 
     return bad
 
 
+def _keep_whole(out: str, names: list[str]) -> set[str]:
+    """The maps that are what was written: a PNG holds the checksums of all its parts."""
+
+    def is_whole(name: str) -> bool:
+        return pic.is_whole_png(storage.read_bytes(storage.join(out, name)))
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        whole = dict(zip(names, pool.map(is_whole, names), strict=True))
+    for name, good in whole.items():
+        if not good:
+            log.warning(f"{storage.join(out, name)}: damaged, made again")
+    return {name for name, good in whole.items() if good}
+
+
 def _claim(out: str, made: dict[str, Any]) -> None:
     """Write the note first, so that maps of two detectors never mix."""
     note = storage.join(out, NOTE)
     if storage.exists(note):
-        found = storage.read_json(note)
+        found = _read_note(note)
         if found != made:
             there, wanted = _tell_apart(found, made)
             raise UserError(f"{out}: holds maps of {there}, not of {wanted}; choose another --out")
@@ -98,6 +114,14 @@ def _claim(out: str, made: dict[str, Any]) -> None:
         raise UserError(f"{out}: holds images that this step did not make; choose another --out")
     else:
         storage.write_json(note, made)
+
+
+def _read_note(note: str) -> dict[str, Any]:
+    """What made the maps beside a note; UserError where it is damaged."""
+    try:
+        return dict(storage.read_json(note))
+    except (UserError, TypeError, ValueError):
+        raise UserError(f"{note}: damaged, it no longer says what made these maps; remove the folder") from None
 
 
 def _tell_apart(found: dict[str, Any], made: dict[str, Any]) -> tuple[str, str]:
@@ -111,15 +135,21 @@ def _tell_apart(found: dict[str, Any], made: dict[str, Any]) -> tuple[str, str]:
 def _made(todo: list[Item], out: str, how: tuple[Detector, Grey], layout: Machines) -> Iterator[dict[str, Any]]:
     size = max(1, min(_PER_TASK, -(-len(todo) // layout.cpu_workers)))
     light = [(item.image_id, item.image) for item in todo]
-    parts = [{"items": _pack(light[start : start + size])} for start in range(0, len(light), size)]
-    yield from run_parts(_detect_part, parts, (out, ray.put(how[0]), how[1]), layout)
+    parts = [{"items": pack_items(light[start : start + size])} for start in range(0, len(light), size)]
+    yield from run_parts(_detect_part, parts, (out, ray.put(how[0]), how[1]), layout, _bury)
 
 
-def _detect_part(batch: dict[str, np.ndarray], out: str, sent: ObjectRef[Detector], grey: Grey) -> dict[str, Any]:
+def _bury(row: dict[str, Any], dead: list[tuple[str, str | bytes]]) -> dict[str, Any]:
+    """What is said of some images without those that kill whoever reads them."""
+    lines = [f"{image if isinstance(image, str) else image_id}: {DEADLY}" for image_id, image in dead]
+    return {"bad": [*row["bad"], *lines], "items": int(row["items"]) + len(dead)}
+
+
+def _detect_part(part: Mapping[str, Any], out: str, sent: ObjectRef[Detector], grey: Grey) -> dict[str, Any]:
     """Some images, in a Ray task."""
     detector: Detector = keep(sent.hex(), lambda: ray.get(sent))
-    items = cloudpickle.loads(batch["items"][0])
-    return {"bad": [write_maps(items, out, detector, grey)], "items": [len(items)]}
+    items = unpack_items(part["items"])
+    return {"bad": write_maps(items, out, detector, grey), "items": len(items)}
 
 
 def write_maps(items: Iterable[tuple[str, str | bytes]], out: str, detector: Detector, grey: Grey = PLAIN) -> list[str]:

@@ -138,7 +138,9 @@ def score(run: Run, name: str, results: Artifact) -> Artifact | None:
 
     def compute(folder: str) -> dict[str, Any]:
         shards = run.data.shards(split)
-        run_shards(ShardJob(f"score {name}", make_worker, shards, folder, row_per_image=False), run.machines)
+        run_shards(
+            ShardJob(f"score {name}", make_worker, shards, folder, row_per_image=False, data=run.data.uri), run.machines
+        )
         totals = _sum_totals(folder, shards)
         return {"scores": summarize_totals(totals, step.kind, labels, config, protocol)}
 

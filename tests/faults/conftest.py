@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of faults share."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.chain import Whole, make_whole
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """An undisturbed run, which all chains are compared with."""
+    return make_whole(tmp_path_factory.mktemp("whole"))
