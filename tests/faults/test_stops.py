@@ -17,7 +17,7 @@ import pytest
 
 from tests.fake_model import fake_model
 from tests.fake_run import prepare
-from tests.faults.head import Head
+from tests.faults.head import OPEN, Head
 from tests.faults.images import write_images
 from tests.faults.processes import SETTINGS, Command
 
@@ -137,7 +137,7 @@ def test_a_job_that_was_submitted(number: signal.Signals, tmp_path: Path, comman
     head = Head(dashboard=True)
     try:
         job = ("run", "cam", *SETTINGS, *LONG, "--out", str(tmp_path / "out"))
-        commands.append(Command(tmp_path, "submit", "--address", head.dashboard, "--folder", "", "--", *job))
+        commands.append(Command(tmp_path, "submit", "--address", head.dashboard, "--folder", "", "--", *job, **OPEN))
         commands[-1].wait_for("prepare: 32/32")
         before = commands[-1].text
         took = commands[-1].stop(number)
