@@ -119,7 +119,7 @@ def test_data(
     number: signal.Signals, arguments: tuple[str, ...], pattern: str, tmp_path: Path, commands: list[Command]
 ) -> None:
     """Stopped in the middle, and the same command finishes."""
-    write_images(tmp_path / "images", 160)
+    write_images(tmp_path / "images")
     whole = (*arguments, "folder", str(tmp_path / "images"), "--out", "made")
     commands.append(Command(tmp_path, *whole))
     wait_for_file(commands[-1], tmp_path / "made", pattern)
