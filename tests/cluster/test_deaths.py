@@ -145,6 +145,7 @@ class Chunks:
         return pa.Table.from_pylist([{key: one[key] for key in keys} for one in chunk], schema=SCHEMA)
 
 
+@pytest.mark.faults
 def test_prediction_goes_on_without_a_deadly_image(two_cores: None, tmp_path: Path) -> None:
     plan, state = str(tmp_path / "plan"), str(tmp_path / "state")
     names = ["a", "b", "deadly", "c", "d", "e", "f"]

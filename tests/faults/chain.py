@@ -41,8 +41,10 @@ PROGRESS = re.compile(r"^(prepare|train|localize|score \w+|refine|segment|predic
 CORE = re.compile(r"^\[[-0-9 :,]+ E \d+ \d+\] \w+\.(cc|h):\d+: ")
 """As ``[2026-01-01 12:00:00,000 E 12 34] task_manager.cc:1545: ...``."""
 SECONDS = 900
-DEATH_SECONDS = 60
-"""Within which all notices that driver or raylet were killed: agents of Ray look every other second, five times."""
+DEATH_SECONDS = 180
+"""Within which all notices that driver or raylet were killed: agents of Ray look every other second, five times, once
+they have started, which takes a busy machine a minute.
+"""
 ATTEMPTS = 4
 """How often a step may be over before its fault came: some last a fifth of a second."""
 
@@ -98,6 +100,7 @@ class Chain:
     """What the command is called through."""
     seen: Path | None = None
     """Where its folder is seen from here, where that is another place."""
+    environment: dict[str, str] = field(default_factory=dict)
     finished: dict[str, int] = field(default_factory=dict)
     """Artifact -> when its record was written."""
 
@@ -127,7 +130,7 @@ class Chain:
 
     def start(self) -> Command:
         """The command."""
-        return Command(self.folder, *self.arguments, wrap=self.wrap)
+        return Command(self.folder, *self.arguments, wrap=self.wrap, **self.environment)
 
     def meet(self, command: Command, step: str) -> bool:
         """Wait until the command is in the middle of a step; False where it is over already."""

@@ -14,6 +14,9 @@ import tempfile
 import time
 from pathlib import Path
 
+OPEN = {"RAY_AUTH_MODE": "disabled"}
+"""The environment of all that has to do with it: no token is needed on the loopback address."""
+
 
 class Head:
     """``ray start --head --block`` and all that it starts, one group of processes."""
@@ -33,6 +36,7 @@ class Head:
                     *("--dashboard-host=127.0.0.1", f"--dashboard-port={board}"),
                     *(f"--num-cpus={num_cpus}", f"--temp-dir={self.folder}", "--disable-usage-stats"),
                 ],
+                env={**os.environ, **OPEN},
                 stdout=stream,
                 stderr=stream,
                 start_new_session=True,

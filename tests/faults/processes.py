@@ -50,7 +50,7 @@ class Command:
         """What it printed so far."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, words: str, seconds: float = 300) -> None:
+    def wait_for(self, words: str, seconds: float = 900) -> None:
         """Until it printed ``words``."""
         until = time.monotonic() + seconds
         while words not in self.text:

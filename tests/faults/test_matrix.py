@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.chain import ATTEMPTS, RUN, TITLES, Chain, Whole, list_told, run_beside
 from tests.faults.disk import SmallDisk
-from tests.faults.head import Head
+from tests.faults.head import OPEN, Head
 from tests.faults.processes import Command
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
@@ -131,7 +131,7 @@ def head(tmp_path: Path) -> Iterator[Callable[[], Head]]:
 
 def test_the_head_of_a_cluster_that_was_joined(head: Callable[[], Head], whole: Whole, tmp_path: Path) -> None:
     """kill -9 of all there is of the head's machine; in localize of its own process alone, which is waited for then."""
-    chain = Chain(whole, tmp_path)
+    chain = Chain(whole, tmp_path, environment=OPEN)
     for step in TITLES:
         cluster = head()
         chain.arguments = (*RUN, "--address", cluster.address)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Some faults of the long chains in one short chain, which runs with all other tests."""
+"""Some faults of the long chains in one short chain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.faults.chain import Chain, Whole
 from tests.faults.test_damage import PARTS, damage_first, flip, truncate
 from tests.faults.test_matrix import WORKING, expect_line, expect_nothing, kill_named, send
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 
 
 def test_a_run_goes_on_after_anything(whole: Whole, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.faults.chain import DEATH_SECONDS, list_told
 from tests.faults.disk import SmallDisk
-from tests.faults.head import Head
+from tests.faults.head import OPEN, Head
 from tests.faults.images import write_images
 from tests.faults.processes import Command
 from tests.faults.test_matrix import STOPS, WORKING, expect_full, expect_lost, kill_named
@@ -54,10 +54,10 @@ def begin(tmp_path: Path) -> Callable[..., Command]:
     """Starts the command; all are ended whatever happens."""
     begun: list[Command] = []
 
-    def start(*extra: str, out: str = "maps", wrap: tuple[str, ...] = ()) -> Command:
+    def start(*extra: str, out: str = "maps", wrap: tuple[str, ...] = (), **environment: str) -> Command:
         place = str(tmp_path / "images")
         arguments = ("data", "saliency", "folder", place, "--detector", "border_cut", "--out", out, *extra)
-        begun.append(Command(tmp_path, *arguments, wrap=wrap))
+        begun.append(Command(tmp_path, *arguments, wrap=wrap, **environment))
         return begun[-1]
 
     yield start
@@ -83,7 +83,7 @@ def test_all_faults(begin: Callable[..., Command], tmp_path: Path) -> None:
 
     head = Head()
     try:
-        command = begin("--address", head.address)
+        command = begin("--address", head.address, **OPEN)
         wait_for_more(command, maps)
         before = command.text
         head.kill()

@@ -21,7 +21,7 @@ import pytest
 
 from tests.faults.processes import SETTINGS, Command
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 RUN = ("run", "cam", *SETTINGS, "--out", "out")
 
 
