@@ -17,6 +17,7 @@ from wsss_ray.nets.deeplab import DeepLabV1Config, DeepLabV2Config
 from wsss_ray.nets.optim import OptimizerConfig
 from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Recipe, Scale, SegmentConfig, replace_settings
 from wsss_ray.refine.crf import PRESETS
+from wsss_ray.refine.seeds import QuantileSeedsConfig
 
 from ._steps import DEEPLAB_CRF, WALKERS, Head, Images, Trunk, Walker, build_deeplab
 
@@ -123,6 +124,9 @@ TOY: dict[str, Overrides] = {
         "refine.canvas": None,
         "refine.train_radius": 4,
         "refine.radius": 4,
+        # Thresholds that follow the maps, and a walk as long as on IRN's images: 5 points of mIoU.
+        "refine.labels": QuantileSeedsConfig(),
+        "refine.walk_side": 125,
         "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4, 10 * 5e-4)),
     },
     "psa": {"refine.radius": 3, "affinity": AffinityConfig(net=TOY_NET, train=_train_toy(4))},
