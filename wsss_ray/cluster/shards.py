@@ -89,6 +89,10 @@ class Throughput:
     """Of the largest worker."""
 
 
+ROUND, ROUND_PER_WORKER = 256, 64
+"""Shards that are handed to Ray at once: so many, and at least so many a worker. It keeps 10 kB of each to the end."""
+
+
 class _Actor:
     """Builds its worker once, then turns shard names into files."""
 
@@ -151,10 +155,14 @@ def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator
     if job.split is not None and machines.use_gpu:
         yield from run_split(job.split, job.out, waiting, machines)
         return
-    for row in _build_pipeline(job, [name for name, _ in waiting], machines).iter_rows():
-        if row["error"]:
-            raise UserError(str(row["error"]))
-        yield str(row["shard"]), float(row["memory"])
+    names, key = [name for name, _ in waiting], uuid.uuid4().hex
+    # Actors would have to read their network again in every round; tasks find it in their process.
+    most = len(names) if job.network and machines.use_gpu else max(ROUND, ROUND_PER_WORKER * machines.cpu_workers)
+    for start in range(0, len(names), most):
+        for row in _build_pipeline(job, names[start : start + most], machines, key).iter_rows():
+            if row["error"]:
+                raise UserError(str(row["error"]))
+            yield str(row["shard"]), float(row["memory"])
 
 
 def _run_one_by_one(job: ShardJob, machines: Machines) -> Iterator[str]:
@@ -248,7 +256,7 @@ def _check_complete(job: ShardJob) -> None:
         )
 
 
-def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> Any:
+def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines, key: str) -> Any:
     names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
     arguments = cloudpickle.dumps(job.make_worker), job.out
     if job.network and machines.use_gpu:
@@ -257,7 +265,7 @@ def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines) -> 
         )
     return names_only.map_batches(
         _run_as_task,  # type: ignore[arg-type]
-        fn_args=(*arguments, uuid.uuid4().hex),
+        fn_args=(*arguments, key),
         batch_size=1,
         **use_tasks(machines, len(names)),
     )
