@@ -71,7 +71,7 @@ def local(monkeypatch):
             done.extend(table["image"].to_pylist())
 
     monkeypatch.setattr(predicting, "run_shards", run_shards)
-    monkeypatch.setattr(predicting, "join_cluster", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(predicting, "join_cluster", lambda address, places: contextlib.nullcontext())
     monkeypatch.setattr(predicting, "plan_machines", lambda resources: None)
     return done
 
