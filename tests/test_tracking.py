@@ -30,7 +30,7 @@ def write_runs(out: str, parent: str, writer: int) -> None:
         tracker = Tracker(out, f"run {writer}.{number}", {"writer": str(writer)}, parent)
         tracker.log_params({f"key.{place}": place for place in range(60)})
         tracker.log_params({f"key.{place}": place for place in range(60, 120)}, later=True)
-        for step in range(90):
+        for step in range(30):
             tracker.log_metrics({f"curve/{name}": float(step) for name in range(12)}, step)
         tracker.set_tags({"number": str(number)})
         tracker.log_text("text", "recipe.yaml")
@@ -65,8 +65,19 @@ def test_processes_that_write_at_once_lose_nothing(out: str) -> None:
         assert len(run.data.params) == 120
         assert len(run.data.metrics) == 12
     history = client.get_metric_history(found[0].info.run_id, "curve/3")
-    assert [point.step for point in history] == list(range(90))
+    assert [point.step for point in history] == list(range(30))
     assert [file.path for file in client.list_artifacts(found[-1].info.run_id)] == ["recipe.yaml"]
+
+
+def test_parameters_that_wait_fit_into_a_batch_of_metrics(out: str) -> None:
+    tracker = Tracker(out, "point", {})
+    tracker.log_params({f"key.{place}": place for place in range(20)}, later=True)
+    for step in range(990):
+        tracker.log_metrics({"curve": float(step)}, step)
+    tracker.finish()
+    run = tracker._client.get_run(tracker.run_id)
+    assert len(run.data.params) == 20
+    assert len(tracker._client.get_metric_history(tracker.run_id, "curve")) == 990
 
 
 def test_resumed_run_ends_its_children_and_a_deleted_one_is_begun_anew(out: str) -> None:
