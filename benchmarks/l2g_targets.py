@@ -22,7 +22,7 @@ from torch import Tensor
 
 from wsss_ray.artifacts.network import TrainedNetwork, open_localizer
 from wsss_ray.artifacts.record import RunFolder, open_run
-from wsss_ray.data.image import IGNORE, decode_image, decode_mask, decode_saliency
+from wsss_ray.data.image import decode_image, decode_mask, decode_saliency
 from wsss_ray.data.manifest import open_data
 from wsss_ray.data.shards import read_shard
 from wsss_ray.data.source import Row
@@ -31,6 +31,7 @@ from wsss_ray.engine.passes import Device
 from wsss_ray.methods.l2g.losses import compute_attention
 from wsss_ray.methods.l2g.network import L2G
 from wsss_ray.methods.views import crop_views, sample_boxes
+from wsss_ray.score.confusion import Counts, compute_mean_iou, count_confusion
 
 THRESHOLDS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 PATCH, NUM_VIEWS = 80, 4
@@ -52,36 +53,30 @@ class Crop:
 
 
 @dataclass
-class Tally:
-    """Confusion counts of one way of reading masks, for every threshold."""
+class Masks:
+    """One way of reading masks, counted at every threshold."""
 
     num_labels: int
     counts: dict[float, np.ndarray] = field(default_factory=dict)
+    """Threshold -> confusion matrix."""
 
     def add(self, scores: np.ndarray, truth: np.ndarray) -> None:
-        """(C, H, W) scores in [0, 1] against (H, W) labels, 255 left out."""
-        counted = truth != IGNORE
+        """(C, H, W) scores in [0, 1] against (H, W) labels."""
         for threshold in THRESHOLDS:
             winner = np.where(scores.max(axis=0) > threshold, scores.argmax(axis=0) + 1, 0)
-            pairs = truth[counted].astype(np.int64) * self.num_labels + winner[counted]
-            found = np.bincount(pairs, minlength=self.num_labels**2).reshape(self.num_labels, -1)
+            found = count_confusion(truth, winner, self.num_labels)
             self.counts[threshold] = self.counts.get(threshold, 0) + found
 
     def describe(self) -> str:
         """mIoU at the best threshold, and what became of the objects' pixels there."""
-        best = max(self.counts, key=lambda threshold: find_mean_iou(self.counts[threshold]))
-        counts = self.counts[best]
-        objects, right, missed = counts[1:].sum(), np.diag(counts)[1:].sum(), counts[1:, 0].sum()
+        scores = {threshold: float(compute_mean_iou(Counts.of(matrix))) for threshold, matrix in self.counts.items()}
+        best = max(scores, key=lambda threshold: scores[threshold])
+        matrix = self.counts[best]
+        objects, right, missed = matrix[1:].sum(), np.diag(matrix)[1:].sum(), matrix[1:, 0].sum()
         return (
-            f"{100 * find_mean_iou(counts):.1f} at {best:g}; of the objects {100 * right / objects:.0f} % right, "
+            f"{100 * scores[best]:.1f} at {best:g}; of the objects {100 * right / objects:.0f} % right, "
             f"{100 * missed / objects:.0f} % missed, {100 * (objects - right - missed) / objects:.0f} % another class"
         )
-
-
-def find_mean_iou(counts: np.ndarray) -> float:
-    """Over the labels there are."""
-    union = counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
-    return float(np.mean(np.diag(counts)[union > 0] / union[union > 0]))
 
 
 def draw_crops(run: RunFolder, num_images: int) -> Iterator[Crop]:
@@ -116,7 +111,7 @@ class Reader:
         self.localizer = trained.localizer
         self.on = Device(self.net.normalize, torch.device("cpu"))
         self.num_classes = trained.spec.num_classes
-        self.tallies: dict[str, Tally] = defaultdict(lambda: Tally(self.num_classes + 1))
+        self.masks: dict[str, Masks] = defaultdict(lambda: Masks(self.num_classes + 1))
         self.views: Counter[str] = Counter()
 
     def read(self, crop: Crop) -> None:
@@ -132,7 +127,7 @@ class Reader:
         for place, (left, top, right, bottom) in enumerate(boxes[0].tolist()):
             truth = crop.mask[top:bottom, left:right]
             for name, found in readings.items():
-                self.tallies[name].add(found[place], truth)
+                self.masks[name].add(found[place], truth)
             parts = None if crop.parts is None else crop.parts[top:bottom, left:right]
             for label in crop.classes:
                 self.views["all"] += 1
@@ -191,8 +186,8 @@ def main() -> None:
         for crop in draw_crops(run, given.images):
             reader.read(crop)
         print(f"{name.rstrip('/').rpartition('/')[2]} (seed {run.recipe['seed']})")
-        for what, tally in reader.tallies.items():
-            print(f"  {what}: mIoU {tally.describe()}")
+        for what, masks in reader.masks.items():
+            print(f"  {what}: mIoU {masks.describe()}")
         views = reader.views
         print(
             f"  labels of views: {views['no object'] / views['all']:.1%} without their object, "
