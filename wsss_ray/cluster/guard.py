@@ -11,12 +11,13 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from wsss_ray.config import UserError
 
@@ -28,6 +29,13 @@ HEAD_SECONDS = 30.0
 ends the process after 60 s."""
 SIGNAL = signal.SIGUSR1
 """By which what blocks the main thread is interrupted; nobody else sends it to a command."""
+AGAIN_SECONDS = 5.0
+"""After which the main thread is interrupted again: an exception that comes in a callback or a destructor is lost."""
+END_SECONDS = 20.0
+"""After which a main thread that hears nothing is not waited for; with the head's patience it is less than Ray's 60 s.
+"""
+REFUSED = 2
+"""The exit code of a command that cannot do its work."""
 AGAIN = "run the same command to resume"
 MARK = "WSSS_OWN_RAY"
 """In the environment of all that a command's own Ray starts."""
@@ -70,14 +78,25 @@ class Guard:
         return f"the head of the Ray cluster at {self.head} is gone; start it again, then {AGAIN}"
 
     def watch(self) -> None:
-        """Look until the command has ended; interrupt its main thread where something is gone."""
-        while not self.ended.wait(LOOK_SECONDS):
-            if self.find_lost() is not None:
-                main = threading.main_thread().ident
-                with self.lock:
-                    if main is not None and not self.ended.is_set():
-                        signal.pthread_kill(main, SIGNAL)
+        """Look until the command has ended; interrupt its main thread where something is gone, until it hears."""
+        lost = None
+        while lost is None:
+            if self.ended.wait(LOOK_SECONDS):
                 return
+            lost = self.find_lost()
+        for _ in range(int(END_SECONDS / AGAIN_SECONDS)):
+            if not self.interrupt() or self.ended.wait(AGAIN_SECONDS):
+                return
+        end_process(lost)
+
+    def interrupt(self) -> bool:
+        """Send the main thread its signal; whether it still waited for something."""
+        main = threading.main_thread().ident
+        with self.lock:
+            if main is None or self.ended.is_set():
+                return False
+            signal.pthread_kill(main, SIGNAL)
+        return True
 
     def hear(self, number: int, frame: Any) -> None:
         """The handler of the signal."""
@@ -103,6 +122,7 @@ def guard_cluster(address: str | None) -> Iterator[None]:
         with _mute_dumps():
             yield
     except BaseException as error:
+        guard.ended.set()
         # Errors of the user's own are said; any other one has come of a head that is gone just now.
         lost = guard.find_lost(HEAD_SECONDS if isinstance(error, UserError) else 0.0)
         if lost is None:
@@ -128,6 +148,16 @@ def end_own_ray() -> None:
         with contextlib.suppress(OSError):
             if int(place.name) != os.getpid() and f"{MARK}={mark}\0".encode() in (place / "environ").read_bytes():
                 os.kill(int(place.name), signal.SIGKILL)
+
+
+def end_process(lost: str) -> NoReturn:
+    """End a command whose main thread cannot be reached, in its line, as Ray would soon without one.
+
+    What it has finished is on disk, and its run is closed in MLflow by the next command.
+    """
+    end_own_ray()
+    print(f"wsss: {lost}", file=sys.stderr, flush=True)
+    os._exit(REFUSED)
 
 
 def _open_guard(address: str | None) -> Guard | None:
