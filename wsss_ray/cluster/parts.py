@@ -15,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.split import use_tasks
+from wsss_ray.cluster.split import size_round, use_tasks
 from wsss_ray.config import UserError
 
 log = logging.getLogger(__name__)
@@ -34,10 +34,6 @@ unpack_items: Callable[[bytes], list[Any]] = cloudpickle.loads
 """The items of a part, as they travel."""
 
 
-ROUND, ROUND_PER_WORKER = 256, 16
-"""Parts that are handed to Ray at once: so many, and at least so many a worker, so that ends of rounds cost little."""
-
-
 def run_parts(
     work: Work, parts: Iterable[Part], arguments: tuple[Any, ...], layout: Machines, bury: Bury
 ) -> Iterator[Result]:
@@ -47,7 +43,7 @@ def run_parts(
     die again and again is done without the items that kill them, which are found by halving it.
     """
     source = iter(parts)
-    while taken := list(islice(source, max(ROUND, ROUND_PER_WORKER * layout.cpu_workers))):
+    while taken := list(islice(source, size_round(layout))):
         left = dict(enumerate(taken))
         placed = [{"place": place, "part": cloudpickle.dumps(dict(part))} for place, part in left.items()]
         pipeline = ray.data.from_items(placed, override_num_blocks=len(placed)).map_batches(

@@ -29,7 +29,7 @@ from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
-from wsss_ray.cluster.split import Split, run_split, use_gpu_actors, use_tasks
+from wsss_ray.cluster.split import Split, run_split, size_round, use_gpu_actors, use_tasks
 from wsss_ray.config import UserError
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.train import measure_peak_memory
@@ -87,10 +87,6 @@ class Throughput:
     """Of the shards that were not there yet."""
     peak_memory_mb: float = 0.0
     """Of the largest worker."""
-
-
-ROUND, ROUND_PER_WORKER = 256, 64
-"""Shards that are handed to Ray at once: so many, and at least so many a worker. It keeps 10 kB of each to the end."""
 
 
 class _Actor:
@@ -157,7 +153,7 @@ def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator
         return
     names, key = [name for name, _ in waiting], uuid.uuid4().hex
     # Actors would have to read their network again in every round; tasks find it in their process.
-    most = len(names) if job.network and machines.use_gpu else max(ROUND, ROUND_PER_WORKER * machines.cpu_workers)
+    most = len(names) if job.network and machines.use_gpu else size_round(machines)
     for start in range(0, len(names), most):
         for row in _build_pipeline(job, names[start : start + most], machines, key).iter_rows():
             if row["error"]:

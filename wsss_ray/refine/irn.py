@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import Changes, Precision, UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import IGNORE, Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
-from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import (
     Normalizer,
     compute_grid,
@@ -35,9 +34,9 @@ from wsss_ray.refine.pairs import (
     list_path_offsets,
     take_pairs,
 )
-from wsss_ray.refine.planes import make_mask
 from wsss_ray.refine.random_walk import scale_exp_times, spread_within_edges
 from wsss_ray.refine.seeds import ConfidentSeedsConfig
+from wsss_ray.refine.trained import TrainedRefinerConfig
 
 STRIDE = 4
 """Boundaries, labels and scores live on the image's grid divided by this."""
@@ -201,18 +200,15 @@ def compute_displacement_losses(displacement: Tensor, labels: PairLabels, radius
     }
 
 
-class IRNConfig(RefinerConfig):
+class IRNConfig(TrainedRefinerConfig):
     """IRN: a random walk spreads the maps, IRNet's boundaries stop it (Ahn, Cho and Kwak 2019).
 
     Sec. 5.2, as released in ``step/make_sem_seg_labels.py``.
     """
 
     name: Annotated[Literal["irn"], Changes("weights")] = "irn"
-    trainable: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    network_class: ClassVar[type[nn.Module]] = IRNet
     labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentSeedsConfig)
-    """Refiner that makes IRNet's training masks from the same maps; its 255 pixels teach nothing."""
     train_radius: Annotated[PositiveInt, Changes("weights")] = 10
     """Pairs of stride-4 cells closer than this teach; crops need more than eight times as many pixels a side."""
     displacement: Annotated[bool, Changes("weights")] = False
@@ -231,52 +227,26 @@ class IRNConfig(RefinerConfig):
     """Background score, beside the spread maps divided by their largest value of all classes."""
     keep: Annotated[float, Field(gt=0, le=1), Changes("masks")] = 1.0
     """Share of each predicted class's pixels that stay, widest lead first; the others become 255 (KTSE: 0.5)."""
-    precision: Annotated[Precision, Changes("masks")] = "fp32"
-    """What the trained network computes in; the random walk is always fp32."""
-
-    @property
-    def network_precision(self) -> Precision:
-        """``precision``."""
-        return self.precision
-
-    def training_labels(self) -> RefinerConfig:
-        """``labels``."""
-        return self.labels
 
     def build(self, backbone: Backbone, num_classes: int) -> IRNet:
         """The network to train."""
         return IRNet(backbone, num_classes, self.train_radius, self.displacement, self.canvas)
 
-    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained IRNet is."""
-        return self.refine_many([image], [maps], network)[0]
+    def score_images(
+        self, images: Sequence[np.ndarray], maps: Sequence[ClassMaps], network: IRNet, bf16: bool
+    ) -> Iterator[Tensor]:
+        """(P + 1, H, W) scores of each image: its maps, spread within the boundaries that one pass finds."""
+        inputs = make_network_input(images, network, network.normalize)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            edges = network.edges(inputs)
+        for one, edge in zip(maps, edges, strict=True):
+            yield self.spread_maps(one, edge)
 
-    @torch.inference_mode()
-    def refine_many(
-        self,
-        images: Sequence[np.ndarray],
-        maps: Sequence[ClassMaps],
-        network: nn.Module | None = None,
-        bf16: bool = False,
-    ) -> list[np.ndarray]:
-        """The masks of images of one size, all in one pass of the network; those without maps are background."""
-        if not isinstance(network, IRNet):
-            raise UserError("refiner 'irn' needs its trained IRNet: run the step that trains it first")
-        masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
-        places = [place for place, one in enumerate(maps) if len(one.classes)]
-        if places:
-            inputs = make_network_input([images[place] for place in places], network, network.normalize)
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-                edges = network.edges(inputs)
-            for place, edge in zip(places, edges, strict=True):
-                masks[place] = self._read_mask(self.spread_maps(maps[place], edge), maps[place])
-        return masks
-
-    def _read_mask(self, planes: Tensor, maps: ClassMaps) -> np.ndarray:
-        # max is many times as fast as argmax over the first axis on a CPU.
-        mask = make_mask(planes.max(dim=0).indices.cpu().numpy(), maps.classes)
+    def read_mask(self, scores: Tensor, maps: ClassMaps) -> np.ndarray:
+        """The mask of the largest score; where ``keep`` is below 1, of the surest pixels alone."""
+        mask = super().read_mask(scores, maps)
         if self.keep < 1:
-            mask[~select_confident(planes, self.keep).cpu().numpy()] = IGNORE
+            mask[~select_confident(scores, self.keep).cpu().numpy()] = IGNORE
         return mask
 
     @torch.inference_mode()

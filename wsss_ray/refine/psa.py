@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import Changes, Precision, UserError
+from wsss_ray.config import Changes, UserError
 from wsss_ray.contracts import Batch, ClassMaps, Need, ParamGroup, Progress
 from wsss_ray.nets.backbone import Backbone
 from wsss_ray.nets.groups import group_parameters
-from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.grid import (
     Normalizer,
     compute_grid,
@@ -34,9 +33,10 @@ from wsss_ray.refine.pairs import (
     list_search_offsets,
     view_windows,
 )
-from wsss_ray.refine.planes import add_power_background, make_mask
+from wsss_ray.refine.planes import add_power_background
 from wsss_ray.refine.random_walk import scale_exp_times, spread_scores
 from wsss_ray.refine.seeds import ConfidentPowerSeedsConfig
+from wsss_ray.refine.trained import TrainedRefinerConfig
 
 STRIDE = 8
 """Features, labels and scores live on the image's grid divided by this."""
@@ -141,18 +141,15 @@ def link_cells(features: Tensor, radius: int) -> Tensor:
     return links
 
 
-class PSAConfig(RefinerConfig):
+class PSAConfig(TrainedRefinerConfig):
     """PSA: a random walk over AffinityNet's affinities spreads maps and background (Ahn and Kwak 2018).
 
     Sec. 3.3, with the background (1 - max)^alpha of Eq. 2, as released in ``infer_aff.py``.
     """
 
     name: Annotated[Literal["psa"], Changes("weights")] = "psa"
-    trainable: ClassVar[bool] = True
-    needs: ClassVar[frozenset[Need]] = frozenset({"mask"})
-    # Nothing by itself: the masks it makes are an input of the training, by their digest.
+    network_class: ClassVar[type[nn.Module]] = AffinityNet
     labels: Annotated[LabelRefiner, Changes("nothing")] = Field(default_factory=ConfidentPowerSeedsConfig)
-    """Refiner that makes AffinityNet's training masks from the same maps; its 255 pixels teach nothing."""
     padding: Annotated[Literal["black", "mean"], Changes("weights")] = "black"
     radius: Annotated[PositiveInt, Changes("weights")] = 5
     """Pairs of stride-8 cells closer than this, in training and in the random walk."""
@@ -163,56 +160,26 @@ class PSAConfig(RefinerConfig):
     walk_side: Annotated[PositiveInt | None, Changes("masks")] = None
     """Side, in cells, of the square grid that ``exp_times`` is for (63 for images of 500 pixels): on another the walk
     takes the power of two of steps that carries it as far in the image. None: 2^exp_times on every grid."""
-    precision: Annotated[Precision, Changes("masks")] = "fp32"
-    """What the trained network computes in; the random walk is always fp32."""
-
-    @property
-    def network_precision(self) -> Precision:
-        """``precision``."""
-        return self.precision
-
-    def training_labels(self) -> RefinerConfig:
-        """``labels``."""
-        return self.labels
 
     def build(self, backbone: Backbone, num_classes: int) -> AffinityNet:
         """The network to train."""
         return AffinityNet(backbone, num_classes, self.radius, self.padding)
 
-    def refine(self, image: np.ndarray, maps: ClassMaps, network: nn.Module | None = None) -> np.ndarray:
-        """(H, W, 3) uint8 RGB and its class maps -> (H, W) uint8 mask, computed where the trained AffinityNet is."""
-        return self.refine_many([image], [maps], network)[0]
-
-    @torch.inference_mode()
-    def refine_many(
-        self,
-        images: Sequence[np.ndarray],
-        maps: Sequence[ClassMaps],
-        network: nn.Module | None = None,
-        bf16: bool = False,
-    ) -> list[np.ndarray]:
-        """The masks of images of one size, all in one pass of the network; those without maps are background."""
-        if not isinstance(network, AffinityNet):
-            raise UserError("refiner 'psa' needs its trained AffinityNet: run the step that trains it first")
-        masks = [np.zeros(image.shape[:2], np.uint8) for image in images]
-        places = [place for place, one in enumerate(maps) if len(one.classes)]
-        if not places:
-            return masks
+    def score_images(
+        self, images: Sequence[np.ndarray], maps: Sequence[ClassMaps], network: AffinityNet, bf16: bool
+    ) -> Iterator[Tensor]:
+        """(P + 1, H, W) scores of each image: its maps and background, spread by the affinities of one pass."""
         height, width = images[0].shape[:2]
         rows, columns = compute_grid((height, width), STRIDE)
         pad = (0, columns * STRIDE - width, 0, rows * STRIDE - height)
-        network.eval()
-        inputs = F.pad(make_network_input([images[place] for place in places], network, network.normalize), pad)
+        inputs = F.pad(make_network_input(images, network, network.normalize), pad)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             all_features = network.features(inputs)
-        for place, features in zip(places, all_features.float(), strict=True):
-            planes = torch.from_numpy(add_power_background(maps[place].full(), self.alpha))
+        for one, features in zip(maps, all_features.float(), strict=True):
+            planes = torch.from_numpy(add_power_background(one.full(), self.alpha))
             spread = self.spread_planes(planes.to(features.device), features)
             large = F.interpolate(spread[None], scale_factor=float(STRIDE), mode="bilinear", align_corners=False)
-            # max is many times as fast as argmax over the first axis on a CPU.
-            winner = large[0, :, :height, :width].max(dim=0).indices
-            masks[place] = make_mask(winner.cpu().numpy(), maps[place].classes)
-        return masks
+            yield large[0, :, :height, :width]
 
     def spread_planes(self, planes: Tensor, features: Tensor) -> Tensor:
         """(K', H, W) scores and (c, h, w) features of the image padded to whole cells -> (K', h, w) spread scores.
