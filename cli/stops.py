@@ -71,7 +71,10 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """The signals that stop a command interrupt what runs inside; those that ``nohup`` or a shell ignores stay so."""
+    """The signals that stop a command interrupt what runs inside; those that ``nohup`` or a shell ignores stay so.
+
+    An interrupt that comes in a destructor or a callback of Python is lost, without Python's traceback of it.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -80,9 +83,12 @@ def stop_on_signals() -> Iterator[Stop]:
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, stop.hear)
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if issubclass(lost.exc_type, KeyboardInterrupt) else show(lost)
     try:
         yield stop
     finally:
+        sys.unraisablehook = show
         for number, handler in before.items():
             signal.signal(number, handler)
 
