@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+import torch.nn.functional as F
+from torch import multiprocessing, nn
 
 from tests.engine.test_training import save_and_load, small
 from wsss_ray.artifacts.network import build_localizer
-from wsss_ray.contracts import ClassMaps
+from wsss_ray.contracts import Batch, ClassMaps, ParamGroup, Progress
 from wsss_ray.data.samples import Lookups, Sampling, TrainSamples
 from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
-from wsss_ray.engine.train import Hooks, Request, Training, train_network
+from wsss_ray.engine.train import Hooks, Request, TrainConfig, Training, train_network
 from wsss_ray.engine.validate import World
 from wsss_ray.methods import METHODS
 from wsss_ray.recipe import Recipe, override, take_localizer
@@ -64,6 +65,7 @@ def work(rank: int, folder: str) -> None:
         dist.all_gather_object(gathered, list_weights(network))
         assert all(torch.equal(one, other) for one, other in zip(*gathered, strict=True)), name
     _leave_and_go_on(rows, rank)
+    _share_unevenly(rows, rank)
     dist.destroy_process_group()
 
 
@@ -86,6 +88,39 @@ def _leave_and_go_on(rows: Rows, rank: int) -> None:
     ended, again = fit(recipe, rows, rank, states[0])
     assert ended
     assert all(torch.equal(one, other) for one, other in zip(list_weights(whole), list_weights(again), strict=True))
+
+
+class Linear(nn.Module):
+    """Classes of an image from its mean colour; no image changes what is said of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = nn.Linear(3, 5)
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, torch.Tensor]:
+        scores = self.layer(batch.image.mean(dim=(2, 3)))
+        return {"classification": F.multilabel_soft_margin_loss(scores, batch.labels)}
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [ParamGroup("head", list(self.layer.parameters()), 1.0)]
+
+
+def _share_unevenly(rows: Rows, rank: int) -> None:
+    """Batches of 5, 5 and 2 images, of which one worker has 3, 3 and 1: each image counts as it does for one worker."""
+    recipe = small("cam")
+    config = TrainConfig(epochs=3, batch_size=5, drop_last=False, augment=recipe.train.augment, validate_images=0)
+    samples = TrainSamples(rows, 5, Sampling(config.augment, recipe.net.normalize, 3))
+    found = []
+    for world in (World(rank, 2), World()):
+        network = Linear()
+        losses: list[float] = []
+        hooks = Hooks(on_epoch=lambda report, _, losses=losses: losses.append(report.losses["total"]))
+        assert train_network(network, Training(samples, config, 3, world), hooks=hooks)
+        found.append((network.layer.weight.detach(), torch.tensor(losses)))
+    (together, losses), (alone, expected) = found
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
+    torch.testing.assert_close(losses, expected, rtol=0, atol=1e-6)
 
 
 def test_every_method_and_one_that_is_left(tmp_path: Path) -> None:

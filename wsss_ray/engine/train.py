@@ -256,7 +256,9 @@ def _train_epoch(
         progress = replace(start, step=done.step)
         set_lr(optimizer, compute_lr_multiplier(config.schedule, done.step, start.num_steps, steps_per_epoch))
         torch.manual_seed(zlib.crc32(f"{training.seed}/{done.step}/{world.rank}".encode()))
-        parts = _take_step(model, optimizer, batch.to(world.device, training.memory_format), progress, training)
+        weight = batch.image.shape[0] * world.size / _count_images(training, start.epoch, done.step - start.step)
+        batch = batch.to(world.device, training.memory_format)
+        parts = _take_step(model, optimizer, batch, progress, training, weight)
         done.add(parts, batch.image.shape[0] * world.size)
         if done.is_due(world.device):
             hooks.on_step(done.step, start.num_steps, done.look())
@@ -281,6 +283,12 @@ def _count_steps(num_images: int, config: TrainConfig, epoch: int) -> int:
     return num_images // size if config.drop_last else -(-num_images // size)
 
 
+def _count_images(training: Training, epoch: int, place: int) -> int:
+    """Images of the global batch at a place in an epoch."""
+    size = training.config.batch_size_at(epoch)
+    return min(size, len(training.samples) - place * size)
+
+
 def _build_batches(training: Training, epoch: int, first: int) -> Iterator[Batch]:
     """The worker's share of every global batch of an epoch from the step ``first`` on, built ahead.
 
@@ -299,16 +307,24 @@ def _build_batches(training: Training, epoch: int, first: int) -> Iterator[Batch
 
 
 def _take_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, progress: Progress, training: Training
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    progress: Progress,
+    training: Training,
+    weight: float,
 ) -> dict[str, Tensor]:
-    """Forward, backward and update over one batch, in ``accumulate`` pieces whose gradients add up to the whole."""
+    """Forward, backward and update over one batch, in ``accumulate`` pieces whose gradients add up to the whole.
+
+    ``weight`` is the worker's share of the global batch times the workers, since the mean over them is what counts.
+    """
     config, world = training.config, training.world
     optimizer.zero_grad(set_to_none=True)
     pieces = list(_cut_batch(batch, config.accumulate))
     total: dict[str, Tensor] = {}
     size = batch.image.shape[0]
     for index, piece in enumerate(pieces):
-        share = piece.image.shape[0] / size
+        share = weight * piece.image.shape[0] / size
         last = index == len(pieces) - 1
         waits = isinstance(model, nn.parallel.DistributedDataParallel) and not last
         bf16 = use_bf16(config.precision, world.device)
