@@ -134,7 +134,8 @@ AREA: scales.Overrides = {
 SMALL: dict[Phase, scales.Overrides] = {
     "classifier": {**LAYERS, "method.channels": 128},
     "expansion": {**LAYERS, "method.channels": 128, **CEILING, **train_slowly(0.03)},
-    "shrinkage": {**LAYERS, "method.channels": 128, **CEILING, **AREA, **train_slowly(0.03)},
+    # At ten times this rate a quarter of the samples leave the map in the fourth epoch (VOC8, seed 0).
+    "shrinkage": {**LAYERS, "method.channels": 128, **CEILING, **AREA, **train_slowly(0.003)},
 }
 TOY: dict[Phase, scales.Overrides] = {
     "classifier": {**LAYERS, "method.channels": 64},

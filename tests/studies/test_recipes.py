@@ -139,11 +139,11 @@ def test_rows_say_where_refiners_leave_the_release() -> None:
 
 
 def test_esol_alpha_and_rate_at_small_scales() -> None:
-    steps: dict[Scale, float] = {"toy": 0.003, "small": 0.0003}
-    for scale, step in steps.items():
+    steps: dict[Scale, tuple[float, float]] = {"toy": (0.003, 0.03), "small": (0.0003, 0.003)}
+    for scale, (step, rate) in steps.items():
         _, expansion, shrinkage = chain_of(esol.recipe(scale))
         assert expansion.method.alpha * expansion.train.optimizer.lr == pytest.approx(step)
-        assert shrinkage.train.optimizer.lr == 0.03
+        assert shrinkage.train.optimizer.lr == rate
         assert (shrinkage.method.gamma, shrinkage.method.area_map) == (0.1, "normalized")
         assert expansion.method.extra_lr_multiplier == 1
         assert {phase.method.init for phase in chain_of(esol.recipe(scale))} == {"identity"}
