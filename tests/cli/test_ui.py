@@ -49,7 +49,7 @@ def taken() -> Iterator[int]:
         yield int(holder.getsockname()[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.faults)])
 def test_nothing_is_left_after_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     port = find_port()
     server = subprocess.Popen(
