@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 import ray
 
 from tests.local_ray import start_ray
-from wsss_ray.cluster import split
+from wsss_ray.cluster import rounds
 from wsss_ray.cluster.join import lay_out
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.cluster.split import Split, SplitWorker
@@ -71,8 +71,8 @@ def test_files_are_those_of_one_process(a_gpu: None, tmp_path: Path) -> None:
 
 
 def test_rounds_write_every_shard(a_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(split, "ROUND", 1)
-    monkeypatch.setattr(split, "ROUND_PER_WORKER", 1)
+    monkeypatch.setattr(rounds, "ROUND", 1)
+    monkeypatch.setattr(rounds, "ROUND_PER_WORKER", 1)
     run_shards(make_job(tmp_path), lay_out([(2, 0)], Resources()))
     assert len(list(tmp_path.glob("*.parquet"))) == 3
 

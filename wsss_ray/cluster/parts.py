@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.split import size_round, use_tasks
+from wsss_ray.cluster.rounds import take_rounds
+from wsss_ray.cluster.split import use_tasks
 from wsss_ray.config import UserError
 
 log = logging.getLogger(__name__)
@@ -39,11 +39,10 @@ def run_parts(
 ) -> Iterator[Result]:
     """The result of each part, in any order, one core each (see ``use_tasks``).
 
-    Parts are taken in rounds as they are needed, so that any number of them fits into memory. A part over which workers
-    die again and again is done without the items that kill them, which are found by halving it.
+    A part over which workers die again and again is done without the items that kill them, which are found by halving
+    it.
     """
-    source = iter(parts)
-    while taken := list(islice(source, size_round(layout))):
+    for taken in take_rounds(parts, layout):
         left = dict(enumerate(taken))
         placed = [{"place": place, "part": cloudpickle.dumps(dict(part))} for place, part in left.items()]
         pipeline = ray.data.from_items(placed, override_num_blocks=len(placed)).map_batches(

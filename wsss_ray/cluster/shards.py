@@ -29,7 +29,8 @@ from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
-from wsss_ray.cluster.split import Split, run_split, size_round, use_gpu_actors, use_tasks
+from wsss_ray.cluster.rounds import take_rounds
+from wsss_ray.cluster.split import Split, run_split, use_gpu_actors, use_tasks
 from wsss_ray.config import UserError
 from wsss_ray.data.shards import read_shard
 from wsss_ray.engine.train import measure_peak_memory
@@ -153,9 +154,8 @@ def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator
         return
     names, key = [name for name, _ in waiting], uuid.uuid4().hex
     # Actors would have to read their network again in every round; tasks find it in their process.
-    most = len(names) if job.network and machines.use_gpu else size_round(machines)
-    for start in range(0, len(names), most):
-        for row in _build_pipeline(job, names[start : start + most], machines, key).iter_rows():
+    for taken in [names] if job.network and machines.use_gpu else take_rounds(names, machines):
+        for row in _build_pipeline(job, taken, machines, key).iter_rows():
             if row["error"]:
                 raise UserError(str(row["error"]))
             yield str(row["shard"]), float(row["memory"])

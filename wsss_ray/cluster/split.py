@@ -26,8 +26,6 @@ from wsss_ray.engine.train import measure_peak_memory
 
 MAX_DEATHS = 2
 """How often the work of a worker that died is tried again."""
-ROUND, ROUND_PER_WORKER = 256, 16
-"""Parts or shards of a round: so many, and at least so many a worker, so that ends of rounds cost little."""
 Part = Any
 """What the network says of one image, and what the other side needs beside it; picklable."""
 
@@ -103,11 +101,6 @@ def use_gpu_actors(num_shards: int, machines: Machines) -> dict[str, Any]:
         "max_restarts": MAX_DEATHS,
         "max_task_retries": MAX_DEATHS,
     }
-
-
-def size_round(machines: Machines) -> int:
-    """How many parts or shards are handed to Ray at once: it keeps 10 kB of each until the last of them is done."""
-    return max(ROUND, ROUND_PER_WORKER * machines.cpu_workers)
 
 
 def use_tasks(machines: Machines, num_parts: int | None = None) -> dict[str, Any]:

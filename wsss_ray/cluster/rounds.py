@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work is handed to Ray in rounds: it keeps what it knows of each part until the last of them is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from wsss_ray.cluster.join import Machines
+from wsss_ray.cluster.memory import give_memory_back
+
+ROUND, ROUND_PER_WORKER = 256, 16
+"""Parts or shards of a round: so many, and at least so many a worker, so that ends of rounds cost little."""
+Taken = TypeVar("Taken")
+
+
+def take_rounds(items: Iterable[Taken], machines: Machines) -> Iterator[list[Taken]]:
+    """All items, in rounds, taken as they are needed, so that any number of them fits into memory.
+
+    Memory is given back after each: Ray keeps 10 kB of each part, and lets go of it only when asked.
+    """
+    source, size = iter(items), max(ROUND, ROUND_PER_WORKER * machines.cpu_workers)
+    while taken := list(islice(source, size)):
+        yield taken
+        give_memory_back()
