@@ -100,7 +100,7 @@ def skip_reading(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, An
         asdict(Facts(f"{name}-{row}", ("train",), (row % NUM_CLASSES,), content=f"{number * ROWS + row:016x}"))
         for row in range(ROWS)
     ]
-    return {"info": info.model_dump_json(), "facts": json.dumps(facts), "bad": "[]", "items": ROWS}
+    return {"info": info.model_dump_json(), "facts": json.dumps(facts), "bad": "[]", "items": ROWS, "kept": False}
 
 
 def describe_shard(number: int, splits: list[str]) -> ShardInfo:

@@ -39,6 +39,9 @@ LONGEST = (
     "experiments/test_sweep_run.py",
     "experiments/test_study_run.py",
     "test_notebooks.py",
+    "faults/test_matrix.py",
+    "faults/test_damage.py",
+    "faults/test_tracking_server.py",
 )
 """Files that take minutes, the longest first: with several processes, none of them is left for the end."""
 

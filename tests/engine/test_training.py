@@ -51,9 +51,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Rows:
 
 
 def fit(
-    recipe: Recipe, rows: Rows, state: Any = None, hooks: Hooks | None = None
+    recipe: Recipe, rows: Rows, state: Any = None, hooks: Hooks | None = None, heard: list[EpochReport] | None = None
 ) -> tuple[list[Any], list[dict[str, float]], Any]:
-    """The state after every epoch, the losses of every epoch, and the network."""
+    """The state after every epoch, the losses of every epoch, and the network; ``heard`` takes the whole reports."""
     torch.manual_seed(1)
     network: Any = build_localizer(take_localizer(recipe), 5)
     samples = TrainSamples(rows, 5, Sampling(recipe.train.augment, recipe.net.normalize, 3, recipe.method.needs))
@@ -63,6 +63,8 @@ def fit(
     def on_epoch(report: EpochReport, snapshot: Any) -> None:
         states.append(copy.deepcopy(snapshot()))
         losses.append(dict(report.losses))
+        if heard is not None:
+            heard.append(report)
 
     training = Training(samples, recipe.train, 3, World(0, 1, torch.device("cpu")), threads=1)
     train_network(network, training, state, replace(hooks or Hooks(), on_epoch=on_epoch))
@@ -98,8 +100,11 @@ def test_broken_off_in_the_middle_of_an_epoch_goes_on_to_the_same_weights(name: 
     assert sorted(kept) == [2, 8]
     for step, state in kept.items():
         assert state["begun"]["step"] == step
-        _, later, network = fit(recipe, rows, state)
+        heard: list[EpochReport] = []
+        state["begun"]["seconds"] += 1000
+        _, later, network = fit(recipe, rows, state, heard=heard)
         assert later == losses[state["epoch"] + 1 :], "the losses of the whole epoch are counted"
+        assert [report.seconds > 1000 for report in heard] == [True] + [False] * (len(heard) - 1), "and its time"
         for key, tensor in whole.state_dict().items():
             assert torch.equal(tensor, network.state_dict()[key]), (step, key)
 

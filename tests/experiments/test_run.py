@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,6 +88,18 @@ def test_every_step_leaves_its_scores(first: FinishedRun) -> None:
     assert "ground truth" in best["protocol"]
 
 
+def test_training_takes_the_time_of_its_epochs(first: FinishedRun) -> None:
+    """Of one of the first versions, whose epochs have no time, that of the step."""
+    trained = [artifact.record for _, artifact in first.steps if artifact.stage == "train"]
+    whole = sum(record["seconds"] for record in trained)
+    assert 0 < first.train_seconds < whole
+    old = deepcopy(first)
+    for _, artifact in old.steps:
+        for epoch in artifact.record.get("history", []):
+            del epoch["seconds"]
+    assert old.train_seconds == pytest.approx(whole)
+
+
 def test_matrix_counts_every_pixel_of_the_split(first: FinishedRun) -> None:
     counted = sum(sum(row) for row in first.scores["seeds"]["fixed"]["matrix"])
     assert counted == 24 * 64 * 64
@@ -147,6 +160,7 @@ def test_half_finished_step_goes_on(first: FinishedRun, tiny: Recipe) -> None:
     (folder / "artifact.json").unlink()
     again = run(tiny, RunOptions(str(Path(first.folder).parent.parent)))
     assert not again.artifacts["maps"].reused
+    assert (maps.record["resumed"], again.artifacts["maps"].record["resumed"]) == (False, True)
     assert kept.stat().st_mtime_ns == before
     assert again.artifacts["maps"].record["content"] == maps.record["content"]
 

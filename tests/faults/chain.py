@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+
 from tests.faults.processes import SETTINGS, Command
 
 SIZES = (
@@ -76,13 +78,16 @@ class Whole:
 
 
 def make_whole(folder: Path) -> Whole:
-    """Run to the end, once."""
-    command = Command(folder, *RUN)
-    try:
-        command.process.wait(timeout=SECONDS)
-        assert command.process.returncode == 0, command.text
-    finally:
-        command.kill()
+    """Run to the end, once, whatever the number of test processes."""
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not list(folder.glob("out/runs/*/run.json")):
+            command = Command(folder, *RUN)
+            try:
+                command.process.wait(timeout=SECONDS)
+                assert command.process.returncode == 0, command.text
+            finally:
+                command.kill()
     (record,) = (folder / "out" / "runs").glob("*/run.json")
     steps = {step["title"]: f"{step['stage']}/{step['digest']}" for step in json.loads(record.read_text())["steps"]}
     titles = {**TITLES, LAST: "score segmentation"}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.faults.chain import Whole, make_whole
@@ -11,4 +13,5 @@ from tests.faults.chain import Whole, make_whole
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run, which all chains are compared with."""
-    return make_whole(tmp_path_factory.mktemp("whole"))
+    mine = tmp_path_factory.getbasetemp()
+    return make_whole((mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "whole")

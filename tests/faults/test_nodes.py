@@ -35,7 +35,7 @@ def work(out: str, seat: Seat) -> None:
     last = read_checkpoint(out)
     done: list[int] = [] if last is None else json.loads(last["history"])
     if seat.world.rank == 0:
-        seat.notes.note_history([{"epoch": epoch} for epoch in range(len(done))])
+        seat.notes.note_history([{"epoch": epoch} for epoch in range(len(done))], len(done))
     for epoch in range(len(done), EPOCHS):
         time.sleep(1)
         if seat.world.size > 1:

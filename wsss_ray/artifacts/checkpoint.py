@@ -25,6 +25,11 @@ class CheckpointRecord(BaseModel):
     files: dict[str, FileInfo]
 
 
+def has_checkpoint(out: str) -> bool:
+    """Whether a training below ``out`` got as far as its first one."""
+    return storage.exists(storage.join(out, FOLDER, RECORD))
+
+
 def write_checkpoint(out: str, number: int, files: Mapping[str, bytes]) -> None:
     """Keep files below ``out``, and no longer those of the checkpoint before; each has a number of its own."""
     folder = storage.join(out, FOLDER)

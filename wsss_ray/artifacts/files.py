@@ -18,6 +18,8 @@ from wsss_ray.config import UserError
 
 RECORD = "artifact.json"
 """Written last: a folder that holds it is finished."""
+LOCK = ".lock"
+"""The file by which a folder is held."""
 MARK = ".damaged"
 """Left where damage was found, by whoever read it: the next run looks at every byte, and makes the step again."""
 FIX = "'wsss run' with the same recipe and --out computes it again"
@@ -56,7 +58,7 @@ def describe_files(folder: str) -> dict[str, Any]:
     """
     hasher, files = hashlib.sha256(), {}
     for name in storage.list_names(folder):
-        if name in (RECORD, MARK, ".lock"):
+        if name in (RECORD, MARK, LOCK):
             continue
         data = storage.read_bytes(storage.join(folder, name))
         files[name] = FileInfo.of(data).model_dump()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,9 +196,8 @@ class FinishedRun:
 
     @property
     def train_seconds(self) -> float:
-        """What all its trainings took when they were computed."""
-        trained = (artifact.record for _, artifact in self.steps if artifact.stage == "train")
-        return float(sum(record.get("seconds", 0.0) for record in trained))
+        """What the steps of all its trainings took when they were computed, those before a break among them."""
+        return sum(_count_seconds(artifact.record) for _, artifact in self.steps if artifact.stage == "train")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -229,12 +229,18 @@ class FinishedRun:
         return RunFolder(self.folder, self.record, self.recipe.model_dump(mode="json"))
 
 
+def _count_seconds(record: Mapping[str, Any]) -> float:
+    """Of a training's steps; of one of the first versions, of all it did since it was last begun."""
+    epochs = [epoch.get("seconds") for epoch in record["history"]]
+    return float(record.get("seconds", 0.0) if None in epochs else sum(epochs))
+
+
 def _name_artifact(artifact: Artifact) -> dict[str, Any]:
     return {"stage": artifact.stage, "digest": artifact.digest, "seconds": artifact.record.get("seconds")}
 
 
 def _measure(artifact: Artifact) -> dict[str, Any]:
-    return {key: artifact.record.get(key) for key in ("images_per_second", "peak_memory_mb")}
+    return {key: artifact.record.get(key) for key in ("resumed", "images_per_second", "peak_memory_mb")}
 
 
 def read_record(run_folder: str) -> dict[str, Any]:

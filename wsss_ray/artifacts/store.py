@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 from filelock import FileLock, Timeout
 
 from wsss_ray import storage
-from wsss_ray.artifacts.files import FIX, MARK, RECORD, ArtifactRecord, describe_files, find_damage
+from wsss_ray.artifacts.checkpoint import has_checkpoint
+from wsss_ray.artifacts.files import FIX, LOCK, MARK, RECORD, ArtifactRecord, describe_files, find_damage
 from wsss_ray.config import UserError
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,11 @@ class Store:
             log.warning("%s: damaged (%s), computed again", folder, ", ".join(damaged))
         return damaged
 
+    def is_begun(self, stage: str, uid: str) -> bool:
+        """Whether an earlier run left a part of a step that is not finished."""
+        folder = self.folder(stage, uid)
+        return has_checkpoint(folder) or any(name != LOCK for name in storage.list_names(folder))
+
     @contextlib.contextmanager
     def lock(self, stage: str, uid: str) -> Iterator[None]:
         """Hold the step: of several runs that need it one computes, the others wait and then load.
@@ -138,7 +144,7 @@ def lock_folder(folder: str) -> FileLock:
     if place is None:
         place = Path(tempfile.gettempdir()) / f"wsss-locks-{os.getuid()}" / digest([folder])
     place.mkdir(parents=True, exist_ok=True)
-    return FileLock(place / ".lock")
+    return FileLock(place / LOCK)
 
 
 @contextlib.contextmanager

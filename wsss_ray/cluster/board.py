@@ -25,6 +25,8 @@ class Notices:
     """Epoch -> its record."""
     num_before: int | None = None
     """Epochs that an earlier run had done; None until it is known."""
+    steps_before: int = 0
+    """Steps that it had done."""
     error: str = ""
     """A user's error inside a worker, word for word."""
     nodes: dict[int, str] = field(default_factory=dict)
@@ -51,11 +53,11 @@ class Board:
         """A finished epoch."""
         self.notices[training].epochs[record["epoch"]] = record
 
-    def note_history(self, training: str, records: list[dict[str, Any]]) -> None:
-        """The epochs done as workers begin: of those of this run, what a worker that died could not note."""
+    def note_history(self, training: str, records: list[dict[str, Any]], steps: int) -> None:
+        """The epochs and steps done as workers begin: of those of this run, what a worker that died could not note."""
         notices = self.notices[training]
         if notices.num_before is None:
-            notices.num_before = len(records)
+            notices.num_before, notices.steps_before = len(records), steps
         for record in records[notices.num_before :]:
             notices.epochs.setdefault(record["epoch"], record)
 
@@ -108,9 +110,9 @@ class Notes:
         """A finished epoch; it is there when this returns."""
         ray.get(self.board.note_epoch.remote(self.training, record))
 
-    def note_history(self, records: list[dict[str, Any]]) -> None:
-        """The epochs done as workers begin; it is there when this returns."""
-        ray.get(self.board.note_history.remote(self.training, records))
+    def note_history(self, records: list[dict[str, Any]], steps: int) -> None:
+        """The epochs and steps done as workers begin; it is there when this returns."""
+        ray.get(self.board.note_history.remote(self.training, records, steps))
 
     def note_error(self, message: str) -> None:
         """A user's error; it is there when this returns."""

@@ -33,7 +33,7 @@ class Bar:
 
     def __init__(self, title: str, total: int, unit: str = "images") -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0
+        self.done = self.kept = 0
         self._text = ""
         self._last_line = self._start = time.monotonic()
         self._rich: Progress | None = None
@@ -69,6 +69,12 @@ class Bar:
         """So many more are done; ``note`` is shown beside the bar."""
         self.at(self.done + amount, note)
 
+    def keep(self, amount: int) -> None:
+        """So many more are kept of what was done before: they are shown, and are no part of the speed."""
+        if amount:
+            self.kept += amount
+            self.advance(amount, "resumed")
+
     def at(self, done: int, note: str | None = None) -> None:
         """So many are done in all."""
         self.done = done
@@ -84,5 +90,5 @@ class Bar:
         self._last_line = time.monotonic()
         seconds = self._last_line - self._start
         scale, unit = (1e6, "MB") if self.unit == "bytes" else (1.0, self.unit)
-        rate = f"{self.done / scale / seconds:.1f}/s" if seconds > 0 else ""
+        rate = f"{(self.done - self.kept) / scale / seconds:.1f}/s" if seconds > 0 else ""
         log.info(f"{self.title}: {self.done / scale:.0f}/{self.total / scale:.0f} {unit} {rate} {self._text}".rstrip())

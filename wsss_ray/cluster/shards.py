@@ -131,7 +131,7 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
     start, memory = time.monotonic(), 0.0
     num_images = dict(job.shards)
     with Bar(job.title, total) as bar:
-        bar.at(total - left, "resumed" if left < total else None)
+        bar.keep(total - left)
         if not waiting:
             return Throughput()
         try:

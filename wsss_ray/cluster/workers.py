@@ -291,6 +291,7 @@ def _say_what_lacks(title: str, wanted: Mapping[str, int]) -> None:
 
 def _show_notices(bar: Bar, notices: Notices) -> None:
     bar.set_total(notices.num_steps)
+    bar.keep(notices.steps_before - bar.kept)
     last = notices.epochs.get(max(notices.epochs, default=-1), {})
     precision = f" mAP {last['mean_ap']:.3f}" if last.get("mean_ap") is not None else ""
-    bar.at(notices.step, f"loss {notices.loss:.4f}{precision}")
+    bar.at(max(notices.step, notices.steps_before), f"loss {notices.loss:.4f}{precision}")

@@ -75,6 +75,8 @@ class EpochReport:
     """Mean of every loss part over the epoch, ``total`` and the monitors."""
     mean_ap: float | None
     """Image-level mean average precision on validation images, in [0, 1]."""
+    seconds: float
+    """Of its steps, without validation; also those before it was broken off."""
     images_per_second: float
     peak_memory_mb: float
     learning_rate: float
@@ -197,6 +199,7 @@ def train_network(
             done.step,
             mean_over_workers(losses, world),
             mean_ap,
+            seconds,
             done.num_images / max(seconds, 1e-9),
             measure_peak_memory(world.device),
             optimizer.param_groups[0]["lr"],

@@ -59,7 +59,8 @@ class MlflowLog(Listener):
     def hear_step(self, title: str, artifact: Artifact) -> None:
         """Metrics and tags of one step."""
         name, record = title.replace(" ", "_"), artifact.record
-        measured = ("seconds", "images_per_second", "peak_memory_mb")
+        # What the parts of a resumed step took that were done before, nobody knows.
+        measured = ("images_per_second", "peak_memory_mb", *([] if record.get("resumed") else ["seconds"]))
         self.tracker.log_metrics({f"{name}/{key}": record.get(key) for key in measured})
         for epoch in record.get("history", []):
             self.tracker.log_metrics(_name_epoch(name, epoch), step=epoch["epoch"])

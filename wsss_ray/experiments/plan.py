@@ -184,7 +184,7 @@ def read_durations(recipe: Recipe, out: str) -> dict[str, float]:
             continue
         if (run.recipe.get("name"), run.recipe.get("scale")) == (recipe.name, recipe.scale):
             for step in run.record["steps"]:
-                if step["seconds"] is not None:
+                if step["seconds"] is not None and not step.get("resumed"):
                     found[step["title"]].append(step["seconds"])
     return {title: median(seconds) for title, seconds in found.items()}
 

@@ -98,6 +98,7 @@ def list_steps(steps: Sequence[dict[str, Any]]) -> Markup:
         seconds, reused = step["seconds"] or 0, step["reused"]
         extra = [f"{step['images_per_second']:.1f} images/s"] if step.get("images_per_second") else []
         extra += [f"{step['peak_memory_mb'] / 1024:.1f} GB"] if step.get("peak_memory_mb") else []
+        extra += ["resumed: the last part of it"] if step.get("resumed") else []
         extra += ["reused"] if reused else []
         bar = {"title": step["title"], "where": f"{step['stage']}/{step['digest'][:8]}", "reused": reused}
         bars.append({**bar, "seconds": seconds, "width": 100 * seconds / longest, "extra": ", ".join(extra)})

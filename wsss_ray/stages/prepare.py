@@ -195,10 +195,12 @@ def generate_toy(steps: Steps, toy: ToyConfig, layout: Machines) -> DataSet:
     """The generated images, as a step of a run."""
 
     def compute(folder: str) -> dict[str, Any]:
-        start = time.monotonic()
+        start, before = time.monotonic(), storage.list_names(folder)
         # Where the step is computed again, since a shard was damaged, the old manifest is there.
         storage.remove(storage.join(folder, MANIFEST))
         manifest = prepare(open_source("toy", config=toy), folder, layout, skip_bad=False)
+        if any(name.endswith(".parquet") for name in before):
+            return {}  # some images were there
         return {"images_per_second": manifest.num_images / (time.monotonic() - start)}
 
     return open_data(steps.find_or_compute("data", PrepareStep(toy=toy.model_dump(mode="json")), compute).uri)
@@ -219,7 +221,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
         for row in _written(source, plan_shards(source.items, max(16, min(128, total // 256))), out, layout):
             infos.append(ShardInfo.model_validate_json(str(row["info"])))
             counted.add(_read_findings(row))
-            bar.advance(int(row["items"]))
+            (bar.keep if row["kept"] else bar.advance)(int(row["items"]))
     try:
         source.notes = [*source.notes, *judge_findings(source, counted, _read_facts(out, infos), skip_bad)]
         infos = [info for info in infos if info.num_rows]
@@ -293,7 +295,7 @@ def find_saliency_folder(source: Source) -> Path | None:
 def _written(
     source: Source, plan: Iterable[tuple[str, tuple[str, ...], list[Item]]], out: str, layout: Machines
 ) -> Iterator[dict[str, Any]]:
-    """Write every planned shard on the cluster; yields {"info", "facts", "bad", "items"} as they finish."""
+    """Write every planned shard on the cluster; yields {"info", "facts", "bad", "items", "kept"} as they finish."""
     load = _pack(source.load)
     parts = ({"name": name, "splits": list(splits), "items": pack_items(items)} for name, splits, items in plan)
     first = next(parts, None)
@@ -317,7 +319,7 @@ def _write(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, Any]:
     if storage.exists(where) and storage.exists(note):
         known = _read_note(note)
         if known.get("stamp") == stamp and _is_whole(where, known["info"]):
-            return {key: known[key] for key in ("info", "facts", "bad")} | {"items": len(items)}
+            return {key: known[key] for key in ("info", "facts", "bad")} | {"items": len(items), "kept": True}
     rows, found = load_items(_unpack(load), items)
     made = {
         "info": write_shard(rows, where, [str(split) for split in part["splits"]]).model_dump_json(),
@@ -325,7 +327,7 @@ def _write(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, Any]:
         "bad": _BAD.dump_json(found.bad).decode(),
     }
     storage.write_record(note, {"stamp": stamp, **made})
-    return {**made, "items": len(items)}
+    return {**made, "items": len(items), "kept": False}
 
 
 def _read_note(note: str) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Steps:
     def _compute(self, title: str, step: Step, compute: Compute) -> Artifact:
         start = time.monotonic()
         self.store.reopen(step.stage, step.digest)
-        folder = self.store.folder(step.stage, step.digest)
+        folder, resumed = self.store.folder(step.stage, step.digest), self.store.is_begun(step.stage, step.digest)
         log.debug(f"{title}: computing {folder}")
         try:
             result = compute(folder)
@@ -87,7 +87,7 @@ class Steps:
             if storage.is_disk_full(error):
                 raise UserError(f"{folder}: {title}: {storage.DISK_FULL}") from None
             raise
-        record = {"step": asdict(step), "seconds": time.monotonic() - start, **result}
+        record = {"step": asdict(step), "seconds": time.monotonic() - start, "resumed": resumed, **result}
         return self.store.finish(step.stage, step.digest, record)
 
 

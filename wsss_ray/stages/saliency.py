@@ -81,7 +81,7 @@ def detect_all(items: list[Item], out: str, how: tuple[Detector, Grey], layout: 
     todo = [item for item in items if f"{item.image_id}.png" not in ready]
     bad: list[str] = []
     with Bar("saliency", len(items)) as bar:
-        bar.at(len(items) - len(todo), "resumed" if len(todo) < len(items) else None)
+        bar.keep(len(items) - len(todo))
         for row in _made(todo, out, how, layout) if todo else ():
             bad += [str(line) for line in row["bad"]]
             bar.advance(int(row["items"]))

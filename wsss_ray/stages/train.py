@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -212,7 +212,7 @@ class _Worker:
             self.watch = self._open_watch(spec)
         state, self.history = _restore(job.out)
         if self.world.rank == 0:
-            self.notes.note_history(self.history)
+            self.notes.note_history(self.history, _count_done(state, self.history))
         skips = isinstance(spec, LocalizerSpec) and spec.localization.method.skips_parameters
         training = Training(samples, spec.train, job.seed, self.world, validation, job.threads, skips)
         hooks = Hooks(self._report_epoch, self._note_step, self._ask, self._keep)
@@ -273,6 +273,12 @@ class _Worker:
         }
         write_checkpoint(self.job.out, number, files)
         self.last_checkpoint = time.monotonic()
+
+
+def _count_done(state: Mapping[str, Any] | None, history: Sequence[Mapping[str, Any]]) -> int:
+    """Steps that are done, those of an epoch that was broken off among them."""
+    begun = (state or {}).get("begun")
+    return int(begun["step"] if begun else history[-1]["step"] if history else 0)
 
 
 def _restore(out: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
