@@ -41,6 +41,9 @@ LONGEST = (
     "test_notebooks.py",
     "faults/test_matrix.py",
     "faults/test_damage.py",
+    "faults/test_saliency.py",
+    "faults/test_quick_chain.py",
+    "faults/test_drained_training.py",
     "faults/test_tracking_server.py",
 )
 """Files that take minutes, the longest first: with several processes, none of them is left for the end."""

@@ -86,3 +86,14 @@ def test_what_is_appended_stands_before_the_query(key: str) -> None:
     assert storage.open_fs(uri)[1].rstrip("/") == "bucket/results"
     assert storage.join("hdfs://[::1]:9000/a", "b") == "hdfs://[::1]:9000/a/b"
     assert storage.make_absolute("gs://bucket/a?") == "gs://bucket/a"
+
+
+def test_a_file_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    """Also where the fault comes in the middle of its writing, and is not the disk's."""
+    where = str(tmp_path / "one.json")
+    storage.write_json(where, {"b": [1], "a": "ä"})
+    before = Path(where).read_bytes()
+    with pytest.raises(TypeError, match="set cannot be written as JSON"):
+        storage.write_json(where, {"a": "x" * 100_000, "b": set()})
+    assert Path(where).read_bytes() == before == b'{\n "a": "\\u00e4",\n "b": [\n  1\n ]\n}'
+    assert [entry.name for entry in tmp_path.iterdir()] == ["one.json"]

@@ -149,10 +149,12 @@ def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
                 stream.write(chunk)
         if temporary != path:
             filesystem.move(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if isinstance(filesystem, pafs.LocalFileSystem) and os.path.exists(temporary):
             os.unlink(temporary)
-        raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
+        if isinstance(error, OSError):
+            raise UserError(f"{uri}: cannot write ({error}); free some space there or choose another --out") from error
+        raise
 
 
 def _write_through(path: str, chunks: Iterable[bytes]) -> None:
@@ -186,8 +188,15 @@ def read_json(uri: str) -> Any:
 
 
 def write_json(uri: str, value: Any) -> None:
-    """A JSON file with sorted keys, written atomically."""
-    write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+    """A JSON file with sorted keys, written atomically and piece by piece; models in ``value`` become objects."""
+    pieces = json.JSONEncoder(indent=1, sort_keys=True, default=_dump_model).iterencode(value)
+    write_chunks(uri, (piece.encode() for piece in pieces))
+
+
+def _dump_model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 CHECKSUM = "checksum"

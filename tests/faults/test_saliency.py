@@ -5,6 +5,7 @@ the end all maps are those of an undisturbed call.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -30,13 +31,22 @@ def list_maps(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(out.glob("*.png"))}
 
 
+def read_times(out: Path) -> dict[str, int]:
+    """Name -> when it was written, of all maps: a worker that outlives its command leaves some that count for none."""
+    found = {}
+    for path in out.glob("*.png"):
+        with contextlib.suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_mtime_ns
+    return found
+
+
 def wait_for_more(command: Command, out: Path, more: int = 3) -> None:
-    """Until so many more maps are there."""
-    before, until = len(list(out.glob("*.png"))), time.monotonic() + SECONDS
-    while len(list(out.glob("*.png"))) < before + more:
+    """Until so many more maps are written."""
+    before, until = read_times(out).items(), time.monotonic() + SECONDS
+    while len(read_times(out).items() - before) < more:
         assert command.process.poll() is None, command.text
         assert time.monotonic() < until, command.text
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 
 def end(command: Command, code: int) -> str:

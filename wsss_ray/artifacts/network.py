@@ -19,6 +19,7 @@ from wsss_ray.engine.watch import take_single_scale
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import build_backbone
 from wsss_ray.nets.backbone import Backbone, start_backbone
+from wsss_ray.nets.shapes import shapes_only
 from wsss_ray.nets.weights import load_weights
 from wsss_ray.recipe import AffinityConfig, Localization, NetConfig, Refiner, SegmentConfig
 
@@ -155,7 +156,7 @@ def _build_backbone(net: NetConfig, pretrained: bool) -> Backbone:
 
 def check_backbone(net: NetConfig) -> None:
     """UserError where the settings make no backbone; takes no memory."""
-    with torch.device("meta"):
+    with shapes_only():
         _build_backbone(net, pretrained=False)
 
 

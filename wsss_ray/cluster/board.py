@@ -156,6 +156,6 @@ def open_notes() -> Notes:
     if session not in _boards:
         _boards.clear()
         # Beside the driver, where no other node's end is its own.
-        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
         _boards[session] = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     return Notes(_boards[session], uuid.uuid4().hex)

@@ -18,9 +18,12 @@ Taken = TypeVar("Taken")
 def take_rounds(items: Iterable[Taken], machines: Machines) -> Iterator[list[Taken]]:
     """All items, in rounds, taken as they are needed, so that any number of them fits into memory.
 
-    Memory is given back after each: Ray keeps 10 kB of each part, and lets go of it only when asked.
+    Memory is given back between them: Ray keeps 10 kB of each part until it is asked, which takes 0.3 s.
     """
     source, size = iter(items), max(ROUND, ROUND_PER_WORKER * machines.cpu_workers)
-    while taken := list(islice(source, size)):
+    taken = list(islice(source, size))
+    while taken:
         yield taken
-        give_memory_back()
+        taken = list(islice(source, size))
+        if taken:
+            give_memory_back()

@@ -123,7 +123,8 @@ def open_data(uri: str) -> DataSet:
 
 def write_manifest(manifest: Manifest, uri: str) -> None:
     """Write it into the data set's folder; last of all, since it says that the data is whole."""
-    storage.write_json(storage.join(uri, MANIFEST), manifest.model_dump(mode="json"))
+    head = manifest.model_dump(mode="json", exclude={"shards"})
+    storage.write_json(storage.join(uri, MANIFEST), {**head, "shards": manifest.shards})
 
 
 def load_manifest(uri: str) -> Manifest:

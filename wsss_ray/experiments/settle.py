@@ -6,13 +6,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
-import torch
-
 from wsss_ray import storage
 from wsss_ray.artifacts.network import build_localizer, check_backbone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.config import UserError
 from wsss_ray.data.manifest import DataSet, Manifest, load_manifest, open_data
+from wsss_ray.nets.shapes import shapes_only
 from wsss_ray.nets.weight_store import locate_weights
 from wsss_ray.recipe import Localization, Recipe, SettledData, SettledRecipe, take_localizer
 from wsss_ray.stages.histogram import HistogramStep
@@ -77,7 +76,7 @@ def settle_recipe(recipe: Recipe, manifest: Manifest) -> SettledRecipe:
 @lru_cache(maxsize=256)
 def _check_base(localization: str, num_classes: int) -> None:
     """Refuse a base that does not fit before anything has been trained: the network is built, without its memory."""
-    with torch.device("meta"):
+    with shapes_only():
         build_localizer(Localization.model_validate_json(localization), num_classes)
 
 

@@ -49,7 +49,7 @@ def draw_panels(data: DataSet, splits: Mapping[str, str], artifacts: Mapping[str
             continue
         path = target / f"{name}.png"
         rows = choose_rows(data.shards(splits[split]))
-        draw_rows(data, rows, {kind: artifacts[kind] for kind in kinds}).save(path, optimize=True)
+        draw_rows(data, rows, {kind: artifacts[kind] for kind in kinds}).save(path)
         if local is None:
             storage.write_bytes(storage.join(folder, "panels", path.name), path.read_bytes())
         paths.append(path)
