@@ -42,7 +42,6 @@ LONGEST = (
     "faults/test_matrix.py",
     "faults/test_damage.py",
     "faults/test_saliency.py",
-    "faults/test_quick_chain.py",
     "faults/test_drained_training.py",
     "faults/test_tracking_server.py",
 )

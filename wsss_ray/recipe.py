@@ -28,6 +28,7 @@ from wsss_ray.methods import METHODS
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.nets import SEGMENTERS
 from wsss_ray.nets.deeplab import SegmenterConfig
+from wsss_ray.nets.weight_registry import WEIGHTS
 from wsss_ray.refine.base import RefinerConfig
 from wsss_ray.refine.registry import REFINERS
 from wsss_ray.registry import Registry
@@ -67,12 +68,18 @@ class SettledData(DataConfig):
     score_split: Annotated[str, Changes("nothing")]
 
 
+def _place_file(weights: str | None) -> str | None:
+    """A file's path made absolute, since workers have another working folder; a name as it is."""
+    named = weights is None or weights in WEIGHTS or not Path(weights).expanduser().is_file()
+    return weights if weights is None or named else storage.make_absolute(weights)
+
+
 class NetConfig(Config):
     """A backbone and what it starts from."""
 
     backbone: Annotated[str, Changes("weights")] = "toy"
     output_stride: Annotated[PositiveInt | None, Changes("weights")] = None
-    weights: Annotated[str | None, Changes("nothing")] = None
+    weights: Annotated[str | None, Changes("nothing"), AfterValidator(_place_file)] = None
     """A name of ``wsss weights list`` or a file; None starts from random weights. Training depends on the file's
     digest, not on its name."""
     normalize: NormalizeConfig = NormalizeConfig()

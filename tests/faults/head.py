@@ -21,7 +21,7 @@ OPEN = {"RAY_AUTH_MODE": "disabled"}
 class Head:
     """``ray start --head --block`` and all that it starts, one group of processes."""
 
-    def __init__(self, num_cpus: int = 2, dashboard: bool = False) -> None:
+    def __init__(self, num_cpus: int = 2, dashboard: bool = False, folder: Path | None = None) -> None:
         # Sockets lie in it, whose names may not be long.
         self.folder = Path(tempfile.mkdtemp(prefix="wr", dir="/tmp"))
         port, client, agent, board = (find_port() for _ in range(4))
@@ -39,6 +39,7 @@ class Head:
                 env={**os.environ, **OPEN},
                 stdout=stream,
                 stderr=stream,
+                cwd=folder,
                 start_new_session=True,
             )
         until = time.monotonic() + 120

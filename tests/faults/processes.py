@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -24,13 +26,21 @@ def _hear_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def read_states(folder: Path) -> list[str]:
+    """The states of all MLflow runs of the results in a folder."""
+    if not (folder / "out" / "mlflow.db").exists():
+        return []
+    with contextlib.closing(sqlite3.connect(folder / "out" / "mlflow.db")) as store:
+        return [state for (state,) in store.execute("select status from runs")]
+
+
 class Command:
     """``wsss ARGUMENTS`` in ``folder``, called through ``wrap``; all that it starts inherits a mark, by which it is
     found again.
     """
 
     def __init__(self, folder: Path, *arguments: str, wrap: tuple[str, ...] = (), **environment: str) -> None:
-        self.mark = uuid.uuid4().hex
+        self.folder, self.mark = folder, uuid.uuid4().hex
         self.log = folder / f"log-{self.mark[:6]}.txt"
         inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         with self.log.open("wb") as stream:

@@ -17,16 +17,25 @@ import pytest
 from tests.faults.chain import ATTEMPTS, RUN, TITLES, Chain, Whole, list_told, run_beside
 from tests.faults.disk import SmallDisk
 from tests.faults.head import OPEN, Head
-from tests.faults.processes import Command
+from tests.faults.processes import Command, read_states
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+STOP_SECONDS = 10
+"""From a signal to the end of the command."""
 WORKING = ("ray::_work", "ray::Map", "ray::_run", "ray::_write")
 """How processes are called that work on a step."""
 
 
 def send(number: signal.Signals) -> Callable[[Command], None]:
-    """A signal to the driver."""
-    return lambda command: command.process.send_signal(number)
+    """A signal to the driver, which it ends by in time, its run closed."""
+
+    def stop(command: Command) -> None:
+        command.process.send_signal(number)
+        command.process.wait(timeout=STOP_SECONDS)
+        if number != signal.SIGKILL:
+            assert set(read_states(command.folder)) <= {"KILLED"}
+
+    return stop
 
 
 def kill_named(*words: str) -> Callable[[Command], None]:

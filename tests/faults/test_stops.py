@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ctrl-C, SIGTERM and a closed terminal, at several steps of several commands: one line, the shell's exit code, MLflow
-KILLED, and no process left.
+"""ctrl-C and SIGTERM in every command: one line, the shell's exit code, MLflow KILLED, and no process left.
+
+In every step of a run and in ``wsss data saliency`` they are faults like others (test_matrix.py, test_saliency.py).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,19 +19,13 @@ from tests.fake_model import fake_model
 from tests.fake_run import prepare
 from tests.faults.head import OPEN, Head
 from tests.faults.images import write_images
-from tests.faults.processes import SETTINGS, Command
+from tests.faults.processes import SETTINGS, Command, read_states
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 SECONDS = 10
 """From the signal to the end of the command."""
 RUN = ("run", "cam", *SETTINGS, "--out", "out")
 LONG = ("--set", "train.epochs=2000", "--set", "segment.train.epochs=2000")
-
-
-def read_states(folder: Path) -> list[str]:
-    """The states of all MLflow runs."""
-    with contextlib.closing(sqlite3.connect(folder / "out" / "mlflow.db")) as store:
-        return [state for (state,) in store.execute("select status from runs")]
 
 
 @pytest.fixture
@@ -62,10 +56,6 @@ def check_stop(command: Command, number: signal.Signals) -> None:
     [
         (signal.SIGINT, RUN, "scale: toy"),
         (signal.SIGTERM, (*RUN, *LONG), "prepare: 32/32 images"),
-        (signal.SIGINT, (*RUN, *LONG), "prepare: 32/32 images"),
-        (signal.SIGHUP, RUN, "train: 6/6 steps"),
-        (signal.SIGTERM, RUN, "localize: 24/24 images"),
-        (signal.SIGINT, (*RUN, *LONG[2:]), "score masks: 24/24"),
         (
             signal.SIGTERM,
             ("sweep", "cam", *SETTINGS, *LONG, "--over", "train.optimizer.lr=0.1,0.2", "--out", "out"),
@@ -73,7 +63,7 @@ def check_stop(command: Command, number: signal.Signals) -> None:
         ),
         (signal.SIGINT, ("study", "run", "cam.baseline", *SETTINGS[:10], "--out", "out"), "prepare: 32/32"),
     ],
-    ids=["start", "train", "train-int", "localize-hup", "refine", "segment", "sweep", "study"],
+    ids=["start", "train", "sweep", "study"],
 )
 def test_runs(
     number: signal.Signals, arguments: tuple[str, ...], words: str, tmp_path: Path, commands: list[Command]
@@ -106,25 +96,15 @@ def wait_for_file(command: Command, folder: Path, pattern: str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    ("number", "arguments", "pattern"),
-    [
-        (signal.SIGINT, ("data", "prepare"), "shard-*.parquet"),
-        (signal.SIGTERM, ("data", "prepare"), "shard-*.parquet"),
-        (signal.SIGINT, ("data", "saliency"), "*.png"),
-        (signal.SIGTERM, ("data", "saliency"), "*.png"),
-    ],
-)
-def test_data(
-    number: signal.Signals, arguments: tuple[str, ...], pattern: str, tmp_path: Path, commands: list[Command]
-) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_preparing(number: signal.Signals, tmp_path: Path, commands: list[Command]) -> None:
     """Stopped in the middle, and the same command finishes."""
     write_images(tmp_path / "images")
-    whole = (*arguments, "folder", str(tmp_path / "images"), "--out", "made")
+    whole = ("data", "prepare", "folder", str(tmp_path / "images"), "--out", "made")
     commands.append(Command(tmp_path, *whole))
-    wait_for_file(commands[-1], tmp_path / "made", pattern)
+    wait_for_file(commands[-1], tmp_path / "made", "shard-*.parquet")
     check_stop(commands[-1], number)
-    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").glob(pattern)}
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "made").glob("shard-*.parquet")}
     commands.append(Command(tmp_path, *whole))
     commands[-1].process.wait(timeout=900)
     assert commands[-1].process.returncode == 0, commands[-1].text

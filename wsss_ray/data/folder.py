@@ -39,7 +39,7 @@ from wsss_ray.data.names import (
     path_key,
     show_path,
 )
-from wsss_ray.data.options import FilePath, describe_reading, make_reading, read_options
+from wsss_ray.data.options import NO_FOLDER, FilePath, describe_reading, make_reading, read_options
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.splits import SplitOptions, order_splits, split_items
 from wsss_ray.data.tables import SPLIT_FOLDERS, Line, read_csv, read_jsonl, read_split
@@ -101,7 +101,7 @@ def open_folder(root: str | Path | None, **options: Any) -> Source:
         raise UserError(_ask_for_labels(folder, found))
     _refuse_outer_folder(folder, found)
     classes, listed = _read_classes(folder, chosen, found)
-    without = chosen.masks is not None and chosen.masks.lower() == "none"
+    without = chosen.masks == NO_FOLDER
     masks = _open_companions(folder, _MASKS, "mask", chosen.masks, TAILS)
     saliency = _open_companions(folder, _SALIENCY, "saliency map", chosen.saliency, SALIENCY_TAILS)
     ordered = listed or len(classes.names) == 1
@@ -322,7 +322,7 @@ def _read_classes(folder: Path, options: FolderOptions, found: Found) -> tuple[C
 def _open_companions(
     folder: Path, names: Sequence[str], kind: str, given: str | None, tails: tuple[str, ...]
 ) -> Companions | None:
-    if given is not None and given.lower() == "none":
+    if given == NO_FOLDER:
         return None
     if given is not None:
         if not Path(given).is_dir():

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, PositiveInt, TypeAdapter, ValidationError, model_validator
 
+from wsss_ray import storage
 from wsss_ray.config import Config, MaskView, UserError
 from wsss_ray.data.checks import Reading
 from wsss_ray.data.grey import Grey
@@ -49,7 +50,18 @@ def _split_pairs(value: Any) -> Any:
     return {key.strip(): name.strip() for key, _, name in pairs}
 
 
-FilePath = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+NO_FOLDER = "none"
+"""What is given in place of a folder to say that there is none."""
+
+
+def _make_absolute(value: Any) -> Any:
+    if not isinstance(value, (str, Path)):
+        return value
+    return NO_FOLDER if str(value).lower() == NO_FOLDER else storage.make_absolute(str(value))
+
+
+FilePath = Annotated[str, BeforeValidator(_make_absolute)]
+"""Of a file or folder; made absolute, since workers have another working folder."""
 Words = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(split_list)]
 Pair = Annotated[tuple[float, float], BeforeValidator(_split_range)]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wsss_ray import storage
 from wsss_ray.data.options import convert_options
 from wsss_ray.data.source import Source
 from wsss_ray.registry import Lazy, Registry
@@ -32,4 +33,6 @@ def open_source(name: str, root: str | Path | None = None, **options: Any) -> So
     names and options.
     """
     opener = SOURCES[name]
+    if root is not None:
+        root = storage.make_absolute(str(root))  # workers have another working folder
     return opener(root, **convert_options(name, opener, options))

@@ -70,6 +70,7 @@ def prepare_source(
     name: str, root: Path | None, options: Mapping[str, Any], out: str, skip_bad: bool, address: str | None
 ) -> Manifest:
     """Prepare a source by name; prints what was made. UserError lists every image that cannot be used."""
+    out = storage.make_absolute(out)
     _refuse_existing(out)
     source, problems = survey_source(open_source(name, root, **options))
     errors = [problem for problem in problems if problem.level == "error"]
@@ -77,7 +78,7 @@ def prepare_source(
         raise UserError(fold_errors(errors, sum(1 for _ in source.items)) + FIX + recall_guess(source))
     source.notes = [*source.notes, *fold_warnings([problem for problem in problems if problem.level == "warning"])]
     sources = () if root is None else (str(root.absolute()),)
-    with join_cluster(address, SharedPlaces(storage.make_absolute(out), sources)):
+    with join_cluster(address, SharedPlaces(out, sources)):
         manifest = prepare(source, out, plan_machines(Resources()), skip_bad)
     for split, info in manifest.splits.items():
         num_masks = sum(shard.num_masks for shard in manifest.shards_of(split))
@@ -113,7 +114,7 @@ def prepare_images(
             log.info(f"data: prepared already, in {where}")
         else:
             prepare_source(layout.source, Path(given), chosen, where, False, address)
-    return where
+    return storage.make_absolute(where)
 
 
 def _refuse_inside(out: str, root: Path) -> None:

@@ -48,7 +48,7 @@ def make_saliency(
     Maps that are there already are kept, so that the same call goes on after an interruption. Raises UserError where
     ``out`` holds maps of something else, or images that cannot be read (``skip_bad`` leaves those without a map).
     """
-    name = source.name
+    name, out = source.name, storage.make_absolute(out)
     source, problems = survey_source(source)
     faults = [str(problem) for problem in problems if problem.kind == "id"]
     if faults:
