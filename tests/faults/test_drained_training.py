@@ -146,7 +146,7 @@ def test_two_workers_leave_a_drained_node_and_take_in_the_one_in_its_place(
     job: TrainJob, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = LocalizerSpec.model_validate_json(job.spec)
-    longer = replace(job, spec=override_epochs(spec, 200).model_dump_json())
+    longer = replace(job, spec=override_epochs(spec, 600).model_dump_json())
     with start_cluster({"num_cpus": 0}, {"num_cpus": 1}, {"num_cpus": 1}) as (cluster, (_, first, second)):
         watched = Watched(monkeypatch)
         with caplog.at_level(logging.INFO, "wsss_ray"), watched.train(longer, 2, [(1, 0), (1, 0)], to_end=False):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,6 +31,10 @@ MAX_FAILURES = 3
 """How often a training whose worker died goes on from its last checkpoint."""
 RESIZE_SECONDS = 300.0
 """Between two looks for nodes that came back: taking them in costs what was done since the last checkpoint."""
+ROOM_SECONDS = 20.0
+"""For how long those that come next wait for room; others may have taken it."""
+NEWS_SECONDS = 25.0
+"""Within which all of Ray counts a node that has joined: a group that begins sooner begins without it."""
 LOOK_SECONDS = 3.0
 """Between two looks for nodes that are drained, and of the first worker at what it is asked."""
 WAIT_SECONDS = 20.0
@@ -103,14 +108,16 @@ def run_workers(job: TrainingWork, machines: Machines, hear_epoch: Callable[[Map
     watch = NodeWatch(job.title, notes, machines)
     with _show_progress(job.title, notes, hear_epoch, wanted, watch):
         try:
-            left = True
+            layout, left = watch.choose_layout(), True
             while left:
-                layout = watch.choose_layout()
                 if machines.use_gpu or machines.train_workers > 1:
                     _run_group(job, notes, layout)
                 else:
                     _run_alone(job, notes, layout)
                 left = notes.read().left
+                if left:
+                    layout = watch.choose_layout()
+                    watch.wait_for_room(layout)
         except Exception as error:
             said = notes.read().error
             if said:
@@ -129,6 +136,7 @@ class NodeWatch:
         self.title, self.notes, self.machines = title, notes, machines
         self._known: set[str] = set()
         self._look_at, self._places = 0.0, 0
+        self._room_since = math.inf
 
     def choose_layout(self) -> Machines:
         """How the training is laid out now: without the nodes that are drained, which Ray would wait for."""
@@ -136,6 +144,14 @@ class NodeWatch:
         nodes = list_nodes()
         self._places = count_places(nodes, self.machines.train_cpus, self.machines.use_gpu)
         return fit_training(self.machines, nodes) if list_draining() else self.machines
+
+    def wait_for_room(self, layout: Machines) -> None:
+        """Until the cluster has taken back what the workers that left had: a group begins with what is free."""
+        number = min(layout.train_workers, self._places)
+        wanted = ("GPU", number) if layout.use_gpu else ("CPU", number * layout.train_cpus)
+        until = time.monotonic() + ROOM_SECONDS
+        while ray.available_resources().get(wanted[0], 0) < wanted[1] and time.monotonic() < until:
+            time.sleep(0.2)
 
     def look(self, nodes: Iterable[str]) -> None:
         """Ask what is to be asked of a training that runs on these nodes, every few seconds."""
@@ -151,7 +167,11 @@ class NodeWatch:
             names = ", ".join(name_node(node) for node in sorted(new))
             then = "going on elsewhere" if room else "no other node has room for it"
             log.info(f"{self.title}: node {names} is being drained: checkpoint, {then}")
-        elif 0 < len(seats) < min(places, self.machines.train_workers) and places > self._places:
+        elif not 0 < len(seats) < min(places, self.machines.train_workers) or places <= self._places:
+            self._room_since = math.inf
+        elif math.isinf(self._room_since):
+            self._room_since = time.monotonic()
+        elif time.monotonic() - self._room_since > NEWS_SECONDS:
             self._places = places
             room_for = min(places, self.machines.train_workers)
             log.info(f"{self.title}: there is room for {room_for} workers: checkpoint, going on with them")
