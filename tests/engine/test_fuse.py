@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wsss_ray.engine.fuse import FusedConv2d, can_fuse, fuse_network
+from wsss_ray.engine.precision import has_bf16
 from wsss_ray.nets import BACKBONES, build_backbone
 from wsss_ray.nets.backbone import Backbone
 
@@ -165,3 +166,12 @@ def test_bfloat16_weights_stand_beside_fp32_ones_without_onednn() -> None:
         found = fused(images)["out"].float()
     expected = backbone(images)["out"]
     assert (found - expected).abs().max() / expected.abs().max() < 0.05
+
+
+@pytest.mark.skipif(not has_bf16("cpu"), reason="this CPU does not compute in bfloat16")
+def test_bf16_runs_in_bf16_where_the_cpu_computes_in_it() -> None:
+    """The probe of one value went a way that knows no bfloat16, so that everything ran in fp32 all the same."""
+    assert can_fuse(torch.bfloat16)
+    fused = fuse_network(build_backbone("resnet18"), bf16=True)
+    with torch.inference_mode():
+        assert fused(torch.randn(1, 3, 64, 64))["out"].dtype is torch.bfloat16
