@@ -70,8 +70,9 @@ class SettledData(DataConfig):
 
 def _place_file(weights: str | None) -> str | None:
     """A file's path made absolute, since workers have another working folder; a name as it is."""
-    named = weights is None or weights in WEIGHTS or not Path(weights).expanduser().is_file()
-    return weights if weights is None or named else storage.make_absolute(weights)
+    if weights is None or weights in WEIGHTS or not Path(weights).expanduser().is_file():
+        return weights
+    return storage.make_absolute(weights)
 
 
 class NetConfig(Config):

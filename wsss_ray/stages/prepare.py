@@ -114,7 +114,7 @@ def prepare_images(
             log.info(f"data: prepared already, in {where}")
         else:
             prepare_source(layout.source, Path(given), chosen, where, False, address)
-    return storage.make_absolute(where)
+    return where
 
 
 def _refuse_inside(out: str, root: Path) -> None:
