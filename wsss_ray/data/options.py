@@ -62,6 +62,8 @@ def _make_absolute(value: Any) -> Any:
 
 FilePath = Annotated[str, BeforeValidator(_make_absolute)]
 """Of a file or folder; made absolute, since workers have another working folder."""
+FileOrName = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+"""Of a file that the driver reads, or the name of one; as it is given."""
 Words = Annotated[tuple[str, ...], BeforeValidator(split_list)]
 Numbers = Annotated[tuple[float, ...], BeforeValidator(split_list)]
 Pair = Annotated[tuple[float, float], BeforeValidator(_split_range)]

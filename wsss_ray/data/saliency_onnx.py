@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from wsss_ray.config import Config, UserError
 from wsss_ray.data.detector import Detector, stretch
-from wsss_ray.data.options import read_options, split_list
+from wsss_ray.data.options import FileOrName, read_options, split_list
 from wsss_ray.data.source import read_file
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -60,7 +60,7 @@ class OnnxSettings(Config):
 
     network: Literal["isnet", "u2net", "u2netp"] = "isnet"
     """The preset, also for a file of one's own."""
-    file: str | None = None
+    file: FileOrName | None = None
     """An ONNX file or URI, or a name of ``wsss weights list``."""
     side: PositiveInt | None = None
     """Side in pixels of the square the image is scaled to; where the network states its own, that one."""
