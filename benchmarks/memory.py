@@ -29,7 +29,7 @@ from benchmarks.claim import MEMORY, Claim, Given, Goal, Pair, Reading
 from benchmarks.machine import read_peak_mb, reset_peak
 from wsss_ray.artifacts.store import Artifact, Store
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
-from wsss_ray.data.manifest import DataSet, Manifest, ShardInfo, SplitInfo
+from wsss_ray.data.manifest import SHARD, DataSet, Manifest, ShardInfo, SplitInfo
 from wsss_ray.data.source import Item, Row, Source
 from wsss_ray.data.tally import Facts
 from wsss_ray.recipe import Resources, SettledRecipe
@@ -100,7 +100,13 @@ def skip_reading(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, An
         asdict(Facts(f"{name}-{row}", ("train",), (row % NUM_CLASSES,), content=f"{number * ROWS + row:016x}"))
         for row in range(ROWS)
     ]
-    return {"info": info.model_dump_json(), "facts": json.dumps(facts), "bad": "[]", "items": ROWS, "kept": False}
+    return {
+        "info": SHARD.dump_json(info).decode(),
+        "facts": json.dumps(facts),
+        "bad": "[]",
+        "items": ROWS,
+        "kept": False,
+    }
 
 
 def describe_shard(number: int, splits: list[str]) -> ShardInfo:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import re
 import uuid
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -188,14 +190,24 @@ def read_json(uri: str) -> Any:
 
 
 def write_json(uri: str, value: Any) -> None:
-    """A JSON file with sorted keys, written atomically and piece by piece; models in ``value`` become objects."""
+    """A JSON file with sorted keys, written atomically and piece by piece; models and dataclasses become objects."""
     pieces = json.JSONEncoder(indent=1, sort_keys=True, default=_dump_model).iterencode(value)
     write_chunks(uri, (piece.encode() for piece in pieces))
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a value as JSON without spaces, keys sorted, taken piece by piece, in hexadecimal."""
+    hasher = hashlib.sha256()
+    for piece in json.JSONEncoder(separators=(",", ":"), sort_keys=True, default=_dump_model).iterencode(value):
+        hasher.update(piece.encode())
+    return hasher.hexdigest()
 
 
 def _dump_model(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 

@@ -4,16 +4,16 @@
 from __future__ import annotations
 
 import random
-from array import array
 from collections import Counter
+from pathlib import Path
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsss_ray.config import UserError
 from wsss_ray.data.audit import audit_tally
-from wsss_ray.data.tally import Examples, Facts, Tally, find_repeated, group_doubled
+from wsss_ray.data.repeats import Repeats
+from wsss_ray.data.tally import Examples, Facts, Tally, group_doubled
 
 CLASSES = ["cat", "dog", "owl"]
 LABELS = st.none() | st.sets(st.integers(0, 2), max_size=3).map(lambda found: tuple(sorted(found)))
@@ -78,7 +78,7 @@ def test_counts_are_those_of_a_look_at_all(facts: list[Facts]) -> None:
     for split, own in tally.by_split.items():
         assert own.images == sum(split in one.splits for one in with_both)
     contents = Counter(one.content for one in facts)
-    groups = group_doubled(facts, tally.find_doubled())
+    groups = group_doubled(facts, set(tally.contents))
     assert sorted(group[0].content for group in groups) == sorted(name for name, many in contents.items() if many > 1)
     assert sum(map(len, groups)) == sum(many for many in contents.values() if many > 1)
 
@@ -91,8 +91,22 @@ def test_a_million_images_of_one_kind_are_a_number_and_four_names() -> None:
     assert examples.ids == ["0000", "0001", "0002", "0003"]
 
 
-@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), max_size=40))
-def test_repeated_numbers(numbers: list[int]) -> None:
-    expected = {number for number, many in Counter(numbers).items() if many > 1}
-    assert find_repeated(array("Q", numbers)) == expected
-    assert all(isinstance(number, int) and not isinstance(number, np.generic) for number in find_repeated(array("Q")))
+@given(st.lists(st.text(max_size=3) | st.sampled_from(["a", "", "\0", "\udcff", "ä"]), max_size=40))
+def test_repeated_texts(texts: list[str]) -> None:
+    repeats = Repeats()
+    for text in texts:
+        repeats.add(text)
+    assert sorted(repeats) == sorted(text for text, many in Counter(texts).items() if many > 1)
+
+
+def test_texts_are_not_kept_in_memory() -> None:
+    repeats, before = Repeats(), read_resident_mb()
+    for number in range(300_000):
+        repeats.add(f"image {number % 299_999:058d}")
+    assert list(repeats) == [f"image {0:058d}"]
+    assert read_resident_mb() - before < 12, "the texts alone are 19 MB"
+
+
+def read_resident_mb() -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024

@@ -22,7 +22,7 @@ def audit_tally(tally: Tally, facts: Iterable[Facts], classes: Sequence[str]) ->
     ``facts`` are those that were counted; they are read again only where images of equal bytes are among them.
     """
     notes = [*_check_palettes(tally), *_check_grey(tally)]
-    doubled = tally.find_doubled()
+    doubled = set(tally.contents)
     notes += _note_doubles(group_doubled(facts, doubled), classes) if doubled else []
     notes += _check_masks(tally, classes)
     notes += _find_unshown(tally, classes)

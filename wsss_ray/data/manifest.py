@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError, dataclasses
 
 from wsss_ray import storage
 from wsss_ray.config import Config, UserError
@@ -21,8 +19,9 @@ FILES = "files.json"
 VERSION: Literal[1] = 1
 
 
-class ShardInfo(Config):
-    """One Parquet file."""
+@dataclasses.dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class ShardInfo:
+    """One Parquet file; thousands of them are held in memory, so that it is no ``Config``."""
 
     path: str
     """Name below the data set's folder."""
@@ -37,6 +36,10 @@ class ShardInfo(Config):
     num_saliency: int = 0
     first_without_saliency: str | None = None
     """The first image (by id) that has no saliency map."""
+
+
+SHARD = TypeAdapter(ShardInfo)
+"""Reads and writes one as JSON."""
 
 
 class SplitInfo(Config):
@@ -72,8 +75,8 @@ class Manifest(Config):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits over everything in the manifest."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        head = self.model_dump(mode="json", exclude={"shards"})
+        return storage.digest_json({**head, "shards": self.shards})[:16]
 
     def shards_of(self, split: str) -> list[ShardInfo]:
         """The shards whose union is a split; UserError lists the splits there are."""

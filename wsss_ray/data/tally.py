@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole data set shows, counted image by image: nothing is kept per image but a few names and 8 bytes."""
+"""What a whole data set shows, counted image by image: nothing is kept in memory per image but a few names."""
 
 from __future__ import annotations
 
 import bisect
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from wsss_ray.data.image import IGNORE
 from wsss_ray.data.masks import Colour
+from wsss_ray.data.repeats import Repeats
 
 _KEPT = 4
 """Examples of a kind: one more than a list shows, so that it says that there are more."""
@@ -155,8 +153,8 @@ class Tally:
     """Class -> images with a readable mask that are labelled with it."""
     shown: set[int] = field(default_factory=set)
     """Classes, from 0, that a mask shows though its image is labelled with them."""
-    contents: array[int] = field(default_factory=lambda: array("Q"))
-    """The first 8 bytes of every file's digest."""
+    contents: Repeats = field(default_factory=Repeats)
+    """The digests of the files."""
 
     def __post_init__(self) -> None:
         self.masks = MaskTally(self.num_classes)
@@ -165,7 +163,7 @@ class Tally:
         """One more image."""
         self.images += 1
         if one.content:
-            self.contents.append(int(one.content[:16], 16))
+            self.contents.add(one.content)
         if one.palette:
             self._add_palette(one)
         if one.brightest is not None:
@@ -193,23 +191,12 @@ class Tally:
             if self.clash is None and (first[0] != colour or owner[0] != value):
                 self.clash = (first[1] if first[0] != colour else owner[1], one.image_id)
 
-    def find_doubled(self) -> set[int]:
-        """The beginnings of digests that come more than once."""
-        return find_repeated(self.contents)
 
-
-def find_repeated(numbers: array[int]) -> set[int]:
-    """Numbers of 64 bits that come more than once; sorts them in place."""
-    view = np.frombuffer(numbers, np.uint64) if numbers else np.empty(0, np.uint64)
-    view.sort()
-    return set(np.unique(view[1:][view[1:] == view[:-1]]).tolist())
-
-
-def group_doubled(facts: Iterable[Facts], doubled: set[int]) -> list[list[Facts]]:
-    """Images of equal bytes, in groups of two and more, sorted by id; ``doubled`` says which digests to look at."""
+def group_doubled(facts: Iterable[Facts], doubled: set[str]) -> list[list[Facts]]:
+    """Images of equal bytes, in groups of two and more, sorted by id; ``doubled`` holds their digests."""
     groups: dict[str, list[Facts]] = defaultdict(list)
     for one in facts:
-        if one.content and int(one.content[:16], 16) in doubled:
+        if one.content in doubled:
             groups[one.content].append(one)
-    found = [sorted(group, key=lambda one: one.image_id) for group in groups.values() if len(group) > 1]
+    found = [sorted(group, key=lambda one: one.image_id) for group in groups.values()]
     return sorted(found, key=lambda group: group[0].image_id)

@@ -109,9 +109,18 @@ def log_scores(tracker: Tracker, step: str, found: Mapping[str, Any]) -> None:
         tracker.log_metrics({f"miou/{step}": found[variant]["miou"]})
 
 
-def flatten_scores(step: str, found: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
-    """Names and values in MLflow: ``seeds/fixed/miou``, ``seeds/fixed/iou/dog`` ..."""
+def flatten_scores(
+    step: str, found: Mapping[str, Any], without: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, float | None]]:
+    """Names and values in MLflow: ``seeds/fixed/miou``, ``seeds/fixed/iou/dog`` ...
+
+    Of a variant that is the same in ``without`` only the mIoU.
+    """
+    known = {} if without is None else take_scored(step, without)
     for variant, values in take_scored(step, found).items():
+        if values == known.get(variant):
+            yield name_metric(step, variant, "miou"), values["miou"]
+            continue
         for key, value in values.items():
             if isinstance(value, (int, float)):
                 yield name_metric(step, variant, key), value

@@ -108,10 +108,11 @@ def _run_group(context: Context, pairs: Sequence[tuple[Point, int]], watch: _Wat
             places = tuple(sorted({recipe.background for recipe in recipes}))
             first = first.model_copy(update={"score": first.score.model_copy(update={"at": places})})
         done = _run(context, first, context.label(*pairs[0]), watch.hear)
-        outcomes = [_log_run(context, *pairs[0], done)]
-        outcomes[0].watched = watch.watched
+        outcome, tracker = _log_run(context, *pairs[0], done)
+        outcome.watched = watch.watched
+        outcomes = [outcome]
         for pair, recipe in zip(pairs[1:], recipes[1:], strict=True):
-            outcomes.append(_log_read_off(context, *pair, recipe, done))
+            outcomes.append(_log_read_off(context, *pair, recipe, done, tracker))
     except Exception as error:
         reason, trace = describe_failure(error)
         return [Outcome(*pair, state="failed", reason=reason, traceback=trace) for pair in pairs]
@@ -139,8 +140,8 @@ class _EpochListener(Listener):
         self.on_epoch(title, epoch)
 
 
-def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Outcome:
-    """The outcome of a point that was run, its metric logged under the name that all trials share."""
+def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> tuple[Outcome, Tracker]:
+    """The outcome of a point that was run, its metric logged under the name that all trials share, and its tracker."""
     outcome = _score_outcome(context.metric, point, seed, done.scores)
     outcome.computed = [title for title, artifact in done.steps if not artifact.reused]
     outcome.reused = [title for title, artifact in done.steps if artifact.reused]
@@ -148,19 +149,24 @@ def _log_run(context: Context, point: Point, seed: int, done: FinishedRun) -> Ou
     tracker = Tracker(context.out, done.recipe.name, {}, context.parent, resume=done.mlflow_run)
     tracker.log_metrics({METRIC: outcome.value})
     tracker.finish()
-    return outcome
+    return outcome, tracker
 
 
-def _log_read_off(context: Context, point: Point, seed: int, recipe: Recipe, done: FinishedRun) -> Outcome:
-    """The outcome of a point that differs only in its seed threshold, as an MLflow run of its own."""
+def _log_read_off(
+    context: Context, point: Point, seed: int, recipe: Recipe, done: FinishedRun, beside: Tracker
+) -> Outcome:
+    """The outcome of a point that differs only in its seed threshold, as an MLflow run of its own.
+
+    What no threshold changes is logged as its mIoU alone; the run it is read off has the rest.
+    """
     scores = rescore_seeds(done, recipe)
     outcome = _score_outcome(context.metric, point, seed, scores)
     outcome.reused, outcome.folder = ["curve of seeds"], done.folder
-    tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent)
+    tracker = Tracker(context.out, context.label(point, seed), tag_run(recipe), context.parent, beside=beside)
     outcome.mlflow_run = tracker.run_id
     tracker.log_params({**point, "seed": seed}, later=True)
     for step, found in scores.items():
-        tracker.log_metrics(dict(log.flatten_scores(step, found)))
+        tracker.log_metrics(dict(log.flatten_scores(step, found, without=done.scores[step])))
     tracker.log_metrics({METRIC: outcome.value})
     tracker.finish()
     return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from wsss_ray.recipe import Recipe
@@ -32,8 +33,9 @@ def name_data(uri: str | None) -> str:
     return (uri or "toy").rstrip("/").rsplit("/", 1)[-1]
 
 
+@cache
 def read_commit() -> str:
-    """The commit of this package's checkout, marked where it has changes; "unknown" outside a repository."""
+    """The commit of this package's checkout as this process began, marked where it has changes; "unknown" elsewhere."""
     here = str(Path(__file__).resolve().parent)
     show = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12"]
     try:

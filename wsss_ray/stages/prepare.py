@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import time
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -40,13 +39,23 @@ from wsss_ray.data.findings import (
     recall_guess,
 )
 from wsss_ray.data.layouts import detect_layout
-from wsss_ray.data.manifest import MANIFEST, DataSet, Manifest, ShardInfo, load_manifest, open_data, write_manifest
+from wsss_ray.data.manifest import (
+    MANIFEST,
+    SHARD,
+    DataSet,
+    Manifest,
+    ShardInfo,
+    load_manifest,
+    open_data,
+    write_manifest,
+)
+from wsss_ray.data.repeats import Repeats
 from wsss_ray.data.saliency import read_origin
 from wsss_ray.data.shards import check, make_manifest, plan_shards, write_notes, write_shard
 from wsss_ray.data.source import Item, Source
 from wsss_ray.data.sources import open_source
 from wsss_ray.data.survey import survey_source
-from wsss_ray.data.tally import Facts, Tally, find_repeated
+from wsss_ray.data.tally import Facts, Tally
 from wsss_ray.data.toy import ToyConfig
 from wsss_ray.recipe import Resources
 from wsss_ray.stages.run import Steps
@@ -220,7 +229,7 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
     counted = Counted(Tally(len(source.classes)), total)
     with Bar("prepare", total) as bar:
         for row in _written(source, plan_shards(source.items, max(16, min(128, total // 256))), out, layout):
-            infos.append(ShardInfo.model_validate_json(str(row["info"])))
+            infos.append(SHARD.validate_json(str(row["info"])))
             counted.add(_read_findings(row))
             (bar.keep if row["kept"] else bar.advance)(int(row["items"]))
     try:
@@ -238,23 +247,14 @@ def prepare(source: Source, out: str, layout: Machines, skip_bad: bool = False) 
 
 
 def _count_ids(source: Source) -> int:
-    """How many items there are; UserError where two have one id. Of each id 8 bytes are kept."""
-    ids = array("Q", (_shorten(item.image_id) for item in source.items))
-    total = len(ids)
-    if repeated := find_repeated(ids):
-        # A second look, since two ids may have the same 8 bytes.
-        seen = set()
-        for item in source.items:
-            if item.image_id in seen:
-                raise UserError(f"{source.name}: image id {item.image_id!r} comes twice; rename one of the two images")
-            if _shorten(item.image_id) in repeated:
-                seen.add(item.image_id)
+    """How many items there are; UserError where two have one id."""
+    total, ids = 0, Repeats()
+    for item in source.items:
+        ids.add(item.image_id)
+        total += 1
+    for image_id in ids:
+        raise UserError(f"{source.name}: image id {image_id!r} comes twice; rename one of the two images")
     return total
-
-
-def _shorten(image_id: str) -> int:
-    data = image_id.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8, usedforsecurity=False).digest())
 
 
 def _read_findings(row: Mapping[str, Any]) -> Findings:
@@ -323,7 +323,7 @@ def _write(part: Mapping[str, Any], load: bytes, out: str) -> dict[str, Any]:
             return {key: known[key] for key in ("info", "facts", "bad")} | {"items": len(items), "kept": True}
     rows, found = load_items(_unpack(load), items)
     made = {
-        "info": write_shard(rows, where, [str(split) for split in part["splits"]]).model_dump_json(),
+        "info": SHARD.dump_json(write_shard(rows, where, [str(split) for split in part["splits"]])).decode(),
         "facts": _FACTS.dump_json(found.facts).decode(),
         "bad": _BAD.dump_json(found.bad).decode(),
     }
@@ -341,7 +341,7 @@ def _read_note(note: str) -> dict[str, Any]:
 
 def _is_whole(where: str, info: str) -> bool:
     """Whether a shard is still what was written."""
-    return hashlib.sha256(storage.read_bytes(where)).hexdigest() == ShardInfo.model_validate_json(info).digest
+    return hashlib.sha256(storage.read_bytes(where)).hexdigest() == SHARD.validate_json(info).digest
 
 
 def _state_of(items: list[Item]) -> bytes:

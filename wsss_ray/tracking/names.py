@@ -7,12 +7,14 @@ import hashlib
 import posixpath
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 _LONGEST_NAME = 250
 """Characters of a metric's name that MLflow stores."""
 
 
+@lru_cache(maxsize=10_000)
 def clean_name(name: str) -> str:
     """A name MLflow accepts, another one for every name: letters and digits of all scripts, ``_ - . / :`` and spaces
     stay, what else there is becomes its number.

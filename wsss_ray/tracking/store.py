@@ -74,7 +74,8 @@ def open_store(uri: str) -> Any:
     from mlflow.tracking import MlflowClient
 
     for name in ("alembic", "mlflow", "sqlalchemy", "urllib3"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+        if (logger := logging.getLogger(name)).level != logging.CRITICAL:  # setting it is slow
+            logger.setLevel(logging.CRITICAL)
     path = find_database(uri)
     if path is None:
         return MlflowClient(tracking_uri=uri)

@@ -52,8 +52,11 @@ class Tracker:
         parent: str | None = None,
         experiment: str = EXPERIMENT,
         resume: str | None = None,
+        beside: Tracker | None = None,
     ):
         """Start the run, or go on with run ``resume`` where the store still has it.
+
+        ``beside``: a run of the same experiment, whose connection is used.
 
         Raises UserError, naming the address and the fix, where the store does not answer; a run with a ``parent``,
         which has begun when it did, waits in its file.
@@ -71,8 +74,11 @@ class Tracker:
         if parent is not None:
             all_tags["mlflow.parentRunId"] = parent
         try:
-            self._client = open_store(self.uri)
-            self.experiment_id = find_experiment(self._client, experiment, out)
+            if beside is not None and beside.experiment_id:
+                self._client, self.experiment_id = beside._client, beside.experiment_id  # noqa: SLF001
+            else:
+                self._client = open_store(self.uri)
+                self.experiment_id = find_experiment(self._client, experiment, out)
             if parent is None:  # a child's parent has looked
                 end_dead_runs(self._client, self.experiment_id, but=resume)
             run = self._again(resume, all_tags) if resume is not None else None

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts that come more than once, among any number of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_CODING = "utf-8", "surrogatepass"
+"""Names of files may hold bytes that are no text."""
+
+
+class Repeats:
+    """Takes texts one by one and finds those that came twice; SQLite keeps them in a temporary file, not in memory."""
+
+    def __init__(self) -> None:
+        # A database without a name is a file that goes with its connection.
+        self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._base.execute("PRAGMA journal_mode = OFF")
+        self._base.execute("BEGIN")
+        self._base.execute("CREATE TABLE texts (text BLOB)")
+
+    def add(self, text: str) -> None:
+        """One more; OSError where the temporary folder is full."""
+        with _as_os_error():
+            self._base.execute("INSERT INTO texts VALUES (?)", (text.encode(*_CODING),))
+
+    def __iter__(self) -> Iterator[str]:
+        """The texts that came more than once, each once, sorted."""
+        with _as_os_error():
+            found = self._base.execute("SELECT text FROM texts GROUP BY text HAVING count(*) > 1 ORDER BY text")
+            for (text,) in found:
+                yield text.decode(*_CODING)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"temporary folder: {error}; free space there, or set SQLITE_TMPDIR to another folder") from None
