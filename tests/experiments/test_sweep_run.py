@@ -164,6 +164,11 @@ def test_every_trial_is_a_child_of_the_sweep(swept: tuple[Path, Plan, list[Outco
     # Under one name in all of them, also where the scores come off another run's curve.
     values = {run.info.run_id: run.data.metrics["sweep/value"] for run in children}
     assert values == {one.mlflow_run: pytest.approx(one.value) for one in outcomes if one.state == "finished"}
+    # What no threshold changes is in the run that was computed.
+    read_off = {one.mlflow_run for one in outcomes if one.reused == ["curve of seeds"]}
+    for child in children:
+        assert {"seeds/best/miou", "seeds/fixed/iou/background", "masks/mask/miou"} <= set(child.data.metrics)
+        assert ("seeds/best/iou/background" in child.data.metrics) == (child.info.run_id not in read_off)
     assert (out / "sweeps" / made.name / "sweep.png").stat().st_size > 1000
 
 

@@ -50,7 +50,6 @@ class Tracker:
         name: str,
         tags: dict[str, str],
         parent: str | None = None,
-        experiment: str = EXPERIMENT,
         resume: str | None = None,
         beside: Tracker | None = None,
     ):
@@ -63,6 +62,9 @@ class Tracker:
         """
         self.uri, self._out = choose_store(out), out
         self._outbox: Outbox | None = None
+        self._client: Any = None
+        self.experiment_id = ""
+        """Empty where the store did not answer."""
         self._retry_at = 0.0
         self._stop = threading.Event()
         self._pending: list[list[Any]] = []
@@ -78,7 +80,7 @@ class Tracker:
                 self._client, self.experiment_id = beside._client, beside.experiment_id  # noqa: SLF001
             else:
                 self._client = open_store(self.uri)
-                self.experiment_id = find_experiment(self._client, experiment, out)
+                self.experiment_id = find_experiment(self._client, EXPERIMENT, out)
             if parent is None:  # a child's parent has looked
                 end_dead_runs(self._client, self.experiment_id, but=resume)
             run = self._again(resume, all_tags) if resume is not None else None
@@ -89,7 +91,7 @@ class Tracker:
             if parent is None:
                 raise explain_store(error, self.uri) from error
             self.run_id, self.experiment_id = uuid.uuid4().hex, ""
-            self._wait_in_file(error, {"experiment": experiment, "name": name, "tags": all_tags})
+            self._wait_in_file(error, {"experiment": EXPERIMENT, "name": name, "tags": all_tags})
         threading.Thread(target=self._beat, daemon=True).start()
 
     def __enter__(self) -> Tracker:

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from wsss_ray.refine.dense_crf.compiling import compile_kernel, inline_kernel
-from wsss_ray.refine.dense_crf.spans import blur_span, slice_span, splat_span
+from wsss_ray.refine.dense_crf.spans import AT_ONCE, blur_ones, blur_span, slice_span, splat_span
 
 NARROW = (0,)
 """``lanes`` of spans of one float."""
@@ -61,7 +61,11 @@ def blur_spans(one, two, before, after, reach, size, lanes):  # type: ignore[no-
             if at < 0 or at >= pieces:
                 continue
             source, target = (one, two) if j % 2 == 0 else (two, one)
-            for i in range(at * piece, min(count, at * piece + piece)):
+            start, end = at * piece, min(count, at * piece + piece)
+            while size == 1 and start + AT_ONCE <= end:
+                blur_ones(target, source, before, after, j, start)
+                start += AT_ONCE
+            for i in range(start, end):
                 blur_span(target, source, i + 1, np.int64(before[j, i]), np.int64(after[j, i]), size, lanes)
         at = step - 2 * axes
         if at >= 0:
@@ -96,11 +100,18 @@ def update_marginals(energies, first, blurred, fresh, rows, weights, buffers, pe
                 scales[t] = first[i] - answer
         for t in range(count * size):
             values[t] = _exponentiate(values[t])
+        # Loops of one kind of operation each: those become vectors.
         for t in range(count):
-            total = _exponentiate(scales[t])
-            for k in range(size):
-                total += values[t * size + k]
-            scales[t] = np.float32(1) / total
+            scales[t] = _exponentiate(scales[t])
+        if size == 1:
+            for t in range(count):
+                scales[t] += values[t]
+        else:
+            for t in range(count):
+                for k in range(size):
+                    scales[t] += values[t * size + k]
+        for t in range(count):
+            scales[t] = np.float32(1) / scales[t]
         if kind == 2:
             for t in range(count):
                 for k in range(size):

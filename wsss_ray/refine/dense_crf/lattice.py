@@ -13,9 +13,8 @@ import numpy as np
 from wsss_ray.refine.dense_crf import UnfitError
 from wsss_ray.refine.dense_crf.field_kernels import NARROW, blur_spans
 from wsss_ray.refine.dense_crf.lattice_kernels import (
-    elevate_points,
-    find_vertices,
     join_neighbours,
+    place_blocks,
     rehash,
     slice_plane,
     splat_plane,
@@ -25,6 +24,8 @@ AT_ONCE = 4
 """Points that pydensecrf places at a time."""
 BLOCK = 1024
 """Pixels that are placed on the lattice at a time, so that the steps between stay in the cache."""
+FIRST_BITS = 15
+"""The table of vertices begins with two to this power of places, and grows fourfold."""
 LARGE = 100_000
 """From so many vertices on they are numbered in the order of their keys, which the blur reads in streams."""
 MAX_SPATIAL = 8
@@ -91,23 +92,22 @@ def _place_points(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
     low, strides = _measure_keys(features, scale)
     rows = np.empty((count, corners), np.uint32)
     weights = np.empty((count, corners), np.float32)
-    bits = 17
+    room = (
+        np.empty((corners, BLOCK), np.float32),
+        np.empty((corners, BLOCK), np.float32),
+        np.empty((corners, BLOCK), np.int32),
+        np.empty(BLOCK, np.int64),
+    )
+    bits, done = FIRST_BITS, 0
     table, keys = np.full((1 << bits, 2), -1, np.int64), np.empty(1 << bits, np.int64)
     state = np.array([0, 64 - bits], np.int64)
-    for start in range(0, count, BLOCK):
-        part = slice(start, min(count, start + BLOCK))
-        num_points = part.stop - start
-        values, rounded = (np.empty((corners, num_points), np.float32) for _ in range(2))
-        ranks, first = np.empty((corners, num_points), np.int32), np.empty(num_points, np.int64)
-        elevate_points(np.ascontiguousarray(features[:, part]), scale, low, strides, values, rounded, ranks, first)
-        find_vertices(values, ranks, first, strides, table, keys, rows[part], weights[part], state)
-        if (state[0] + corners * BLOCK) * 2 > len(table):
-            bits += 2
-            table, fewer = np.full((1 << bits, 2), -1, np.int64), keys
-            keys = np.empty(1 << bits, np.int64)
-            keys[: state[0]] = fewer[: state[0]]
-            rehash(keys, state[0], table, 64 - bits)
-            state[1] = 64 - bits
+    while (done := place_blocks(features, done, scale, low, strides, room, table, keys, rows, weights, state)) < count:
+        bits += 2
+        table, fewer = np.full((1 << bits, 2), -1, np.int64), keys
+        keys = np.empty(1 << bits, np.int64)
+        keys[: state[0]] = fewer[: state[0]]
+        rehash(keys, state[0], table, 64 - bits)
+        state[1] = 64 - bits
     return rows, weights, keys[: state[0]], strides
 
 

@@ -11,15 +11,15 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @compile_kernel()
-def elevate_points(features, scale, low, strides, values, rounded, ranks, first):  # type: ignore[no-untyped-def]
-    """Place one block of points in the hyperplane and in a simplex, with pydensecrf's float32 steps in their order.
+def elevate_points(features, start, count, scale, low, strides, values, rounded, ranks, first):  # type: ignore[no-untyped-def]
+    """Place ``count`` points in the hyperplane and in a simplex, with pydensecrf's float32 steps in their order.
 
-    features (d, c), scale (d,) float32; low (d,) smallest coordinates, strides (d + 1,) int64. Written: values
-    (d + 1, c) float32, positions within the simplex over d + 1; ranks (d + 1, c) int32 of those, largest first; first
-    (c,) int64 packed keys of the vertices of remainder 0. rounded (d + 1, c) float32 is room to work in. Another
-    rounding would choose other vertices: no fast arithmetic here.
+    features (d, n), of which those from ``start`` on, scale (d,) float32; low (d,) smallest coordinates, strides
+    (d + 1,) int64. Written: values (d + 1, c) float32, positions within the simplex over d + 1; ranks (d + 1, c) int32
+    of those, largest first; first (c,) int64 packed keys of the vertices of remainder 0. rounded (d + 1, c) float32 is
+    room to work in. Another rounding would choose other vertices: no fast arithmetic here.
     """
-    corners, count = values.shape
+    corners = values.shape[0]
     dim = corners - 1
     down = np.float32(1) / np.float32(corners)
     up = np.float32(corners)
@@ -28,7 +28,7 @@ def elevate_points(features, scale, low, strides, values, rounded, ranks, first)
         first[t] = 0
     for j in range(dim, 0, -1):
         for t in range(count):
-            scaled = features[j - 1, t] * scale[j - 1]
+            scaled = features[j - 1, start + t] * scale[j - 1]
             values[j, t] = values[0, t] - np.float32(j) * scaled
             values[0, t] += scaled
     for k in range(corners):
@@ -55,7 +55,7 @@ def elevate_points(features, scale, low, strides, values, rounded, ranks, first)
         values[0, t] = np.float32(0)
     for j in range(dim, 0, -1):
         for t in range(count):
-            scaled = features[j - 1, t] * scale[j - 1]
+            scaled = features[j - 1, start + t] * scale[j - 1]
             values[j, t] = ((values[0, t] - np.float32(j) * scaled) - rounded[j, t]) * down
             values[0, t] += scaled
     for t in range(count):
@@ -66,7 +66,7 @@ def elevate_points(features, scale, low, strides, values, rounded, ranks, first)
 
 
 @compile_kernel()
-def find_vertices(values, ranks, first, strides, table, keys, rows, weights, state):  # type: ignore[no-untyped-def]
+def find_vertices(values, ranks, first, start, count, strides, table, keys, rows, weights, state):  # type: ignore[no-untyped-def]
     """Number the vertices around the pixels of one block and write their barycentric weights.
 
     values (d + 1, c) float32 and ranks (d + 1, c) of the block's elevated positions, first (c,) int64 packed keys
@@ -74,7 +74,7 @@ def find_vertices(values, ranks, first, strides, table, keys, rows, weights, sta
     holds key and number, -1 where free; keys (size,) by number. rows and weights (c, d + 1) are written. state holds
     the number of vertices found so far, then the bits to shift a hash by.
     """
-    corners, count = values.shape
+    corners = values.shape[0]
     dim = corners - 1
     total = np.int64(0)
     for k in range(dim):
@@ -87,15 +87,15 @@ def find_vertices(values, ranks, first, strides, table, keys, rows, weights, sta
     for t in range(count):
         for k in range(corners):
             axis[ranks[k, t]] = k
-        weights[t, 0] = values[axis[dim], t] + (np.float32(1) - values[axis[0], t])
+        weights[start + t, 0] = values[axis[dim], t] + (np.float32(1) - values[axis[0], t])
         for r in range(1, corners):
-            weights[t, r] = values[axis[dim - r], t] - values[axis[corners - r], t]
+            weights[start + t, r] = values[axis[dim - r], t] - values[axis[corners - r], t]
         key = first[t]
         for r in range(corners):
             if r > 0:
                 key += total - corners * strides[axis[corners - r]]
             if key == seen[r] and t > 0:
-                rows[t, r] = rows[t - 1, r]
+                rows[start + t, r] = rows[start + t - 1, r]
                 continue
             place = np.int64((np.uint64(key) * GOLDEN) >> shift)
             while table[place, 0] != key:
@@ -106,9 +106,27 @@ def find_vertices(values, ranks, first, strides, table, keys, rows, weights, sta
                     found += 1
                     break
                 place = (place + 1) & mask
-            rows[t, r] = table[place, 1] + 1
+            rows[start + t, r] = table[place, 1] + 1
             seen[r] = key
     state[0] = found
+
+
+@compile_kernel()
+def place_blocks(features, start, scale, low, strides, room, table, keys, rows, weights, state):  # type: ignore[no-untyped-def]
+    """Place points from ``start`` on, block by block, until all are placed or the table may become half full.
+
+    features (d, n); room: what ``elevate_points`` writes, for one block; the rest as in ``find_vertices``, rows and
+    weights (n, d + 1). Returns how many points are placed.
+    """
+    count, corners = rows.shape
+    values, rounded, ranks, first = room
+    block = first.size
+    while start < count and (state[0] + corners * block) * 2 <= table.shape[0]:
+        size = min(count - start, block)
+        elevate_points(features, start, size, scale, low, strides, values, rounded, ranks, first)
+        find_vertices(values, ranks, first, start, size, strides, table, keys, rows, weights, state)
+        start += size
+    return start
 
 
 @compile_kernel()
@@ -128,20 +146,22 @@ def join_neighbours(ordered, numbers, steps, before, after):  # type: ignore[no-
     """Rows of both neighbours along every axis, by merging the sorted keys with themselves, moved by a step.
 
     ordered (m,) sorted keys, numbers (m,) their rows, steps (d + 1,); before and after (d + 1, m) hold zeros, and at
-    [j, row - 1] get the row of the neighbour. Returns the farthest neighbour in rows.
+    [j, row - 1] get the row of the neighbour, 0 for none. Returns the farthest neighbour in rows. Nothing branches on
+    keys, which no processor can guess: each pair that is looked at is written, and the last look at a row holds.
     """
     count = ordered.size
     reach = np.int64(0)
     for j in range(steps.size):
-        b = 0
-        for a in range(count):
-            wanted = ordered[a] + steps[j]
-            while b < count and ordered[b] < wanted:
-                b += 1
-            if b < count and ordered[b] == wanted:
-                before[j, numbers[a] - 1] = numbers[b]
-                after[j, numbers[b] - 1] = numbers[a]
-                reach = max(reach, abs(np.int64(numbers[a]) - np.int64(numbers[b])))
+        a = b = np.int64(0)
+        while a < count and b < count:
+            wanted, there = ordered[a] + steps[j], ordered[b]
+            one, other = np.int64(numbers[a]), np.int64(numbers[b])
+            equal = np.int64(there == wanted)
+            before[j, one - 1] = equal * other
+            after[j, other - 1] = equal * one
+            reach = max(reach, equal * abs(one - other))
+            a += np.int64(there >= wanted)
+            b += np.int64(there <= wanted)
     return reach
 
 
