@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.claim import CPU, Claim, Given, Goal, Pair, Reading, timed
 from benchmarks.images import list_images
+from wsss_ray.cluster.memory import keep_freed_memory
 from wsss_ray.refine.crf import PRESETS, CRFConfig, smooth_scores
 
 QUICK = (("psa", 2, 0.0, 3.5), ("psa", 21, 0.0, 2.5), ("deeplab_v2", 21, 0.0, 1.7), ("psa", 21, 3e-5, 3.5))
@@ -70,6 +71,7 @@ class Engine:
 def measure(given: Given) -> Iterator[Pair]:
     """Every case over the images, the first one as a warm-up."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a worker does, for both sides
     images = list_images(given.data, 4 if given.quick else 20)
     sizes = [(image.shape[0], image.shape[1]) for image in images]
     for name, num_labels, drop, least in QUICK if given.quick else FULL:

@@ -14,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
-from wsss_ray.cluster.rounds import take_rounds
+from wsss_ray.cluster.rounds import count_tasks, take_rounds
 from wsss_ray.cluster.split import use_tasks
 from wsss_ray.config import UserError
 
@@ -37,7 +37,7 @@ unpack_items: Callable[[bytes], list[Any]] = cloudpickle.loads
 def run_parts(
     work: Work, parts: Iterable[Part], arguments: tuple[Any, ...], layout: Machines, bury: Bury
 ) -> Iterator[Result]:
-    """The result of each part, in any order, one core each (see ``use_tasks``).
+    """The result of each part, in any order, on one core each (see ``use_tasks``).
 
     A part over which workers die again and again is done without the items that kill them, which are found by halving
     it.
@@ -45,7 +45,7 @@ def run_parts(
     for taken in take_rounds(parts, layout):
         left = dict(enumerate(taken))
         placed = [{"place": place, "part": cloudpickle.dumps(dict(part))} for place, part in left.items()]
-        pipeline = ray.data.from_items(placed, override_num_blocks=len(placed)).map_batches(
+        pipeline = ray.data.from_items(placed, override_num_blocks=count_tasks(len(placed), layout)).map_batches(
             _work_on,  # type: ignore[arg-type]
             fn_args=(work, arguments),
             batch_size=1,

@@ -12,6 +12,8 @@ from wsss_ray.cluster.memory import give_memory_back
 
 ROUND, ROUND_PER_WORKER = 256, 16
 """Parts or shards of a round: so many, and at least so many a worker, so that ends of rounds cost little."""
+TASKS_PER_WORKER = 32
+"""Ray's tasks of a round, each of one part or several."""
 Taken = TypeVar("Taken")
 
 
@@ -27,3 +29,11 @@ def take_rounds(items: Iterable[Taken], machines: Machines) -> Iterator[list[Tak
         taken = list(islice(source, size))
         if taken:
             give_memory_back()
+
+
+def count_tasks(num_parts: int, machines: Machines) -> int:
+    """Tasks for the parts of a round: one each, but no more than keep all workers busy, since Ray never forgets one.
+
+    A driver grows by 2 kB with every task. Where nodes may join, each part is a task, so that they find some.
+    """
+    return num_parts if machines.grows else min(num_parts, TASKS_PER_WORKER * machines.cpu_workers)

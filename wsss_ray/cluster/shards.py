@@ -29,7 +29,7 @@ from wsss_ray.cluster.deaths import WorkerDiedError, run_alone
 from wsss_ray.cluster.join import Machines
 from wsss_ray.cluster.process import begin_work, forget, keep
 from wsss_ray.cluster.progress import Bar
-from wsss_ray.cluster.rounds import take_rounds
+from wsss_ray.cluster.rounds import count_tasks, take_rounds
 from wsss_ray.cluster.split import Split, run_split, use_gpu_actors, use_tasks
 from wsss_ray.config import UserError
 from wsss_ray.data.shards import read_shard
@@ -253,9 +253,11 @@ def _check_complete(job: ShardJob) -> None:
 
 
 def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines, key: str) -> Any:
-    names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=len(names))
+    on_gpu = job.network and machines.use_gpu
+    num_tasks = len(names) if on_gpu else count_tasks(len(names), machines)
+    names_only = ray.data.from_items([{"shard": name} for name in names], override_num_blocks=num_tasks)
     arguments = cloudpickle.dumps(job.make_worker), job.out
-    if job.network and machines.use_gpu:
+    if on_gpu:
         return names_only.map_batches(
             _Actor, fn_constructor_args=arguments, batch_size=1, **use_gpu_actors(len(names), machines)
         )
@@ -263,5 +265,5 @@ def _build_pipeline(job: ShardJob, names: Sequence[str], machines: Machines, key
         _run_as_task,  # type: ignore[arg-type]
         fn_args=(*arguments, key),
         batch_size=1,
-        **use_tasks(machines, len(names)),
+        **use_tasks(machines, num_tasks),
     )

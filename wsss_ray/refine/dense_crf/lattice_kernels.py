@@ -83,7 +83,6 @@ def find_vertices(values, ranks, first, start, count, strides, table, keys, rows
     mask = np.int64(table.shape[0] - 1)
     found = state[0]
     axis = np.zeros(corners, np.int64)
-    seen = np.full(corners, np.int64(-1))
     for t in range(count):
         for k in range(corners):
             axis[ranks[k, t]] = k
@@ -94,9 +93,6 @@ def find_vertices(values, ranks, first, start, count, strides, table, keys, rows
         for r in range(corners):
             if r > 0:
                 key += total - corners * strides[axis[corners - r]]
-            if key == seen[r] and t > 0:
-                rows[start + t, r] = rows[start + t - 1, r]
-                continue
             place = np.int64((np.uint64(key) * GOLDEN) >> shift)
             while table[place, 0] != key:
                 if table[place, 0] == -1:
@@ -107,7 +103,6 @@ def find_vertices(values, ranks, first, start, count, strides, table, keys, rows
                     break
                 place = (place + 1) & mask
             rows[start + t, r] = table[place, 1] + 1
-            seen[r] = key
     state[0] = found
 
 
@@ -169,17 +164,28 @@ def join_neighbours(ordered, numbers, steps, before, after):  # type: ignore[no-
 def splat_plane(values, rows, weights, table):  # type: ignore[no-untyped-def]
     """Add a plane (n,) of values to the vertices (m + 1,) around its pixels; rows, weights (n, d + 1)."""
     count, corners = rows.shape
-    for i in range(count):
-        for r in range(corners):
-            table[rows[i, r]] += weights[i, r] * values[i]
+    # Six times, as for colour, becomes straight code.
+    if corners == 6:
+        for i in range(count):
+            for r in range(6):
+                table[rows[i, r]] += weights[i, r] * values[i]
+    else:
+        for i in range(count):
+            for r in range(corners):
+                table[rows[i, r]] += weights[i, r] * values[i]
 
 
 @compile_kernel()
 def slice_plane(table, rows, weights, values):  # type: ignore[no-untyped-def]
     """Read a plane (n,) of values from the vertices around its pixels."""
     count, corners = rows.shape
-    for i in range(count):
-        total = np.float32(0)
-        for r in range(corners):
-            total += weights[i, r] * table[rows[i, r]]
-        values[i] = total
+    if corners == 6:
+        for i in range(count):
+            values[i] = weights[i, 0] * table[rows[i, 0]]
+            for r in range(1, 6):
+                values[i] += weights[i, r] * table[rows[i, r]]
+    else:
+        for i in range(count):
+            values[i] = weights[i, 0] * table[rows[i, 0]]
+            for r in range(1, corners):
+                values[i] += weights[i, r] * table[rows[i, r]]
