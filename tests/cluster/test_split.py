@@ -77,6 +77,17 @@ def test_rounds_write_every_shard(a_gpu: None, tmp_path: Path, monkeypatch: pyte
     assert len(list(tmp_path.glob("*.parquet"))) == 3
 
 
+def test_a_task_of_several_shards_writes_them_all(a_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = lay_out([(1, 0)], Resources())
+    monkeypatch.setattr(rounds, "TASKS_PER_WORKER", 1)
+    assert rounds.count_tasks(3, machines) == 1
+    run_shards(make_job(tmp_path), machines)
+    assert len(list(tmp_path.glob("*.parquet"))) == 3
+    with pytest.raises(UserError, match="shard-1.parquet/0: cannot be used; remove it"):
+        run_shards(make_job(tmp_path / "bad", "shard-1.parquet/0"), machines)
+    assert len(list((tmp_path / "bad").glob("*.parquet"))) >= 1
+
+
 def test_a_bad_image_is_named_and_finished_shards_stay(a_gpu: None, tmp_path: Path) -> None:
     machines = lay_out([(2, 1)], Resources())
     with pytest.raises(UserError, match="shard-1.parquet/0: cannot be used; remove it"):

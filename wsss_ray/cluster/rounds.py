@@ -32,8 +32,8 @@ def take_rounds(items: Iterable[Taken], machines: Machines) -> Iterator[list[Tak
 
 
 def count_tasks(num_parts: int, machines: Machines) -> int:
-    """Tasks for the parts of a round: one each, but no more than keep all workers busy, since Ray never forgets one.
+    """Tasks for the parts of a round: one each, but no more than keep all workers busy, also where some nodes join.
 
-    A driver grows by 2 kB with every task. Where nodes may join, each part is a task, so that they find some.
+    A driver grows by 2 kB with every task: Ray never forgets one.
     """
-    return num_parts if machines.grows else min(num_parts, TASKS_PER_WORKER * machines.cpu_workers)
+    return min(num_parts, TASKS_PER_WORKER * machines.cpu_workers)
