@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from wsss_ray.config import UserError
 from wsss_ray.data.audit import audit_tally
 from wsss_ray.data.repeats import Repeats
 from wsss_ray.data.tally import Examples, Facts, Tally, group_doubled
+from wsss_ray.storage import is_disk_full
 
 CLASSES = ["cat", "dog", "owl"]
 LABELS = st.none() | st.sets(st.integers(0, 2), max_size=3).map(lambda found: tuple(sorted(found)))
@@ -105,6 +108,16 @@ def test_texts_are_not_kept_in_memory() -> None:
         repeats.add(f"image {number % 299_999:058d}")
     assert list(repeats) == [f"image {0:058d}"]
     assert read_resident_mb() - before < 12, "the texts alone are 19 MB"
+
+
+def test_a_full_temporary_folder_is_a_full_disk() -> None:
+    repeats = Repeats()
+    repeats._base.execute("PRAGMA max_page_count = 20")  # noqa: SLF001
+    with pytest.raises(OSError, match="temporary folder") as found:
+        for number in range(100_000):
+            repeats.add(f"{number:058d}")
+    assert found.value.errno == errno.ENOSPC
+    assert is_disk_full(found.value)
 
 
 def read_resident_mb() -> float:

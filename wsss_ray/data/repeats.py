@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +37,9 @@ class Repeats:
 
 @contextmanager
 def _as_os_error() -> Iterator[None]:
+    """No UserError: that would say that the data is bad, and the shards that are finished would be removed."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise OSError(f"temporary folder: {error}; free space there, or set SQLITE_TMPDIR to another folder") from None
+        kind = errno.ENOSPC if "full" in str(error) else errno.EACCES
+        raise OSError(kind, str(error), "temporary folder (TMPDIR, SQLITE_TMPDIR)") from error
