@@ -114,10 +114,14 @@ def test_a_full_temporary_folder_is_a_full_disk() -> None:
     repeats = Repeats()
     repeats._base.execute("PRAGMA max_page_count = 20")  # noqa: SLF001
     with pytest.raises(OSError, match="temporary folder") as found:
-        for number in range(100_000):
-            repeats.add(f"{number:058d}")
+        add_all(repeats, 100_000)
     assert found.value.errno == errno.ENOSPC
     assert is_disk_full(found.value)
+
+
+def add_all(repeats: Repeats, number: int) -> None:
+    for place in range(number):
+        repeats.add(f"{place:058d}")
 
 
 def read_resident_mb() -> float:
