@@ -11,6 +11,9 @@ from contextlib import contextmanager
 _CODING = "utf-8", "surrogatepass"
 """Names of files may hold bytes that are no text."""
 
+_CACHE_KB = 512
+"""Memory of SQLite, for the texts and again for sorting them."""
+
 
 class Repeats:
     """Takes texts one by one and finds those that came twice; SQLite keeps them in a temporary file, not in memory."""
@@ -19,6 +22,7 @@ class Repeats:
         # A database without a name is a file that goes with its connection.
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode = OFF")
+        self._base.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._base.execute("BEGIN")
         self._base.execute("CREATE TABLE texts (text BLOB)")
 
