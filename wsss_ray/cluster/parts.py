@@ -45,7 +45,7 @@ def run_parts(
     """
     for taken in take_rounds(parts, layout):
         left = dict(enumerate(taken))
-        placed = [{"place": place, "part": cloudpickle.dumps(dict(part))} for place, part in left.items()]
+        placed = [{"place": place, "part": _pack(dict(part))} for place, part in left.items()]
         pipeline = ray.data.from_items(placed, override_num_blocks=count_tasks(len(placed), layout)).map_batches(
             _work_on,  # type: ignore[arg-type]
             fn_args=(work, arguments),
@@ -64,15 +64,14 @@ def run_parts(
 
 
 def _work_on(batch: dict[str, np.ndarray], work: Work, arguments: tuple[Any, ...]) -> Result:
-    found = _work(cloudpickle.loads(batch["part"][0]), work, arguments)
+    found = _work(_unpack(batch["part"][0]), work, arguments)
     return {"place": batch["place"], **{name: [value] for name, value in found.items()}}
 
 
 def _work(part: Part, work: Work, arguments: tuple[Any, ...]) -> Result:
     """The result of a part, packed, or the user's error that it came to, word for word."""
     try:
-        # What is said of images is words that come again and again: a tenth of the bytes for the driver to hold.
-        return {"result": zlib.compress(cloudpickle.dumps(work(part, *arguments)), 1), "error": ""}
+        return {"result": _pack(work(part, *arguments)), "error": ""}
     except UserError as error:
         return {"result": b"", "error": str(error)}
 
@@ -80,8 +79,17 @@ def _work(part: Part, work: Work, arguments: tuple[Any, ...]) -> Result:
 def _read_result(row: Result) -> Result:
     if row["error"]:
         raise UserError(str(row["error"]))
-    found: Result = cloudpickle.loads(zlib.decompress(row["result"]))
+    found: Result = _unpack(row["result"])
     return found
+
+
+def _pack(value: Any) -> bytes:
+    """Bytes to travel: what is said of images is the same words again and again, of which the driver holds a tenth."""
+    return zlib.compress(cloudpickle.dumps(value), level=1)
+
+
+def _unpack(data: bytes) -> Any:
+    return cloudpickle.loads(zlib.decompress(data))
 
 
 def _run_without_deadly(work: Work, part: Part, arguments: tuple[Any, ...], bury: Bury) -> Result:
