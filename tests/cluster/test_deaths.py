@@ -22,8 +22,11 @@ from tests.fake_run import prepare as prepare_images
 from tests.local_ray import start_ray
 from wsss_ray import storage
 from wsss_ray.artifacts.tables import read_table
+from wsss_ray.cluster import rounds
+from wsss_ray.cluster import shards as cluster_shards
 from wsss_ray.cluster.join import lay_out
 from wsss_ray.cluster.parts import DEADLY
+from wsss_ray.cluster.progress import Bar
 from wsss_ray.cluster.shards import ShardJob, run_shards
 from wsss_ray.config import UserError
 from wsss_ray.data.image import encode_jpeg
@@ -74,11 +77,24 @@ def test_it_is_named_and_the_others_are_kept(two_cores: None, tmp_path: Path) ->
     assert len(list(tmp_path.glob("*.parquet"))) == 6
 
 
-def test_a_death_that_passes_costs_nothing(two_cores: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tasks", [32, 1], ids=["a_shard_a_task", "three_shards_a_task"])
+def test_a_death_that_passes_costs_nothing(
+    two_cores: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tasks: int
+) -> None:
     """Three times: as often as a shard is tried beside the others; alone it goes well."""
+    counted: list[int] = []
+
+    class Counting(Bar):
+        def advance(self, amount: int = 1, note: str | None = None) -> None:
+            counted.append(amount)
+            super().advance(amount, note)
+
+    monkeypatch.setattr(cluster_shards, "Bar", Counting)
+    monkeypatch.setattr(rounds, "TASKS_PER_WORKER", tasks)
     (tmp_path / "deaths").mkdir()
     run_shards(make_job(tmp_path / "out", "shard-4.parquet", tmp_path / "deaths"), lay_out([(2, 0)], Resources()))
     assert len(list((tmp_path / "out").glob("*.parquet"))) == 6
+    assert sum(counted) == 6, "every image is counted once, whoever wrote its shard"
 
 
 class ImageWorker:

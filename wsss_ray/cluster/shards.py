@@ -134,14 +134,16 @@ def run_shards(job: ShardJob, machines: Machines) -> Throughput:
         bar.keep(total - left)
         if not waiting:
             return Throughput()
+        heard = set()
         try:
             for shard, used in _run_waiting(job, waiting, machines):
                 memory = max(memory, used)
+                heard.add(shard)
                 bar.advance(num_images[shard])
         except RayTaskError as error:
             raise RuntimeError(f"{job.title}: a worker failed: {error}") from error
         except RayError:
-            for shard in _run_one_by_one(job, machines):
+            for shard in _run_one_by_one(job, done | heard, machines):
                 bar.advance(num_images[shard])
     _check_complete(job)
     return Throughput(left / max(time.monotonic() - start, 1e-9), memory)
@@ -161,14 +163,17 @@ def _run_waiting(job: ShardJob, waiting: Shards, machines: Machines) -> Iterator
             yield str(row["shard"]), float(row["memory"])
 
 
-def _run_one_by_one(job: ShardJob, machines: Machines) -> Iterator[str]:
+def _run_one_by_one(job: ShardJob, heard: set[str], machines: Machines) -> Iterator[str]:
     """Shards that are not done, each in a task of its own: workers died, and this shows over which one.
 
-    UserError names it; where all go well this time, the name of each as its file is written.
+    UserError names it; where all go well this time, the name of each that nobody has ``heard`` of, as its file is
+    written or at once where the worker that died had come so far.
     """
     done = find_done(job)
     for place, (shard, num_images) in enumerate(job.shards):
         if shard in done:
+            if shard not in heard:
+                yield shard
             continue
         try:
             _run_alone(job, shard, machines)
