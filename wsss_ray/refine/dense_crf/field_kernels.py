@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from wsss_ray.refine.dense_crf.compiling import compile_kernel, inline_kernel
-from wsss_ray.refine.dense_crf.spans import AT_ONCE, blur_ones, blur_span, slice_span, splat_span
+from wsss_ray.refine.dense_crf.spans import ONES_AT_ONCE, blur_ones, blur_span, slice_span, splat_span
 
 NARROW = (0,)
 """``lanes`` of spans of one float."""
@@ -62,9 +62,9 @@ def blur_spans(one, two, before, after, reach, size, lanes):  # type: ignore[no-
                 continue
             source, target = (one, two) if j % 2 == 0 else (two, one)
             start, end = at * piece, min(count, at * piece + piece)
-            while size == 1 and start + AT_ONCE <= end:
+            while size == 1 and start + ONES_AT_ONCE <= end:
                 blur_ones(target, source, before, after, j, start)
-                start += AT_ONCE
+                start += ONES_AT_ONCE
             for i in range(start, end):
                 blur_span(target, source, i + 1, np.int64(before[j, i]), np.int64(after[j, i]), size, lanes)
         at = step - 2 * axes

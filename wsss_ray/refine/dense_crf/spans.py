@@ -198,13 +198,13 @@ def blur_span(typingctx, out, given, row, before, after, size, lanes):  # type: 
     return types.void(out, given, row, before, after, size, lanes), generate
 
 
-AT_ONCE = 8
+ONES_AT_ONCE = 8
 """Vertices that ``blur_ones`` takes."""
 
 
 @intrinsic
 def blur_ones(typingctx, out, given, before, after, axis, start):  # type: ignore[no-untyped-def]
-    """The same of ``AT_ONCE`` vertices from number ``start`` on along an axis, in spans of one float."""
+    """The same of ``ONES_AT_ONCE`` vertices from number ``start`` on along an axis, in spans of one float."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         out_, given_, *_, start_ = _read_pointers(context, builder, signature, args)
@@ -214,15 +214,15 @@ def blur_ones(typingctx, out, given, before, after, axis, start):  # type: ignor
             table = context.make_array(signature.args[place])(context, builder, args[place])
             stride = builder.extract_value(table.shape, 1)
             first = builder.add(builder.mul(args[4], stride), start_)
-            lanes = ir.Constant(_vector(AT_ONCE), ir.Undefined)
-            for lane in range(AT_ONCE):
+            lanes = ir.Constant(_vector(ONES_AT_ONCE), ir.Undefined)
+            for lane in range(ONES_AT_ONCE):
                 at = builder.load(builder.gep(table.data, [builder.add(first, ir.Constant(INDEX, lane))]))
                 value = builder.load(builder.gep(given_, [builder.zext(at, INDEX)]))
                 lanes = builder.insert_element(lanes, value, ir.Constant(INT, lane))
             found.append(lanes)
-        own = _load(builder, given_, row, AT_ONCE)
-        half = ir.Constant(_vector(AT_ONCE), [0.5] * AT_ONCE)
-        _store(builder, _multiply_add(builder, builder.fadd(*found), half, own), out_, row, AT_ONCE)
+        own = _load(builder, given_, row, ONES_AT_ONCE)
+        half = ir.Constant(_vector(ONES_AT_ONCE), [0.5] * ONES_AT_ONCE)
+        _store(builder, _multiply_add(builder, builder.fadd(*found), half, own), out_, row, ONES_AT_ONCE)
         return context.get_dummy_value()
 
     return types.void(out, given, before, after, axis, start), generate
