@@ -108,7 +108,7 @@ def find_vertices(values, ranks, first, start, count, strides, table, keys, rows
 
 @compile_kernel()
 def place_blocks(features, start, scale, low, strides, room, table, keys, rows, weights, state):  # type: ignore[no-untyped-def]
-    """Place points from ``start`` on, block by block, until all are placed or the table may become half full.
+    """Place points from ``start`` on, block by block, until all are placed or the table may become two thirds full.
 
     features (d, n); room: what ``elevate_points`` writes, for one block; the rest as in ``find_vertices``, rows and
     weights (n, d + 1). Returns how many points are placed.
@@ -116,7 +116,7 @@ def place_blocks(features, start, scale, low, strides, room, table, keys, rows, 
     count, corners = rows.shape
     values, rounded, ranks, first = room
     block = first.size
-    while start < count and (state[0] + corners * block) * 2 <= table.shape[0]:
+    while start < count and (state[0] + corners * block) * 3 <= table.shape[0] * 2:
         size = min(count - start, block)
         elevate_points(features, start, size, scale, low, strides, values, rounded, ranks, first)
         find_vertices(values, ranks, first, start, size, strides, table, keys, rows, weights, state)
