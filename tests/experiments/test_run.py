@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -220,10 +221,7 @@ def test_recipe_alone_decides_every_bit(first: FinishedRun, tmp_path: Path) -> N
         place = table.schema.get_field_index("mask")
         table = table.set_column(place, table.schema.field(place), pa.nulls(table.num_rows, pa.binary()))
         pq.write_table(table, blind / shard.path)
-    shards = tuple(
-        shard.model_copy(update={"digest": storage_digest(blind / shard.path), "num_masks": 0})
-        for shard in manifest.shards
-    )
+    shards = tuple(replace(shard, digest=storage_digest(blind / shard.path), num_masks=0) for shard in manifest.shards)
     splits = {name: info.model_copy(update={"has_masks": False}) for name, info in manifest.splits.items()}
     write_manifest(manifest.model_copy(update={"shards": shards, "splits": splits, "has_masks": False}), str(blind))
     saved = load(Path(first.folder) / "recipe.yaml")
