@@ -164,28 +164,17 @@ def join_neighbours(ordered, numbers, steps, before, after):  # type: ignore[no-
 def splat_plane(values, rows, weights, table):  # type: ignore[no-untyped-def]
     """Add a plane (n,) of values to the vertices (m + 1,) around its pixels; rows, weights (n, d + 1)."""
     count, corners = rows.shape
-    # Six times, as for colour, becomes straight code.
-    if corners == 6:
-        for i in range(count):
-            for r in range(6):
-                table[rows[i, r]] += weights[i, r] * values[i]
-    else:
-        for i in range(count):
-            for r in range(corners):
-                table[rows[i, r]] += weights[i, r] * values[i]
+    for i in range(count):
+        for r in range(corners):
+            table[rows[i, r]] += weights[i, r] * values[i]
 
 
 @compile_kernel()
 def slice_plane(table, rows, weights, values):  # type: ignore[no-untyped-def]
     """Read a plane (n,) of values from the vertices around its pixels."""
     count, corners = rows.shape
-    if corners == 6:
-        for i in range(count):
-            values[i] = weights[i, 0] * table[rows[i, 0]]
-            for r in range(1, 6):
-                values[i] += weights[i, r] * table[rows[i, r]]
-    else:
-        for i in range(count):
-            values[i] = weights[i, 0] * table[rows[i, 0]]
-            for r in range(1, corners):
-                values[i] += weights[i, r] * table[rows[i, r]]
+    for i in range(count):
+        total = np.float32(0)
+        for r in range(corners):
+            total += weights[i, r] * table[rows[i, r]]
+        values[i] = total
