@@ -25,6 +25,7 @@ from wsss_ray.refine.crf import (
     smooth_scores,
     wrap_image,
 )
+from wsss_ray.refine.dense_crf import UnfitError
 from wsss_ray.refine.planes import add_power_background, pick_winners
 
 pytest.importorskip("pydensecrf")
@@ -39,7 +40,11 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if name == "fast":
         pytest.importorskip("numba")
     else:
-        monkeypatch.setattr(crf, "_infer_fast", crf._infer_reference)
+
+        def refuse(*_: object) -> None:
+            raise UnfitError("so that pydensecrf answers")
+
+        monkeypatch.setattr(crf, "_infer_fast", refuse)
     return name
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from wsss_ray.config import UserError, select
 from wsss_ray.refine import crf
-from wsss_ray.refine.crf import PRESETS, CRFConfig, compute_score_energy, infer_marginals
+from wsss_ray.refine.crf import PRESETS, CRFConfig, compute_score_energy, infer_marginals, smooth_scores
 
 pytest.importorskip("numba")
 pytest.importorskip("pydensecrf")
@@ -112,6 +112,41 @@ def test_a_lattice_of_many_vertices() -> None:
     assert_same(image, energy, config)
 
 
+@given(span=st.floats(1, 400), seed=st.integers(0, 1000))
+@settings(max_examples=12, deadline=None)
+def test_energies_that_lie_far_apart_have_the_reference_s_labels(span: float, seed: int) -> None:
+    """Also where e to their difference is 0 in float32."""
+    image, energy = make_case((12, 17), 4, 40, seed)
+    energy = (energy - energy.min()) / (energy.max() - energy.min()) * np.float32(span)
+    fast, reference = infer_marginals(image, energy, PRESETS["psa"]), infer_reference(image, energy, PRESETS["psa"])
+    assert np.isfinite(fast).all()
+    np.testing.assert_allclose(fast, reference, atol=OFTEN)
+
+
+@given(size=st.tuples(st.integers(1, 30), st.integers(1, 30)), num_labels=st.integers(1, 30), seed=st.integers(0, 1000))
+@settings(max_examples=12, deadline=None)
+def test_scores_are_unaries_as_their_energies_are(size: tuple[int, int], num_labels: int, seed: int) -> None:
+    """Some above 1 and below the least that counts."""
+    rng = np.random.default_rng(seed)
+    image, _ = make_case(size, 1, 40, seed)
+    scores = rng.random((num_labels, *size)).astype(np.float32) ** 8 * np.float32(1.1)
+    for engine in ("fast", "pydensecrf"):
+        config = use(PRESETS["psa"], engine=engine, iterations=2, clip=1e-2)
+        energy = compute_score_energy(scores, config.clip)
+        one, other = infer_marginals(image, scores, config, scores=True), infer_marginals(image, energy, config)
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@given(keys=st.sets(st.one_of(st.integers(0, 50), st.integers(0, 2**62 - 1)), min_size=1, max_size=40))
+def test_keys_of_any_size_are_sorted(keys: set[int]) -> None:
+    from wsss_ray.refine.dense_crf.lattice import _sort_keys
+
+    given_ = np.array(list(keys))
+    found, order = _sort_keys(given_)
+    assert found.tolist() == sorted(keys)
+    assert given_[order].tolist() == sorted(keys)
+
+
 def test_dropped_labels_are_zero_and_the_others_stay() -> None:
     image, energy = make_case((48, 60), 30, 40, 5)
     energy[[3, *range(8, 30)]] += 14
@@ -124,6 +159,22 @@ def test_dropped_labels_are_zero_and_the_others_stay() -> None:
     alone = energy.copy()
     alone[1:] += 30
     assert (infer_marginals(image, alone, CRFConfig(drop=1e-4))[0] == 1).all()
+
+
+@pytest.mark.parametrize("clip", [1e-5, 1e-3])
+def test_labels_dropped_before_the_first_step_would_be_after_it(clip: float) -> None:
+    """None but those whose first marginal is below ``drop`` everywhere, scores clipped as they are."""
+    image, energy = make_case((30, 40), 12, 40, 6)
+    scores = np.exp(-energy)
+    scores[4:] *= np.logspace(-6, 0, 8, dtype=np.float32)[:, None, None]
+    scores /= scores.sum(axis=0)
+    config = CRFConfig(drop=1e-4, clip=clip, iterations=1)
+    clipped = np.clip(scores, clip, 1)
+    peaks = (clipped / clipped.sum(axis=0)).reshape(12, -1).max(axis=1)
+    dropped = ~crf._find_competing(scores, config)
+    assert (peaks[dropped] < config.drop).all()
+    assert dropped.any() == (clip < config.drop)
+    assert not smooth_scores(image, scores, config)[dropped].any()
 
 
 def test_images_of_one_size_share_a_lattice_and_threads_do_not_mix() -> None:
@@ -182,8 +233,8 @@ def test_where_compiled_code_is_kept(case: str, tmp_path: Path) -> None:
     code = (
         "import numpy as np\n"
         "from wsss_ray.refine.dense_crf.compiling import find_cache_folder\n"
-        "from wsss_ray.refine.dense_crf.lattice_kernels import rehash\n"
-        "rehash(np.arange(2), 1, np.full((4, 2), -1), 62)\n"
+        "from wsss_ray.refine.dense_crf.lattice_kernels import renumber\n"
+        "renumber(np.zeros((1, 3), np.uint32), np.arange(2, dtype=np.uint32))\n"
         "print(find_cache_folder())\n"
     )
     root = str(Path(__file__).resolve().parents[2])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -152,8 +153,9 @@ def make_guide(image: np.ndarray, config: CRFConfig) -> np.ndarray:
 
 def compute_score_energy(scores: np.ndarray, clip: float = 1e-5) -> np.ndarray:
     """(n, H, W) scores -> float32 energies -ln of the scores clipped to [clip, 1]."""
-    energy: np.ndarray = -np.log(np.clip(scores, clip, 1.0)).astype(np.float32)
-    return energy
+    energy: np.ndarray = np.clip(scores, clip, 1.0)
+    np.negative(np.log(energy, out=energy), out=energy)
+    return energy.astype(np.float32, copy=False)
 
 
 def compute_label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0.7) -> np.ndarray:
@@ -165,25 +167,24 @@ def compute_label_energy(labels: np.ndarray, num_labels: int, gt_prob: float = 0
     return energy.reshape(num_labels, *labels.shape)
 
 
-def infer_marginals(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
+def infer_marginals(image: np.ndarray, unaries: np.ndarray, config: CRFConfig, scores: bool = False) -> np.ndarray:
     """Mean-field marginals: (H, W, 3) uint8 RGB and (n, H, W) float32 energies -> (n, H, W) float32 summing to 1.
 
-    Algorithm 1 of Kraehenbuehl and Koltun. Raises UserError where the sizes differ. A single label needs no inference.
-    The fast engine leaves Python's lock to other threads; pydensecrf holds it: use processes.
+    With ``scores`` the unaries are scores in [0, 1], whose energies are those of ``compute_score_energy``. Algorithm 1
+    of Kraehenbuehl and Koltun. Raises UserError where the sizes differ. A single label needs no inference. The fast
+    engine leaves Python's lock to other threads; pydensecrf holds it: use processes.
     """
-    num_labels, height, width = energy.shape
+    num_labels, height, width = unaries.shape
     if image.shape[:2] != (height, width):
         raise UserError(f"CRF: scores are {height}x{width}, the image {image.shape[0]}x{image.shape[1]}: resize first")
     if num_labels == 1:
-        return np.ones_like(energy, dtype=np.float32)
+        return np.ones_like(unaries, dtype=np.float32)
     if config.engine == "fast":
-        try:
-            return _infer_fast(image, energy, config)
-        except UnfitError:
-            return _infer_reference(image, energy, config)
-    if not has_fast():
+        with suppress(UnfitError):
+            return _infer_fast(image, unaries, config, scores)
+    elif not has_fast():
         _say_slow()
-    return _infer_reference(image, energy, config)
+    return _infer_reference(image, compute_score_energy(unaries, config.clip) if scores else unaries, config)
 
 
 @lru_cache
@@ -191,20 +192,22 @@ def _say_slow() -> None:
     warnings.warn("CRF by pydensecrf, several times slower: pip install 'wsss-ray[fast]'", stacklevel=3)
 
 
-def _infer_fast(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
+def _infer_fast(image: np.ndarray, unaries: np.ndarray, config: CRFConfig, scores: bool) -> np.ndarray:
     """``infer_marginals`` by compiled code; images of one size share a lattice, label sets of one image both."""
     if not has_fast():
         raise UserError("the fast CRF needs numba: pip install 'wsss-ray[fast]' here, or set engine=pydensecrf")
     from wsss_ray.refine.dense_crf.lattice import find_bilateral_lattice, find_spatial_lattice
-    from wsss_ray.refine.dense_crf.mean_field import infer_field
+    from wsss_ray.refine.dense_crf.mean_field import LEAST, infer_field
 
-    num_labels, height, width = energy.shape
+    num_labels, height, width = unaries.shape
     spatial = find_spatial_lattice(height, width, config.gaussian_xy / config.scale, config.gaussian_weight)
     bilateral = find_bilateral_lattice(
         make_guide(image, config), config.bilateral_xy / config.scale, config.bilateral_rgb, config.bilateral_weight
     )
-    planes = np.ascontiguousarray(energy, dtype=np.float32).reshape(num_labels, -1)
-    return infer_field(bilateral, spatial, planes, config.iterations, config.drop).reshape(energy.shape)
+    # A score is its energy's factor already: neither logarithms nor their exponentials.
+    factors, least = (unaries, config.clip) if scores else (np.exp(unaries.min(axis=0) - unaries), LEAST)
+    planes = np.ascontiguousarray(factors, dtype=np.float32).reshape(num_labels, -1)
+    return infer_field(bilateral, spatial, planes, config.iterations, config.drop, least).reshape(unaries.shape)
 
 
 def _infer_reference(image: np.ndarray, energy: np.ndarray, config: CRFConfig) -> np.ndarray:
@@ -231,13 +234,24 @@ def smooth_scores(image: np.ndarray, scores: np.ndarray, config: CRFConfig) -> n
 
     Labels below ``config.prune``, background aside, come out 0, and the others with not quite the same marginals.
     """
-    kept = scores.reshape(len(scores), -1).max(axis=1) >= config.prune
-    kept[0] = True
+    kept = _find_competing(scores, config)
     if kept.all():
-        return infer_marginals(image, compute_score_energy(scores, config.clip), config)
+        return infer_marginals(image, scores, config, scores=True)
     marginals = np.zeros(scores.shape, np.float32)
-    marginals[kept] = infer_marginals(image, compute_score_energy(scores[kept], config.clip), config)
+    marginals[kept] = infer_marginals(image, scores[kept], config, scores=True)
     return marginals
+
+
+def _find_competing(scores: np.ndarray, config: CRFConfig) -> np.ndarray:
+    """(n,) bool: the background, and labels that neither ``prune`` nor, before the first step, ``drop`` leaves out."""
+    kept = np.ones(len(scores), bool)
+    if config.prune > 0 or config.drop > 0:
+        largest = scores.reshape(len(scores), -1).max(axis=1)
+        # No first marginal is above the label's largest score over the least sum of all.
+        least = config.drop * scores.sum(axis=0).min()
+        kept = (largest >= config.prune) & (np.maximum(largest, config.clip) >= least)
+        kept[0] = True
+    return kept
 
 
 def smooth_labels(image: np.ndarray, labels: np.ndarray, num_labels: int, config: CRFConfig) -> np.ndarray:

@@ -16,6 +16,8 @@ NARROW = (0,)
 """``lanes`` of spans of one float."""
 LOWEST = np.float32(-60)
 """Below, an exponential is 0: denormal numbers are slow."""
+HIGHEST = np.float32(80)
+"""An exponential of more could overflow."""
 
 
 @intrinsic
@@ -76,33 +78,38 @@ def blur_spans(one, two, before, after, reach, size, lanes):  # type: ignore[no-
 
 
 @compile_kernel(fast=True)
-def update_marginals(energies, first, blurred, fresh, rows, weights, buffers, peaks, kind, size, lanes):  # type: ignore[no-untyped-def]
+def update_marginals(factors, own, ones, blurred, fresh, rows, weights, buffers, peaks, kind, size, lanes):  # type: ignore[no-untyped-def]
     """One mean-field update of all pixels: slice both lattices, softmax, splat, by chunks that stay in the cache.
 
-    energies (n * size,): those of the labels 1 and up, negative, less the best label's; first (n,): that of label 0,
-    plus both filters' answer to all ones where ``kind`` is above 0. blurred and fresh: tables of both lattices, read
-    and added to. buffers: (chunk * size,) and (chunk,). kind 0: there is nothing to slice yet; 2: the last update,
-    which writes marginals over the energies instead of splatting. peaks (size,) get each label's largest marginal.
+    factors (n * size,): e to the negative energies of the labels 1 and up; own (n,): that of label 0; ones (n,): both
+    filters' answer to all ones. blurred and fresh: tables of both lattices, read and added to. buffers: (chunk * size,)
+    and (chunk,). kind 0: there is nothing to slice yet; 2: the last update, which writes marginals over the factors
+    instead of splatting. peaks (size,) get each label's largest marginal.
     """
     values, scales = buffers
     chunk = scales.size
-    for start in range(0, first.size, chunk):
-        count = min(chunk, first.size - start)
+    for start in range(0, own.size, chunk):
+        count = min(chunk, own.size - start)
+        # Loops of one kind of operation each: those become vectors.
         if kind == 0:
             for t in range(count):
-                scales[t] = first[start + t]
+                scales[t] = own[start + t]
             for t in range(count * size):
-                values[t] = energies[start * size + t]
+                values[t] = factors[start * size + t]
         else:
             for t in range(count):
-                i = start + t
-                answer = slice_span(values, t * size, energies, i * size, blurred, rows, weights, i, size, lanes)
-                scales[t] = first[i] - answer
-        for t in range(count * size):
-            values[t] = _exponentiate(values[t])
-        # Loops of one kind of operation each: those become vectors.
-        for t in range(count):
-            scales[t] = _exponentiate(scales[t])
+                answer = slice_span(values, t * size, blurred, rows, weights, start + t, size, lanes)
+                scales[t] = ones[start + t] - answer
+            if size == 1:
+                for t in range(count):
+                    scales[t] = own[start + t] * _exponentiate(min(scales[t] - values[t], HIGHEST))
+                for t in range(count):
+                    values[t] = factors[start + t]
+            else:
+                for t in range(count):
+                    scales[t] = own[start + t] * _exponentiate(scales[t])
+                for t in range(count * size):
+                    values[t] = factors[start * size + t] * _exponentiate(values[t])
         if size == 1:
             for t in range(count):
                 scales[t] += values[t]
@@ -115,7 +122,7 @@ def update_marginals(energies, first, blurred, fresh, rows, weights, buffers, pe
         if kind == 2:
             for t in range(count):
                 for k in range(size):
-                    energies[(start + t) * size + k] = values[t * size + k] * scales[t]
+                    factors[(start + t) * size + k] = values[t * size + k] * scales[t]
             continue
         for t in range(count):
             splat_span(values, t * size, scales[t], fresh, rows, weights, start + t, size, lanes)
@@ -125,18 +132,43 @@ def update_marginals(energies, first, blurred, fresh, rows, weights, buffers, pe
                     peaks[k] = max(peaks[k], values[t * size + k] * scales[t])
 
 
+@compile_kernel(fast=True)
+def run_steps(factors, given, blurred, fresh, lattices, reach, buffers, peaks, steps, size, lanes):  # type: ignore[no-untyped-def]
+    """Updates from number steps[0] to before steps[1], each but number 0 behind a blur; number steps[2] is the last.
+
+    given: ``own`` and ``ones`` of ``update_marginals``; lattices: (rows, weights, before, after) of both, reach of
+    both. Returns for both lattices whether ``blurred`` and ``fresh`` have changed places.
+    """
+    own, ones = given
+    rows, weights = (lattices[0][0], lattices[1][0]), (lattices[0][1], lattices[1][1])
+    one, two = blurred
+    other, more = fresh
+    swapped, swapped_too = False, False
+    for step in range(steps[0], steps[1]):
+        if step > 0:
+            if blur_spans(other, one, lattices[0][2], lattices[0][3], reach[0], size, lanes) == 0:
+                one, other, swapped = other, one, not swapped
+            if blur_spans(more, two, lattices[1][2], lattices[1][3], reach[1], size, lanes) == 0:
+                two, more, swapped_too = more, two, not swapped_too
+        kind = 0 if step == 0 else 2 if step == steps[2] else 1
+        update_marginals(
+            factors, own, ones, (one, two), (other, more), rows, weights, buffers, peaks, kind, size, lanes
+        )
+    return swapped, swapped_too
+
+
 @compile_kernel()
-def pack_energies(energies, lowest, labels, packed, size):  # type: ignore[no-untyped-def]
-    """(L, n) energies -> packed (n * size,): least energy less that of ``labels``, in their order; -1e4 beyond them."""
-    count = lowest.size
+def pack_factors(factors, least, packed, size):  # type: ignore[no-untyped-def]
+    """Factors (L, n), clipped to [least, 1] -> packed (n * size,): those of the labels 1 and up, 0 beyond them."""
+    others, count = factors.shape[0] - 1, factors.shape[1]
     for start in range(0, count, 64):
         end = min(count, start + 64)
-        for k in range(labels.size):
+        for k in range(others):
             for i in range(start, end):
-                packed[i * size + k] = lowest[i] - energies[labels[k], i]
-        for k in range(labels.size, size):
+                packed[i * size + k] = min(max(factors[k + 1, i], least), np.float32(1))
+        for k in range(others, size):
             for i in range(start, end):
-                packed[i * size + k] = np.float32(-1e4)
+                packed[i * size + k] = np.float32(0)
 
 
 @compile_kernel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,17 +13,18 @@ from wsss_ray.refine.dense_crf import UnfitError
 from wsss_ray.refine.dense_crf.field_kernels import NARROW, blur_spans
 from wsss_ray.refine.dense_crf.lattice_kernels import (
     join_neighbours,
+    move_keys,
     place_blocks,
-    rehash,
+    renumber,
     slice_plane,
-    splat_plane,
+    splat_ones,
 )
 
 AT_ONCE = 4
 """Points that pydensecrf places at a time."""
 BLOCK = 1024
 """Pixels that are placed on the lattice at a time, so that the steps between stay in the cache."""
-FIRST_BITS = 15
+FIRST_BITS = 17
 """The table of vertices begins with two to this power of places, and grows fourfold."""
 LARGE = 100_000
 """From so many vertices on they are numbered in the order of their keys, which the blur reads in streams."""
@@ -60,30 +61,42 @@ def build_lattice(features: np.ndarray, weight: float) -> Lattice:
     # pydensecrf places four points at a time and fills the last four up with zeros: their vertices carry nothing, but
     # the blur passes through them, which dark images of few colours feel.
     filled = features if count % AT_ONCE == 0 else np.pad(features, ((0, 0), (0, 1)))
-    rows, weights, keys, strides = _place_points(filled)
+    rows, weights, table, places, strides = _place_points(filled)
     rows, weights = rows[:count], weights[:count]
-    num_vertices = len(keys)
-    order = np.argsort(keys)
-    numbers = (order + 1).astype(np.uint32)
+    num_vertices = len(places)
+    keys, order = _sort_keys(table[places])
+    numbers = np.arange(1, num_vertices + 1, dtype=np.uint32)
+    by_place = np.empty(len(table), np.uint32)
     if num_vertices >= LARGE:
-        place = np.zeros(num_vertices + 1, np.uint32)
-        place[numbers] = np.arange(1, num_vertices + 1, dtype=np.uint32)
-        rows = place[rows]
-        numbers = np.arange(1, num_vertices + 1, dtype=np.uint32)
+        by_place[places[order]] = numbers
+    else:
+        by_place[places] = numbers
+        numbers = (order + 1).astype(np.uint32)
+    renumber(rows, by_place)
     before, after = (np.zeros((corners, num_vertices), np.uint32) for _ in range(2))
     steps = corners * strides - strides.sum()
-    reach = max(1, int(join_neighbours(keys[order], numbers, steps, before, after)))
-    raw = Lattice(rows, weights, before, after, reach, np.ones(count, np.float32))
-    norm = np.float32(1) / np.sqrt(_filter_plane(raw, raw.ones) + np.float32(1e-20))
-    ones = _filter_plane(raw, norm) * norm * np.float32(weight)
-    weights *= (norm * np.float32(np.sqrt(weight)))[:, None]
-    return Lattice(rows, weights, before, after, reach, ones)
+    reach = max(1, int(join_neighbours(keys, numbers, steps, before, after)))
+    lattice = Lattice(rows, weights, before, after, reach, np.ones(count, np.float32))
+    norm = np.float32(1) / np.sqrt(_answer_ones(lattice, lattice.ones) + np.float32(1e-20))
+    ones = _answer_ones(lattice, norm * np.float32(np.sqrt(weight)))
+    return replace(lattice, ones=ones)
 
 
-def _place_points(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(d, n) features -> rows and weights (n, d + 1), packed keys (m,) by number, and the strides they are packed by.
+def _sort_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (m,), none below 0, in order, and their order; where there is room, both are sorted as one number."""
+    bits = len(keys).bit_length()
+    if int(keys.max()) >> (63 - bits):
+        order = np.argsort(keys)
+        return keys[order], order
+    packed = np.sort((keys << bits) | np.arange(len(keys)))
+    return packed >> bits, packed & ((1 << bits) - 1)
 
-    A key holds the first d coordinates of a vertex as one number, so that a neighbour is a constant away.
+
+def _place_points(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(d, n) features -> rows and weights (n, d + 1), a table of packed keys, places (m,) in it, and the keys' strides.
+
+    A key holds the first d coordinates of a vertex as one number, so that a neighbour is a constant away. Rows are
+    places in the table, too; ``places`` has each once, in the order they were found.
     """
     dim, count = features.shape
     corners = dim + 1
@@ -99,16 +112,20 @@ def _place_points(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
         np.empty(BLOCK, np.int64),
     )
     bits, done = FIRST_BITS, 0
-    table, keys = np.full((1 << bits, 2), -1, np.int64), np.empty(1 << bits, np.int64)
+    table, places = np.full(1 << bits, -1, np.int64), np.empty(1 << bits, np.int64)
     state = np.array([0, 64 - bits], np.int64)
-    while (done := place_blocks(features, done, scale, low, strides, room, table, keys, rows, weights, state)) < count:
+    while (
+        done := place_blocks(features, done, scale, low, strides, room, table, places, rows, weights, state)
+    ) < count:
         bits += 2
-        table, fewer = np.full((1 << bits, 2), -1, np.int64), keys
-        keys = np.empty(1 << bits, np.int64)
-        keys[: state[0]] = fewer[: state[0]]
-        rehash(keys, state[0], table, 64 - bits)
+        smaller, fewer = table, places
+        table, places = np.full(1 << bits, -1, np.int64), np.empty(1 << bits, np.int64)
+        places[: state[0]] = fewer[: state[0]]
+        moved = np.empty(len(smaller), np.uint32)
+        move_keys(smaller, places, state[0], table, 64 - bits, moved)
+        renumber(rows[:done], moved)
         state[1] = 64 - bits
-    return rows, weights, keys[: state[0]], strides
+    return rows, weights, table, places[: state[0]], strides
 
 
 def _measure_keys(features: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,12 +146,12 @@ def _measure_keys(features: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, 
     return base, strides
 
 
-def _filter_plane(lattice: Lattice, values: np.ndarray) -> np.ndarray:
-    """The filter as the lattice's weights have it, of one plane (n,)."""
+def _answer_ones(lattice: Lattice, factors: np.ndarray) -> np.ndarray:
+    """Multiply the weights of each point by its factor (n,); the filter's answer where every value is 1, then."""
     table, other = (np.zeros(lattice.num_vertices + 1, np.float32) for _ in range(2))
-    splat_plane(values, lattice.rows, lattice.weights, table)
+    splat_ones(lattice.rows, lattice.weights, factors, table)
     blurred = blur_spans(table, other, lattice.before, lattice.after, lattice.reach, 1, NARROW)
-    found = np.empty(len(values), np.float32)
+    found = np.empty(len(factors), np.float32)
     slice_plane(table if blurred == 0 else other, lattice.rows, lattice.weights, found)
     return found
 
@@ -165,8 +182,8 @@ def find_bilateral_lattice(guide: np.ndarray, spread: float, colours: float, wei
     if getattr(_own, "widths", None) != widths or not np.array_equal(_own.guide, guide):
         features = np.empty((5, *guide.shape[:2]), np.float32)
         features[:2] = _make_positions(guide.shape[0], guide.shape[1], spread)
-        for channel in range(3):
-            np.divide(guide[:, :, channel], np.float32(colours), out=features[2 + channel], dtype=np.float32)
+        features[2:] = guide.transpose(2, 0, 1)
+        features[2:] /= np.float32(colours)
         _own.widths = None
         _own.lattice = build_lattice(features.reshape(5, -1), weight)
         _own.widths, _own.guide = widths, guide.copy()

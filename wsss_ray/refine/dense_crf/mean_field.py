@@ -9,11 +9,10 @@ import numpy as np
 
 from wsss_ray.refine.dense_crf import UnfitError
 from wsss_ray.refine.dense_crf.field_kernels import (
-    blur_spans,
     keep_lanes,
-    pack_energies,
+    pack_factors,
+    run_steps,
     unpack_marginals,
-    update_marginals,
 )
 from wsss_ray.refine.dense_crf.lattice import Lattice
 
@@ -22,81 +21,67 @@ IN_CACHE = 4096
 CACHE_LINE = 64
 LARGEST = 80.0
 """Of e^x in float32."""
-FIRST, MIDDLE, LAST = 0, 1, 2
+LEAST = 1e-37
+"""Of a factor: e^x beyond brings it above 1 for no x up to ``LARGEST``."""
 
 
 @dataclass
 class _Field:
-    """The labels that still compete, and their numbers: (n * size,) energies, and both lattices' tables."""
+    """The labels that still compete, and their numbers: (n * size,) factors, and both lattices' tables."""
 
     labels: np.ndarray
     size: int
     """Floats of a span: the number of labels, rounded up to 1, 2 or a multiple of 4."""
-    energies: np.ndarray
+    factors: np.ndarray
     blurred: tuple[np.ndarray, np.ndarray]
     fresh: tuple[np.ndarray, np.ndarray]
 
 
 def infer_field(
-    bilateral: Lattice, spatial: Lattice, energy: np.ndarray, iterations: int, drop: float = 0.0
+    bilateral: Lattice, spatial: Lattice, factors: np.ndarray, iterations: int, drop: float = 0.0, least: float = LEAST
 ) -> np.ndarray:
-    """(L, n) float32 energies, L > 1 -> (L, n) float32 marginals that sum to 1.
+    """(L, n) float32 factors e^-energy, L > 1, clipped to [``least``, 1] -> (L, n) float32 marginals that sum to 1.
 
     Raises UnfitError where weights are so large that exponentials overflow. A label other than 0 whose marginal is
     below ``drop`` at every pixel is left out from then on. Other threads may run meanwhile.
     """
-    num_labels, count = energy.shape
+    num_labels, count = factors.shape
     if float(bilateral.ones.max() + spatial.ones.max()) > LARGEST:
         raise UnfitError("the weights are too large for exponentials in float32")
     lattices = (bilateral, spatial)
-    rows, weights = tuple(one.rows for one in lattices), tuple(one.weights for one in lattices)
-    lowest = energy.min(axis=0)
+    fixed = tuple((one.rows, one.weights, one.before, one.after) for one in lattices)
+    reach = bilateral.reach, spatial.reach
     marginals = np.zeros((num_labels, count), np.float32)
-    labels = np.arange(1, num_labels)
-    if drop > 0:
-        # No marginal is above e to the lead of its label's energy over the best one's.
-        lead = np.array([(lowest - energy[label]).max() for label in labels])
-        labels = labels[np.exp(lead) >= drop]
-    if not len(labels):
-        marginals[0] = 1
-        return marginals
-    field = _open_field(lattices, energy, lowest, labels)
-    own = lowest - energy[0]
-    first = own + bilateral.ones + spatial.ones
-    for step in range(iterations + 1):
-        kind = FIRST if step == 0 else LAST if step == iterations else MIDDLE
-        lanes = (0,) * min(field.size, 4)
+    field = _open_field(lattices, factors, least)
+    given = np.clip(factors[0], np.float32(least), np.float32(1)), bilateral.ones + spatial.ones
+    step = 0
+    while step <= iterations:
+        stop = step + 1 if drop > 0 else iterations + 1
         chunk = max(16, min(256, IN_CACHE // field.size))
         buffers = _make_table(chunk * field.size), _make_table(chunk)
-        peaks = np.zeros(field.size if drop > 0 and kind != LAST else 0, np.float32)
-        update_marginals(
-            field.energies,
-            first if step else own,
-            field.blurred,
-            field.fresh,
-            rows,
-            weights,
-            buffers,
-            peaks,
-            kind,
-            field.size,
-            lanes,
+        peaks = np.zeros(field.size if drop > 0 and step < iterations else 0, np.float32)
+        lanes = (0,) * min(field.size, 4)
+        steps = np.array([step, stop, iterations])
+        swapped = run_steps(
+            field.factors, given, field.blurred, field.fresh, fixed, reach, buffers, peaks, steps, field.size, lanes
         )
-        if kind == LAST:
-            break
+        pairs = [
+            (fresh, blurred) if swap else (blurred, fresh)
+            for blurred, fresh, swap in zip(field.blurred, field.fresh, swapped, strict=True)
+        ]
+        field.blurred, field.fresh = (pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1])
         if len(peaks):
             field = _drop_labels(field, np.flatnonzero(peaks[: len(field.labels)] >= drop))
-        _blur(field, lattices)
-    unpack_marginals(field.energies, field.labels, field.size, marginals)
+        step = stop
+    unpack_marginals(field.factors, field.labels, field.size, marginals)
     return marginals
 
 
-def _open_field(
-    lattices: tuple[Lattice, Lattice], energy: np.ndarray, lowest: np.ndarray, labels: np.ndarray
-) -> _Field:
+def _open_field(lattices: tuple[Lattice, Lattice], factors: np.ndarray, least: float) -> _Field:
+    labels = np.arange(1, len(factors))
     size = _round_up(len(labels))
-    packed = _make_table(len(lowest) * size)
-    pack_energies(energy, lowest, labels, packed, size)
+    packed = _make_table(factors.shape[1] * size)
+    pack_factors(factors, np.float32(least), packed, size)
     one, two = (tuple(_make_table((lattice.num_vertices + 1) * size, True) for lattice in lattices) for _ in range(2))
     return _Field(labels, size, packed, (one[0], one[1]), (two[0], two[1]))
 
@@ -113,17 +98,6 @@ def _make_table(size: int, zero: bool = False) -> np.ndarray:
     return space[start : start + size]
 
 
-def _blur(field: _Field, lattices: tuple[Lattice, Lattice]) -> None:
-    """Blur the fresh tables; they become the blurred ones, and cleared tables the fresh ones."""
-    lanes = (0,) * min(field.size, 4)
-    pairs = []
-    for lattice, fresh, other in zip(lattices, field.fresh, field.blurred, strict=True):
-        place = blur_spans(fresh, other, lattice.before, lattice.after, lattice.reach, field.size, lanes)
-        pairs.append((fresh, other) if place == 0 else (other, fresh))
-    field.blurred = pairs[0][0], pairs[1][0]
-    field.fresh = pairs[0][1], pairs[1][1]
-
-
 def _drop_labels(field: _Field, kept: np.ndarray) -> _Field:
     """The same field with the ``kept`` lanes alone, where that makes spans shorter."""
     kept = kept if len(kept) else np.zeros(1, np.int64)
@@ -131,12 +105,11 @@ def _drop_labels(field: _Field, kept: np.ndarray) -> _Field:
     if size == field.size:
         return field
 
-    def shorten(table: np.ndarray, fill: float) -> np.ndarray:
-        fewer = _make_table(len(table) // field.size * size)
-        fewer.fill(fill)
+    def shorten(table: np.ndarray) -> np.ndarray:
+        fewer = _make_table(len(table) // field.size * size, True)
         keep_lanes(table, field.size, kept, fewer, size)
         return fewer
 
-    fresh = shorten(field.fresh[0], 0), shorten(field.fresh[1], 0)
+    fresh = shorten(field.fresh[0]), shorten(field.fresh[1])
     blurred = tuple(_make_table(len(table), True) for table in fresh)
-    return _Field(field.labels[kept], size, shorten(field.energies, -1e4), (blurred[0], blurred[1]), fresh)
+    return _Field(field.labels[kept], size, shorten(field.factors), (blurred[0], blurred[1]), fresh)

@@ -98,17 +98,17 @@ def _iterate_corners(
 
 
 @intrinsic
-def slice_span(typingctx, out, place, start, origin, tables, rows, weights, pixel, size, lanes):  # type: ignore[no-untyped-def]
-    """out[place:] = start[origin:] + both lattices' values at ``pixel``; returns the sum of those values."""
+def slice_span(typingctx, out, place, tables, rows, weights, pixel, size, lanes):  # type: ignore[no-untyped-def]
+    """out[place:] = both lattices' values at ``pixel``; returns the sum of those values."""
     width_of_lanes = len(lanes)
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> ir.Value:
         kinds = signature.args
-        out_, place_, start_, origin_, *_, pixel_, size_, _ = _read_pointers(context, builder, signature, args)
+        out_, place_, *_, pixel_, size_, _ = _read_pointers(context, builder, signature, args)
         pairs = [
             [
                 context.make_array(kinds[at].types[k])(context, builder, builder.extract_value(args[at], k)).data
-                for at in (4, 5, 6)
+                for at in (2, 3, 4)
             ]
             for k in range(2)
         ]
@@ -123,14 +123,13 @@ def slice_span(typingctx, out, place, start, origin, tables, rows, weights, pixe
                     found = (
                         builder.fmul(spread, value) if found is None else _multiply_add(builder, spread, value, found)
                     )
-            before = _load(builder, start_, builder.add(origin_, offset), width)
-            _store(builder, builder.fadd(found, before), out_, builder.add(place_, offset), width)
+            _store(builder, found, out_, builder.add(place_, offset), width)
             builder.store(builder.fadd(builder.load(total), _sum_lanes(builder, found, width)), total)
 
         _walk_span(builder, size_, width_of_lanes, emit)
         return builder.load(total)
 
-    given = (out, place, start, origin, tables, rows, weights, pixel, size, lanes)
+    given = (out, place, tables, rows, weights, pixel, size, lanes)
     return types.float32(*given), generate
 
 
