@@ -22,7 +22,7 @@ CLAIMS = (
     "perfect_masks",
 )
 """In the order in which they run; each declares ``CLAIM``. ``verify`` reads the run that ``start`` leaves."""
-COMMANDS = ("gpu", "simulate", "grid_offset", "l2g_targets")
+COMMANDS = ("gpu", "simulate", "grid_offset", "l2g_targets", "crf_drop")
 """``python -m benchmarks.NAME``; these have no second side, or run where the others cannot."""
 PARTS = ("claim", "registry", "runner", "report", "machine", "images", "gpu_methods", "gpu_report", "schedule")
 """What the others are made of."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from wsss_ray.config import Config
 
 IGNORE = 255
-Need = Literal["saliency", "maps", "mask", "partner"]
+Need = Literal["rgb", "saliency", "maps", "mask", "partner"]
 """What a trainable wants in its batch besides image and labels (see ``Batch``)."""
 
 
@@ -33,7 +33,7 @@ class Batch:
     """(B, C) float in {0, 1}."""
     inside: Tensor
     """(B, 1, S, S) float in {0, 1}: 1 where the image is, 0 on the padded canvas."""
-    rgb: Tensor
+    rgb: Tensor | None = None
     """(B, 3, S, S) float in [0, 1]: the un-normalised image (guide of PAMR, PAR and CRF), 0 on the canvas."""
     saliency: Tensor | None = None
     """(B, 1, S, S) float in [0, 1], soft; 0 on the canvas."""

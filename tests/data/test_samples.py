@@ -24,7 +24,7 @@ from wsss_ray.data.shards import Rows, write_dataset
 from wsss_ray.data.sources import open_source
 
 AUGMENT = AugmentConfig(resize="scale", range=(0.7, 1.5), crop=32, jitter=JitterConfig())
-EVERYTHING = ("saliency", "mask", "maps", "partner")
+EVERYTHING = ("rgb", "saliency", "mask", "maps", "partner")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_sample_holds_what_is_needed(rows):
     assert torch.nonzero(sample["labels"]).flatten().tolist() == rows[7]["labels"]
     assert sample["maps"].amax(dim=(1, 2)).tolist() == [0, 0.5, 0, 0.5, 0]
     assert set(sample["mask"].unique().tolist()) <= {7 % 3, 255}
-    assert set(samples(rows, ()).sample(0, 7)) == {"image", "rgb", "inside", "labels", "image_id"}
+    assert set(samples(rows, ()).sample(0, 7)) == {"image", "inside", "labels", "image_id"}
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(rows):

@@ -115,7 +115,9 @@ def make_batch(num_classes: int, num: int = 2, size: int = CROP, seed: int = 0, 
 
 def only(batch: Batch, needs: frozenset[str]) -> Batch:
     """The batch without what these needs do not name."""
-    optional = ("saliency", "maps", "mask", "partner")
+    optional = ("rgb", "saliency", "maps", "mask", "partner")
+    if batch.partner is not None:
+        batch = dataclasses.replace(batch, partner=only(batch.partner, needs))
     return dataclasses.replace(batch, **{name: None for name in optional if name not in needs})
 
 

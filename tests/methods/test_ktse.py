@@ -96,10 +96,11 @@ def test_a_profile_fills_every_difference_and_a_given_value_wins() -> None:
     assert KTSEConfig.model_validate(released.model_dump()) == released
 
 
-def test_a_partner_is_needed_by_sie_alone() -> None:
-    assert KTSEConfig().needs == {"partner"}
-    assert not KTSEConfig(sie=False).needs
-    assert not KTSEConfig(partner_rule="random").needs
+def test_a_partner_is_needed_by_sie_alone_and_pixels_by_ssr() -> None:
+    assert KTSEConfig().needs == {"rgb", "partner"}
+    assert KTSEConfig(sie=False).needs == {"rgb"}
+    assert KTSEConfig(partner_rule="random").needs == {"rgb"}
+    assert KTSEConfig(ssr=False).needs == {"partner"}
     with pytest.raises(UserError, match="method.sie=false"):
         network(KTSEConfig(), 3).loss(make_batch(3, partner=False), MIDDLE)
     with pytest.raises(ValueError, match="swap"):

@@ -106,19 +106,23 @@ def draw_geometry(config: AugmentConfig, height: int, width: int, rng: np.random
 
 
 def augment(
-    decoded: dict[str, Any], config: AugmentConfig, rng: np.random.Generator, normalize: NormalizeConfig
+    decoded: dict[str, Any],
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    normalize: NormalizeConfig,
+    rgb: bool = True,
 ) -> dict[str, torch.Tensor]:
     """One random training sample of a decoded image.
 
     ``decoded`` holds ``image`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8
-    and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``rgb`` (3, S, S) and
-    ``inside`` (1, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1], ``mask`` (S, S) int64,
-    ``maps`` (N, S, S).
+    and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``inside``
+    (1, S, S) and, with ``rgb``, ``rgb`` (3, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1],
+    ``mask`` (S, S) int64, ``maps`` (N, S, S).
     """
     height, width = decoded["image"].shape[:2]
     geometry = draw_geometry(config, height, width, rng)
     changes = draw_jitter(config.jitter, rng) if config.jitter is not None else []
-    return render(decoded, geometry, changes, config, normalize)
+    return render(decoded, geometry, changes, config, normalize, rgb)
 
 
 def render(
@@ -127,6 +131,7 @@ def render(
     changes: list[tuple[str, float]],
     config: AugmentConfig,
     normalize: NormalizeConfig,
+    rgb: bool = True,
 ) -> dict[str, torch.Tensor]:
     """The sample of ``augment`` for given draws."""
     after_crop = config.jitter is not None and config.jitter.after_crop
@@ -140,9 +145,11 @@ def render(
     tensor = normalize.apply(view)
     sample = {
         "image": tensor if config.crop_before_normalize else tensor * inside,
-        "rgb": torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))).float() / 255 * inside,
         "inside": inside,
     }
+    if rgb:
+        plain = torch.from_numpy(np.ascontiguousarray(view.transpose(2, 0, 1))).float()
+        sample["rgb"] = plain.div_(255).mul_(inside)
     if decoded.get("saliency") is not None:
         sample["saliency"] = _saliency(decoded["saliency"], geometry, config)
     if decoded.get("mask") is not None:

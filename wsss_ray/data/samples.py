@@ -29,8 +29,8 @@ _ORDER, _ANCHOR, _PARTNER = 1, 2, 3
 class Sampling:
     """How samples are cut and normalised, from which seed, and what they hold besides image and labels.
 
-    ``needs``: ``saliency`` from the rows, ``mask`` and ``maps`` of earlier steps, ``partner`` a second sample that
-    shares a class.
+    ``needs``: ``rgb`` pixels as they were, ``saliency`` from the rows, ``mask`` and ``maps`` of earlier steps,
+    ``partner`` a second sample that shares a class.
     """
 
     augment: AugmentConfig
@@ -101,7 +101,7 @@ class TrainSamples:
         if "maps" in self.needs:
             maps = self._look_up("maps", name)
             decoded["maps"] = maps.full()
-        sample: Sample = dict(augment(decoded, self.config, rng, self.normalize))
+        sample: Sample = dict(augment(decoded, self.config, rng, self.normalize, "rgb" in self.needs))
         if maps is not None:
             spread = torch.zeros(self.num_classes, *sample["maps"].shape[1:])
             spread[torch.from_numpy(maps.classes).long()] = sample["maps"]
@@ -180,10 +180,9 @@ def _num_bytes(arrays: dict[str, np.ndarray]) -> int:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples of one crop size -> a batch, partners into ``Batch.partner``."""
     first = samples[0]
-    optional = [name for name in ("saliency", "maps", "mask") if name in first]
+    optional = [name for name in ("rgb", "saliency", "maps", "mask") if name in first]
     stacked = {
-        name: torch.stack([sample[name] for sample in samples])
-        for name in ("image", "labels", "inside", "rgb", *optional)
+        name: torch.stack([sample[name] for sample in samples]) for name in ("image", "labels", "inside", *optional)
     }
     partner = collate([sample["partner"] for sample in samples]) if "partner" in first else None
     return Batch(**stacked, partner=partner)

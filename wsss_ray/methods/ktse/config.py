@@ -156,8 +156,9 @@ class KTSEConfig(MethodConfig):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """A partner for every image, where SIE is on and wants one that shares a class."""
-        return frozenset({"partner"}) if self.sie and self.partner_rule == "shared" else frozenset()
+        """Pixels for SSR's refined labels; a partner for every image, where SIE wants one that shares a class."""
+        wanted: dict[Need, bool] = {"rgb": self.ssr, "partner": self.sie and self.partner_rule == "shared"}
+        return frozenset(name for name, needed in wanted.items() if needed)
 
     @property
     def erases(self) -> bool:

@@ -169,6 +169,8 @@ class KTSE(nn.Module):
     def _make_labels(self, planes: Tensor, batch: Batch, num_iterations: int | None = None) -> Tensor:
         """The refined pseudo label of Sec. 3.3: (B, C + 1, h, w) planes -> (B, H, W) int64."""
         config = self.config
+        if batch.rgb is None:
+            raise UserError("KTSE refines labels on the image's pixels: give the batch rgb, or set method.ssr=false")
         features = planes[:, 1:].detach()
         iterations = config.par_iterations if num_iterations is None else num_iterations
         with torch.autocast(planes.device.type, enabled=False):
@@ -235,4 +237,5 @@ class KTSE(nn.Module):
 
 def _select_images(batch: Batch, index: Tensor) -> Batch:
     """The images of a batch at ``index``, with what KTSE reads of them."""
-    return Batch(batch.image[index], batch.labels[index], batch.inside[index], batch.rgb[index])
+    rgb = None if batch.rgb is None else batch.rgb[index]
+    return Batch(batch.image[index], batch.labels[index], batch.inside[index], rgb)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from wsss_ray.config import Changes
-from wsss_ray.contracts import IGNORE, Batch, FusionRule, ParamGroup, Progress
+from wsss_ray.config import Changes, UserError
+from wsss_ray.contracts import IGNORE, Batch, FusionRule, Need, ParamGroup, Progress
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.methods.layers import classification_loss, resize_aligned
 from wsss_ray.methods.ssss.decoder import (
@@ -62,6 +62,11 @@ class SingleStageConfig(MethodConfig):
     new_layer_multiplier: Annotated[PositiveFloat, Changes("weights")] = 10.0
     """Learning rate of all that is not backbone over the backbone's. Published for ResNet-38 and 20 epochs; short
     schedules take less, since a decoder at ten times the rate has not learnt the classes when the warm-up ends."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Pixels, which guide PAMR."""
+        return frozenset({"rgb"})
 
     def fusion(self) -> FusionRule:
         """Probabilities are averaged, neither rectified nor normalised (SSSS infer_val)."""
@@ -134,6 +139,8 @@ class SingleStageNetwork(nn.Module):
     def make_pseudo_masks(self, masks: Tensor, batch: Batch) -> Tensor:
         """(B, C + 1, h, w) softmax -> (B, S, S) int64: PAMR, only labelled classes, thresholds; 255 off the image."""
         config = self.config
+        if batch.rgb is None:
+            raise UserError("PAMR refines masks on the image's pixels: give the batch rgb")
         planes, real = choose_planes(batch.labels)
         guide = resize_aligned(batch.rgb, masks.shape[2:])
         refined = refine_with_pamr(guide, take_planes(masks, planes), config.pamr_iterations, config.pamr_dilations)
