@@ -9,6 +9,7 @@ from typing import Any
 
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact
+from wsss_ray.experiments.code import Stamps, list_changed, stamp_code
 from wsss_ray.methods.base import MethodConfig
 from wsss_ray.recipe import Localization, dump
 from wsss_ray.reports.panels import draw_panels
@@ -37,6 +38,30 @@ class StepLog(Listener):
             warning = warn_of(self.chain[title.count("base ")].method, artifact.record["history"])
             if warning is not None:
                 log.warning(f"{title}: {warning}")
+
+
+class CodeLog(Listener):
+    """Says of every step computed behind a change of the code that it may be of the old code and the new one."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.stamps: Stamps = {}
+
+    def hear_start(self, run: Run) -> None:
+        """Remember the files."""
+        self.recipe = run.recipe
+        self.stamps = self.stamps or stamp_code(run.recipe)
+
+    def hear_step(self, title: str, artifact: Artifact) -> None:
+        """One line, and a tag in MLflow."""
+        changed = [] if artifact.reused else list_changed(self.stamps, stamp_code(self.recipe))
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            log.warning(
+                f"{title}: code changed while this run went on ({changed[0]}{more}), and this step may mix both: "
+                f"remove {artifact.uri} and run the command again"
+            )
+            self.tracker.set_tags({f"code_changed.{title.replace(' ', '_')}": ", ".join(changed)})
 
 
 def warn_of(method: MethodConfig, history: Sequence[Mapping[str, Any]]) -> str | None:

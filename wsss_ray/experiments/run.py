@@ -12,7 +12,7 @@ from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact, Store, digest
 from wsss_ray.cluster.join import Machines, join_cluster, plan_machines
 from wsss_ray.cluster.probe import list_places
-from wsss_ray.experiments.log import MlflowLog, PanelLog, StepLog
+from wsss_ray.experiments.log import CodeLog, MlflowLog, PanelLog, StepLog
 from wsss_ray.experiments.settle import check_recipe, open_run
 from wsss_ray.experiments.tags import tag_run
 from wsss_ray.recipe import Recipe, dump
@@ -51,7 +51,7 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     store = Store(options.out)
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
     with tracker, join_cluster(options.address, list_places(store.uri, recipe.data.uri)):
-        listeners = (StepLog(), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
+        listeners = (StepLog(), CodeLog(tracker), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
         machines = plan_machines(recipe.resources, options.share)
         steps = Steps(store, listeners)
         return mend_and_retry(steps, lambda: _finish(recipe, steps, machines, tracker.run_id))
