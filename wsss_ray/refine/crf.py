@@ -62,7 +62,8 @@ class CRFConfig(Config):
 
     drop: Annotated[float, Field(ge=0, lt=1), Changes("masks")] = 0.0
     """Leave a label out for good once its marginal is below this at every pixel, background aside; 0 keeps all. Only
-    the fast engine reads it. An approximation: 3e-5 is a careful value, for networks that score every class."""
+    the fast engine reads it. An approximation, for networks that score every class: 3e-5 is a careful value, and 1e-3
+    changed one label in 6,000 at most on maps of trained networks."""
     engine: Annotated[Engine, Changes("masks")] = "fast"
     """Without numba this becomes ``pydensecrf`` when the settings are made, so that records say what answered."""
 
