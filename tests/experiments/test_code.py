@@ -7,8 +7,6 @@ import importlib
 import logging
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -56,17 +54,14 @@ def test_a_step_behind_a_change_is_warned_of(
 ) -> None:
     recipe, file = own
     name = file.relative_to(tmp_path).as_posix()
-    run: Any = SimpleNamespace(recipe=recipe)
     with Tracker(str(tmp_path / "results"), "run", {}) as tracker:
-        heard = CodeLog(tracker)
-        heard.hear_start(run)
+        heard = CodeLog(tracker, recipe)
         with caplog.at_level(logging.WARNING):
             heard.hear_step("train", Artifact("train", "a1", "results/train/a1", {}))
             assert not caplog.records
             file.write_text(METHOD + "\n# another\n")
             heard.hear_step("localize", Artifact("localize", "b2", "results/localize/b2", {}, reused=True))
             assert not caplog.records
-            heard.hear_start(run)  # begun anew over damaged files
             heard.hear_step("score seeds", Artifact("score", "c3", "results/score/c3", {}))
         (record,) = caplog.records
         assert record.getMessage().startswith(f"score seeds: code changed while this run went on ({name})")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def work(rank: int, folder: str) -> None:
         assert all(torch.equal(one, other) for one, other in zip(*gathered, strict=True)), name
     _leave_and_go_on(rows, rank)
     _share_unevenly(rows, rank)
+    _share_norms(rows, rank)
     dist.destroy_process_group()
 
 
@@ -106,6 +108,21 @@ class Linear(nn.Module):
         return [ParamGroup("head", list(self.layer.parameters()), 1.0)]
 
 
+class Normed(Linear):
+    """The same behind a convolution with BatchNorm, by which images do change what is said of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.ReLU())
+
+    def loss(self, batch: Batch, progress: Progress) -> dict[str, torch.Tensor]:
+        return super().loss(replace(batch, image=self.body(batch.image)), progress)
+
+    def param_groups(self) -> list[ParamGroup]:
+        return [ParamGroup("all", list(self.parameters()), 1.0)]
+
+
 def _share_unevenly(rows: Rows, rank: int) -> None:
     """Batches of 5, 5 and 2 images, of which one worker has 3, 3 and 1: each image counts as it does for one worker."""
     recipe = small("cam")
@@ -121,6 +138,30 @@ def _share_unevenly(rows: Rows, rank: int) -> None:
     (together, losses), (alone, expected) = found
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
     torch.testing.assert_close(losses, expected, rtol=0, atol=1e-6)
+
+
+def _share_norms(rows: Rows, rank: int) -> None:
+    """Statistics over all workers make two workers' weights those of one; a worker's own do not."""
+    recipe = small("cam")
+    samples = TrainSamples(rows, 5, Sampling(recipe.train.augment, recipe.net.normalize, 3))
+    found = {}
+    for size, synced in ((2, True), (2, False), (1, False)):
+        config = TrainConfig(
+            epochs=2,
+            batch_size=5,
+            drop_last=False,
+            augment=recipe.train.augment,
+            validate_images=0,
+            channels_last=False,
+            sync_batch_norm=synced,
+        )
+        network = Normed()
+        assert train_network(network, Training(samples, config, 3, World(rank if size == 2 else 0, size)))
+        found[size, synced] = [*network.parameters(), *network.buffers()]
+    expected = [value.detach() for value in found[1, False]]
+    for one, other in zip(found[2, True], expected, strict=True):
+        torch.testing.assert_close(one.detach(), other, rtol=1e-4, atol=1e-5)
+    assert max(float((one - other).abs().max()) for one, other in zip(found[2, False], expected, strict=True)) > 1e-3
 
 
 def test_every_method_and_one_that_is_left(tmp_path: Path) -> None:

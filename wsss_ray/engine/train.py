@@ -27,6 +27,7 @@ from wsss_ray.engine.epoch import Epoch, mean_over_workers
 from wsss_ray.engine.precision import Precision, use_bf16
 from wsss_ray.engine.validate import ValidationImage, World, measure_precision
 from wsss_ray.nets.optim import OptimizerConfig, ScheduleConfig, build_optimizer, compute_lr_multiplier, set_lr
+from wsss_ray.nets.synced_norm import sync_norms
 
 
 class TrainConfig(Config):
@@ -45,6 +46,9 @@ class TrainConfig(Config):
     precision: Annotated[Precision, Changes("weights")] = "fp32"
     channels_last: Annotated[bool, Changes("weights")] = True
     clip_gradient: Annotated[PositiveFloat | None, Changes("weights")] = None
+    sync_batch_norm: Annotated[bool, Changes("weights")] = False
+    """BatchNorm that learns takes its statistics from all workers' images, as one worker would from the whole batch;
+    else each worker has its own. Layers that are frozen, as most published ones are, need it not."""
     max_steps: Annotated[PositiveInt | None, Changes("weights")] = None
     """Stops early after so many optimiser steps; the schedule still sees the whole length."""
     validate_images: Annotated[NonNegativeInt, Changes("weights")] = 256
@@ -154,7 +158,7 @@ def train_network(
     """
     hooks = hooks or Hooks()
     config, world = training.config, training.world
-    _to_device(trainable, training)
+    _place(trainable, training)
     steps_per_epoch = training.steps_per_epoch
     num_steps = sum(steps_per_epoch)
     if not num_steps:
@@ -233,7 +237,10 @@ def _hear_request(hooks: Hooks, world: World) -> Request:
     return Request(int(told))
 
 
-def _to_device(trainable: nn.Module, training: Training) -> None:
+def _place(trainable: nn.Module, training: Training) -> None:
+    """The network where it is trained, its BatchNorm as the settings want it there."""
+    if training.config.sync_batch_norm and training.world.size > 1:
+        sync_norms(trainable)
     trainable.to(device=training.world.device)
     trainable.to(memory_format=training.memory_format)  # type: ignore[call-overload]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from wsss_ray.artifacts.record import FinishedRun
 from wsss_ray.artifacts.store import Artifact
-from wsss_ray.experiments.code import Stamps, list_changed, stamp_code
+from wsss_ray.experiments.code import list_changed, stamp_code
 from wsss_ray.methods.base import MethodConfig
-from wsss_ray.recipe import Localization, dump
+from wsss_ray.recipe import Localization, Recipe, dump
 from wsss_ray.reports.panels import draw_panels
 from wsss_ray.score.names import choose_variant, name_metric, take_scored
 from wsss_ray.stages.run import Listener, Run
@@ -43,14 +43,9 @@ class StepLog(Listener):
 class CodeLog(Listener):
     """Says of every step computed behind a change of the code that it may be of the old code and the new one."""
 
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.stamps: Stamps = {}
-
-    def hear_start(self, run: Run) -> None:
-        """Remember the files."""
-        self.recipe = run.recipe
-        self.stamps = self.stamps or stamp_code(run.recipe)
+    def __init__(self, tracker: Tracker, recipe: Recipe) -> None:
+        self.tracker, self.recipe = tracker, recipe
+        self.stamps = stamp_code(recipe)
 
     def hear_step(self, title: str, artifact: Artifact) -> None:
         """One line, and a tag in MLflow."""

@@ -51,7 +51,7 @@ def run(recipe: Recipe, options: RunOptions) -> FinishedRun:
     store = Store(options.out)
     tracker = Tracker(store.uri, options.label or recipe.name, tag_run(recipe), options.parent)
     with tracker, join_cluster(options.address, list_places(store.uri, recipe.data.uri)):
-        listeners = (StepLog(), CodeLog(tracker), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
+        listeners = (StepLog(), CodeLog(tracker, recipe), MlflowLog(tracker), PanelLog(tracker), *options.listeners)
         machines = plan_machines(recipe.resources, options.share)
         steps = Steps(store, listeners)
         return mend_and_retry(steps, lambda: _finish(recipe, steps, machines, tracker.run_id))
