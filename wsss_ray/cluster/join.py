@@ -20,6 +20,7 @@ from ray.util.annotations import RayDeprecationWarning
 from wsss_ray.cluster.guard import guard_cluster, mark_own_ray
 from wsss_ray.cluster.nodes import Node, count_places, list_possible_nodes
 from wsss_ray.cluster.probe import SharedPlaces, probe_nodes, watch_nodes
+from wsss_ray.cluster.ray_data import adapt_ray_data
 from wsss_ray.cluster.shared_memory import choose_store
 from wsss_ray.config import UserError
 from wsss_ray.recipe import Resources
@@ -67,7 +68,7 @@ def join_cluster(address: str | None = None, places: SharedPlaces | None = None)
     ``places``.
     """
     if ray.is_initialized():
-        with _quiet_data():
+        with adapt_ray_data():
             yield
         return
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -90,7 +91,7 @@ def join_cluster(address: str | None = None, places: SharedPlaces | None = None)
             hint = "is it running there? A token-protected cluster needs RAY_AUTH_MODE=token and its token"
         raise UserError(f"cannot {where}: {str(error).splitlines()[0]}; {hint}") from error
     try:
-        with guard_cluster(address), _quiet_data():
+        with guard_cluster(address), adapt_ray_data():
             # Ray 2.60 warns of settings of tasks for which it has no other way yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             # Now that Ray Data is imported, which sets levels of its own.
@@ -235,20 +236,6 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextlib.contextmanager
-def _quiet_data() -> Iterator[None]:
-    """Ray Data without bars of its own, and afterwards as it was: the session may be somebody else's."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    before = context.enable_progress_bars, context.print_on_execution_start
-    context.enable_progress_bars = context.print_on_execution_start = False
-    try:
-        yield
-    finally:
-        context.enable_progress_bars, context.print_on_execution_start = before
 
 
 def _choose_level() -> int:
