@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from ray.data import DataContext
+from ray.data import DataContext, ExecutionResources
 from ray.data._internal.execution.resource_manager import ResourceManager
 
 from wsss_ray.cluster import ray_data
-from wsss_ray.cluster.ray_data import LIMITS_SECONDS, adapt_ray_data
+from wsss_ray.cluster.ray_data import FIRST_LOOKS, adapt_ray_data
 
 
 def test_all_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,11 @@ def test_all_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     before = context.enable_progress_bars, context.print_on_execution_start
     with adapt_ray_data(), adapt_ray_data():
         assert not context.enable_progress_bars
-        assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == LIMITS_SECONDS
+        manager = ResourceManager.__new__(ResourceManager)
+        manager._global_limits = ExecutionResources.zero()
+        assert manager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == FIRST_LOOKS
+        manager._global_limits = ExecutionResources(cpu=2)
+        assert manager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == 1
     assert (context.enable_progress_bars, context.print_on_execution_start) == before
     assert ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S == 1
 

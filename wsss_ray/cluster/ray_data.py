@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
-LIMITS_SECONDS = 0.2
-"""Between two looks of Ray Data at what the cluster has; its own second is too long.
+FIRST_LOOKS = 0.1
+"""Seconds between two looks of Ray Data at what the cluster has, as long as it knows of no core.
 
-It begins with no cores at all, and runs one task until it looks again: without this, every step on a machine of N cores
-loses a second of N - 1 of them."""
+It begins every step so, runs one task, and looks again after a second: of N cores N - 1 would be idle for as long. Each
+look costs some milliseconds, so that later ones stay as rare as they are."""
 
 
 @contextlib.contextmanager
@@ -38,7 +39,15 @@ def _look_often() -> Iterator[None]:
     except (ImportError, AttributeError):
         yield
         return
-    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = min(before, LIMITS_SECONDS)  # type: ignore[assignment]
+    if isinstance(before, property):  # inside another one
+        yield
+        return
+
+    def choose_seconds(manager: Any) -> float:
+        limits = getattr(manager, "_global_limits", None)
+        return FIRST_LOOKS if limits is not None and not limits.cpu else before
+
+    ResourceManager.GLOBAL_LIMITS_UPDATE_INTERVAL_S = property(choose_seconds)  # type: ignore[assignment]
     try:
         yield
     finally:
