@@ -12,7 +12,6 @@ import ray
 from ray.data import DataContext, ExecutionResources
 from ray.data._internal.execution.resource_manager import ResourceManager
 
-from wsss_ray.cluster import ray_data
 from wsss_ray.cluster.ray_data import FIRST_LOOKS, adapt_ray_data
 
 
@@ -33,7 +32,7 @@ def test_all_is_as_it_was_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_ray_without_that_number_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ResourceManager, "GLOBAL_LIMITS_UPDATE_INTERVAL_S")
-    with ray_data.adapt_ray_data():
+    with adapt_ray_data():
         assert not hasattr(ResourceManager, "GLOBAL_LIMITS_UPDATE_INTERVAL_S")
 
 

@@ -115,8 +115,8 @@ def augment(
     """One random training sample of a decoded image.
 
     ``decoded`` holds ``image`` (H, W, 3) uint8 and optionally ``saliency`` (H, W[, 3]) uint8, ``mask`` (H, W) uint8
-    and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``inside``
-    (1, S, S) and, with ``rgb``, ``rgb`` (3, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1],
+    and ``maps`` (N, H, W) float32, all of one size. Returns ``image`` (3, S, S) normalised, ``inside`` (1, S, S) in
+    {0, 1}, with ``rgb`` also ``rgb`` (3, S, S) in [0, 1], and of what was given ``saliency`` (1, S, S) in [0, 1],
     ``mask`` (S, S) int64, ``maps`` (N, S, S).
     """
     height, width = decoded["image"].shape[:2]

@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsss_ray.refine.dense_crf import UnfitError
-from wsss_ray.refine.dense_crf.field_kernels import (
-    keep_lanes,
-    pack_factors,
-    run_steps,
-    unpack_marginals,
-)
+from wsss_ray.refine.dense_crf.field_kernels import keep_lanes, pack_factors, run_steps, unpack_marginals
 from wsss_ray.refine.dense_crf.lattice import Lattice
 
 IN_CACHE = 4096
@@ -22,7 +17,7 @@ CACHE_LINE = 64
 LARGEST = 80.0
 """Of e^x in float32."""
 LEAST = 1e-37
-"""Of a factor: e^x beyond brings it above 1 for no x up to ``LARGEST``."""
+"""Of a factor: even e^``LARGEST`` times this is below 1, the best label's own, so that such a label never wins."""
 
 
 @dataclass
